@@ -1,0 +1,100 @@
+"""The error tree. Every error says what happened, where, and how to fix it.
+
+    VivaceError
+    ├── BadInput                what the caller passed cannot be used (exit status 2)
+    │   ├── BadSettings         a setting is unknown or of the wrong type; names the key
+    │   ├── BadQuery            an empty or oversized question, k < 1, a vector of the wrong dimension
+    │   ├── BadFilter           an unknown key or operator
+    │   └── BadVectors          wrong dimension, NaN, wrong count
+    ├── IngestError             one source could not be read: source, reason, fix
+    ├── StoreError              the collection's truth cannot be read or written
+    │   ├── CollectionNotFound
+    │   ├── CollectionLocked    another process is writing
+    │   ├── CollectionTooNew    written by a later version of Vivace
+    │   ├── EmbedderMismatch    the collection was made with another embedder
+    │   └── StoreUnwritable     read-only or full disk
+    ├── CorruptIndex            a derived file is damaged; it is rebuilt from the store
+    ├── EmbeddingError          the embedder could not embed
+    └── MissingExtra            an optional dependency is not installed; names the extra
+
+Foreign exceptions are translated once, at the adapter that meets them.
+"""
+
+from __future__ import annotations
+
+
+class VivaceError(Exception):
+    """Base of all errors raised on purpose. `what` happened and where; `fix` says what to do."""
+
+    def __init__(self, what: str, *, fix: str = "") -> None:
+        super().__init__(f"{what}. {fix}" if fix else what)
+        self.what = what
+        self.fix = fix
+
+
+class BadInput(VivaceError):
+    """What the caller passed cannot be used."""
+
+
+class BadSettings(BadInput):
+    """A setting is unknown or of the wrong type."""
+
+
+class BadQuery(BadInput):
+    """A question that cannot be searched."""
+
+
+class BadFilter(BadInput):
+    """A filter with an unknown key or operator."""
+
+
+class BadVectors(BadInput):
+    """Vectors of the wrong dimension or count, or with NaN or infinity."""
+
+
+class IngestError(VivaceError):
+    """One source could not be read; the others go on."""
+
+    def __init__(self, source: str, reason: str, *, fix: str) -> None:
+        super().__init__(f"{source}: {reason}", fix=fix)
+        self.source = source
+        self.reason = reason
+
+
+class StoreError(VivaceError):
+    """The collection's truth cannot be read or written."""
+
+
+class CollectionNotFound(StoreError):
+    """There is no collection at this path."""
+
+
+class CollectionLocked(StoreError):
+    """Another process is writing to the collection."""
+
+
+class CollectionTooNew(StoreError):
+    """The collection was written by a later version of Vivace."""
+
+
+class EmbedderMismatch(StoreError):
+    """The collection was made with another embedder."""
+
+
+class StoreUnwritable(StoreError):
+    """The disk is read-only or full."""
+
+
+class CorruptIndex(VivaceError):
+    """A derived file is damaged; the store rebuilds it."""
+
+
+class EmbeddingError(VivaceError):
+    """The embedder could not embed."""
+
+
+class MissingExtra(VivaceError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed", fix=f"pip install 'vivace[{extra}]'")

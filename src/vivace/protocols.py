@@ -1,0 +1,151 @@
+"""The seams. A part is replaced by implementing one of these; wrappers implement what they wrap."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, TypeAlias
+
+from vivace.errors import IngestError
+from vivace.types import (
+    Bitmap,
+    Chunk,
+    Delta,
+    Embedded,
+    Halves,
+    Ids,
+    Matches,
+    Query,
+    SearchResult,
+    Vectors,
+    Document,
+)
+
+Kind: TypeAlias = Literal["query", "passage"]
+TokenCounter: TypeAlias = Callable[[Sequence[str]], list[int]]
+"""Tokens of each text as the embedding model counts them, special tokens excluded."""
+
+
+class Reader(Protocol):
+    """One file format. Implementations hold no state, so that they can run in another process."""
+
+    suffixes: frozenset[str]
+    """Lower case, with the dot."""
+
+    def read(self, path: Path) -> Iterator[Document | IngestError]:
+        """Yield the file's documents in order; a bad part of a file is yielded as an `IngestError`.
+
+        Raises:
+            IngestError: nothing (more) of the file can be read.
+        """
+        ...
+
+
+class Embedder(Protocol):
+    """Texts to vectors. A text's vector never depends on the other texts of the call."""
+
+    name: str
+    """Part of every cache key and of the collection's manifest."""
+    dim: int
+
+    def reads(self, language: str) -> bool:
+        """Whether the model understands the language (a code of `vivace.text.language`)."""
+        ...
+
+    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
+        """Vectors (n, dim) float32 of unit length, in the order of the texts.
+
+        Raises:
+            EmbeddingError: the model or its server failed.
+        """
+        ...
+
+
+class VectorIndex(Protocol):
+    """Which vectors are near? Synchronous, batched, releases the GIL; immutable once built."""
+
+    family: ClassVar[str]
+
+    @classmethod
+    def estimate_bytes(cls, n: int, dim: int) -> int:
+        """Resident bytes of an index over n vectors."""
+        ...
+
+    @property
+    def ids(self) -> Ids:
+        """(n,) ascending."""
+        ...
+
+    @classmethod
+    def build(cls, ids: Ids, vectors: Halves) -> VectorIndex:
+        """Index vectors (n, dim) under ids (n,) ascending, by inner product.
+
+        Raises:
+            BadVectors: NaN or infinity, or shapes that do not fit.
+        """
+        ...
+
+    def search(
+        self, queries: Vectors, k: int, *, effort: int = 0, allow: Bitmap | None = None
+    ) -> Matches:
+        """The k nearest allowed of each query (q, dim); ties go to the lower id."""
+        ...
+
+
+class TermIndex(Protocol):
+    """Which terms are near? Its engine keeps its own segments."""
+
+    def add(self, id: int, terms: Sequence[str]) -> None: ...
+
+    def delete(self, id: int) -> None: ...
+
+    def commit(self, epoch: int) -> None:
+        """Make every add and delete so far durable and visible, as the state of `epoch`."""
+        ...
+
+    def search(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
+        """The k best by BM25 as one row of matches."""
+        ...
+
+
+class CandidateSource(Protocol):
+    """One state of a collection, searchable on both sides. Called from the search pool, so it blocks.
+
+    A whole search is one hop to that pool: an asynchronous call a side was measured 60 % dearer.
+    """
+
+    epoch: int
+
+    def dense(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches: ...
+
+    def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches: ...
+
+    def similarity(self, vector: Vectors, ids: Ids) -> Matches:
+        """Exact similarity of one query (1, dim) to the given chunks, in the order of `ids`."""
+        ...
+
+    def allowed(self, query: Query) -> Bitmap | None:
+        """The chunks its filters allow; None allows all.
+
+        Raises:
+            BadFilter: an unknown key or operator.
+        """
+        ...
+
+    def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
+        """The chunks that exist now, by id."""
+        ...
+
+
+class Searcher(Protocol):
+    """Which passages answer?"""
+
+    async def search(self, query: Query) -> SearchResult: ...
+
+
+class Answerer(Protocol):
+    """What is the answer? Writes from passages; the last delta carries the whole answer."""
+
+    name: str
+
+    def stream(self, query: Query, result: SearchResult) -> AsyncIterator[Delta]: ...

@@ -1,0 +1,212 @@
+"""One typed tree: defaults < vivace.toml < environment (VIVACE_EMBED__MODEL) < keyword arguments.
+
+The only module that reads the environment. `docs/settings.md` is generated from here
+(`vivace settings --markdown`).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from vivace.errors import BadSettings
+
+CONFIG_FILE = "vivace.toml"
+PREFIX = "VIVACE_"
+NOT_SETTINGS = "VIVACE_TEST_"
+
+
+class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: Annotated[
+        str,
+        Meta(
+            description="`builtin` (all-MiniLM-L6-v2, English) or `given:DIM` "
+            "(every vector is passed in; questions without one use keywords alone)"
+        ),
+    ] = "builtin"
+    workers: Annotated[
+        int, Meta(ge=0, description="embedding threads; 0 is one a core of this machine's quota")
+    ] = 0
+    batch: Annotated[int, Meta(ge=1, le=64, description="most texts in one forward pass")] = 8
+
+
+class Chunking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tokens: Annotated[
+        int, Meta(ge=16, le=256, description="most tokens in a chunk; the model reads 256")
+    ] = 200
+    overlap: Annotated[
+        int, Meta(ge=0, le=128, description="tokens of whole sentences repeated from the last chunk")
+    ] = 32
+
+
+class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    index_title: Annotated[
+        bool, Meta(description="index the document's title with each of its chunks")
+    ] = False
+    max_file_mib: Annotated[
+        int,
+        Meta(ge=1, description="largest file read as one document; JSON Lines is read by line"),
+    ] = 64
+    commit_chunks: Annotated[
+        int, Meta(ge=1, description="chunks after which a group of documents is committed")
+    ] = 256
+    commit_seconds: Annotated[
+        float, Meta(ge=0, description="seconds after which a group of documents is committed")
+    ] = 2.0
+
+
+class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    candidates: Annotated[
+        int, Meta(ge=1, le=10_000, description="chunks taken from each side before fusion")
+    ] = 50
+    keyword_weight: Annotated[
+        float,
+        Meta(ge=0, le=1, description="w in w * bm25/max + (1-w) * cosine"),
+    ] = 0.5
+    max_question_chars: Annotated[
+        int, Meta(ge=1, description="longer questions are refused")
+    ] = 20_000
+    threads: Annotated[
+        int, Meta(ge=0, description="search threads; 0 is one a core of this machine's quota")
+    ] = 0
+
+
+class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    passages: Annotated[int, Meta(ge=1, le=100, description="hits an answer is written from")] = 5
+    sentences: Annotated[
+        int, Meta(ge=1, le=20, description="most sentences the extractive generator quotes")
+    ] = 3
+
+
+class QueryLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    log: Annotated[bool, Meta(description="keep the questions asked; tuning learns from them")] = (
+        True
+    )
+    keep: Annotated[int, Meta(ge=0, description="most questions kept, the newest")] = 100_000
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set. Make one with `load`."""
+
+    home: Annotated[
+        str,
+        Meta(description="where named collections live; empty is `$XDG_DATA_HOME/vivace`"),
+    ] = ""
+    embed: Embed = Embed()
+    chunk: Chunking = Chunking()
+    ingest: Ingest = Ingest()
+    search: Search = Search()
+    answer: Answering = Answering()
+    queries: QueryLog = QueryLog()
+
+
+def load(config: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from every source. Overrides nest (`embed={"workers": 1}`) or not (`embed__workers=1`).
+
+    Raises:
+        BadSettings: an unknown key, a wrong type, or an unreadable file; names the key.
+    """
+    tree: dict[str, Any] = {}
+    path = config or Path(CONFIG_FILE)
+    if config is not None or path.is_file():
+        _merge(tree, _read_toml(path), where=str(path))
+    for name, value in sorted(os.environ.items()):
+        if name.startswith(PREFIX) and not name.startswith(NOT_SETTINGS):
+            _put(tree, name.removeprefix(PREFIX).lower(), value, where=f"environment {name}")
+    for name, value in overrides.items():
+        _put(tree, name, value, where="keyword arguments")
+    settings = _convert(tree)
+    return settings if settings.home else msgspec.structs.replace(settings, home=_default_home())
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """The settings as plain JSON values."""
+    value: dict[str, Any] = msgspec.to_builtins(settings)
+    return value
+
+
+def markdown() -> str:
+    """The reference page `docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated by `vivace settings --markdown`. Each key can be set in `vivace.toml`",
+        "(`[embed]` then `model = ...`), in the environment (`VIVACE_EMBED__MODEL`), or as a",
+        "keyword argument (`embed__model=...`); later ones win.",
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for key, type_name, default, description in _fields(Settings, ""):
+        lines.append(f"| `{key}` | {type_name} | `{default!r}` | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _fields(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str, Any, str]]:
+    hints = get_type_hints(struct, include_extras=True)
+    for info in msgspec.structs.fields(struct):
+        hint = hints[info.name]
+        if isinstance(info.default, msgspec.Struct):
+            yield from _fields(type(info.default), f"{prefix}{info.name}.")
+        else:
+            kind, meta = get_args(hint)
+            yield prefix + info.name, kind.__name__, info.default, meta.description
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"{path}: {error}", fix="Mend the file or name another one") from error
+
+
+def _put(tree: dict[str, Any], name: str, value: Any, *, where: str) -> None:
+    parts = name.split("__")
+    nested: Any = value
+    for part in reversed(parts):
+        nested = {part: nested}
+    _merge(tree, nested, where=where)
+
+
+def _merge(tree: dict[str, Any], more: Mapping[str, Any], *, where: str) -> None:
+    """Lay `more` over `tree`, checking it now so that an error can name where it came from."""
+    _overlay(tree, more)
+    _convert(tree, where=where)
+
+
+def _overlay(tree: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        below = tree.get(key)
+        if isinstance(value, Mapping):
+            if not isinstance(below, dict):
+                below = tree[key] = {}
+            _overlay(below, value)
+        else:
+            tree[key] = value
+
+
+def _convert(tree: Mapping[str, Any], *, where: str = "settings") -> Settings:
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        parents = path.rstrip("`").lstrip(".")
+        key = parents
+        if "unknown field" in text:
+            field = text.split("`")[1]
+            key = f"{parents}.{field}" if parents else field
+            text = "no such setting"
+        raise BadSettings(
+            f"{where}: {key}: {text}", fix="`vivace settings` lists every key with its type"
+        ) from error
+
+
+def _default_home() -> str:
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return str(Path(base) / "vivace")

@@ -1,0 +1,223 @@
+"""The nouns. Frozen, free of behaviour beyond what they can derive from themselves; numpy only.
+
+Ids, not texts, identify things. A score is never a field of a document or a chunk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids: TypeAlias = NDArray[np.int64]
+"""Chunk ids, -1 for padding."""
+Vector: TypeAlias = NDArray[np.float32]
+"""(dim,) float32."""
+Vectors: TypeAlias = NDArray[np.float32]
+"""(n, dim) float32, L2-normalised where the metric is cosine."""
+Halves: TypeAlias = NDArray[np.float16]
+"""(n, dim) float16: how vectors are stored."""
+Scores: TypeAlias = NDArray[np.float32]
+"""A higher score is always better."""
+Bitmap: TypeAlias = NDArray[np.bool_]
+"""Indexed by chunk id: `bitmap[id]` says whether the chunk may be returned. Ids past its end may not."""
+
+Metadata: TypeAlias = Mapping[str, Any]
+"""JSON values by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Where a heading's (or a page's) text begins in `Document.text`; it ends where the next begins."""
+
+    start: int
+    heading: tuple[str, ...] = ()
+    """The headings above the text, outermost first."""
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a reader reads or a user adds. `text` is what chunk and citation offsets point into."""
+
+    id: str
+    text: str
+    title: str = ""
+    source: str = ""
+    metadata: Metadata = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
+
+    def content_hash(self) -> bytes:
+        """BLAKE2b-128 over everything that search or citations can show."""
+        digest = hashlib.blake2b(digest_size=16)
+        sections = [(s.start, s.heading, s.page) for s in self.sections]
+        head = json.dumps([self.title, self.source, dict(self.metadata), sections], sort_keys=True)
+        digest.update(head.encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+        digest.update(self.text.encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage: `document.text[start:end] == text`. Title, source and metadata are its document's."""
+
+    id: int
+    document_id: str
+    text: str
+    start: int
+    end: int
+    section: tuple[str, ...] = ()
+    page: int | None = None
+    title: str = ""
+    source: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question to a collection. `vector`, where given, is used instead of embedding the text."""
+
+    text: str
+    k: int = 10
+    filters: Metadata | None = None
+    min_score: float | None = None
+    user: str = ""
+    vector: Vector | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """`ids` (q, k) int64 padded with -1, `scores` (q, k) float32 descending, padded with -inf."""
+
+    ids: Ids
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """`vectors` (n, dim) float32, one a text; a text the model cannot read has a zero vector."""
+
+    vectors: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk that answers, its final score, and the score each stage gave it."""
+
+    chunk: Chunk
+    score: float
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """`degraded` names what could not be done for this query; `epoch` is the state that was searched."""
+
+    hits: tuple[Hit, ...]
+    epoch: int
+    degraded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """The exact place an answer rests on: `document.text[start:end] == text`, inside `chunk`."""
+
+    number: int
+    chunk: Chunk
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`answer.text[start:end]` rests on citation number `citation`."""
+
+    start: int
+    end: int
+    citation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`found` is False where the documents do not say; `generator` names what wrote the text."""
+
+    text: str
+    hits: tuple[Hit, ...]
+    citations: tuple[Citation, ...] = ()
+    spans: tuple[Span, ...] = ()
+    found: bool = True
+    generator: str = ""
+    degraded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a streamed answer: the last one has no text and carries the whole `answer`."""
+
+    text: str = ""
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One source that could not be ingested: what, why, and how to fix it."""
+
+    source: str
+    reason: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was not read, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestProgress:
+    """How far an ingest is. Counts are of what has been committed, except `read`."""
+
+    read: int = 0
+    documents: int = 0
+    chunks: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What an ingest did. `documents` and `chunks` count what was written, `unchanged` what was not."""
+
+    documents: int = 0
+    chunks: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    embedded: int = 0
+    """Chunks that went through the model; the others kept the vector they had."""
+    skipped: tuple[Skipped, ...] = ()
+    errors: tuple[Failure, ...] = ()
+    epoch: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection's identity and size."""
+
+    uuid: str
+    path: str
+    epoch: int
+    documents: int
+    chunks: int
+    embedder: str
+    dim: int
