@@ -1,1 +1,87 @@
-"""Vivace."""
+"""Vivace: a RAG engine that tunes itself and shows its evidence.
+
+    import vivace
+
+    with vivace.open("handbook") as docs:
+        docs.ingest("docs/")
+        print(docs.ask("How long is the notice period?").text)
+
+Asynchronous use starts at `vivace.Engine`. Names are imported when first used, so that
+`import vivace` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vivace.engine import Collection as Collection
+    from vivace.engine import Engine as Engine
+    from vivace.errors import BadFilter as BadFilter
+    from vivace.errors import BadInput as BadInput
+    from vivace.errors import BadQuery as BadQuery
+    from vivace.errors import BadSettings as BadSettings
+    from vivace.errors import BadVectors as BadVectors
+    from vivace.errors import CollectionLocked as CollectionLocked
+    from vivace.errors import CollectionNotFound as CollectionNotFound
+    from vivace.errors import CollectionTooNew as CollectionTooNew
+    from vivace.errors import CorruptIndex as CorruptIndex
+    from vivace.errors import EmbedderMismatch as EmbedderMismatch
+    from vivace.errors import EmbeddingError as EmbeddingError
+    from vivace.errors import IngestError as IngestError
+    from vivace.errors import MissingExtra as MissingExtra
+    from vivace.errors import StoreError as StoreError
+    from vivace.errors import StoreUnwritable as StoreUnwritable
+    from vivace.errors import VivaceError as VivaceError
+    from vivace.protocols import Answerer as Answerer
+    from vivace.protocols import CandidateSource as CandidateSource
+    from vivace.protocols import Embedder as Embedder
+    from vivace.protocols import Reader as Reader
+    from vivace.protocols import Searcher as Searcher
+    from vivace.protocols import TermIndex as TermIndex
+    from vivace.protocols import VectorIndex as VectorIndex
+    from vivace.settings import Settings as Settings
+    from vivace.sync import BlockingCollection as BlockingCollection
+    from vivace.sync import open as open
+    from vivace.types import Answer as Answer
+    from vivace.types import Chunk as Chunk
+    from vivace.types import Citation as Citation
+    from vivace.types import CollectionInfo as CollectionInfo
+    from vivace.types import Delta as Delta
+    from vivace.types import Document as Document
+    from vivace.types import Failure as Failure
+    from vivace.types import Hit as Hit
+    from vivace.types import IngestProgress as IngestProgress
+    from vivace.types import IngestReport as IngestReport
+    from vivace.types import Query as Query
+    from vivace.types import SearchResult as SearchResult
+    from vivace.types import Section as Section
+    from vivace.types import Skipped as Skipped
+    from vivace.types import Span as Span
+
+_HOMES = {
+    "engine": "Collection Engine",
+    "errors": "BadFilter BadInput BadQuery BadSettings BadVectors CollectionLocked"
+    " CollectionNotFound CollectionTooNew CorruptIndex EmbedderMismatch EmbeddingError IngestError"
+    " MissingExtra StoreError StoreUnwritable VivaceError",
+    "protocols": "Answerer CandidateSource Embedder Reader Searcher TermIndex VectorIndex",
+    "settings": "Settings",
+    "sync": "BlockingCollection open",
+    "types": "Answer Chunk Citation CollectionInfo Delta Document Failure Hit IngestProgress"
+    " IngestReport Query SearchResult Section Skipped Span",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted([*_HOME_OF, "__version__"])
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if (module := _HOME_OF.get(name)) is None:
+        raise AttributeError(f"module 'vivace' has no attribute {name!r}")
+    return getattr(import_module(f"vivace.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -3,7 +3,7 @@
     VivaceError
     ├── BadInput                what the caller passed cannot be used (exit status 2)
     │   ├── BadSettings         a setting is unknown or of the wrong type; names the key
-    │   ├── BadQuery            an empty or oversized question, k < 1, a vector of the wrong dimension
+    │   ├── BadQuery            an empty or oversized question, k < 1
     │   ├── BadFilter           an unknown key or operator
     │   └── BadVectors          wrong dimension, NaN, wrong count
     ├── IngestError             one source could not be read: source, reason, fix

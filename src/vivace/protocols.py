@@ -6,19 +6,20 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
-from vivace.errors import IngestError
+from vivace.errors import IngestError, VivaceError
 from vivace.types import (
     Bitmap,
     Chunk,
     Delta,
+    Document,
     Embedded,
     Halves,
     Ids,
     Matches,
     Query,
+    Scores,
     SearchResult,
     Vectors,
-    Document,
 )
 
 Kind: TypeAlias = Literal["query", "passage"]
@@ -52,12 +53,20 @@ class Embedder(Protocol):
         """Whether the model understands the language (a code of `vivace.text.language`)."""
         ...
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """A `TokenCounter`: what chunks are measured with."""
+        ...
+
     async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
         """Vectors (n, dim) float32 of unit length, in the order of the texts.
 
         Raises:
             EmbeddingError: the model or its server failed.
         """
+        ...
+
+    def close(self) -> None:
+        """Stop its threads and let go of its model. Idempotent."""
         ...
 
 
@@ -109,7 +118,7 @@ class TermIndex(Protocol):
 
 
 class CandidateSource(Protocol):
-    """One state of a collection, searchable on both sides. Called from the search pool, so it blocks.
+    """One state of a collection, searchable on both sides. Blocks: call it from the search pool.
 
     A whole search is one hop to that pool: an asynchronous call a side was measured 60 % dearer.
     """
@@ -120,8 +129,8 @@ class CandidateSource(Protocol):
 
     def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches: ...
 
-    def similarity(self, vector: Vectors, ids: Ids) -> Matches:
-        """Exact similarity of one query (1, dim) to the given chunks, in the order of `ids`."""
+    def similarity(self, vector: Vectors, ids: Ids) -> Scores:
+        """Exact similarity of one query (1, dim) to the given chunks; -inf for one not there."""
         ...
 
     def allowed(self, query: Query) -> Bitmap | None:
@@ -141,6 +150,10 @@ class Searcher(Protocol):
     """Which passages answer?"""
 
     async def search(self, query: Query) -> SearchResult: ...
+
+    async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
+        """One result or error a query, in order."""
+        ...
 
 
 class Answerer(Protocol):

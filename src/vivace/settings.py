@@ -41,7 +41,8 @@ class Chunking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=16, le=256, description="most tokens in a chunk; the model reads 256")
     ] = 200
     overlap: Annotated[
-        int, Meta(ge=0, le=128, description="tokens of whole sentences repeated from the last chunk")
+        int,
+        Meta(ge=0, le=128, description="tokens of whole sentences repeated from the last chunk"),
     ] = 32
 
 
@@ -69,9 +70,9 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float,
         Meta(ge=0, le=1, description="w in w * bm25/max + (1-w) * cosine"),
     ] = 0.5
-    max_question_chars: Annotated[
-        int, Meta(ge=1, description="longer questions are refused")
-    ] = 20_000
+    max_question_chars: Annotated[int, Meta(ge=1, description="longer questions are refused")] = (
+        20_000
+    )
     threads: Annotated[
         int, Meta(ge=0, description="search threads; 0 is one a core of this machine's quota")
     ] = 0
@@ -107,7 +108,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(config: Path | None = None, **overrides: Any) -> Settings:
-    """Settings from every source. Overrides nest (`embed={"workers": 1}`) or not (`embed__workers=1`).
+    """Settings from every source. Overrides: `embed={"workers": 1}` or `embed__workers=1`.
 
     Raises:
         BadSettings: an unknown key, a wrong type, or an unreadable file; names the key.

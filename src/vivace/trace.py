@@ -1,4 +1,4 @@
-"""What happened, and how long did it take? Counters and latency histograms, cheap enough to leave on."""
+"""What happened, and how long did it take? Counters and latency histograms, always on."""
 
 from __future__ import annotations
 

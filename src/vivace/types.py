@@ -25,7 +25,7 @@ Halves: TypeAlias = NDArray[np.float16]
 Scores: TypeAlias = NDArray[np.float32]
 """A higher score is always better."""
 Bitmap: TypeAlias = NDArray[np.bool_]
-"""Indexed by chunk id: `bitmap[id]` says whether the chunk may be returned. Ids past its end may not."""
+"""By chunk id: `bitmap[id]` says whether the chunk may be returned; ids past its end may not."""
 
 Metadata: TypeAlias = Mapping[str, Any]
 """JSON values by name."""
@@ -33,7 +33,7 @@ Metadata: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Where a heading's (or a page's) text begins in `Document.text`; it ends where the next begins."""
+    """Where a heading's or page's text begins in `Document.text`; it ends where the next begins."""
 
     start: int
     heading: tuple[str, ...] = ()
@@ -65,13 +65,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A passage: `document.text[start:end] == text`. Title, source and metadata are its document's."""
+    """A passage: `document.text[start:end] == text`; title, source, metadata are its document's."""
 
-    id: int
     document_id: str
     text: str
-    start: int
-    end: int
+    start: int = 0
+    end: int = 0
+    id: int = -1
+    """Local to its collection, never reused; -1 until stored."""
     section: tuple[str, ...] = ()
     page: int | None = None
     title: str = ""
@@ -117,7 +118,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """`degraded` names what could not be done for this query; `epoch` is the state that was searched."""
+    """`degraded` names what could not be done for this query; `epoch` is the state searched."""
 
     hits: tuple[Hit, ...]
     epoch: int
@@ -196,7 +197,7 @@ class IngestProgress:
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What an ingest did. `documents` and `chunks` count what was written, `unchanged` what was not."""
+    """What an ingest did. `documents` and `chunks` count what was written."""
 
     documents: int = 0
     chunks: int = 0

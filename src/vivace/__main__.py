@@ -1,0 +1,7 @@
+"""`python -m vivace`."""
+
+import sys
+
+from vivace.cli import main
+
+sys.exit(main())

@@ -1,0 +1,137 @@
+"""What commands share: settings from options, JSON lines, progress, tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vivace import settings as settings_module
+from vivace.errors import BadInput, BadSettings
+from vivace.settings import Settings
+from vivace.types import Chunk, Citation, Hit, IngestProgress
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings of a command line.
+
+    Raises:
+        BadSettings: see `settings.load`; also a --set without a value.
+    """
+    overrides = {}
+    for item in options.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise BadSettings(f"--set {item}: no value", fix="Write --set KEY=VALUE")
+        overrides[key.strip().replace(".", "__")] = value.strip()
+    return settings_module.load(Path(options.config) if options.config else None, **overrides)
+
+
+def filter_of(options: argparse.Namespace) -> dict[str, Any] | None:
+    """The --filter option as a mapping.
+
+    Raises:
+        BadInput: it is no JSON object.
+    """
+    if not options.filter:
+        return None
+    try:
+        value = json.loads(options.filter)
+    except ValueError as error:
+        raise BadInput(f"--filter is no JSON: {error}", fix='E.g. \'{"lang": "en"}\'') from error
+    if not isinstance(value, dict):
+        raise BadInput("--filter is no JSON object", fix='E.g. \'{"lang": "en"}\'')
+    return value
+
+
+def json_line(value: object) -> None:
+    """One JSON value as one line of stdout."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def chunk_value(chunk: Chunk) -> dict[str, Any]:
+    return {
+        "id": chunk.id,
+        "document_id": chunk.document_id,
+        "title": chunk.title,
+        "source": chunk.source,
+        "section": list(chunk.section),
+        "page": chunk.page,
+        "start": chunk.start,
+        "end": chunk.end,
+        "text": chunk.text,
+        "metadata": dict(chunk.metadata),
+    }
+
+
+def hit_value(hit: Hit) -> dict[str, Any]:
+    return {**chunk_value(hit.chunk), "score": hit.score, "stages": dict(hit.stages)}
+
+
+def citation_value(citation: Citation) -> dict[str, Any]:
+    return {
+        "number": citation.number,
+        "chunk": citation.chunk.id,
+        "document_id": citation.chunk.document_id,
+        "source": citation.chunk.source,
+        "start": citation.start,
+        "end": citation.end,
+        "text": citation.text,
+    }
+
+
+def place(chunk: Chunk) -> str:
+    """Where a chunk stands, for a person: title or source, page, headings."""
+    name = chunk.source or chunk.title or chunk.document_id
+    if name.startswith("/"):
+        with_cwd = Path(name)
+        name = (
+            str(with_cwd.relative_to(Path.cwd())) if with_cwd.is_relative_to(Path.cwd()) else name
+        )
+    page = f", page {chunk.page}" if chunk.page is not None else ""
+    section = f" › {' › '.join(chunk.section)}" if chunk.section else ""
+    return f"{name}{page}{section}"
+
+
+@contextmanager
+def ingest_progress(label: str) -> Iterator[Callable[[IngestProgress], None]]:
+    """A live line on stderr where it is a terminal; silent otherwise."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label)
+
+        def show(now: IngestProgress) -> None:
+            name = Path(now.source).name
+            bar.update(
+                task,
+                description=f"{label}: {now.documents} documents, {now.chunks} chunks,"
+                f" {now.unchanged} unchanged, {now.failed} failed  [dim]{name}[/dim]",
+            )
+
+        yield show
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    view = Table(title=title or None, title_justify="left")
+    for column in columns:
+        view.add_column(column, overflow="fold")
+    for row in rows:
+        view.add_row(*row)
+    Console().print(view)

@@ -1,0 +1,136 @@
+"""vivace search, ask."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from vivace.cli.documents import report_value, show_report
+from vivace.cli.output import (
+    citation_value,
+    filter_of,
+    hit_value,
+    ingest_progress,
+    json_line,
+    place,
+    settings_of,
+)
+from vivace.cli.status import SOME_FAILED
+from vivace.engine import Collection, Engine
+from vivace.errors import BadInput
+from vivace.types import Answer, IngestReport
+
+
+def run(options: argparse.Namespace) -> int:
+    return asyncio.run(_search(options) if options.command == "search" else _ask(options))
+
+
+async def _search(options: argparse.Namespace) -> int:
+    async with Engine(settings_of(options)) as engine:
+        docs = await engine.open(options.collection or "default", create=False)
+        result = await docs.search(
+            options.question, options.k, filters=filter_of(options), min_score=options.min_score
+        )
+    if options.json:
+        json_line(
+            {
+                "hits": [hit_value(hit) for hit in result.hits],
+                "epoch": result.epoch,
+                "degraded": list(result.degraded),
+            }
+        )
+        return 0
+    for rank, hit in enumerate(result.hits, start=1):
+        stages = "  ".join(f"{name} {score:.3f}" for name, score in hit.stages.items())
+        print(f"{rank}. {place(hit.chunk)}  [{hit.score:.3f}: {stages}]")
+        print(f"   {' '.join(hit.chunk.text.split())[:240]}\n")
+    if not result.hits:
+        print("nothing found")
+    _show_degraded(result.degraded)
+    return 0
+
+
+async def _ask(options: argparse.Namespace) -> int:
+    if options.docs and options.collection is None:
+        options.collection = _collection_of(Path(options.docs))
+    filters = filter_of(options)
+    async with Engine(settings_of(options)) as engine:
+        docs = await engine.open(options.collection or "default", create=bool(options.docs))
+        report = await _take_in(docs, options.docs) if options.docs else None
+        answer = await _answer(docs, options, filters)
+    if options.json:
+        value = answer_value(answer)
+        if report is not None:
+            value["ingest"] = report_value(report)
+        json_line(value)
+    else:
+        _show_sources(answer)
+        if report is not None and report.errors:
+            show_report(report)
+    return SOME_FAILED if report is not None and report.errors else 0
+
+
+async def _take_in(docs: Collection, folder: str) -> IngestReport:
+    with ingest_progress("Reading") as progress:
+        report = await docs.ingest(folder, prune=True, progress=progress)
+    if not (await docs.info()).documents:
+        reasons = "; ".join(f"{f.source}: {f.reason}" for f in report.errors[:3])
+        raise BadInput(
+            f"nothing to read in {folder}" + (f" ({reasons})" if reasons else ""),
+            fix="Give a folder that holds .md, .txt, .html or .jsonl files",
+        )
+    return report
+
+
+async def _answer(
+    docs: Collection, options: argparse.Namespace, filters: dict[str, Any] | None
+) -> Answer:
+    answer: Answer | None = None
+    async for delta in docs.stream(options.question, k=options.k, filters=filters):
+        if not options.json:
+            print(delta.text, end="", flush=True)
+        answer = delta.answer or answer
+    assert answer is not None  # an Answerer's last delta carries it
+    if not options.json:
+        print()
+    return answer
+
+
+def _collection_of(folder: Path) -> str:
+    """The name of a folder's own collection: readable, and different for equal names elsewhere."""
+    path = folder.expanduser().absolute()
+    word = re.sub(r"[^\w-]+", "-", path.name).strip("-") or "docs"
+    return f"{word}-{hashlib.blake2b(path.as_posix().encode(), digest_size=4).hexdigest()}"
+
+
+def answer_value(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "found": answer.found,
+        "generator": answer.generator,
+        "citations": [citation_value(citation) for citation in answer.citations],
+        "spans": [
+            {"start": span.start, "end": span.end, "citation": span.citation}
+            for span in answer.spans
+        ],
+        "hits": [hit_value(hit) for hit in answer.hits],
+        "degraded": list(answer.degraded),
+    }
+
+
+def _show_sources(answer: Answer) -> None:
+    if answer.citations:
+        print()
+    for citation in answer.citations:
+        print(f"[{citation.number}] {place(citation.chunk)} ({citation.start}-{citation.end})")
+    _show_degraded(answer.degraded)
+
+
+def _show_degraded(degraded: tuple[str, ...]) -> None:
+    for reason in degraded:
+        print(f"note: {reason}", file=sys.stderr)

@@ -1,0 +1,111 @@
+"""Chunks that arrive ready-made, with or without their vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vivace.errors import BadInput, BadVectors
+from vivace.store.changes import NewChunk, Put
+from vivace.types import Chunk, Document, Vectors
+
+
+def unit(vectors: NDArray[np.floating], *, count: int, dim: int) -> Vectors:
+    """The vectors as float32 of unit length; a zero vector stays zero.
+
+    Raises:
+        BadVectors: a wrong shape, NaN or infinity; names the row.
+    """
+    array = np.asarray(vectors, np.float32)
+    if array.shape != (count, dim):
+        raise BadVectors(
+            f"vectors have the shape {array.shape}", fix=f"{count} chunks need ({count}, {dim})"
+        )
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise BadVectors(
+            f"vector {bad[0]} holds NaN or infinity ({len(bad)} such)",
+            fix="Remove or repair those rows; nothing was added",
+        )
+    lengths = np.linalg.norm(array, axis=1, keepdims=True)
+    scaled: Vectors = np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
+    return scaled
+
+
+def puts(chunks: Sequence[Chunk], vectors: Vectors) -> list[Put]:
+    """One `Put` a document of the chunks, grouped by `document_id`; vectors (n, dim) of unit length.
+
+    A chunk without offsets (`end` 0) is laid after the one before it. What lies between the chunks
+    of a document is unknown and stored as spaces, so that offsets hold.
+
+    Raises:
+        BadInput: an empty chunk or id, or two chunks that claim one place with different text.
+    """
+    by_document: dict[str, list[int]] = {}
+    for at, chunk in enumerate(chunks):
+        if not chunk.document_id or not chunk.text.strip():
+            raise BadInput(
+                f"chunk {at} has no {'text' if chunk.document_id else 'document id'}",
+                fix="Give every chunk both; nothing was added",
+            )
+        by_document.setdefault(chunk.document_id, []).append(at)
+    halves = vectors.astype(np.float16)
+    return [
+        _put(_placed([chunks[at] for at in places]), halves[places])
+        for places in by_document.values()
+    ]
+
+
+def _put(chunks: Sequence[Chunk], vectors: NDArray[np.float16]) -> Put:
+    first = chunks[0]
+    document = Document(first.document_id, _text(chunks), first.title, first.source, first.metadata)
+    hashes = [_hash(chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+    fingerprint = hashlib.blake2b(
+        document.content_hash() + b"".join(hashes), digest_size=16
+    ).digest()
+    new = [NewChunk(c, h, v) for c, h, v in zip(chunks, hashes, vectors, strict=True)]
+    return Put(document, fingerprint, tuple(new))
+
+
+def _placed(chunks: Sequence[Chunk]) -> list[Chunk]:
+    placed, end = list[Chunk](), 0
+    for chunk in chunks:
+        if chunk.end == 0:
+            start = end + 1 if placed else 0
+            chunk = replace(chunk, start=start, end=start + len(chunk.text))
+        placed.append(chunk)
+        end = max(end, chunk.end)
+    return placed
+
+
+def _text(chunks: Sequence[Chunk]) -> str:
+    text = [" "] * max(chunk.end for chunk in chunks)
+    filled = bytearray(len(text))
+    for chunk in chunks:
+        here = slice(chunk.start, chunk.end)
+        if chunk.start < 0 or chunk.end - chunk.start != len(chunk.text):
+            raise BadInput(
+                f"a chunk of {chunk.document_id!r} spans {chunk.start}-{chunk.end} with"
+                f" {len(chunk.text)} characters",
+                fix="Give offsets of that length, or none (end = 0)",
+            )
+        for at in range(chunk.start, chunk.end):
+            if filled[at] and text[at] != chunk.text[at - chunk.start]:
+                raise BadInput(
+                    f"chunks of {chunk.document_id!r} disagree about the text at {at}",
+                    fix="Give offsets into one text, or none (end = 0)",
+                )
+        text[here] = chunk.text
+        filled[here] = b"\1" * len(chunk.text)
+    return "".join(text)
+
+
+def _hash(chunk: Chunk, vector: NDArray[np.float16]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update("\0".join([*chunk.section, chunk.text]).encode("utf-8", "surrogatepass"))
+    digest.update(vector.tobytes())
+    return digest.digest()

@@ -1,0 +1,185 @@
+"""Documents in: read and chunk in a thread, embed, commit, in overlapping windows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vivace.collection.preparation import Preparation, Prepared, Source, Window
+from vivace.collection.writer import Writer
+from vivace.errors import VivaceError
+from vivace.protocols import Embedder, TokenCounter
+from vivace.settings import Settings
+from vivace.store.changes import NewChunk, Put, Remove
+from vivace.store.store import Store
+from vivace.types import Failure, Halves, IngestProgress, IngestReport, Skipped
+
+_WINDOWS = 3
+"""In flight: one is committed, one embedded, one waits so that no embedding thread idles."""
+
+Progress = Callable[[IngestProgress], None]
+
+
+@dataclass(slots=True)
+class _Tally:
+    progress: IngestProgress = field(default_factory=IngestProgress)
+    embedded: int = 0
+    removed: int = 0
+    epoch: int = 0
+    seen: set[str] = field(default_factory=set)
+    skipped: list[Skipped] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Pipeline:
+    """Brings sources into a collection. Every window is acknowledged once it is durable.
+
+    Args:
+        count: tokens of texts, as the embedder counts them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        embedder: Embedder,
+        count: TokenCounter,
+        settings: Settings,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._embedder = embedder
+        self._count = count
+        self._settings = settings
+
+    async def run(
+        self,
+        sources: Iterable[Source],
+        *,
+        prune: Sequence[Path] = (),
+        progress: Progress | None = None,
+    ) -> IngestReport:
+        """Ingest everything `sources` yields; then drop what is gone from below `prune`.
+
+        Raises:
+            CollectionLocked: another process is writing.
+            StoreUnwritable: the disk is full or read-only; what was acknowledged stays.
+            EmbeddingError: the embedder failed; what was acknowledged stays.
+        """
+        start = time.monotonic()
+        tally = _Tally()
+        async with self._writer.session():
+            await self._windows(sources, tally, progress)
+            if prune:
+                await self._prune(prune, tally)
+        return IngestReport(
+            documents=tally.progress.documents,
+            chunks=tally.progress.chunks,
+            unchanged=tally.progress.unchanged,
+            removed=tally.removed,
+            embedded=tally.embedded,
+            skipped=tuple(tally.skipped),
+            errors=tuple(tally.failures),
+            epoch=tally.epoch or self._store.epoch(),
+            seconds=time.monotonic() - start,
+        )
+
+    async def _windows(
+        self, sources: Iterable[Source], tally: _Tally, progress: Progress | None
+    ) -> None:
+        try:
+            await self._overlapping(sources, tally, progress)
+        except* VivaceError as failed:
+            raise failed.exceptions[0] from None
+
+    async def _overlapping(
+        self, sources: Iterable[Source], tally: _Tally, progress: Progress | None
+    ) -> None:
+        preparation = Preparation(sources, self._store, self._count, self._settings)
+        slots = asyncio.Semaphore(_WINDOWS)
+        async with asyncio.TaskGroup() as group:
+            before: asyncio.Task[None] | None = None
+            while True:
+                await slots.acquire()
+                window = await asyncio.to_thread(preparation.next_window)
+                if window is None:
+                    break
+                before = group.create_task(
+                    self._window(window, preparation, before, slots, tally, progress)
+                )
+
+    async def _window(
+        self,
+        window: Window,
+        preparation: Preparation,
+        before: asyncio.Task[None] | None,
+        slots: asyncio.Semaphore,
+        tally: _Tally,
+        progress: Progress | None,
+    ) -> None:
+        texts = [text for prepared in window.prepared for text in prepared.texts]
+        embedded = await self._embedder.embed(texts, kind="passage")
+        halves = embedded.vectors.astype(np.float16)
+        if before is not None:
+            await before  # of two versions of a document the one read last must win
+        if window.prepared:
+            tally.epoch = await self._writer.apply(_puts(window.prepared, halves, self._titles))
+        preparation.committed(window)
+        slots.release()
+        self._count_window(window, tally, len(texts))
+        if progress is not None:
+            progress(tally.progress)
+
+    @property
+    def _titles(self) -> bool:
+        return self._settings.ingest.index_title
+
+    def _count_window(self, window: Window, tally: _Tally, embedded: int) -> None:
+        now = tally.progress
+        tally.progress = IngestProgress(
+            read=now.read + window.read,
+            documents=now.documents + len(window.prepared),
+            chunks=now.chunks + window.chunks,
+            unchanged=now.unchanged + len(window.unchanged),
+            failed=now.failed + len(window.failures),
+            source=window.last or now.source,
+        )
+        tally.embedded += embedded
+        tally.seen.update(window.unchanged, (p.document.id for p in window.prepared))
+        tally.skipped += window.skipped
+        tally.failures += window.failures
+
+    async def _prune(self, roots: Sequence[Path], tally: _Tally) -> None:
+        gone = await asyncio.to_thread(self._gone, roots, tally)
+        if gone:
+            tally.epoch = await self._writer.apply([Remove(id) for id in gone])
+            tally.removed = len(gone)
+
+    def _gone(self, roots: Sequence[Path], tally: _Tally) -> list[str]:
+        # a file that could not be read this time has not disappeared
+        failed = tuple(failure.source for failure in tally.failures)
+        gone = []
+        for root in roots:
+            for id, source in self._store.under(root.absolute().as_posix()):
+                if id not in tally.seen and not any(f.startswith(source) for f in failed):
+                    gone.append(id)
+        return gone
+
+
+def _puts(prepared: Sequence[Prepared], halves: Halves, title_indexed: bool) -> list[Put]:
+    """Changes with their vectors; `halves` are of the missing chunks, in order."""
+    changes, at = [], 0
+    for item in prepared:
+        vectors = dict(zip(item.missing, halves[at : at + len(item.missing)], strict=True))
+        at += len(item.missing)
+        chunks = tuple(
+            NewChunk(chunk, hash, vectors.get(place))
+            for place, (chunk, hash) in enumerate(zip(item.chunks, item.hashes, strict=True))
+        )
+        changes.append(Put(item.document, item.fingerprint, chunks, title_indexed))
+    return changes

@@ -1,0 +1,156 @@
+"""From sources to changes that lack only their vectors: reading, chunking, comparing. Blocking."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from vivace.errors import IngestError
+from vivace.ingest import formats
+from vivace.ingest.chunking import indexed_text, split
+from vivace.ingest.walk import walk
+from vivace.protocols import TokenCounter
+from vivace.settings import Settings
+from vivace.store.store import Store
+from vivace.types import Chunk, Document, Failure, Skipped
+
+CHUNKER = 1
+"""Part of every fingerprint: raise it when chunking changes, and documents are chunked again."""
+
+Source: TypeAlias = Document | IngestError | Skipped | Failure
+
+
+def from_paths(paths: Sequence[Path], *, max_bytes: int) -> Iterator[Source]:
+    """Every document below the paths, and what could not be read or was skipped."""
+    for found in walk(paths):
+        if isinstance(found, Path):
+            yield from formats.read(found, max_bytes=max_bytes)
+        else:
+            yield found
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A document whose chunks are known; `missing` are those whose vector is not stored yet."""
+
+    document: Document
+    fingerprint: bytes
+    chunks: tuple[Chunk, ...]
+    hashes: tuple[bytes, ...]
+    missing: tuple[int, ...]
+    texts: tuple[str, ...]
+    """What to embed for each of `missing`."""
+
+
+@dataclass(slots=True)
+class Window:
+    """Some documents to be embedded and committed together, and what else was met on the way."""
+
+    prepared: list[Prepared] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    read: int = 0
+    last: str = ""
+
+    @property
+    def chunks(self) -> int:
+        return sum(len(p.chunks) for p in self.prepared)
+
+
+class Preparation:
+    """Cuts a stream of sources into windows. One thread at a time may call `next_window`."""
+
+    def __init__(
+        self, sources: Iterable[Source], store: Store, count: TokenCounter, settings: Settings
+    ) -> None:
+        self._sources = iter(sources)
+        self._store = store
+        self._count = count
+        self._settings = settings
+        self._in_flight: set[str] = set()
+        """Ids prepared and not committed yet: what the store knows of them is out of date."""
+        recipe = [CHUNKER, settings.chunk.tokens, settings.chunk.overlap, self._index_title]
+        self._recipe = json.dumps(recipe).encode()
+
+    @property
+    def _index_title(self) -> bool:
+        return self._settings.ingest.index_title
+
+    def next_window(self) -> Window | None:
+        """The next documents, at least one item where there are any; None at the end."""
+        window, pending = Window(), list[Document]()
+        until = time.monotonic() + self._settings.ingest.commit_seconds
+        for source in self._sources:
+            window.read += 1
+            if isinstance(source, Document):
+                window.last = source.source or source.id
+                pending.append(source)
+                if len(pending) >= 32 or len(source.text) > 100_000:
+                    self._prepare(pending, window)
+                    pending.clear()
+            elif isinstance(source, IngestError):
+                window.failures.append(Failure(source.source, source.reason, source.fix))
+            elif isinstance(source, Failure):
+                window.failures.append(source)
+            else:
+                window.skipped.append(source)
+            if window.chunks >= self._settings.ingest.commit_chunks or time.monotonic() > until:
+                break
+        self._prepare(pending, window)
+        return window if window.read else None
+
+    def committed(self, window: Window) -> None:
+        """The window's documents are in the store: what it knows of them is true again."""
+        self._in_flight.difference_update(p.document.id for p in window.prepared)
+
+    def _prepare(self, documents: Sequence[Document], window: Window) -> None:
+        prints = [self._fingerprint(document) for document in documents]
+        stored = self._store.fingerprints([d.id for d in documents])
+        changed = []
+        for document, print_ in zip(documents, prints, strict=True):
+            if stored.get(document.id) == print_ and document.id not in self._in_flight:
+                window.unchanged.append(document.id)
+            else:
+                changed.append((document, print_))
+        known = self._store.hashes([d.id for d, _ in changed if d.id in stored])
+        for document, print_ in changed:
+            reusable = {} if document.id in self._in_flight else known.get(document.id, {})
+            window.prepared.append(self._one(document, print_, reusable))
+            self._in_flight.add(document.id)
+
+    def _one(self, document: Document, fingerprint: bytes, stored: dict[bytes, int]) -> Prepared:
+        size = self._settings.chunk
+        chunks = split(document, self._count, tokens=size.tokens, overlap=size.overlap)
+        texts = [indexed_text(chunk, index_title=self._index_title) for chunk in chunks]
+        hashes = [_hash(chunk, text) for chunk, text in zip(chunks, texts, strict=True)]
+        missing = []
+        for at, hash in enumerate(hashes):
+            if stored.get(hash, 0) > 0:
+                stored[hash] -= 1
+            else:
+                missing.append(at)
+        return Prepared(
+            document,
+            fingerprint,
+            tuple(chunks),
+            tuple(hashes),
+            tuple(missing),
+            tuple(texts[at] for at in missing),
+        )
+
+    def _fingerprint(self, document: Document) -> bytes:
+        return hashlib.blake2b(document.content_hash() + self._recipe, digest_size=16).digest()
+
+
+def _hash(chunk: Chunk, indexed: str) -> bytes:
+    """Of all that is embedded and indexed, and of where the context ends and the text begins."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{len(chunk.text)}\0".encode())
+    digest.update(indexed.encode("utf-8", "surrogatepass"))
+    return digest.digest()

@@ -1,0 +1,66 @@
+"""One state of a collection, searchable while later ones are made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from vivace.collection.dense import Dense
+from vivace.errors import BadVectors
+from vivace.index.terms import TermSearcher
+from vivace.store.store import Store
+from vivace.types import Bitmap, Chunk, Ids, Matches, Metadata, Query, Scores, Vectors
+
+_FILTERS_KEPT = 256
+
+
+class Snapshot:
+    """A `CandidateSource`: both sides of one epoch. Chunks removed since are no longer fetched."""
+
+    def __init__(self, store: Store, epoch: int, dense: Dense, terms: TermSearcher) -> None:
+        self.epoch = epoch
+        self._store = store
+        self._dense = dense
+        self._terms = terms
+        self._allowed: dict[str, Bitmap] = {}
+
+    def dense(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
+        """The k nearest of each query (q, dim) float32.
+
+        Raises:
+            BadVectors: the dimension is not the collection's.
+        """
+        if vectors.shape[1] != self._store.dim:
+            raise BadVectors(
+                f"the query has {vectors.shape[1]} dimensions",
+                fix=f"Give a vector of {self._store.dim}",
+            )
+        return self._dense.search(vectors, k, allow=allow)
+
+    def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
+        return self._terms.search(terms, k, allow=allow)
+
+    def similarity(self, vector: Vectors, ids: Ids) -> Scores:
+        return self._dense.similarity(vector, ids)
+
+    def allowed(self, query: Query) -> Bitmap | None:
+        if not query.filters:
+            return None
+        return self._bitmap(query.filters)
+
+    def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
+        return self._store.chunks(ids)
+
+    def _bitmap(self, filters: Metadata) -> Bitmap:
+        key = json.dumps(filters, sort_keys=True, default=str)
+        bitmap = self._allowed.get(key)
+        if bitmap is None:
+            ids = self._store.matching(filters)
+            bitmap = np.zeros(int(ids.max()) + 1 if len(ids) else 0, np.bool_)
+            bitmap[ids] = True
+            if len(self._allowed) >= _FILTERS_KEPT:
+                self._allowed.clear()
+            self._allowed[key] = bitmap
+        return bitmap

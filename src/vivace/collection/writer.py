@@ -1,0 +1,173 @@
+"""One thread that writes; concurrent callers share its transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from vivace.collection.corpus import Corpus
+from vivace.errors import BadInput, StoreError
+from vivace.store.changes import Change
+
+_MOST_CHANGES = 4096
+
+
+@dataclass(slots=True)
+class _Enter:
+    done: Future[None] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class _Leave:
+    done: Future[None] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class _Apply:
+    changes: Sequence[Change]
+    done: Future[int] = field(default_factory=Future)
+
+
+T = TypeVar("T", _Enter, _Leave, _Apply)
+
+
+class Writer:
+    """Applies changes in the order they are submitted, those that wait together in one transaction.
+
+    Group commit: the disk is synced once for all that queued up while it was synced for the last.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._queue: queue.SimpleQueue[_Enter | _Leave | _Apply | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="vivace-writer", daemon=True)
+        self._sessions = 0
+        self._session = corpus.writing()
+        self._closed = False
+        self._thread.start()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """Hold the collection's write lock; sessions of one process share it.
+
+        Raises:
+            CollectionLocked: another process is writing.
+            StoreUnwritable: the folder cannot be written.
+        """
+        entering = self._submit(_Enter())
+        try:
+            await asyncio.wrap_future(entering.done)
+            yield
+        finally:
+            if not entering.done.cancelled() and not (
+                entering.done.done() and entering.done.exception()
+            ):
+                # leaving must happen even when the caller was cancelled, so it is not awaited alone
+                await asyncio.shield(asyncio.wrap_future(self._submit(_Leave()).done))
+
+    async def apply(self, changes: Sequence[Change]) -> int:
+        """Make changes durable and findable, inside a session; returns the epoch that shows them.
+
+        Raises:
+            StoreUnwritable: the disk is full or read-only; nothing was changed.
+            BadInput: one of these changes cannot be stored; nothing of this call was changed.
+        """
+        return await asyncio.wrap_future(self._submit(_Apply(changes)).done)
+
+    def close(self) -> None:
+        """Finish what was submitted and stop. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+
+    def _submit(self, item: T) -> T:
+        if self._closed:
+            raise StoreError("the collection is closed", fix="Open it again")
+        self._queue.put(item)
+        return item
+
+    def _run(self) -> None:
+        held: _Enter | _Leave | _Apply | None = None
+        while True:
+            item = held or self._queue.get()
+            held = None
+            if item is None:
+                break
+            if isinstance(item, _Enter):
+                self._enter(item)
+            elif isinstance(item, _Leave):
+                self._leave(item)
+            else:
+                group, held, stop = self._gather(item)
+                self._apply_group(group)
+                if stop:
+                    break
+        if self._sessions:
+            self._session.__exit__(None, None, None)
+
+    def _gather(self, first: _Apply) -> tuple[list[_Apply], _Enter | _Leave | None, bool]:
+        group, size = [first], len(first.changes)
+        while size < _MOST_CHANGES:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if not isinstance(item, _Apply):
+                return group, item, item is None
+            group.append(item)
+            size += len(item.changes)
+        return group, None, False
+
+    def _enter(self, item: _Enter) -> None:
+        if not item.done.set_running_or_notify_cancel():
+            return
+        try:
+            if self._sessions == 0:
+                self._session = self._corpus.writing()
+                self._session.__enter__()
+            self._sessions += 1
+            item.done.set_result(None)
+        except Exception as error:  # handed to the caller, whole
+            item.done.set_exception(error)
+
+    def _leave(self, item: _Leave) -> None:
+        self._sessions -= 1
+        try:
+            if self._sessions == 0:
+                self._session.__exit__(None, None, None)
+            item.done.set_result(None)
+        except Exception as error:  # handed to the caller, whole
+            item.done.set_exception(error)
+
+    def _apply_group(self, group: Sequence[_Apply]) -> None:
+        waiting = [item for item in group if item.done.set_running_or_notify_cancel()]
+        if not waiting:
+            return
+        try:
+            committed = self._corpus.apply([c for item in waiting for c in item.changes])
+        except BadInput as error:
+            if len(waiting) > 1:
+                # one caller's bad input must not fail the others
+                for item in waiting:
+                    self._apply_alone(item)
+            else:
+                waiting[0].done.set_exception(error)
+        except Exception as error:  # handed to every caller, whole
+            for item in waiting:
+                item.done.set_exception(error)
+        else:
+            for item in waiting:
+                item.done.set_result(committed.epoch)
+
+    def _apply_alone(self, item: _Apply) -> None:
+        try:
+            item.done.set_result(self._corpus.apply(item.changes).epoch)
+        except Exception as error:  # handed to the caller, whole
+            item.done.set_exception(error)

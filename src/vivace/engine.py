@@ -1,0 +1,328 @@
+"""The only module that names concrete classes: it assembles everything from the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vivace import settings as settings_module
+from vivace.collection import given
+from vivace.collection.corpus import Corpus
+from vivace.collection.pipeline import Pipeline
+from vivace.collection.preparation import from_paths
+from vivace.collection.querylog import QueryLog
+from vivace.collection.writer import Writer
+from vivace.embed import names
+from vivace.errors import BadInput, CollectionNotFound, VivaceError
+from vivace.generate.extractive import Extractive
+from vivace.protocols import Answerer, Searcher
+from vivace.retrieve.hybrid import HybridSearcher
+from vivace.run.host import cores
+from vivace.run.pools import Pool
+from vivace.settings import Settings
+from vivace.store.changes import Put, Remove
+from vivace.trace import Trace
+from vivace.types import (
+    Answer,
+    Chunk,
+    CollectionInfo,
+    Delta,
+    Document,
+    IngestProgress,
+    IngestReport,
+    Metadata,
+    Query,
+    SearchResult,
+    Vector,
+)
+
+Progress: TypeAlias = Callable[[IngestProgress], None]
+# outside the class, where `list` is not yet its method
+Listing: TypeAlias = list[tuple[Document, int]]
+Chunks: TypeAlias = list[Chunk]
+Puts: TypeAlias = list[Put]
+
+
+class Engine:
+    """Owns the model and the thread pools; opens any number of collections.
+
+    Use it as an asynchronous context manager, or call `close`. Settings come from every source that
+    `vivace.settings.load` knows, unless given.
+    """
+
+    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
+        self.settings = settings if settings is not None else settings_module.load(**overrides)
+        self.embedder = names.load(self.settings.embed)
+        self._pool = Pool(self.settings.search.threads or cores(), "vivace-search")
+        self._collections: dict[Path, Collection] = {}
+
+    async def open(self, name: str | Path = "default", *, create: bool = True) -> Collection:
+        """Open the collection at a path, or of a name under `settings.home`; once, however often.
+
+        Raises:
+            CollectionNotFound: there is none and `create` is False.
+            EmbedderMismatch: it was made with another embedder.
+            CollectionTooNew: a later version of Vivace wrote it.
+        """
+        folder = collection_path(name, self.settings)
+        opened = self._collections.get(folder)
+        if opened is not None and not opened.closed:
+            return opened
+        trace = Trace()
+        corpus = await asyncio.to_thread(
+            Corpus.open,
+            folder,
+            embedder=self.embedder.name,
+            dim=self.embedder.dim,
+            trace=trace,
+            create=create,
+        )
+        collection = Collection(corpus, self, trace)
+        self._collections[folder] = collection
+        return collection
+
+    def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
+        return HybridSearcher(
+            corpus.snapshot, self.embedder, self._pool, self.settings.search, trace
+        )
+
+    def answerer(self) -> Answerer:
+        return Extractive(self.embedder, self.settings.answer)
+
+    async def close(self) -> None:
+        """Close every collection, then the pools and the model. Idempotent."""
+        for collection in self._collections.values():
+            await collection.close()
+        self._collections.clear()
+        self._pool.close()
+        self.embedder.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Collection:
+    """Documents that can be searched and asked. Made by `Engine.open`."""
+
+    def __init__(self, corpus: Corpus, engine: Engine, trace: Trace) -> None:
+        self.trace = trace
+        self._corpus = corpus
+        self._engine = engine
+        self._settings = engine.settings
+        self._searcher = engine.searcher(corpus, trace)
+        self._answerer = engine.answerer()
+        self._writer = Writer(corpus)
+        self._log = QueryLog(corpus.store, engine.settings.queries, trace)
+        self._background: set[asyncio.Task[None]] = set()
+        self.closed = False
+
+    # -- documents in -----------------------------------------------------------------------
+
+    async def ingest(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        prune: bool = False,
+        progress: Progress | None = None,
+    ) -> IngestReport:
+        """Read files and folders. What is acknowledged is durable and searchable at once.
+
+        Unchanged documents are skipped; a changed one re-embeds only its changed chunks. A bad file
+        is an entry of the report's `errors`; the others go on.
+
+        Args:
+            prune: remove documents whose file (or line) is gone from below the paths.
+            progress: called on the event loop after every commit.
+
+        Raises:
+            CollectionLocked: another process is writing.
+            StoreUnwritable: the disk is full or read-only.
+        """
+        roots = _roots([paths] if isinstance(paths, str | Path) else paths)
+        sources = from_paths(roots, max_bytes=self._settings.ingest.max_file_mib << 20)
+        return await self._pipeline().run(sources, prune=roots if prune else (), progress=progress)
+
+    async def add(
+        self,
+        items: Sequence[Document] | Sequence[Chunk],
+        vectors: NDArray[np.floating[Any]] | None = None,
+    ) -> IngestReport:
+        """Add documents, or chunks with or without their own vectors (n, dim).
+
+        A document or a chunk's document replaces the one with its id. Vectors are scaled to unit
+        length. All of it becomes durable and searchable, or (on an error) none of it.
+
+        Raises:
+            BadVectors: a wrong shape, NaN or infinity.
+            BadInput: a document without id or text, or vectors given for documents.
+        """
+        documents = [item for item in items if isinstance(item, Document)]
+        chunks = [item for item in items if isinstance(item, Chunk)]
+        if documents and (chunks or vectors is not None):
+            raise BadInput(
+                "documents were given together with chunks or vectors",
+                fix="Vectors belong to chunks: add(chunks, vectors)",
+            )
+        if not documents:
+            return await self._add_chunks(chunks, vectors)
+        for document in documents:
+            if not document.id or not document.text.strip():
+                raise BadInput(
+                    f"document {document.id!r} has no {'text' if document.id else 'id'}",
+                    fix="Give every document both; nothing was added",
+                )
+        return await self._pipeline().run(documents)
+
+    async def delete(self, ids: str | Sequence[str]) -> int:
+        """Remove documents by id; returns how many there were."""
+        wanted = [ids] if isinstance(ids, str) else list(ids)
+        found = await asyncio.to_thread(self._corpus.store.fingerprints, wanted)
+        if found:
+            async with self._writer.session():
+                await self._writer.apply([Remove(id) for id in found])
+        return len(found)
+
+    # -- questions --------------------------------------------------------------------------
+
+    async def search(
+        self,
+        text: str | Query,
+        k: int = 10,
+        *,
+        filters: Metadata | None = None,
+        min_score: float | None = None,
+        vector: Vector | None = None,
+    ) -> SearchResult:
+        """The k best passages.
+
+        Raises:
+            BadQuery, BadFilter, BadVectors: see `Searcher.search`.
+        """
+        query = (
+            text if isinstance(text, Query) else Query(text, k, filters, min_score, vector=vector)
+        )
+        start = time.perf_counter()
+        result = await self._searcher.search(query)
+        self._record(query, result, time.perf_counter() - start)
+        return result
+
+    async def search_many(
+        self, queries: Sequence[str | Query], k: int = 10
+    ) -> list[SearchResult | VivaceError]:
+        """One result or error a query, in order; one failure does not lose the others."""
+        wanted = [query if isinstance(query, Query) else Query(query, k) for query in queries]
+        start = time.perf_counter()
+        results = await self._searcher.search_many(wanted)
+        each = (time.perf_counter() - start) / max(1, len(wanted))
+        for query, result in zip(wanted, results, strict=True):
+            if isinstance(result, SearchResult):
+                self._record(query, result, each)
+        return results
+
+    async def ask(
+        self, question: str | Query, *, k: int = 10, filters: Metadata | None = None
+    ) -> Answer:
+        """The answer with its citations; `found` is False where the documents do not say."""
+        answer: Answer | None = None
+        async for delta in self.stream(question, k=k, filters=filters):
+            answer = delta.answer or answer
+        assert answer is not None  # an Answerer's last delta carries it
+        return answer
+
+    async def stream(
+        self, question: str | Query, *, k: int = 10, filters: Metadata | None = None
+    ) -> AsyncIterator[Delta]:
+        """The answer in pieces; the last delta carries the whole `Answer`."""
+        query = question if isinstance(question, Query) else Query(question, k, filters)
+        result = await self.search(query)
+        async for delta in self._answerer.stream(query, result):
+            yield delta
+
+    # -- what is there ----------------------------------------------------------------------
+
+    async def get(self, id: str) -> Document | None:
+        """The document with this id."""
+        return await asyncio.to_thread(self._corpus.store.document, id)
+
+    async def list(self, *, limit: int = -1, offset: int = 0) -> Listing:
+        """Documents without their text, each with its number of chunks."""
+        return await asyncio.to_thread(self._corpus.store.documents, limit=limit, offset=offset)
+
+    async def chunks(self, id: str) -> Chunks:
+        """A document's chunks in reading order."""
+        return await asyncio.to_thread(self._corpus.store.chunks_of, id)
+
+    async def info(self) -> CollectionInfo:
+        return await asyncio.to_thread(self._corpus.store.info)
+
+    async def close(self) -> None:
+        """Write what waits and let go of the files. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        await asyncio.gather(*self._background)
+        await asyncio.to_thread(self._close)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _pipeline(self) -> Pipeline:
+        embedder = self._engine.embedder
+        return Pipeline(
+            self._corpus.store, self._writer, embedder, embedder.count_tokens, self._settings
+        )
+
+    async def _add_chunks(
+        self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]] | None
+    ) -> IngestReport:
+        if vectors is None:
+            texts = [chunk.text for chunk in chunks]
+            vectors = (await self._engine.embedder.embed(texts, kind="passage")).vectors
+        changes = await asyncio.to_thread(self._puts, chunks, vectors)
+        if not changes:
+            return IngestReport(epoch=self._corpus.store.epoch())
+        async with self._writer.session():
+            epoch = await self._writer.apply(changes)
+        return IngestReport(documents=len(changes), chunks=len(chunks), epoch=epoch)
+
+    def _puts(self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]]) -> Puts:
+        unit = given.unit(vectors, count=len(chunks), dim=self._corpus.store.dim)
+        return given.puts(chunks, unit)
+
+    def _record(self, query: Query, result: SearchResult, seconds: float) -> None:
+        self.trace.observe("search", seconds)
+        if self._log.record(query, result, seconds):
+            task = asyncio.create_task(asyncio.to_thread(self._log.flush))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    def _close(self) -> None:
+        self._log.flush()
+        self._writer.close()
+        self._corpus.close()
+
+
+def _roots(paths: Sequence[str | Path]) -> list[Path]:
+    return [Path(path).expanduser().absolute() for path in paths]
+
+
+def collection_path(name: str | Path, settings: Settings) -> Path:
+    """Where a collection lives: a path as it is, a bare name under `settings.home`.
+
+    Raises:
+        CollectionNotFound: the name is empty or hidden.
+    """
+    text = str(name)
+    if isinstance(name, Path) or "/" in text or text in (".", ".."):
+        return Path(name).expanduser().absolute()
+    if not text or text.startswith("."):
+        raise CollectionNotFound(f"{text!r} names no collection", fix="Give a name or a path")
+    return Path(settings.home).expanduser() / "collections" / text

@@ -1,0 +1,168 @@
+"""An answer without a language model: the sentences that best answer, quoted and cited."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+
+from vivace.errors import EmbeddingError
+from vivace.protocols import Embedder
+from vivace.settings import Answering
+from vivace.text.language import language
+from vivace.text.sentences import sentences
+from vivace.text.terms import terms
+from vivace.types import Answer, Citation, Delta, Hit, Query, Scores, SearchResult, Span
+
+_MOST_SENTENCES = 60
+_LONGEST = 600
+"""Characters; a longer sentence (a table, a minified line) is quoted up to here."""
+_NEAR_BEST = 0.8
+"""Further sentences are quoted only when they score this share of the best one."""
+_HIT_SHARE = 0.15
+"""Of a sentence's score that comes from the rank of its passage."""
+
+FOUND_COSINE = 0.42
+"""A sentence this near the question answers it."""
+FOUND_COVERAGE = 0.5
+"""Or one that holds this share of the question's words, the rare ones counting more."""
+
+_MARKUP = re.compile(r"^(#{1,6}\s|[|>]|```|[-=*_]{3,}\s*$)")
+
+_TEXTS = {
+    "en": (
+        "No language model is configured, so these are the documents' own words:\n",
+        "The documents do not say.",
+    ),
+    "zh": ("尚未配置语言模型，以下是文档原文：\n", "文档中没有提到。"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    hit: Hit
+    start: int
+    """In the document."""
+    end: int
+    text: str
+
+
+class Extractive:
+    """An `Answerer` that quotes. It says plainly that no model wrote the answer."""
+
+    name = "extractive"
+
+    def __init__(self, embedder: Embedder, settings: Answering) -> None:
+        self._embedder = embedder
+        self._settings = settings
+
+    async def stream(self, query: Query, result: SearchResult) -> AsyncIterator[Delta]:
+        """The answer a sentence a delta; the last delta carries the whole of it."""
+        asked_in = "zh" if language(query.text) == "zh" else "en"
+        introduction, not_found = _TEXTS[asked_in]
+        candidates = _candidates(result.hits[: self._settings.passages])
+        degraded = result.degraded
+        coverage = _coverage(query.text, candidates)
+        cosine: Scores | None = None
+        if candidates and self._embedder.reads(language(query.text)):
+            try:
+                cosine = await self._cosine(query, candidates)
+            except EmbeddingError as error:
+                degraded = (*degraded, f"sentences chosen by words alone: {error.what}")
+        chosen = self._choose(candidates, coverage, cosine)
+        if not chosen:
+            yield Delta(not_found)
+            yield Delta(
+                answer=Answer(
+                    not_found, result.hits, found=False, generator=self.name, degraded=degraded
+                )
+            )
+            return
+        yield Delta(introduction)
+        text, citations, spans = introduction, [], []
+        for number, sentence in enumerate(chosen, start=1):
+            line = f"\n“{sentence.text}” [{number}]"
+            start = len(text) + 2
+            spans.append(Span(start, start + len(sentence.text), number))
+            citations.append(
+                Citation(number, sentence.hit.chunk, sentence.start, sentence.end, sentence.text)
+            )
+            text += line
+            yield Delta(line)
+        yield Delta(
+            answer=Answer(
+                text,
+                result.hits,
+                tuple(citations),
+                tuple(spans),
+                generator=self.name,
+                degraded=degraded,
+            )
+        )
+
+    async def _cosine(self, query: Query, candidates: Sequence[_Sentence]) -> Scores:
+        texts = [query.text, *(sentence.text for sentence in candidates)]
+        vectors = (await self._embedder.embed(texts, kind="query")).vectors
+        scores: Scores = vectors[1:] @ vectors[0]
+        return scores
+
+    def _choose(
+        self, candidates: Sequence[_Sentence], coverage: Scores, cosine: Scores | None
+    ) -> list[_Sentence]:
+        """The best sentences in reading order, none where none answers."""
+        if not candidates:
+            return []
+        answers = coverage >= FOUND_COVERAGE
+        if cosine is not None:
+            answers = (cosine >= FOUND_COSINE) | (answers & (cosine >= FOUND_COSINE / 2))
+        likeness = coverage if cosine is None else (coverage + cosine) / 2
+        top = max(sentence.hit.score for sentence in candidates) or 1.0
+        prior = np.array([sentence.hit.score / top for sentence in candidates], np.float32)
+        scores = (1 - _HIT_SHARE) * likeness + _HIT_SHARE * prior
+        if not answers.any():
+            return []
+        best = float(scores[answers].max())
+        order = [at for at in np.argsort(-scores, kind="stable") if answers[at]]
+        near = [at for at in order if scores[at] >= _NEAR_BEST * best]
+        chosen = _distinct([candidates[at] for at in near])[: self._settings.sentences]
+        first = {id(c): at for at, c in enumerate(candidates)}
+        return sorted(chosen, key=lambda sentence: first[id(sentence)])
+
+
+def _candidates(hits: Sequence[Hit]) -> list[_Sentence]:
+    found: list[_Sentence] = []
+    places: set[tuple[str, int, int]] = set()
+    for hit in hits:
+        for start, end in sentences(hit.chunk.text):
+            end = min(end, start + _LONGEST)
+            text = hit.chunk.text[start:end]
+            place = (hit.chunk.document_id, hit.chunk.start + start, hit.chunk.start + end)
+            # neighbouring chunks overlap: the same sentence is one candidate
+            if place in places or _MARKUP.match(text) or not any(c.isalnum() for c in text):
+                continue
+            places.add(place)
+            found.append(_Sentence(hit, place[1], place[2], text))
+    return found[:_MOST_SENTENCES]
+
+
+def _coverage(question: str, candidates: Sequence[_Sentence]) -> Scores:
+    """The share of the question's terms in each sentence, weighted by how rare they are here."""
+    wanted = set(terms(question))
+    held = [wanted.intersection(terms(sentence.text)) for sentence in candidates]
+    total = len(held) + 1
+    weights = {t: log(1 + total / (1 + sum(t in words for words in held))) for t in wanted}
+    whole = sum(weights.values()) or 1.0
+    return np.array([sum(weights[t] for t in words) / whole for words in held], np.float32)
+
+
+def _distinct(sentences: Sequence[_Sentence]) -> list[_Sentence]:
+    seen: set[str] = set()
+    kept = []
+    for sentence in sentences:
+        if sentence.text not in seen:
+            seen.add(sentence.text)
+            kept.append(sentence)
+    return kept

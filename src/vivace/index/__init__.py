@@ -1,0 +1,1 @@
+"""Which vectors, which terms are near? Everything here is derived from the store."""

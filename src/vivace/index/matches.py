@@ -1,0 +1,36 @@
+"""Making and merging `Matches`: descending scores, ties by ascending id, padding last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vivace.types import Ids, Matches, Scores
+
+
+def none(queries: int, k: int) -> Matches:
+    """Matches of `queries` rows that hold nothing."""
+    return Matches(np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32))
+
+
+def best(ids: Ids, scores: Scores, k: int) -> Matches:
+    """The k best of each row of candidates (q, n); padding is id -1 with score -inf."""
+    order = np.lexsort((np.where(ids < 0, np.iinfo(np.int64).max, ids), -scores), axis=-1)[:, :k]
+    found = Matches(
+        np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    )
+    missing = k - order.shape[1]
+    if missing <= 0:
+        return found
+    padding = none(len(ids), missing)
+    return Matches(np.hstack([found.ids, padding.ids]), np.hstack([found.scores, padding.scores]))
+
+
+def merge(parts: Sequence[Matches], queries: int, k: int) -> Matches:
+    """The k best over parts that hold different ids."""
+    if not parts:
+        return none(queries, k)
+    if len(parts) == 1:
+        return parts[0]
+    return best(np.hstack([p.ids for p in parts]), np.hstack([p.scores for p in parts]), k)

@@ -1,0 +1,237 @@
+"""BM25 over our own terms, held by tantivy.
+
+The engine ranks as textbook BM25 (k1 = 1.2, b = 0.75; Robertson et al., "Okapi at TREC-3", 1994).
+Its segment files end in a CRC-32 that it does not check when it opens them; `damage` does.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vivace.errors import CorruptIndex
+from vivace.index import matches
+from vivace.types import Bitmap, Ids, Matches
+
+STATE = "vivace.json"
+FORMAT = 1
+_HEAP_BYTES = 32_000_000
+_MAX_TERMS = 512
+"""Distinct terms of a query that are searched; beyond it they cost more than they tell."""
+_FEW_ALLOWED = 1_000
+_FOOTER_MAGIC = 1337
+
+
+class TermSearcher:
+    """One committed state of a term index; later commits do not change it."""
+
+    def __init__(self, schema: Any, searcher: Any) -> None:
+        self._schema = schema
+        self._searcher = searcher
+
+    def __len__(self) -> int:
+        return int(self._searcher.num_docs)
+
+    def search(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
+        """The k best by BM25 as one row; shorter than k where fewer match."""
+        if not terms or not len(self):
+            return matches.none(1, 0)
+        query = self._query(terms)
+        if allow is None:
+            return self._top(query, k)
+        allowed = int(np.count_nonzero(allow))
+        if allowed <= _FEW_ALLOWED:
+            return (
+                self._top(self._among(query, np.flatnonzero(allow)), k)
+                if allowed
+                else (matches.none(1, 0))
+            )
+        width = k * max(1, round(1.5 * len(self) / allowed))
+        while True:
+            found = self._top(query, width)
+            ids = found.ids[0]
+            keep = (ids < len(allow)) & allow[np.minimum(ids, len(allow) - 1)]
+            if np.count_nonzero(keep) >= k or len(ids) < width:
+                return Matches(found.ids[:, keep][:, :k], found.scores[:, keep][:, :k])
+            width *= 4
+
+    def _query(self, terms: Sequence[str]) -> Any:
+        from tantivy import Occur, Query
+
+        parts = []
+        for term, times in Counter(terms).most_common(_MAX_TERMS):
+            part = Query.term_query(self._schema, "terms", term, "freq")
+            parts.append((Occur.Should, Query.boost_query(part, times) if times > 1 else part))
+        return Query.boolean_query(parts)
+
+    def _among(self, query: Any, ids: Ids) -> Any:
+        from tantivy import Occur, Query
+
+        these = Query.term_set_query(self._schema, "id", ids.tolist())
+        return Query.boolean_query(
+            [(Occur.Must, query), (Occur.Must, Query.const_score_query(these, 0.0))]
+        )
+
+    def _top(self, query: Any, k: int) -> Matches:
+        hits = self._searcher.search(query, k, count=False).hits
+        ids = self._searcher.fast_field_values("id", [address for _, address in hits])
+        scores = np.array([[score for score, _ in hits]], np.float32).reshape(1, len(hits))
+        return matches.best(np.array([ids], np.int64).reshape(1, len(hits)), scores, len(hits))
+
+
+class TantivyTerms:
+    """A term index in a folder of its own. Replaying a commit that was cut off is harmless.
+
+    Reading is safe from any thread; adding, deleting and committing belong to one.
+    """
+
+    def __init__(self, folder: Path | None, index: Any, epoch: int) -> None:
+        self._folder = folder
+        self._index = index
+        self._writer: Any = None
+        self.epoch = epoch
+        """The store's epoch this index shows; changes after it have to be replayed."""
+
+    @classmethod
+    def create(cls, folder: Path) -> TantivyTerms:
+        """An empty index in `folder`, which must be empty or not exist."""
+        import tantivy
+
+        folder.mkdir(parents=True, exist_ok=True)
+        index = tantivy.Index(_schema(), path=str(folder))
+        terms = cls(folder, index, 0)
+        terms._write_state()
+        return terms
+
+    @classmethod
+    def in_memory(cls) -> TantivyTerms:
+        """An empty index that dies with the process: for folders that cannot be written."""
+        import tantivy
+
+        return cls(None, tantivy.Index(_schema()), 0)
+
+    @classmethod
+    def open(cls, folder: Path) -> TantivyTerms:
+        """Open an index and check every byte of it.
+
+        Raises:
+            CorruptIndex: missing, damaged, or of another format; rebuild it from the store.
+        """
+        import tantivy
+
+        epoch = _read_state(folder)
+        if bad := damage(folder):
+            raise CorruptIndex(f"{folder}: {', '.join(bad)} damaged", fix="It is rebuilt")
+        try:
+            index = tantivy.Index.open(str(folder))
+            index.searcher()
+        except (ValueError, OSError) as error:
+            raise CorruptIndex(f"{folder}: {error}", fix="It is rebuilt") from error
+        return cls(folder, index, epoch)
+
+    def searcher(self) -> TermSearcher:
+        """The last committed state."""
+        return TermSearcher(self._index.schema, self._index.searcher())
+
+    def search(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
+        return self.searcher().search(terms, k, allow=allow)
+
+    def add(self, id: int, terms: Sequence[str]) -> None:
+        """Index a chunk's terms, replacing what was there under its id."""
+        import tantivy
+
+        self.delete(id)
+        self._writing().add_document(tantivy.Document(id=id, terms=" ".join(terms)))
+
+    def delete(self, id: int) -> None:
+        from tantivy import Query
+
+        query = Query.term_query(self._index.schema, "id", id)
+        self._writing().delete_documents_by_query(query)
+
+    def commit(self, epoch: int) -> None:
+        """Make every add and delete so far durable and visible, as the state of `epoch`."""
+        if self._writer is not None:
+            self._writer.commit()
+        self.epoch = epoch
+        # after the commit: a crash between the two replays changes that are there already
+        self._write_state()
+        self._index.reload()
+
+    def follow(self) -> None:
+        """Show what another process has committed since; an index in memory has no other."""
+        if self._folder is not None:
+            self.epoch = _read_state(self._folder)
+            self._index.reload()
+
+    def release(self) -> None:
+        """Let another process write. Waits for running merges."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.wait_merging_threads()
+
+    def _writing(self) -> Any:
+        if self._writer is None:
+            self._writer = self._index.writer(heap_size=_HEAP_BYTES, num_threads=1)
+        return self._writer
+
+    def _write_state(self) -> None:
+        if self._folder is None:
+            return
+        temporary = self._folder / f"{STATE}.new"
+        temporary.write_text(json.dumps({"format": FORMAT, "epoch": self.epoch}))
+        temporary.replace(self._folder / STATE)
+
+
+def damage(folder: Path) -> list[str]:
+    """Names of the files in `folder` that are listed and missing, cut, or fail their checksum."""
+    try:
+        segments = json.loads((folder / "meta.json").read_text())["segments"]
+        live = {segment["segment_id"].replace("-", "") for segment in segments}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ["meta.json"]
+    bad, seen = [], set()
+    for path in sorted(folder.iterdir()):
+        segment = path.name.partition(".")[0]
+        if segment in live:
+            seen.add(segment)
+            if not _intact(path):
+                bad.append(path.name)
+    return bad + sorted(live - seen)
+
+
+def _intact(path: Path) -> bool:
+    data = path.read_bytes()
+    try:
+        size, magic = struct.unpack("<II", data[-8:])
+        footer = json.loads(data[-8 - size : -8])
+        return bool(magic == _FOOTER_MAGIC and footer["crc"] == zlib.crc32(data[: -8 - size]))
+    except (struct.error, ValueError, KeyError, TypeError):
+        return False
+
+
+def _read_state(folder: Path) -> int:
+    try:
+        state = json.loads((folder / STATE).read_text())
+        if state["format"] != FORMAT:
+            raise CorruptIndex(f"{folder} has format {state['format']}", fix="It is rebuilt")
+        return int(state["epoch"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptIndex(f"{folder}: no readable {STATE}", fix="It is rebuilt") from error
+
+
+def _schema() -> Any:
+    import tantivy
+
+    builder = tantivy.SchemaBuilder()
+    # "integer": an unsigned field given a Python int kills tantivy's writer thread
+    builder.add_integer_field("id", stored=False, indexed=True, fast=True)
+    builder.add_text_field("terms", tokenizer_name="whitespace", index_option="freq")
+    return builder.build()

@@ -1,0 +1,82 @@
+"""Who reads this file? The one entry of the pipeline into the readers.
+
+Readers are imported when first needed: listing a folder must not load an HTML parser.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from vivace.errors import IngestError
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute
+from vivace.protocols import Reader
+from vivace.types import Document
+
+_READERS: Final = {
+    "vivace.ingest.text:TextReader": (".txt", ".text", ".rst", ".log"),
+    "vivace.ingest.markdown:MarkdownReader": (".md", ".markdown"),
+    "vivace.ingest.html:HtmlReader": (".html", ".htm"),
+    "vivace.ingest.jsonl:JsonLinesReader": (".jsonl", ".ndjson"),
+}
+_BY_SUFFIX: Final = {suffix: name for name, suffixes in _READERS.items() for suffix in suffixes}
+
+SUFFIXES: Final = tuple(_BY_SUFFIX)
+"""Every suffix that can be read, lower case, with the dot."""
+
+
+def known_suffixes() -> str:
+    """The suffixes as a sentence lists them."""
+    return ", ".join(SUFFIXES)
+
+
+def reader_for(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Reader | None:
+    """The reader of the file's format by its suffix, in either case; None where there is none.
+
+    `max_bytes` bounds a file that is read as one document, and a line of JSON lines.
+    """
+    name = _BY_SUFFIX.get(path.suffix.lower())
+    if name is None:
+        return None
+    module, _, reader = name.partition(":")
+    made: Reader = getattr(importlib.import_module(module), reader)(max_bytes)
+    return made
+
+
+def read(path: Path, *, max_bytes: int) -> Iterator[Document | IngestError]:
+    """Yield the file's documents; whatever is wrong with it is yielded as well, never raised.
+
+    Needs and keeps no state, so that it can run in another process.
+    """
+    source = absolute(path).as_posix()
+    reader = reader_for(path, max_bytes=max_bytes)
+    if reader is None:
+        yield IngestError(
+            source,
+            f"there is no reader for {path.suffix or 'files without a suffix'}",
+            fix=f"Convert it to one of {known_suffixes()}",
+        )
+        return
+    try:
+        yield from reader.read(path)
+    except IngestError as error:
+        yield error
+    except FileNotFoundError:
+        yield IngestError(
+            source, "does not exist (any more)", fix="Check the path and run it again"
+        )
+    except PermissionError:
+        yield IngestError(source, "may not be read by this user", fix="Grant read permission on it")
+    except IsADirectoryError:
+        yield IngestError(source, "is a directory", fix="Give its files, or ingest the directory")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        yield IngestError(source, f"cannot be read: {reason}", fix="Check the disk and the path")
+    except Exception as error:  # a parser's bug must cost one file, not the batch
+        yield IngestError(
+            source,
+            f"its reader failed with {type(error).__name__}: {error}",
+            fix="Report it with this file, and leave the file out until then",
+        )

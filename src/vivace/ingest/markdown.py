@@ -1,0 +1,86 @@
+"""What does a Markdown file say?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from vivace.errors import IngestError
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, read_text
+from vivace.ingest.outline import outline
+from vivace.types import Document
+
+# Without this, "---\ntitle: x\n---" at the top reads as a rule and a level 2 heading.
+_FRONT_MATTER: Final = re.compile(r"---[ \t]*\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
+_NOT_NEWLINE: Final = re.compile(r"[^\n]")
+_LONGEST_FRONT_MATTER: Final = 20_000
+
+
+class MarkdownReader:
+    """Markdown: the text is the raw file, a section begins at the line of each heading.
+
+    Headings inside lists and quotations are left where they are: what follows the list does not
+    stand under them. The title is the first heading of level 1, else the file's stem.
+    """
+
+    suffixes: frozenset[str] = frozenset({".md", ".markdown"})
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+
+    def read(self, path: Path) -> Iterator[Document | IngestError]:
+        path = absolute(path)
+        source = path.as_posix()
+        text = read_text(path, max_bytes=self.max_bytes)
+        found = headings(text)
+        title = next((heading for _, level, heading in found if level == 1 and heading), path.stem)
+        yield Document(id=source, text=text, title=title, source=source, sections=outline(found))
+
+
+def headings(text: str) -> list[tuple[int, int, str]]:
+    """(offset of its line, level, plain text) of each top-level heading of a Markdown text."""
+    front = _FRONT_MATTER.match(text[:_LONGEST_FRONT_MATTER])
+    body = _NOT_NEWLINE.sub("", front[0]) + text[front.end() :] if front else text
+    # Inline parsing of whole files is slow and, on hostile ones, more than linear: headings alone.
+    parser = MarkdownIt("commonmark").enable("table").disable("inline")
+    inline = MarkdownIt("commonmark")
+    starts = _LineStarts(text)
+    found: list[tuple[int, int, str]] = []
+    tokens = parser.parse(body)
+    for token, content in pairwise(tokens):
+        if token.type == "heading_open" and token.level == 0 and token.map:
+            plain = _plain(inline.parseInline(content.content)[0].children or ())
+            found.append((starts[token.map[0]], int(token.tag[1:]), plain))
+    return found
+
+
+class _LineStarts:
+    """Offset of a line's first character, for lines asked in ascending order: one pass, no list."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._line = 0
+        self._offset = 0
+
+    def __getitem__(self, line: int) -> int:
+        while self._line < line:
+            self._offset = self._text.index("\n", self._offset) + 1
+            self._line += 1
+        return self._offset
+
+
+def _plain(tokens: Sequence[Token]) -> str:
+    """Inline tokens as a reader sees them: no emphasis marks, no link targets."""
+    parts: list[str] = []
+    for token in tokens:
+        if token.type in ("softbreak", "hardbreak"):
+            parts.append(" ")
+        elif token.type in ("text", "code_inline", "image", "text_special"):
+            parts.append(token.content)
+    return " ".join("".join(parts).split())

@@ -1,0 +1,99 @@
+"""SQLite connections: one reader a thread, one writer; foreign errors become ours here."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vivace.errors import StoreError, StoreUnwritable
+
+_UNWRITABLE = ("readonly", "read-only", "full", "disk i/o")
+
+
+@contextmanager
+def translated(where: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, naming the file.
+
+    Raises:
+        StoreUnwritable: the disk is full or read-only.
+        StoreError: anything else SQLite refuses.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if any(word in text.lower() for word in _UNWRITABLE):
+            raise StoreUnwritable(
+                f"{where}: {text}",
+                fix="Free disk space or make the folder writable; what was acknowledged is safe",
+            ) from error
+        raise StoreError(
+            f"{where}: {text}", fix="If it persists, check the disk and restore a backup"
+        ) from error
+
+
+class Connections:
+    """Hands every thread its own reading connection; `close` closes them all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def reader(self) -> sqlite3.Connection:
+        """This thread's connection; it refuses to write.
+
+        Raises:
+            StoreError: the store is closed, or the file cannot be opened.
+        """
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None or self._closed:
+            with translated(self.path):
+                connection = self._open()
+                connection.execute("PRAGMA query_only = ON")
+            self._local.connection = connection
+        return connection
+
+    def writer(self) -> sqlite3.Connection:
+        """A new connection that makes commits durable (WAL, synchronous=FULL)."""
+        with translated(self.path):
+            connection = self._open()
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        return connection
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            opened, self._opened = self._opened, []
+        for connection in opened:
+            connection.close()
+
+    def _uri(self) -> str:
+        uri = self.path.resolve().as_uri()
+        unwritable = not os.access(self.path.parent, os.W_OK)
+        if unwritable and not self.path.with_name(self.path.name + "-wal").exists():
+            # in a folder that cannot be written SQLite cannot make its shared-memory file; nobody
+            # else can write there either, and everything has been moved out of the log
+            return uri + "?mode=ro&immutable=1"
+        return uri + "?mode=rwc"
+
+    def _open(self) -> sqlite3.Connection:
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"{self.path} is closed", fix="Open the collection again")
+            connection = sqlite3.connect(
+                self._uri(), uri=True, timeout=10.0, isolation_level=None, check_same_thread=False
+            )
+            self._opened.append(connection)
+        connection.execute("PRAGMA mmap_size = 268435456")
+        connection.execute("PRAGMA cache_size = -16384")
+        return connection

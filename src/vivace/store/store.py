@@ -1,0 +1,312 @@
+"""The store: reads from any thread, transactions from one."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vivace.errors import CollectionNotFound, EmbedderMismatch, StoreError, StoreUnwritable
+from vivace.store import rows, schema
+from vivace.store.changes import Change, Committed
+from vivace.store.connections import Connections, translated
+from vivace.store.filters import to_sql
+from vivace.store.transaction import Transaction
+from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata
+
+FILE = "store.db"
+_BATCH = 4096
+R = TypeVar("R")
+
+
+class Store:
+    """One collection's truth. Open with `Store.open`.
+
+    Every read sees a committed state. `commit` is durable when it returns: documents are whole in
+    the file or not there, whatever happens to the process.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._writer: sqlite3.Connection | None = None
+        self._write_lock = threading.Lock()
+        self._known_keys: tuple[int, frozenset[str]] = (-1, frozenset())
+        self._local = threading.local()
+        meta = dict(self._read("SELECT key, value FROM meta").fetchall())
+        self.uuid = str(meta["uuid"])
+        self.embedder = str(meta["embedder"])
+        self.dim = int(meta["dim"])
+
+    @classmethod
+    def open(cls, folder: Path, *, embedder: str, dim: int, create: bool = True) -> Store:
+        """Open the collection in `folder`, making it where there is none.
+
+        Raises:
+            CollectionNotFound: there is none and `create` is False.
+            CollectionTooNew: a later version of Vivace wrote it.
+            EmbedderMismatch: it was made with another embedder.
+            StoreUnwritable: it has to be made or migrated and cannot be.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            if not create:
+                raise CollectionNotFound(
+                    f"there is no collection at {folder}",
+                    fix="Make one: vivace ingest DIR --collection NAME",
+                )
+            _make(folder, path, embedder, dim)
+        connections = Connections(path)
+        try:
+            with translated(path):
+                if schema.version(connections.reader()) != schema.VERSION:
+                    writer = connections.writer()
+                    if schema.version(writer) == 0:
+                        _write_identity(writer, embedder, dim)
+                    schema.migrate(writer, str(path))
+            store = cls(connections)
+            if (store.embedder, store.dim) != (embedder, dim):
+                raise EmbedderMismatch(
+                    f"{folder} was made with the embedder {store.embedder} ({store.dim}"
+                    f" dimensions), not {embedder} ({dim})",
+                    fix="Set embed.model back, or ingest its sources into a new collection",
+                )
+        except BaseException:
+            connections.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        self._connections.close()
+
+    # -- what is there ------------------------------------------------------------------
+
+    def epoch(self) -> int:
+        """Grows by one with every transaction of any process. Costs microseconds when unchanged."""
+        reader = self._connections.reader()
+        with translated(self._connections.path):
+            seen = reader.execute("PRAGMA data_version").fetchone()[0]
+            last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
+            if last is None or last[:2] != (reader, seen):
+                value = reader.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
+                last = self._local.seen = (reader, seen, int(value))
+        return last[2]
+
+    def info(self) -> CollectionInfo:
+        documents, chunks = self._read(
+            "SELECT (SELECT COUNT(*) FROM documents), (SELECT COUNT(*) FROM chunks)"
+        ).fetchone()
+        return CollectionInfo(
+            self.uuid,
+            str(self._connections.path.parent),
+            self.epoch(),
+            documents,
+            chunks,
+            self.embedder,
+            self.dim,
+        )
+
+    def document(self, id: str) -> Document | None:
+        row = self._read(f"SELECT {rows.DOCUMENT} FROM documents d WHERE d.id = ?", [id]).fetchone()
+        return None if row is None else rows.document_of(row)
+
+    def documents(self, *, limit: int = -1, offset: int = 0) -> list[tuple[Document, int]]:
+        """Documents in the order they were added, without their text, each with its chunk count."""
+        found = self._read(
+            "SELECT d.id, d.title, d.source, d.metadata, d.sections, '',"
+            " (SELECT COUNT(*) FROM chunks WHERE document = d.n)"
+            " FROM documents d ORDER BY d.n LIMIT ? OFFSET ?",
+            [limit, offset],
+        )
+        return [(rows.document_of(row[:6]), row[6]) for row in found]
+
+    def fingerprints(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """The fingerprint of each document that exists."""
+        return dict(self._in("SELECT id, fingerprint FROM documents WHERE id IN", ids))
+
+    def under(self, prefix: str) -> list[tuple[str, str]]:
+        """(id, source) of documents whose source is the file `prefix` or lies in that folder."""
+        folder = prefix.rstrip("/") + "/"
+        found = self._read(
+            "SELECT id, source FROM documents WHERE source = ? OR substr(source, 1, ?) = ?",
+            [prefix, len(folder), folder],
+        )
+        return [(row[0], row[1]) for row in found]
+
+    def hashes(self, document_ids: Sequence[str]) -> dict[str, dict[bytes, int]]:
+        """How many chunks of each hash a document has, by document id."""
+        counts: dict[str, dict[bytes, int]] = {}
+        for id, hash in self._in(
+            "SELECT d.id, c.hash FROM documents d JOIN chunks c ON c.document = d.n WHERE d.id IN",
+            document_ids,
+        ):
+            of_document = counts.setdefault(id, {})
+            of_document[hash] = of_document.get(hash, 0) + 1
+        return counts
+
+    def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
+        """The chunks that exist now, by id."""
+        found = self._in(
+            f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document WHERE c.id IN",
+            list(ids),
+        )
+        return {row[0]: rows.chunk_of(row) for row in found}
+
+    def chunks_of(self, document_id: str) -> list[Chunk]:
+        found = self._read(
+            f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document"
+            " WHERE d.id = ? ORDER BY c.start, c.id",
+            [document_id],
+        )
+        return [rows.chunk_of(row) for row in found]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All reads of this thread inside the block see one and the same state."""
+        reader = self._connections.reader()
+        with translated(self._connections.path):
+            reader.execute("BEGIN")
+            # the first read fixes the state that the transaction sees
+            reader.execute("SELECT 1 FROM meta").fetchone()
+        try:
+            yield
+        finally:
+            reader.execute("COMMIT")
+
+    # -- what indexes are derived from ----------------------------------------------------
+
+    def vectors(self, *, since: int = 0) -> Iterator[tuple[Ids, Halves]]:
+        """Batches of (ids, vectors) of the chunks added after epoch `since`, ids ascending."""
+        cursor = (
+            self._read("SELECT id, vector FROM vectors ORDER BY id")
+            if since == 0
+            else self._read(
+                "SELECT v.id, v.vector FROM chunks c JOIN vectors v ON v.id = c.id"
+                " WHERE c.epoch > ? ORDER BY v.id",
+                [since],
+            )
+        )
+        while batch := cursor.fetchmany(_BATCH):
+            yield np.array([row[0] for row in batch], np.int64), rows.vectors_of(batch, self.dim)
+
+    def texts(self, *, since: int = 0) -> Iterator[tuple[Chunk, bool]]:
+        """Chunks added after epoch `since` in the order of their ids; is the title indexed?"""
+        cursor = self._read(
+            f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document"
+            " WHERE c.epoch > ? ORDER BY c.id",
+            [since],
+        )
+        for row in cursor:
+            yield rows.chunk_of(row), bool(row[10])
+
+    def removed(self, *, since: int = 0) -> Ids:
+        """Ids of the chunks removed after epoch `since`."""
+        found = self._read("SELECT id FROM removed WHERE epoch > ?", [since]).fetchall()
+        return np.array([row[0] for row in found], np.int64)
+
+    def matching(self, filters: Metadata) -> Ids:
+        """Ids of the chunks whose document the filter allows.
+
+        Raises:
+            BadFilter: an unknown key or operator.
+        """
+        condition, parameters = to_sql(filters, self.metadata_keys())
+        found = self._read(
+            f"SELECT c.id FROM documents d JOIN chunks c ON c.document = d.n WHERE {condition}",
+            parameters,
+        ).fetchall()
+        return np.array([row[0] for row in found], np.int64)
+
+    def metadata_keys(self) -> frozenset[str]:
+        """Every metadata key that some document has."""
+        epoch = self.epoch()
+        if self._known_keys[0] != epoch:
+            found = self._read("SELECT DISTINCT m.key FROM documents d, json_each(d.metadata) m")
+            self._known_keys = (epoch, frozenset(row[0] for row in found))
+        return self._known_keys[1]
+
+    # -- writing --------------------------------------------------------------------------
+
+    def commit(self, changes: Sequence[Change]) -> Committed:
+        """Apply all changes in one durable transaction. The caller holds the write lock.
+
+        Raises:
+            StoreUnwritable: the disk is full or read-only; nothing of the transaction remains.
+        """
+        return self._write(lambda connection: Transaction(connection, self.dim).apply(changes))
+
+    def log_queries(
+        self, entries: Sequence[tuple[float, str, int, str, str, float]], keep: int
+    ) -> None:
+        """Add (time, text, k, user, hits as JSON, milliseconds) rows; keep the newest `keep`."""
+
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                "INSERT INTO queries (time, text, k, user, hits, milliseconds)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                entries,
+            )
+            connection.execute(
+                "DELETE FROM queries WHERE id <= (SELECT MAX(id) FROM queries) - ?", [keep]
+            )
+
+        self._write(insert)
+
+    def queries(self, *, limit: int = 1000) -> list[tuple[float, str, int, str, str, float]]:
+        """The newest questions first, as they were logged."""
+        return self._read(
+            "SELECT time, text, k, user, hits, milliseconds FROM queries ORDER BY id DESC LIMIT ?",
+            [limit],
+        ).fetchall()
+
+    def _write(self, body: Callable[[sqlite3.Connection], R]) -> R:
+        with self._write_lock, translated(self._connections.path):
+            if self._writer is None:
+                self._writer = self._connections.writer()
+            self._writer.execute("BEGIN IMMEDIATE")
+            with self._writer:
+                return body(self._writer)
+
+    def _read(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        with translated(self._connections.path):
+            return self._connections.reader().execute(sql, parameters)
+
+    def _in(self, sql: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+        for at in range(0, len(values), 500):
+            part = values[at : at + 500]
+            yield from self._read(f"{sql} ({','.join('?' * len(part))})", part)
+
+
+def _make(folder: Path, path: Path, embedder: str, dim: int) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnwritable(
+            f"{folder} cannot be made: {error.strerror}", fix="Choose a folder you can write to"
+        ) from error
+    if any(folder.iterdir()) and not path.exists() and not (folder / "write.lock").exists():
+        raise StoreError(
+            f"{folder} holds other files and no collection",
+            fix="Give an empty or new folder for the collection",
+        )
+    connections = Connections(path)
+    try:
+        _write_identity(connections.writer(), embedder, dim)
+    finally:
+        connections.close()
+
+
+def _write_identity(writer: sqlite3.Connection, embedder: str, dim: int) -> None:
+    with translated(Path(FILE)):
+        identity: dict[str, str | int] = {
+            "uuid": uuid.uuid4().hex,
+            "embedder": embedder,
+            "dim": dim,
+            "epoch": 0,
+        }
+        schema.create(writer, identity)

@@ -1,0 +1,167 @@
+"""The blocking facade: the same methods, run on an event loop of its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vivace.engine import Chunks, Collection, Engine, Listing
+from vivace.errors import VivaceError
+from vivace.types import (
+    Answer,
+    Chunk,
+    CollectionInfo,
+    Delta,
+    Document,
+    IngestProgress,
+    IngestReport,
+    Metadata,
+    Query,
+    SearchResult,
+    Vector,
+)
+
+T = TypeVar("T")
+
+
+class Loop:
+    """An event loop in a daemon thread; `run` waits for a coroutine from any other thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="vivace-loop", daemon=True
+        )
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result; an interrupt (Ctrl-C) cancels it and waits for its clean-up."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if future.cancel():
+                # let the task's finally blocks run before the caller goes on
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result()
+            raise
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """The items of an asynchronous iterator, each awaited when it is asked for."""
+        while True:
+            try:
+                yield self.run(_next(items))
+            except StopAsyncIteration:
+                return
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self.run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _next(items: AsyncIterator[T]) -> T:
+    return await anext(items)
+
+
+class BlockingCollection:
+    """A collection whose methods block. Made by `vivace.open`; see `Collection` for each method."""
+
+    def __init__(self, loop: Loop, engine: Engine, collection: Collection) -> None:
+        self._loop = loop
+        self._engine = engine
+        self._collection = collection
+
+    def ingest(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        prune: bool = False,
+        progress: Callable[[IngestProgress], None] | None = None,
+    ) -> IngestReport:
+        return self._loop.run(self._collection.ingest(paths, prune=prune, progress=progress))
+
+    def add(
+        self,
+        items: Sequence[Document] | Sequence[Chunk],
+        vectors: NDArray[np.floating[Any]] | None = None,
+    ) -> IngestReport:
+        return self._loop.run(self._collection.add(items, vectors))
+
+    def delete(self, ids: str | Sequence[str]) -> int:
+        return self._loop.run(self._collection.delete(ids))
+
+    def search(
+        self,
+        text: str | Query,
+        k: int = 10,
+        *,
+        filters: Metadata | None = None,
+        min_score: float | None = None,
+        vector: Vector | None = None,
+    ) -> SearchResult:
+        return self._loop.run(
+            self._collection.search(text, k, filters=filters, min_score=min_score, vector=vector)
+        )
+
+    def search_many(
+        self, queries: Sequence[str | Query], k: int = 10
+    ) -> list[SearchResult | VivaceError]:
+        return self._loop.run(self._collection.search_many(queries, k))
+
+    def ask(self, question: str | Query, *, k: int = 10, filters: Metadata | None = None) -> Answer:
+        return self._loop.run(self._collection.ask(question, k=k, filters=filters))
+
+    def stream(
+        self, question: str | Query, *, k: int = 10, filters: Metadata | None = None
+    ) -> Iterator[Delta]:
+        return self._loop.iterate(self._collection.stream(question, k=k, filters=filters))
+
+    def get(self, id: str) -> Document | None:
+        return self._loop.run(self._collection.get(id))
+
+    def list(self, *, limit: int = -1, offset: int = 0) -> Listing:
+        return self._loop.run(self._collection.list(limit=limit, offset=offset))
+
+    def chunks(self, id: str) -> Chunks:
+        return self._loop.run(self._collection.chunks(id))
+
+    def info(self) -> CollectionInfo:
+        return self._loop.run(self._collection.info())
+
+    def close(self) -> None:
+        """Write what waits and stop every thread. Idempotent."""
+        self._loop.run(self._engine.close())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open(
+    name: str | Path = "default", *, create: bool = True, **settings: Any
+) -> BlockingCollection:
+    """Open a collection for blocking use; settings as keyword arguments, e.g. `embed__workers=1`.
+
+    Raises:
+        BadSettings, CollectionNotFound, EmbedderMismatch: see `Engine`.
+    """
+    engine = Engine(**settings)
+    loop = Loop()
+    try:
+        return BlockingCollection(loop, engine, loop.run(engine.open(name, create=create)))
+    except BaseException:
+        loop.run(engine.close())
+        loop.close()
+        raise

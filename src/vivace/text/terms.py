@@ -1,0 +1,148 @@
+"""Which terms is this text found by? The same function makes them of chunks and of questions.
+
+English: NLTK's stop words out, Snowball stems. Chinese, Japanese, Korean: characters and pairs of
+neighbouring characters, which beat a dictionary segmenter on three of three Chinese sets.
+BM25 R@1 over squad2dev: these stop words .816, Lucene's 33 .805, none .809 (and 65 % more terms).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from operator import add
+from typing import Final
+
+import Stemmer
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+STOP_WORDS: Final = _words(
+    """
+    i me my myself we our ours ourselves you your yours yourself yourselves he him his
+    himself she her hers herself it its itself they them their theirs themselves what which
+    who whom this that these those am is are was were be been being have has had having do
+    does did doing a an the and but if or because as until while of at by for with about
+    against between into through during before after above below to from up down in out on
+    off over under again further then once here there when where why how all any both each
+    few more most other some such no nor not only own same so than too very s t can will
+    just don should now d ll m re ve i'm i've i'll i'd you're you've you'll you'd he's he'll
+    he'd she's she'll she'd it's it'll we're we've we'll we'd they're they've they'll they'd
+    that's that'll who's what's where's when's how's why's there's here's let's isn't aren't
+    wasn't weren't haven't hasn't hadn't don't doesn't didn't can't won't wouldn't shouldn't
+    couldn't mustn't
+    """
+)
+
+LONGEST_TERM: Final = 64
+"""Characters; a longer run (base64, a hash chain) is cut into terms of this length, so that no term
+is too long for an index or the stemmer."""
+
+_REMEMBERED_STEMS: Final = 50_000
+"""Words whose stems a thread keeps: about 6 MB, and most of the running text of any language."""
+
+_ACRONYM: Final = re.compile(r"\b[^\W\d_](?:\.[^\W\d_])+\b(?:\.)?")
+_ENDING: Final = r"(?:'(?:s|t|re|ve|ll|d|m)\b)?"
+_WORD_ASCII: Final = re.compile(f"[a-z0-9]{{1,{LONGEST_TERM}}}{_ENDING}")
+# Marks of Hebrew, Arabic, Indic and Thai words are not \w, yet cutting there would tear them apart.
+_WORD: Final = re.compile(
+    "[\\w\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+    "\u0e31-\u0e4e\u0eb1-\u0ece\u0f71-\u0f84\u102b-\u103e\u17b4-\u17d3]"
+    f"{{1,{LONGEST_TERM}}}{_ENDING}"
+)
+_CJK: Final = (
+    "\u1100-\u11ff\u3005-\u3007\u3041-\u30ff\u3105-\u312f\u3131-\u318e\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af"
+)
+_HAS_CJK: Final = re.compile(f"[{_CJK}]")
+_SCRIPTS: Final = re.compile(f"[{_CJK}]+|[^{_CJK}]+")
+_ACCENTED: Final = re.compile("[\u00c0-\u024f\u0300-\u036f\u1e00-\u1eff]")
+_LATIN_MARKS: Final = re.compile("([a-z])[\u0300-\u036f]+")
+_UNDECOMPOSED: Final = str.maketrans(
+    {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i", "ħ": "h"}
+)
+# Normalising a run of n combining marks takes n^2 steps; no word has more than a few.
+_LONG_MARKS: Final = re.compile(r"([^\w\s!-~]{30})[^\w\s!-~]+")
+
+
+class _Stems(dict[str, str]):
+    """Word -> stem, computed when first asked; "" for a stop word."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(STOP_WORDS, ""))
+        self._stemmer = Stemmer.Stemmer("english", 0)
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= _REMEMBERED_STEMS:
+            self.clear()
+            self.update(dict.fromkeys(STOP_WORDS, ""))
+        stem: str = self._stemmer.stemWord(word)
+        self[word] = stem
+        return stem
+
+
+class _Local(threading.local):
+    """A stemmer a thread: two threads in one stemmer corrupt its buffer."""
+
+    def __init__(self) -> None:
+        self.stems = _Stems()
+
+
+_LOCAL: Final = _Local()
+
+
+def terms(text: str) -> list[str]:
+    """The index terms of a text, repeated as often as they occur; none contains whitespace.
+
+    Words come in their order; a run of CJK gives its characters, then its pairs. Case, width,
+    Latin accents and the dots of acronyms are folded. Stop words are left out, except from a text
+    that has nothing else ("to be or not to be"): such a question finds texts made of the same.
+    """
+    if text.isascii():
+        text = _undotted(text.lower())
+        return _stemmed(_WORD_ASCII.findall(text))
+    words = _WORD.findall(_undotted(_folded(text)))
+    return _mixed(words) if _HAS_CJK.search(text) else _stemmed(words)
+
+
+def _undotted(text: str) -> str:
+    """Write "u.s." as "us", the way others write it."""
+    return _ACRONYM.sub(lambda found: found[0].replace(".", "") + " ", text)
+
+
+def _folded(text: str) -> str:
+    """NFKC, case folded, without Latin accents and underscores, with one kind of apostrophe."""
+    text = unicodedata.normalize("NFKC", _LONG_MARKS.sub(r"\1", text)).casefold()
+    text = text.replace("’", "'").replace("_", " ")
+    if _ACCENTED.search(text):
+        text = _LATIN_MARKS.sub(r"\1", unicodedata.normalize("NFD", text)).translate(_UNDECOMPOSED)
+        text = unicodedata.normalize("NFC", text)
+    return text
+
+
+def _stemmed(words: list[str]) -> list[str]:
+    stems = _LOCAL.stems
+    found = [stem for word in words if (stem := stems[word])]
+    return found or [word.replace("'", "") for word in words]
+
+
+def _mixed(words: list[str]) -> list[str]:
+    """Terms of a text with CJK in it."""
+    stems = _LOCAL.stems
+    found: list[str] = []
+    for word in words:
+        if word.isascii():
+            if stem := stems[word]:
+                found.append(stem)
+            continue
+        for piece in _SCRIPTS.findall(word):
+            if not _HAS_CJK.match(piece):
+                if stem := stems[piece]:
+                    found.append(stem)
+                continue
+            found.extend(piece)
+            found.extend(map(add, piece, piece[1:]))
+    return found

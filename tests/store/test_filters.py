@@ -1,0 +1,143 @@
+"""Filters against a plain-Python reading of the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vivace.errors import BadFilter
+from vivace.store.changes import NewChunk, Put
+from vivace.store.store import Store
+from vivace.types import Chunk, Document
+
+DOCUMENTS: list[dict[str, Any]] = [
+    {"lang": "en", "year": 2019, "tags": ["a", "b"]},
+    {"lang": "zh", "year": 2021, "tags": ["b"]},
+    {"lang": "en", "year": 2021.5, "draft": True},
+    {"lang": None, "year": "2020", "draft": False, "tags": []},
+    {"other": 1},
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store.open(tmp_path_factory.mktemp("f"), embedder="t", dim=1)
+    for at, metadata in enumerate(DOCUMENTS):
+        chunk = NewChunk(Chunk(f"d{at}", "x", 0, 1), b"x", np.zeros(1, np.float16))
+        store.commit([Put(Document(f"d{at}", "x", f"T{at}", f"/s/{at}", metadata), b"", (chunk,))])
+    return store
+
+
+def found(store: Store, filters: Mapping[str, Any]) -> list[int]:
+    return [int(id) - 1 for id in sorted(store.matching(filters))]
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"lang": "en"}, [0, 2]),
+        ({"lang": "en", "year": 2019}, [0]),
+        ({"tags": "b"}, [0, 1]),
+        ({"tags": {"$in": ["a", "x"]}}, [0]),
+        ({"tags": {"$nin": ["b"]}}, [2, 3, 4]),
+        ({"year": {"$gte": 2019, "$lt": 2021.5}}, [0, 1]),
+        ({"year": {"$gt": 2019}}, [1, 2]),
+        ({"year": {"$lte": "2020"}}, [3]),
+        ({"draft": True}, [2]),
+        ({"draft": {"$ne": True}}, [0, 1, 3, 4]),
+        ({"other": True}, []),
+        ({"lang": None}, [3]),
+        ({"$not": {"lang": "en"}}, [1, 3, 4]),
+        ({"$or": [{"lang": "zh"}, {"other": 1}]}, [1, 4]),
+        ({"$and": [{"lang": "en"}, {"$or": [{"draft": True}, {"year": 2021}]}]}, [2]),
+        ({"$id": {"$in": ["d1", "d4"]}}, [1, 4]),
+        ({"$source": "/s/2"}, [2]),
+        ({"$title": "T3"}, [3]),
+        ({"lang": {"$in": []}}, []),
+    ],
+)
+def test_matching(store: Store, filters: dict[str, Any], expected: list[int]) -> None:
+    assert found(store, filters) == expected
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"language": "en"}, "no document has the metadata key 'language'"),
+        ({"year": {"$near": 3}}, "unknown operator"),
+        ({"year": {}}, "no operator"),
+        ({"year": {"$in": "abc"}}, "takes a list"),
+        ({"year": [1, 2]}, "cannot compare with list"),
+        ({"$or": []}, "non-empty list"),
+        ({"$or": {"lang": "en"}}, "non-empty list"),
+        ({"$not": "lang"}, "must be a mapping"),
+    ],
+)
+def test_mistakes_are_named(store: Store, filters: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadFilter, match=message):
+        store.matching(filters)
+
+
+def test_depth_is_bounded(store: Store) -> None:
+    deep: dict[str, Any] = {"lang": "en"}
+    for _ in range(100):
+        deep = {"$not": deep}
+    with pytest.raises(BadFilter, match="deep"):
+        store.matching(deep)
+
+
+def test_known_keys_are_listed(store: Store) -> None:
+    with pytest.raises(BadFilter, match="draft, lang, other, tags, year"):
+        store.matching({"typo": 1})
+
+
+def test_a_quote_in_a_key_is_refused(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "q", embedder="t", dim=1)
+    store.commit([Put(Document("a", "x", metadata={'k"': 1}), b"", ())])
+    with pytest.raises(BadFilter, match="holds a quote"):
+        store.matching({'k"': 1})
+
+
+leaves = st.one_of(
+    st.fixed_dictionaries({"lang": st.sampled_from(["en", "zh", "x"])}),
+    st.fixed_dictionaries({"year": st.sampled_from([2019, 2021, 2021.5])}),
+    st.fixed_dictionaries({"tags": st.sampled_from(["a", "b"])}),
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$not": inner}),
+    ),
+    max_leaves=8,
+)
+
+
+def holds(metadata: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
+    for key, value in filters.items():
+        if key == "$and":
+            ok = all(holds(metadata, f) for f in value)
+        elif key == "$or":
+            ok = any(holds(metadata, f) for f in value)
+        elif key == "$not":
+            ok = not holds(metadata, value)
+        else:
+            stored = metadata.get(key)
+            ok = value in stored if isinstance(stored, list) else stored == value
+        if not ok:
+            return False
+    return True
+
+
+@settings(max_examples=60, deadline=None)
+@given(tree=trees)
+def test_any_tree(store: Store, tree: dict[str, Any]) -> None:
+    assert found(store, tree) == [n for n, m in enumerate(DOCUMENTS) if holds(m, tree)]

@@ -1,0 +1,126 @@
+"""Which terms is a text found by?"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vivace.text import terms as module
+from vivace.text.terms import LONGEST_TERM, terms
+
+
+def test_english_words_are_stemmed_and_stop_words_left_out() -> None:
+    assert terms("The companies were running fast, and the company ran.") == [
+        "compani",
+        "run",
+        "fast",
+        "compani",
+        "ran",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("the company's plan", "the company plan"),
+        ("the company’s plan", "the company's plan"),
+        ("U.S. Army", "US army"),
+        ("naïve Ångström Đorđe", "naive angstrom dorde"),
+        ("nai\u0308ve", "naïve"),
+        ("ＡＢＣ １２", "abc 12"),
+        ("İstanbul", "istanbul"),
+        ("STRASSE", "straße"),
+        ("snake_case", "snake case"),
+        ("ｶﾞｷﾞ", "ガギ"),
+        ("l'homme", "l homme"),
+    ],
+)
+def test_spellings_that_mean_the_same_have_the_same_terms(one: str, other: str) -> None:
+    assert terms(one) == terms(other) != []
+
+
+def test_contractions_of_stop_words_are_stop_words() -> None:
+    assert terms("It's what they don't want, isn't it") == ["want"]
+
+
+def test_chinese_gives_characters_and_pairs() -> None:
+    assert terms("机器学习") == ["机", "器", "学", "习", "机器", "器学", "学习"]
+    assert terms("中") == ["中"]
+
+
+def test_mixed_text_keeps_each_script_to_its_own_rule() -> None:
+    assert terms("使用LangChain的vectors，第3章 the naïve Привет") == [
+        *("使", "用", "使用"),
+        "langchain",
+        "的",
+        "vector",
+        *("第", "3", "章"),
+        "naiv",
+        "привет",
+    ]
+    assert terms("中Привет文") == ["中", "привет", "文"]
+
+
+def test_japanese_and_korean_are_indexed_like_chinese() -> None:
+    assert terms("東京の") == ["東", "京", "の", "東京", "京の"]
+    assert terms("한국") == ["한", "국", "한국"]
+
+
+def test_words_of_scripts_with_marks_stay_whole() -> None:
+    assert terms("हिन्दी में") == ["हिन्दी", "में"]
+
+
+def test_a_text_of_stop_words_alone_keeps_them() -> None:
+    assert terms("To be, or not to be?") == ["to", "be", "or", "not", "to", "be"]
+    assert terms("it's") == ["its"]
+    assert terms("Who are you, naïve?") == ["naiv"]
+
+
+def test_text_without_words_has_no_terms() -> None:
+    assert terms("") == terms("?! …。") == []
+
+
+def test_very_long_words_are_cut() -> None:
+    assert terms("a" * (2 * LONGEST_TERM + 1)) == ["a" * LONGEST_TERM] * 2 + ["a"]
+    assert max(map(len, terms("é" * 1_000))) == LONGEST_TERM
+
+
+def test_long_runs_of_combining_marks_are_harmless() -> None:
+    # Normalising n marks takes n^2 steps: unbounded, this would take half an hour.
+    assert terms("a" + "\u0301\u0327" * 1_000_000)[0] == "a"
+
+
+def test_remembered_stems_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REMEMBERED_STEMS", len(module.STOP_WORDS) + 10)
+    words = [f"word{number}" for number in range(100)]
+    assert terms("the " + " ".join(words)) == words
+    assert terms("the running") == ["run"]
+    assert len(module._LOCAL.stems) <= len(module.STOP_WORDS) + 10
+
+
+def test_threads_agree() -> None:
+    text = " ".join(f"running{n} companies naïve 机器学习" for n in range(500))
+    results: list[list[str]] = []
+    threads = [threading.Thread(target=lambda: results.append(terms(text))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [terms(text)] * 4
+
+
+@given(st.text())
+def test_no_term_is_empty_or_has_whitespace(text: str) -> None:
+    for term in terms(text):
+        assert term
+        assert term.split() == [term]
+
+
+@given(st.text(alphabet="ab 中文é'._A3"), st.text(alphabet="ab 中文é'._A3"))
+def test_a_text_has_the_terms_of_its_parts(one: str, other: str) -> None:
+    whole = terms(f"{one} word\n{other} word")
+    parts = [*terms(f"{one} word"), *terms(f"{other} word")]
+    assert whole == parts
