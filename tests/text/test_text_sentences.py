@@ -34,10 +34,11 @@ def split(text: str) -> list[str]:
         ['"Really?" he asked.', '"Yes!"', "(It was so.)", "“Fine.”", "End."],
         ["Rome fell.[12]", "It was late.[3][4]", "So."],
         ["What?!", "No way!!!", "Oh."],
-        ["it is small. it stays small."[:12], "it stays small."],
+        ["it is small.", "it stays small."],
         ["Acme Inc. makes them.", "Acme Co. Ltd.", "The maker."],
         ["1. First things first.", "Then the rest."],
         ["It grew to 42.", "Then it stopped."],
+        ["It is No. 5.", "I said so.", "He left the U.K.", "Then."],
         ["See Fig. 3 for it.", "See the fig.", "It is ripe."],
         ["Visit www.example.com today.", "Bye."],
     ],
@@ -54,14 +55,12 @@ def test_english(parts: list[str]) -> None:
         ["他说：“你好！”", "然后走了。", "「真的？」", "（见图1。）", "完。"],
         ["“真的吗？”，她问。", "是。"],
         ["价格是3.5元。", "成立于2001年.", "由于原因"],
-        ["它叫GPT.", "好"],
+        ["它叫GPT.好"],  # as likely a dot within a name
         ["1.由于天气"],
         ["真的!", "好"],
     ],
 )
 def test_chinese(parts: list[str]) -> None:
-    if parts == ["它叫GPT.", "好"]:
-        parts = ["它叫GPT.好"]  # a dot within a name, as in Node.js教程, is as likely
     assert split("".join(parts)) == parts
 
 
@@ -129,7 +128,7 @@ def test_nothing_gives_nothing() -> None:
 
 @given(
     st.one_of(
-        st.text(), st.text(alphabet="aB1.!?。；… \n\t\"”)[]#|-e,g你，"), st.text(alphabet="a.\n ")
+        st.text(), st.text(alphabet='aB1.!?。；… \n\t"”)[]#|-e,g你，'), st.text(alphabet="a.\n ")
     ),
     st.integers(0, 5),
     st.integers(0, 30) | st.none(),

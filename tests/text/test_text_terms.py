@@ -34,6 +34,7 @@ def test_english_words_are_stemmed_and_stop_words_left_out() -> None:
         ("İstanbul", "istanbul"),
         ("STRASSE", "straße"),
         ("snake_case", "snake case"),
+        ("_U.S._", "us"),
         ("ｶﾞｷﾞ", "ガギ"),
         ("l'homme", "l homme"),
     ],
@@ -84,8 +85,15 @@ def test_text_without_words_has_no_terms() -> None:
 
 
 def test_very_long_words_are_cut() -> None:
-    assert terms("a" * (2 * LONGEST_TERM + 1)) == ["a" * LONGEST_TERM] * 2 + ["a"]
+    assert terms("x" * (2 * LONGEST_TERM + 1)) == ["x" * LONGEST_TERM] * 2 + ["x"]
     assert max(map(len, terms("é" * 1_000))) == LONGEST_TERM
+    assert max(map(len, terms("中" + "x" * 1_000))) == LONGEST_TERM
+    assert max(map(len, terms("中 " + "x" * 1_000))) == LONGEST_TERM
+
+
+def test_a_long_run_of_chinese_keeps_every_pair() -> None:
+    run = "".join(chr(0x4E00 + number) for number in range(1_000))
+    assert len(terms(run)) == 1_999
 
 
 def test_long_runs_of_combining_marks_are_harmless() -> None:

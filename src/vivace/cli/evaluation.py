@@ -99,14 +99,21 @@ async def _quality(
     depth = max(k, 10)
     totals: dict[str, list[float]] = {}
     for item, query in zip(judged, queries, strict=True):
-        # several chunks of one document may come first: look deeper for `depth` documents
-        result = await docs.search(Query(query.text, 4 * depth, vector=query.vector))
-        ranked = list(dict.fromkeys(hit.chunk.document_id for hit in result.hits))
+        ranked = await _ranked(docs, query, depth)
         for at in (1, 5, 10):
             totals.setdefault(f"recall@{at}", []).append(metrics.recall(ranked, item.relevant, at))
         totals.setdefault("mrr@10", []).append(metrics.reciprocal_rank(ranked, item.relevant, 10))
         totals.setdefault("ndcg@10", []).append(metrics.ndcg(ranked, item.relevant, 10))
     return {name: float(np.mean(values)) for name, values in totals.items()}
+
+
+async def _ranked(docs: Collection, query: Query, depth: int) -> list[str]:
+    """Document ids, best first. A blank question finds nothing, and counts as a miss."""
+    if not query.text.strip():
+        return []
+    # several chunks of one document may come first: look deeper for `depth` documents
+    result = await docs.search(Query(query.text, 4 * depth, vector=query.vector))
+    return list(dict.fromkeys(hit.chunk.document_id for hit in result.hits))
 
 
 async def _speed(
@@ -125,6 +132,8 @@ async def _speed(
 async def _timed(docs: Collection, queries: Sequence[Query], k: int) -> list[float]:
     milliseconds = []
     for query in queries:
+        if not query.text.strip():
+            continue
         start = time.perf_counter()
         await docs.search(Query(query.text, k, vector=query.vector))
         milliseconds.append((time.perf_counter() - start) * 1e3)

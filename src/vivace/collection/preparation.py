@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from vivace.errors import IngestError
+from vivace.errors import BadInput, IngestError
 from vivace.ingest import formats
 from vivace.ingest.chunking import indexed_text, split
 from vivace.ingest.walk import walk
@@ -145,7 +145,14 @@ class Preparation:
         )
 
     def _fingerprint(self, document: Document) -> bytes:
-        return hashlib.blake2b(document.content_hash() + self._recipe, digest_size=16).digest()
+        try:
+            content = document.content_hash()
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"the metadata of document {document.id!r} has no JSON form: {error}",
+                fix="Use strings, numbers, booleans, lists and mappings with string keys",
+            ) from error
+        return hashlib.blake2b(content + self._recipe, digest_size=16).digest()
 
 
 def _hash(chunk: Chunk, indexed: str) -> bytes:

@@ -25,10 +25,16 @@ _NEAR_BEST = 0.8
 _HIT_SHARE = 0.15
 """Of a sentence's score that comes from the rank of its passage."""
 
-FOUND_COSINE = 0.42
-"""A sentence this near the question answers it."""
-FOUND_COVERAGE = 0.5
-"""Or one that holds this share of the question's words, the rare ones counting more."""
+FOUND = 0.4
+"""A sentence this like the question answers it: the mean of cosine and covered words, or the words
+alone. Calibrated: of questions that the documents answer 97 % reach it in English (SQuAD) and 90 %
+in Chinese (CMRC 2018), of questions about something else 2 % and 10 %."""
+
+_ASKING = re.compile(
+    "什么|怎么|怎样|如何|为何|哪[些个位里一种年家座次]?|多[少长久大高远]|几[个年月次]?|谁|吗|呢|请问"
+    "|是否|何[时地处]|[的了是在有和与及被将为]"
+)
+"""Chinese words that ask or bind: an answer does not repeat them."""
 
 _MARKUP = re.compile(r"^(#{1,6}\s|[|>]|```|[-=*_]{3,}\s*$)")
 
@@ -84,9 +90,11 @@ class Extractive:
         yield Delta(introduction)
         text, citations, spans = introduction, [], []
         for number, sentence in enumerate(chosen, start=1):
-            line = f"\n“{sentence.text}” [{number}]"
+            # a source's line breaks are not the reader's; the citation keeps the exact text
+            quote = " ".join(sentence.text.split())
+            line = f"\n“{quote}” [{number}]"
             start = len(text) + 2
-            spans.append(Span(start, start + len(sentence.text), number))
+            spans.append(Span(start, start + len(quote), number))
             citations.append(
                 Citation(number, sentence.hit.chunk, sentence.start, sentence.end, sentence.text)
             )
@@ -115,10 +123,8 @@ class Extractive:
         """The best sentences in reading order, none where none answers."""
         if not candidates:
             return []
-        answers = coverage >= FOUND_COVERAGE
-        if cosine is not None:
-            answers = (cosine >= FOUND_COSINE) | (answers & (cosine >= FOUND_COSINE / 2))
         likeness = coverage if cosine is None else (coverage + cosine) / 2
+        answers = likeness >= FOUND
         top = max(sentence.hit.score for sentence in candidates) or 1.0
         prior = np.array([sentence.hit.score / top for sentence in candidates], np.float32)
         scores = (1 - _HIT_SHARE) * likeness + _HIT_SHARE * prior
@@ -150,7 +156,7 @@ def _candidates(hits: Sequence[Hit]) -> list[_Sentence]:
 
 def _coverage(question: str, candidates: Sequence[_Sentence]) -> Scores:
     """The share of the question's terms in each sentence, weighted by how rare they are here."""
-    wanted = set(terms(question))
+    wanted = set(terms(_ASKING.sub(" ", question)))
     held = [wanted.intersection(terms(sentence.text)) for sentence in candidates]
     total = len(held) + 1
     weights = {t: log(1 + total / (1 + sum(t in words for words in held))) for t in wanted}

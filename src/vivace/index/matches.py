@@ -16,10 +16,14 @@ def none(queries: int, k: int) -> Matches:
 
 def best(ids: Ids, scores: Scores, k: int) -> Matches:
     """The k best of each row of candidates (q, n); padding is id -1 with score -inf."""
-    order = np.lexsort((np.where(ids < 0, np.iinfo(np.int64).max, ids), -scores), axis=-1)[:, :k]
-    found = Matches(
-        np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    )
+    # padding has the lowest score already, so its id decides nothing
+    order = np.lexsort((ids, -scores), axis=-1)[:, :k]
+    if len(order) == 1:  # plain indexing is several times cheaper, and most searches are one query
+        found = Matches(ids[:, order[0]], scores[:, order[0]])
+    else:
+        found = Matches(
+            np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        )
     missing = k - order.shape[1]
     if missing <= 0:
         return found

@@ -20,6 +20,7 @@ from vivace.types import Document
 _FRONT_MATTER: Final = re.compile(r"---[ \t]*\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
 _NOT_NEWLINE: Final = re.compile(r"[^\n]")
 _LONGEST_FRONT_MATTER: Final = 20_000
+_LONGEST_HEADING: Final = 1_000
 
 
 class MarkdownReader:
@@ -47,15 +48,16 @@ def headings(text: str) -> list[tuple[int, int, str]]:
     """(offset of its line, level, plain text) of each top-level heading of a Markdown text."""
     front = _FRONT_MATTER.match(text[:_LONGEST_FRONT_MATTER])
     body = _NOT_NEWLINE.sub("", front[0]) + text[front.end() :] if front else text
-    # Inline parsing of whole files is slow and, on hostile ones, more than linear: headings alone.
-    parser = MarkdownIt("commonmark").enable("table").disable("inline")
+    # Inline parsing and link references are slow and, on hostile files, more than linear.
+    parser = MarkdownIt("commonmark").enable("table").disable(["inline", "reference"])
     inline = MarkdownIt("commonmark")
     starts = _LineStarts(text)
     found: list[tuple[int, int, str]] = []
     tokens = parser.parse(body)
     for token, content in pairwise(tokens):
         if token.type == "heading_open" and token.level == 0 and token.map:
-            plain = _plain(inline.parseInline(content.content)[0].children or ())
+            plain = content.content[:_LONGEST_HEADING]
+            plain = _plain(inline.parseInline(plain)[0].children or ())
             found.append((starts[token.map[0]], int(token.tag[1:]), plain))
     return found
 

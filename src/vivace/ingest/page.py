@@ -159,6 +159,7 @@ class PageWriter:
     def _put(self, text: str) -> None:
         if not text:
             return
+        begins_line = not self._parts or self._newlines > 0
         if self._parts:
             if self._newlines:
                 self._add("\n" * self._newlines)
@@ -169,7 +170,7 @@ class PageWriter:
             # The heading starts with its text, behind the breaks owed to what is above it.
             self._heading = (self._heading[0], self._length, len(self._parts))
         prefix, self._prefix = self._prefix, ""
-        self._add(prefix + text)
+        self._add((prefix.lstrip() if begins_line else prefix) + text)
         if self._rows:
             self._rows[-1].written = True
 

@@ -113,8 +113,11 @@ class HybridSearcher:
             with self._trace.span("dense"):
                 near = source.dense(row, self._width(query), allow=keyword.allow)
             ids = fusion.union(ranked, near.ids[0])
+            cosine = fusion.aligned(ids, near.ids[0], near.scores[0], -np.inf)
             # exact for all candidates, also those that only the keyword side proposed
-            cosine = source.similarity(row, ids)
+            unscored = np.flatnonzero(cosine == -np.inf)
+            if len(unscored):
+                cosine[unscored] = source.similarity(row, ids[unscored])
             weight = self._settings.keyword_weight if len(ranked) else 0.0
         stages: dict[str, Scores] = {"bm25": fusion.aligned(ids, ranked, bm25, 0.0)}
         if cosine is not None:

@@ -44,7 +44,7 @@ _STRUCTURE: Final = re.compile(
 _CODE_INDENT: Final = re.compile(r"(?:\t| {4,})\s*$")
 _MARKED_LINE: Final = frozenset("#|>")
 _LAST_WORD: Final = re.compile(r"[^\s\"'“‘«(\[{（「『]+$")
-_NEXT_WORD: Final = re.compile(r"[\"'“‘«(\[{]*([^\W_]+)(?!\.)")
+_NEXT_WORD: Final = re.compile(r"[\"'“‘«(\[{]*(?![^\W\d_]\.)([^\W_]+)")
 _INNER_DOTS: Final = re.compile(r"[^\W\d_]{1,2}(?:\.[^\W\d_]{1,2})+", re.UNICODE)
 _LONGEST_ABBREVIATION: Final = 24
 

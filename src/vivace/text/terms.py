@@ -48,11 +48,12 @@ _ACRONYM: Final = re.compile(r"\b[^\W\d_](?:\.[^\W\d_])+\b(?:\.)?")
 _ENDING: Final = r"(?:'(?:s|t|re|ve|ll|d|m)\b)?"
 _WORD_ASCII: Final = re.compile(f"[a-z0-9]{{1,{LONGEST_TERM}}}{_ENDING}")
 # Marks of Hebrew, Arabic, Indic and Thai words are not \w, yet cutting there would tear them apart.
-_WORD: Final = re.compile(
+_LETTERS: Final = (
     "[\\w\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
     "\u0e31-\u0e4e\u0eb1-\u0ece\u0f71-\u0f84\u102b-\u103e\u17b4-\u17d3]"
-    f"{{1,{LONGEST_TERM}}}{_ENDING}"
 )
+_WORD: Final = re.compile(f"{_LETTERS}{{1,{LONGEST_TERM}}}{_ENDING}")
+_RUN: Final = re.compile(f"{_LETTERS}+{_ENDING}")
 _CJK: Final = (
     "\u1100-\u11ff\u3005-\u3007\u3041-\u30ff\u3105-\u312f\u3131-\u318e\u31f0-\u31ff\u3400-\u4dbf"
     "\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af"
@@ -102,10 +103,10 @@ def terms(text: str) -> list[str]:
     that has nothing else ("to be or not to be"): such a question finds texts made of the same.
     """
     if text.isascii():
-        text = _undotted(text.lower())
+        text = _undotted(text.lower().replace("_", " "))
         return _stemmed(_WORD_ASCII.findall(text))
-    words = _WORD.findall(_undotted(_folded(text)))
-    return _mixed(words) if _HAS_CJK.search(text) else _stemmed(words)
+    text = _undotted(_folded(text))
+    return _mixed(text) if _HAS_CJK.search(text) else _stemmed(_WORD.findall(text))
 
 
 def _undotted(text: str) -> str:
@@ -129,19 +130,18 @@ def _stemmed(words: list[str]) -> list[str]:
     return found or [word.replace("'", "") for word in words]
 
 
-def _mixed(words: list[str]) -> list[str]:
+def _mixed(text: str) -> list[str]:
     """Terms of a text with CJK in it."""
     stems = _LOCAL.stems
     found: list[str] = []
-    for word in words:
-        if word.isascii():
+    for word in _RUN.findall(text):
+        if word.isascii() and len(word) <= LONGEST_TERM:
             if stem := stems[word]:
                 found.append(stem)
             continue
         for piece in _SCRIPTS.findall(word):
             if not _HAS_CJK.match(piece):
-                if stem := stems[piece]:
-                    found.append(stem)
+                found.extend(stem for part in _WORD.findall(piece) if (stem := stems[part]))
                 continue
             found.extend(piece)
             found.extend(map(add, piece, piece[1:]))

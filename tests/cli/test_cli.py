@@ -1,0 +1,279 @@
+"""The commands as a shell sees them: exit status, last line of stdout, stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vivace.cli import main
+from vivace.cli.status import BAD_INPUT, FAILED, INTERRUPTED, OK, SOME_FAILED
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "leave.md").write_text("# Leave\n\nThe notice period is six weeks.\n")
+    (folder / "zh.txt").write_text("试用期为三个月。")
+    return folder
+
+
+class Shell:
+    """Runs commands in this process, and reads what they print."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.out = self.err = ""
+
+    def run(self, *arguments: str | Path) -> int:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        self.out, self.err = self._capsys.readouterr()
+        return status
+
+    def json(self, *arguments: str | Path, status: int = OK) -> dict[str, Any]:
+        assert self.run(*arguments, "--json") == status, self.err
+        value: dict[str, Any] = json.loads(self.out.splitlines()[-1])
+        return value
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+def test_ingest_search_ask_ls_rm(shell: Shell, folder: Path) -> None:
+    report = shell.json("ingest", folder)
+    assert (report["documents"], report["chunks"], report["errors"]) == (2, 2, [])
+    assert shell.json("ingest", folder)["unchanged"] == 2
+
+    found = shell.json("search", "notice period", "-k", "1")
+    hit = found["hits"][0]
+    assert hit["source"] == (folder / "leave.md").as_posix()
+    assert set(hit["stages"]) == {"bm25", "cosine"}
+
+    answer = shell.json("ask", "How long is the notice period?")
+    assert answer["found"]
+    citation = answer["citations"][0]
+    text = (folder / "leave.md").read_text()
+    assert text[citation["start"] : citation["end"]] == citation["text"]
+    span = answer["spans"][0]
+    assert answer["text"][span["start"] : span["end"]] == citation["text"]
+    assert answer["hits"]
+
+    listed = shell.json("ls")
+    assert (listed["total"], len(listed["documents"])) == (2, 2)
+    assert shell.json("rm", folder / "leave.md") == {"removed": 1, "missing": []}
+    assert shell.json("ls", "--limit", "5")["total"] == 1
+
+
+def test_for_people(shell: Shell, folder: Path) -> None:
+    assert shell.run("ingest", folder) == OK
+    assert "2 documents, 2 chunks" in shell.out
+    assert shell.run("search", "notice period") == OK
+    assert "six weeks" in shell.out
+    assert shell.run("ask", "试用期是多久？") == OK
+    assert "“试用期为三个月。” [1]" in shell.out
+    assert "zh.txt (0-8)" in shell.out
+    assert shell.run("ls") == OK
+    assert "leave.md" in shell.out
+    assert shell.run("search", "nothing of the kind", "--min-score", "5") == OK
+    assert "nothing found" in shell.out
+    assert shell.run("rm", folder / "zh.txt") == OK
+    assert "removed 1" in shell.out
+
+
+def test_ask_docs_takes_in_what_is_new(shell: Shell, folder: Path) -> None:
+    ask = ("ask", "--docs", folder, "How long is the notice period?")
+    assert shell.json(*ask)["ingest"]["documents"] == 2
+    assert shell.json(*ask)["ingest"]["unchanged"] == 2
+    (folder / "leave.md").unlink()
+    answer = shell.json(*ask)
+    assert answer["ingest"]["removed"] == 1
+    assert not answer["found"]
+    assert shell.run(*ask) == OK
+    assert "The documents do not say." in shell.out
+
+
+def test_folders_of_one_name_have_collections_of_their_own(
+    shell: Shell, folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "docs"
+    other.mkdir(parents=True)
+    (other / "x.txt").write_text("Lunch is at noon.")
+    shell.json("ask", "--docs", folder, "when is lunch")
+    assert shell.json("ask", "--docs", other, "when is lunch")["ingest"]["documents"] == 1
+
+
+def test_some_failed(shell: Shell, folder: Path) -> None:
+    (folder / "bad.txt").write_bytes(b"caf\xe9")
+    report = shell.json("ingest", folder, folder / "missing.md", status=SOME_FAILED)
+    assert len(report["errors"]) == 2
+    assert all(set(error) == {"source", "reason", "fix"} for error in report["errors"])
+    assert shell.run("ingest", folder) == SOME_FAILED
+    assert "bad.txt" in shell.err
+    assert shell.run("ask", "--docs", folder, "notice period?") == SOME_FAILED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "error"),
+    [
+        (("ask", ""), BAD_INPUT, "BadQuery"),
+        (("search", "x" * 100_000), BAD_INPUT, "BadQuery"),
+        (("search", "a", "-k", "0"), BAD_INPUT, "BadQuery"),
+        (("search", "a", "--filter", "{"), BAD_INPUT, "BadInput"),
+        (("search", "a", "--filter", "[1]"), BAD_INPUT, "BadInput"),
+        (("search", "a", "--filter", '{"nokey": 1}'), BAD_INPUT, "BadFilter"),
+        (("search", "a", "--set", "chunk.tokens"), BAD_INPUT, "BadSettings"),
+        (("search", "a", "--set", "chunk.size=3"), BAD_INPUT, "BadSettings"),
+        (("search", "a", "--set", "embed.model=nonsense"), BAD_INPUT, "BadSettings"),
+        (("search", "a", "--collection", "other"), FAILED, "CollectionNotFound"),
+        (("ls", "--set", "embed.model=given:3"), FAILED, "EmbedderMismatch"),
+        (("rm", "nobody"), BAD_INPUT, "BadInput"),
+        (("eval", "nowhere"), BAD_INPUT, "BadInput"),
+    ],
+)
+def test_bad_input(
+    shell: Shell, folder: Path, arguments: tuple[str, ...], status: int, error: str
+) -> None:
+    shell.json("ingest", folder)
+    value = shell.json(*arguments, status=status)
+    assert value["error"]["type"] == error
+    assert value["error"]["message"]
+    assert value["error"]["fix"]
+    assert "vivace:" in shell.err
+
+
+def test_empty_folder_and_missing_path(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert shell.run("ingest", tmp_path / "empty") == BAD_INPUT
+    assert "nothing to read" in shell.err
+    assert shell.run("ask", "--docs", tmp_path / "empty", "what?") == BAD_INPUT
+    assert shell.run("ask", "--docs", tmp_path / "missing", "what?") == BAD_INPUT
+    assert "missing" in shell.err
+    assert shell.run("ingest", tmp_path / "missing") == SOME_FAILED
+
+
+def test_settings(shell: Shell, tmp_path: Path) -> None:
+    assert shell.json("settings", "--set", "chunk.tokens=99")["chunk"]["tokens"] == 99
+    config = tmp_path / "my.toml"
+    config.write_text("[search]\ncandidates = 7\n")
+    assert shell.json("settings", "--config", config)["search"]["candidates"] == 7
+    assert shell.run("settings") == OK
+    assert "search.candidates" in shell.out
+    assert shell.run("settings", "--markdown") == OK
+    assert shell.out.startswith("# Settings")
+
+
+def test_help_has_an_example(shell: Shell) -> None:
+    for arguments in (["--help"], ["ask", "--help"], ["eval", "--help"]):
+        assert shell.run(*arguments) == OK
+        assert "example: vivace" in shell.out
+    assert shell.run("--version") == OK
+    assert shell.run() == BAD_INPUT
+    assert shell.run("nonsense") == BAD_INPUT
+
+
+def test_interrupted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vivace.cli.preferences.run", interrupted)
+    assert shell.run("settings") == INTERRUPTED
+    assert "kept" in shell.err
+
+
+class TestEval:
+    @pytest.fixture
+    def dataset(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "set"
+        folder.mkdir()
+        corpus = [
+            {"id": "a", "title": "", "text": "Cats purr at night."},
+            {"id": "b", "title": "", "text": "Dogs bark at trains."},
+            {"id": "c", "title": "", "text": "Birds sing at dawn."},
+        ]
+        queries = [
+            {"id": "1", "text": "which animal purrs"},
+            {"id": "2", "text": "who barks"},
+            {"id": "3", "text": "unjudged"},
+            {"id": "4", "text": ""},
+        ]
+        for name, rows in (("corpus", corpus), ("queries", queries)):
+            lines = [json.dumps(row) + "\n" for row in rows]
+            (folder / f"{name}.jsonl").write_text("".join(lines))
+        (folder / "qrels.tsv").write_text("query_id\tdoc_id\trel\n1\ta\t1\n2\tc\t0\n2\tb\t2\n4\ta\t1\n")
+        return folder
+
+    def test_figures(self, shell: Shell, dataset: Path) -> None:
+        report = shell.json("eval", dataset)
+        assert (report["documents"], report["queries"]) == (3, 3)
+        # the blank question counts as a miss
+        assert report["recall@1"] == report["ndcg@10"] == pytest.approx(2 / 3, abs=1e-3)
+        for key in ("chunks", "mrr@10", "recall@5", "recall@10", "p50_ms", "p95_ms"):
+            assert key in report
+        assert report["ingest_seconds"] > 0
+        assert report["peak_rss_mb"] > 0
+        assert shell.run("eval", dataset, "--limit", "1") == OK
+        assert "recall@1" in shell.out
+
+    def test_a_collection_is_used_as_it_is(
+        self, shell: Shell, dataset: Path, tmp_path: Path
+    ) -> None:
+        where = tmp_path / "kept"
+        assert shell.json("eval", dataset, "--collection", where)["ingest_seconds"] is not None
+        assert shell.json("eval", dataset, "--collection", where)["ingest_seconds"] is None
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [("qrels.tsv", "1 a 1"), ("qrels.tsv", "1\ta\tx"), ("queries.jsonl", '{"id": 1}')],
+    )
+    def test_bad_files(self, shell: Shell, dataset: Path, name: str, content: str) -> None:
+        (dataset / name).write_text(content)
+        value = shell.json("eval", dataset, status=BAD_INPUT)
+        assert f"{name}:1" in value["error"]["message"]
+
+
+def test_as_a_module_in_a_pipe_that_closes(folder: Path) -> None:
+    environment = {**os.environ, "XDG_DATA_HOME": str(folder.parent)}
+    command = [sys.executable, "-m", "vivace"]
+    subprocess.run([*command, "ingest", str(folder)], env=environment, check=True, timeout=60)
+    shell = f'{sys.executable} -m vivace search "notice" | true'
+    done = subprocess.run(
+        shell, shell=True, env=environment, timeout=60, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
+def test_a_folder_that_may_only_be_read(shell: Shell, folder: Path, tmp_path: Path) -> None:
+    where = tmp_path / "readonly"
+    shell.json("ingest", folder, "--collection", where)
+    for path in [*tmp_path.rglob("*"), tmp_path, *list(tmp_path.parents)[:-2]]:
+        path.chmod(path.stat().st_mode | 0o055)
+    environment = {"XDG_DATA_HOME": "/nonexistent", "PATH": os.environ["PATH"], "HOME": "/"}
+
+    def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vivace", *arguments, "--collection", str(where), "--json"],
+            env=environment, user=65534, group=65534, cwd="/", timeout=60,
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    if "Permission denied" in as_nobody("ls").stderr:
+        pytest.skip("the interpreter itself cannot be read by others here")
+    found = as_nobody("search", "notice period")
+    assert found.returncode == OK, found.stderr
+    assert "six weeks" in json.loads(found.stdout)["hits"][0]["text"]
+    (folder / "new.txt").write_text("Something new.")
+    refused = as_nobody("ingest", str(folder))
+    assert refused.returncode == FAILED
+    assert json.loads(refused.stdout)["error"]["type"] == "StoreUnwritable"

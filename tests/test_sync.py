@@ -1,0 +1,62 @@
+"""The blocking facade does what the asynchronous collection does."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vivace
+from vivace import Chunk, Document, SearchResult
+
+
+def test_the_readme_in_small(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# Leave\n\nThe notice period is six weeks.\n")
+    with vivace.open(tmp_path / "c") as docs:
+        seen: list[int] = []
+        report = docs.ingest(tmp_path / "docs", progress=lambda now: seen.append(now.documents))
+        assert report.documents == 1
+        assert seen == [1]
+        answer = docs.ask("How long is the notice period?")
+        assert "six weeks" in answer.text
+        assert answer.citations[0].chunk.section == ("Leave",)
+
+
+def test_every_method(tmp_path: Path) -> None:
+    with vivace.open(tmp_path / "c", embed__model="given:4") as docs:
+        docs.add([Document("a", "Apples are red."), Document("b", "Bananas are yellow.")])
+        docs.add([Chunk("c", "Cherries")], np.ones((1, 4)))
+        assert [d.id for d, _ in docs.list()] == ["a", "b", "c"]
+        assert docs.info().documents == 3
+        assert docs.search("apples").hits[0].chunk.document_id == "a"
+        many = docs.search_many(["bananas", "cherries"])
+        assert all(isinstance(r, SearchResult) for r in many)
+        assert docs.chunks("c")[0].text == "Cherries"
+        document = docs.get("b")
+        assert document is not None
+        assert document.text == "Bananas are yellow."
+        assert docs.delete("b") == 1
+        deltas = list(docs.stream("Which fruits are red?"))
+        assert deltas[-1].answer is not None
+        with pytest.raises(vivace.BadQuery):
+            docs.search("")
+
+
+def test_documents_of_given_vectors_need_vectors(tmp_path: Path) -> None:
+    with vivace.open(tmp_path / "c", embed__model="given:4") as docs:
+        with pytest.raises(vivace.EmbeddingError, match="Pass the vectors"):
+            docs.add([Chunk("a", "text")])
+
+
+def test_no_thread_is_left(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    docs = vivace.open(tmp_path / "c")
+    docs.add([Document("a", "Apples are red.")])
+    docs.close()
+    docs.close()
+    with pytest.raises(vivace.CollectionNotFound):
+        vivace.open(tmp_path / "none", create=False)
+    assert set(threading.enumerate()) == before
