@@ -27,7 +27,8 @@ def test_the_readme_in_small(tmp_path: Path) -> None:
 
 def test_every_method(tmp_path: Path) -> None:
     with vivace.open(tmp_path / "c", embed__model="given:4") as docs:
-        docs.add([Document("a", "Apples are red."), Document("b", "Bananas are yellow.")])
+        chunks = [Chunk("a", "Apples are red."), Chunk("b", "Bananas are yellow.")]
+        docs.add(chunks, np.eye(2, 4))
         docs.add([Chunk("c", "Cherries")], np.ones((1, 4)))
         assert [d.id for d, _ in docs.list()] == ["a", "b", "c"]
         assert docs.info().documents == 3
@@ -46,9 +47,11 @@ def test_every_method(tmp_path: Path) -> None:
 
 
 def test_documents_of_given_vectors_need_vectors(tmp_path: Path) -> None:
-    with vivace.open(tmp_path / "c", embed__model="given:4") as docs:
-        with pytest.raises(vivace.EmbeddingError, match="Pass the vectors"):
-            docs.add([Chunk("a", "text")])
+    with (
+        vivace.open(tmp_path / "c", embed__model="given:4") as docs,
+        pytest.raises(vivace.EmbeddingError, match="Pass the vectors"),
+    ):
+        docs.add([Document("a", "text")])
 
 
 def test_no_thread_is_left(tmp_path: Path) -> None:

@@ -60,8 +60,6 @@ class Loop:
                 return
 
     def close(self) -> None:
-        if self._loop.is_closed():
-            return
         self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -79,6 +77,7 @@ class BlockingCollection:
         self._loop = loop
         self._engine = engine
         self._collection = collection
+        self._closed = False
 
     def ingest(
         self,
@@ -139,8 +138,10 @@ class BlockingCollection:
 
     def close(self) -> None:
         """Write what waits and stop every thread. Idempotent."""
-        self._loop.run(self._engine.close())
-        self._loop.close()
+        if not self._closed:
+            self._closed = True
+            self._loop.run(self._engine.close())
+            self._loop.close()
 
     def __enter__(self) -> Self:
         return self

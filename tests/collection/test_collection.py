@@ -196,7 +196,9 @@ class TestDelete:
         assert await docs.get("dog") is None
         assert await docs.delete("nobody") == 0
 
-    async def test_many_rounds_equal_a_fresh_build(self, docs: Collection, engine: Engine, tmp_path: Path) -> None:
+    async def test_many_rounds_equal_a_fresh_build(
+        self, docs: Collection, engine: Engine, tmp_path: Path
+    ) -> None:
         rng = np.random.default_rng(0)
         live: dict[str, Document] = {}
         words = [f"w{n}" for n in range(60)]

@@ -60,7 +60,9 @@ async def test_kill_9_at_random_moments(tmp_path: Path) -> None:
                     chunks = await docs.chunks(id)
                     assert len(chunks) == listed[id]
                     covered = {at for c in chunks for at in range(c.start, c.end)}
-                    missing = [document.text[at] for at in range(len(document.text)) if at not in covered]
+                    missing = [
+                        document.text[at] for at in range(len(document.text)) if at not in covered
+                    ]
                     assert "".join(missing).strip() == "", f"{id} is partial"
                     assert all(document.text[c.start : c.end] == c.text for c in chunks)
             found = await docs.search(f"word{acknowledged}")

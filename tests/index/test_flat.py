@@ -45,9 +45,10 @@ def same(found: Matches, expected: Matches) -> None:
     close = np.isclose(found.scores, expected.scores, atol=1e-5)
     assert close.all()
     for row in range(len(found.ids)):
-        assert set(found.ids[row]) == set(expected.ids[row]) or np.ptp(
-            expected.scores[row][np.isfinite(expected.scores[row])][-2:]
-        ) < 1e-5
+        assert (
+            set(found.ids[row]) == set(expected.ids[row])
+            or np.ptp(expected.scores[row][np.isfinite(expected.scores[row])][-2:]) < 1e-5
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -133,9 +133,7 @@ def test_every_flipped_byte_of_a_segment_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["meta.json", STATE])
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"format": 99, "epoch": 1}'])
-def test_damaged_descriptions_are_corrupt(
-    tmp_path: Path, name: str, content: bytes | None
-) -> None:
+def test_damaged_descriptions_are_corrupt(tmp_path: Path, name: str, content: bytes | None) -> None:
     filled(tmp_path / "t").release()
     path = tmp_path / "t" / name
     path.unlink() if content is None else path.write_bytes(content)

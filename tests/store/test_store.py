@@ -36,7 +36,9 @@ def vector(value: float) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
 
 def put(id: str, *texts: str, metadata: dict[str, object] | None = None, **fields: str) -> Put:
     text = " ".join(texts)
-    document = Document(id, text, metadata=metadata or {}, sections=(Section(0, ("H",), 2),), **fields)
+    document = Document(
+        id, text, metadata=metadata or {}, sections=(Section(0, ("H",), 2),), **fields
+    )
     chunks, at = [], 0
     for piece in texts:
         chunk = Chunk(id, piece, at, at + len(piece), section=("H",), page=2)
@@ -51,7 +53,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_what_was_put_is_read_back(store: Store) -> None:
-    committed = store.commit([put("a", "one", "three", title="T", source="/s", metadata={"y": [1]})])
+    committed = store.commit(
+        [put("a", "one", "three", title="T", source="/s", metadata={"y": [1]})]
+    )
     assert committed.epoch == store.epoch() == 1
     assert committed.added.tolist() == [1, 2]
     assert committed.vectors[:, 0].tolist() == [3, 5]

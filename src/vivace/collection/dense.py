@@ -58,10 +58,11 @@ class Dense:
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
         """Inner products (len(ids),) with one query (1, dim); -inf where an id is not here."""
-        scores = np.full(len(ids), -np.inf, np.float32)
-        for segment in self.segments:
-            np.maximum(scores, segment.index.similarity(query, ids), out=scores)
-        return scores
+        parts = [segment.index.similarity(query, ids) for segment in self.segments]
+        if len(parts) == 1:
+            return parts[0]
+        best: Scores = np.max([np.full(len(ids), -np.inf, np.float32), *parts], axis=0)
+        return best
 
     def _without(self, removed: Ids) -> Dense:
         last = max([int(s.index.ids[-1]) for s in self.segments], default=-1)

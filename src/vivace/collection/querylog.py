@@ -15,6 +15,7 @@ from vivace.types import Query, SearchResult
 
 _BATCH = 64
 _MOST_WAITING = 10_000
+_HITS = 20
 
 
 class QueryLog:
@@ -24,15 +25,14 @@ class QueryLog:
         self._store = store
         self._settings = settings
         self._trace = trace
-        self._waiting: deque[tuple[float, str, int, str, str, float]] = deque(maxlen=_MOST_WAITING)
+        self._waiting: deque[tuple[float, Query, SearchResult, float]] = deque(maxlen=_MOST_WAITING)
         self._lock = threading.Lock()
 
     def record(self, query: Query, result: SearchResult, seconds: float) -> bool:
         """Remember one question; returns whether it is time to `flush`."""
         if not self._settings.log:
             return False
-        hits = json.dumps([[hit.chunk.id, round(hit.score, 4)] for hit in result.hits[:20]])
-        self._waiting.append((time.time(), query.text, query.k, query.user, hits, seconds * 1e3))
+        self._waiting.append((time.time(), query, result, seconds))
         return len(self._waiting) >= _BATCH
 
     def flush(self) -> None:
@@ -42,7 +42,14 @@ class QueryLog:
             if not entries:
                 return
             try:
-                self._store.log_queries(entries, self._settings.keep)
+                self._store.log_queries([_row(*entry) for entry in entries], self._settings.keep)
                 self._trace.count("queries.logged", len(entries))
             except StoreError:
                 self._trace.count("queries.lost", len(entries))
+
+
+def _row(
+    when: float, query: Query, result: SearchResult, seconds: float
+) -> tuple[float, str, int, str, str, float]:
+    hits = json.dumps([[hit.chunk.id, round(hit.score, 4)] for hit in result.hits[:_HITS]])
+    return when, query.text, query.k, query.user, hits, seconds * 1e3

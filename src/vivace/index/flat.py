@@ -87,11 +87,14 @@ class FlatIndex:
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
         """Inner products (len(ids),) of one query (1, dim); -inf where the id is not here."""
-        at = np.minimum(np.searchsorted(self._ids, ids), max(len(self._ids) - 1, 0))
+        at = self._ids.searchsorted(ids)
+        np.minimum(at, len(self._ids) - 1, out=at)
+        here = self._ids[at] == ids if len(self._ids) else np.zeros(len(ids), np.bool_)
+        if here.all():
+            found: Scores = self._vectors[at].astype(np.float32) @ query[0]
+            return found
         scores = np.full(len(ids), -np.inf, np.float32)
-        if len(self._ids):
-            here = self._ids[at] == ids
-            scores[here] = self._vectors[at[here]].astype(np.float32) @ query[0]
+        scores[here] = self._vectors[at[here]].astype(np.float32) @ query[0]
         return scores
 
     def _scan(self, queries: Vectors, k: int, n: int, mask: Bitmap | None) -> Matches:
@@ -109,6 +112,9 @@ class FlatIndex:
     def _faiss(self, queries: Vectors, k: int, mask: Bitmap | None) -> tuple[Scores, Ids]:
         import faiss
 
+        # OpenMP keeps this a thread; a second one costs a short scan more than it gains,
+        # and the search pool has a thread a core already
+        faiss.omp_set_num_threads(1)
         if mask is None:
             return self._index.search(queries, k)  # type: ignore[no-any-return]
         # FAISS's Python layer takes an array and keywords where its stubs name the C++ arguments

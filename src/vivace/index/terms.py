@@ -81,9 +81,11 @@ class TermSearcher:
 
     def _top(self, query: Any, k: int) -> Matches:
         hits = self._searcher.search(query, k, count=False).hits
+        if not hits:
+            return matches.none(1, 0)
         ids = self._searcher.fast_field_values("id", [address for _, address in hits])
-        scores = np.array([[score for score, _ in hits]], np.float32).reshape(1, len(hits))
-        return matches.best(np.array([ids], np.int64).reshape(1, len(hits)), scores, len(hits))
+        scores = np.array([[score for score, _ in hits]], np.float32)
+        return Matches(np.array([ids], np.int64), scores)
 
 
 class TantivyTerms:

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from vivace.types import Ids, Scores
+from vivace.types import Ids, Matches, Scores
 
 
-def union(*rankings: Ids) -> Ids:
-    """The distinct ids of all rankings, ascending, without padding."""
-    ids = np.unique(np.concatenate(rankings))
-    return ids[ids >= 0]
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What either side proposed, each id once; the scores are of the same length as `ids`."""
+
+    ids: Ids
+    bm25: Scores
+    """0 where the keyword side did not propose it."""
+    cosine: Scores
+    """-inf where the dense side did not propose it."""
 
 
-def aligned(ids: Ids, ranked: Ids, scores: Scores, missing: float) -> Scores:
-    """The score of each of `ids` (ascending) in a ranking; `missing` where it is not in it."""
-    out = np.full(len(ids), missing, np.float32)
-    if len(ids):
-        at = np.minimum(np.searchsorted(ids, ranked), len(ids) - 1)
-        here = ids[at] == ranked
-        out[at[here]] = scores[here]
-    return out
+def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
+    """The union of two rankings of one query.
+
+    Over some hundred ids plain dictionaries are twice as fast as numpy's set functions.
+    """
+    bm25 = dict(zip(keyword.ids[0].tolist(), keyword.scores[0].tolist(), strict=True))
+    cosine = (
+        {}
+        if dense is None
+        else dict(zip(dense.ids[0].tolist(), dense.scores[0].tolist(), strict=True))
+    )
+    cosine.pop(-1, None)
+    ids = [*cosine, *(id for id in bm25 if id not in cosine)]
+    return Candidates(
+        np.array(ids, np.int64),
+        np.array([bm25.get(id, 0.0) for id in ids], np.float32),
+        np.array([cosine.get(id, -np.inf) for id in ids], np.float32),
+    )
 
 
 def max_norm(bm25: Scores, cosine: Scores, weight: float) -> Scores:

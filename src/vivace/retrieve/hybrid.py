@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from vivace.settings import Search
 from vivace.text.language import language
 from vivace.text.terms import terms
 from vivace.trace import Trace
-from vivace.types import Bitmap, Hit, Matches, Query, Scores, SearchResult, Vector, Vectors
+from vivace.types import Bitmap, Hit, Ids, Matches, Query, Scores, SearchResult, Vector, Vectors
 
 _NO_DENSE = "dense side skipped: "
 
@@ -103,33 +103,30 @@ class HybridSearcher:
         self, query: Query, keyword: _Keyword, vector: Vector | None, degraded: tuple[str, ...]
     ) -> SearchResult:
         source = keyword.source
-        ranked, bm25 = keyword.matches.ids[0], keyword.matches.scores[0]
-        cosine: Scores | None = None
-        if vector is None:
-            ids = fusion.union(ranked)
-            weight = 1.0
-        else:
-            row: Vectors = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
+        row: Vectors | None = None
+        near: Matches | None = None
+        if vector is not None:
+            row = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
             with self._trace.span("dense"):
                 near = source.dense(row, self._width(query), allow=keyword.allow)
-            ids = fusion.union(ranked, near.ids[0])
-            cosine = fusion.aligned(ids, near.ids[0], near.scores[0], -np.inf)
+        found = fusion.candidates(keyword.matches, near)
+        ids, stages = found.ids, {"bm25": found.bm25}
+        if row is None:
+            fused = fusion.max_norm(found.bm25, np.zeros_like(found.bm25), 1.0)
+        else:
             # exact for all candidates, also those that only the keyword side proposed
-            unscored = np.flatnonzero(cosine == -np.inf)
+            unscored = np.flatnonzero(found.cosine == -np.inf)
             if len(unscored):
-                cosine[unscored] = source.similarity(row, ids[unscored])
-            weight = self._settings.keyword_weight if len(ranked) else 0.0
-        stages: dict[str, Scores] = {"bm25": fusion.aligned(ids, ranked, bm25, 0.0)}
-        if cosine is not None:
-            stages["cosine"] = np.maximum(cosine, -1.0)
-        fused = fusion.max_norm(
-            stages["bm25"], stages.get("cosine", np.zeros(len(ids), np.float32)), weight
-        )
+                found.cosine[unscored] = np.maximum(source.similarity(row, ids[unscored]), -1.0)
+            stages["cosine"] = found.cosine
+            weight = self._settings.keyword_weight if keyword.matches.ids.size else 0.0
+            fused = fusion.max_norm(found.bm25, found.cosine, weight)
         order = np.lexsort((ids, -fused))
         if query.min_score is not None:
             order = order[fused[order] >= query.min_score]
         with self._trace.span("fetch"):
-            hits = _hits(source, query.k, ids[order], fused[order], order, stages)
+            ranked = {name: scores[order] for name, scores in stages.items()}
+            hits = _hits(source, query.k, ids[order], fused[order], ranked)
         return SearchResult(hits, source.epoch, degraded)
 
     def _width(self, query: Query) -> int:
@@ -137,23 +134,20 @@ class HybridSearcher:
 
 
 def _hits(
-    source: CandidateSource,
-    k: int,
-    ids: np.ndarray[tuple[int], np.dtype[np.int64]],
-    fused: Scores,
-    order: np.ndarray[tuple[int], np.dtype[np.int64]],
-    stages: dict[str, Scores],
+    source: CandidateSource, k: int, ids: Ids, fused: Scores, stages: Mapping[str, Scores]
 ) -> tuple[Hit, ...]:
     """The first k that still exist; what was removed since the snapshot is passed over."""
     hits: list[Hit] = []
     at = 0
     while len(hits) < k and at < len(ids):
-        wanted = ids[at : at + k - len(hits)].tolist()
+        here = slice(at, at + k - len(hits))
+        wanted = ids[here].tolist()
         chunks = source.chunks(wanted)
-        for place, id in enumerate(wanted, start=at):
+        names = list(stages)
+        rows = zip(*(stages[name][here].tolist() for name in names), strict=True)
+        for id, score, row in zip(wanted, fused[here].tolist(), rows, strict=True):
             if (chunk := chunks.get(id)) is not None:
-                scores = {name: float(values[order[place]]) for name, values in stages.items()}
-                hits.append(Hit(chunk, float(fused[place]), scores))
+                hits.append(Hit(chunk, score, dict(zip(names, row, strict=True))))
         at += len(wanted)
     return tuple(hits)
 
