@@ -56,7 +56,7 @@ def test_mistakes_name_the_key(
 
 
 def test_mistakes_in_arguments_and_files(tmp_path: Path) -> None:
-    with pytest.raises(BadSettings, match="keyword arguments: search.k: no such"):
+    with pytest.raises(BadSettings, match=r"keyword arguments: search.k: no such"):
         load(search__k=3)
     with pytest.raises(BadSettings, match=r"none.toml"):
         load(tmp_path / "none.toml")
@@ -65,7 +65,7 @@ def test_mistakes_in_arguments_and_files(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"bad.toml: embed.model: Expected `str`"):
         load(path)
     path.write_text("[embed")
-    with pytest.raises(BadSettings, match="bad.toml"):
+    with pytest.raises(BadSettings, match=r"bad.toml"):
         load(path)
 
 

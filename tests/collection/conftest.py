@@ -1,4 +1,4 @@
-"""A collection with a cheap embedder, so that these tests are about documents and not about a model."""
+"""A collection with a cheap embedder: these tests are about documents, not about a model."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,7 @@ class TestAdd:
             (np.full((1, 32), np.nan), "vector 0 holds NaN"),
         ],
     )
-    async def test_bad_vectors(self, docs: Collection, vectors: np.ndarray, message: str) -> None:  # type: ignore[type-arg]
+    async def test_bad_vectors(self, docs: Collection, vectors: np.ndarray, message: str) -> None:
         with pytest.raises(BadVectors, match=message):
             await docs.add([Chunk("x", "text")], vectors)
         assert (await docs.info()).documents == 0
@@ -218,9 +219,8 @@ class TestDelete:
         assert (await docs.info()).documents == len(live)
         for question in ("w1 w2", "w30 w31 w32", "w59"):
             a, b = await docs.search(question, 20), await fresh.search(question, 20)
-            assert [round(h.stages["cosine"], 5) for h in a.hits] and {
-                h.chunk.document_id for h in a.hits
-            } <= set(live)
+            assert a.hits
+            assert {h.chunk.document_id for h in a.hits} <= set(live)
             best = {h.chunk.document_id: h.stages["cosine"] for h in a.hits}
             for hit in b.hits:
                 if hit.chunk.document_id in best:
@@ -311,7 +311,7 @@ corpus.close()
 async def test_another_process_is_followed(docs: Collection, tmp_path: Path) -> None:
     await docs.add(ANIMALS)
     command = [sys.executable, "-c", WRITE, str(tmp_path / "collection")]
-    subprocess.run(command, check=True, timeout=60)
+    await asyncio.to_thread(subprocess.run, command, check=True, timeout=60)
     assert "new" in await ids(docs, "zebras gallop")
     assert "dog" not in await ids(docs, "dogs bark")
     await docs.add([Document("ant", "Ants march.")])

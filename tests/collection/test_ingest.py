@@ -72,7 +72,7 @@ async def test_only_changed_chunks_are_embedded(
     assert (report.documents, report.unchanged, report.embedded) == (1, 3, 2)
     assert len(embedder.embedded) == 2
     after = {c.text: c.id for c in await docs.chunks((folder / "a.md").as_posix())}
-    kept = [text for text in after if "purr" in text][0]
+    kept = next(text for text in after if "purr" in text)
     assert after[kept] == before[kept]
     assert await texts(docs, "bark a lot") != []
     document = await docs.get((folder / "a.md").as_posix())

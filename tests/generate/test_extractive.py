@@ -13,11 +13,12 @@ from vivace.engine import Collection, Engine
 from vivace.errors import EmbeddingError
 from vivace.generate.extractive import Extractive
 from vivace.settings import Answering, load
-from vivace.types import Answer, Chunk, Delta, Document, Hit, Query, SearchResult
+from vivace.types import Answer, Chunk, Document, Hit, Query, SearchResult
 
 HANDBOOK = """# Leaving
 
-The notice period is six weeks to the end of a quarter. Managers have a notice period of three months.
+The notice period is six weeks to the end of a quarter.
+Managers have a notice period of three months.
 
 | a | b |
 |---|---|
@@ -134,11 +135,9 @@ async def test_overlapping_chunks_are_quoted_once() -> None:
 
 
 async def last(generator: Extractive, query: Query, result: SearchResult) -> Answer:
-    delta = Delta()
-    async for delta in generator.stream(query, result):
-        pass
-    assert delta.answer is not None
-    return delta.answer
+    deltas = [delta async for delta in generator.stream(query, result)]
+    assert deltas[-1].answer is not None
+    return deltas[-1].answer
 
 
 async def test_markup_is_not_quoted(docs: Collection, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ FAMILIES = [FlatIndex]
 
 def vectors(n: int, dim: int = 16, seed: int = 0) -> Halves:
     rows = np.random.default_rng(seed).normal(size=(n, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    unit: Halves = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    return unit
 
 
 def brute(ids: Ids, base: Halves, queries: Vectors, k: int, allow: Bitmap | None = None) -> Matches:

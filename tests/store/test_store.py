@@ -205,12 +205,12 @@ class TestOpening:
             1: lambda c: c.execute("CREATE TABLE a (x)"),
             2: lambda c: c.execute("CREATE TABLE b (x)"),
         }
-        schema.migrate(connection, "m.db", target=3, migrations=steps)  # type: ignore[arg-type]
+        schema.migrate(connection, "m.db", target=3, migrations=steps)
         assert schema.version(connection) == 3
         assert len(connection.execute("SELECT name FROM sqlite_master").fetchall()) == 2
         connection.execute("PRAGMA user_version = 0")
         with pytest.raises(StoreError, match="older than"):
-            schema.migrate(connection, "m.db", target=3, migrations=steps)  # type: ignore[arg-type]
+            schema.migrate(connection, "m.db", target=3, migrations=steps)
         connection.close()
 
 

@@ -37,7 +37,7 @@ def unit(vectors: NDArray[np.floating], *, count: int, dim: int) -> Vectors:
 
 
 def puts(chunks: Sequence[Chunk], vectors: Vectors) -> list[Put]:
-    """One `Put` a document of the chunks, grouped by `document_id`; vectors (n, dim) of unit length.
+    """One `Put` a document of the chunks, grouped by `document_id`; vectors (n, dim), unit length.
 
     A chunk without offsets (`end` 0) is laid after the one before it. What lies between the chunks
     of a document is unknown and stored as spaces, so that offsets hold.

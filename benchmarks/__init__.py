@@ -1,0 +1,1 @@
+"""Measurements: each prints machine, commit and settings, and pairs what it compares."""
