@@ -29,14 +29,24 @@ if TYPE_CHECKING:
     from vivace.errors import CorruptIndex as CorruptIndex
     from vivace.errors import EmbedderMismatch as EmbedderMismatch
     from vivace.errors import EmbeddingError as EmbeddingError
+    from vivace.errors import GenerationError as GenerationError
     from vivace.errors import IngestError as IngestError
     from vivace.errors import MissingExtra as MissingExtra
+    from vivace.errors import ModelRefused as ModelRefused
+    from vivace.errors import ModelTimeout as ModelTimeout
+    from vivace.errors import ModelUnreachable as ModelUnreachable
     from vivace.errors import StoreError as StoreError
     from vivace.errors import StoreUnwritable as StoreUnwritable
+    from vivace.errors import StreamCut as StreamCut
+    from vivace.errors import StreamEmpty as StreamEmpty
+    from vivace.errors import StreamMalformed as StreamMalformed
+    from vivace.errors import StreamStalled as StreamStalled
+    from vivace.errors import StreamTooLong as StreamTooLong
     from vivace.errors import VivaceError as VivaceError
     from vivace.protocols import Answerer as Answerer
     from vivace.protocols import CandidateSource as CandidateSource
     from vivace.protocols import Embedder as Embedder
+    from vivace.protocols import Generator as Generator
     from vivace.protocols import Reader as Reader
     from vivace.protocols import Searcher as Searcher
     from vivace.protocols import TermIndex as TermIndex
@@ -45,6 +55,7 @@ if TYPE_CHECKING:
     from vivace.sync import BlockingCollection as BlockingCollection
     from vivace.sync import open as open
     from vivace.types import Answer as Answer
+    from vivace.types import Asking as Asking
     from vivace.types import Chunk as Chunk
     from vivace.types import Citation as Citation
     from vivace.types import CollectionInfo as CollectionInfo
@@ -54,22 +65,28 @@ if TYPE_CHECKING:
     from vivace.types import Hit as Hit
     from vivace.types import IngestProgress as IngestProgress
     from vivace.types import IngestReport as IngestReport
+    from vivace.types import Message as Message
     from vivace.types import Query as Query
     from vivace.types import SearchResult as SearchResult
     from vivace.types import Section as Section
     from vivace.types import Skipped as Skipped
     from vivace.types import Span as Span
+    from vivace.types import Usage as Usage
 
 _HOMES = {
     "engine": "Collection Engine",
     "errors": "BadFilter BadInput BadQuery BadSettings BadVectors CollectionLocked"
-    " CollectionNotFound CollectionTooNew CorruptIndex EmbedderMismatch EmbeddingError IngestError"
-    " MissingExtra StoreError StoreUnwritable VivaceError",
-    "protocols": "Answerer CandidateSource Embedder Reader Searcher TermIndex VectorIndex",
+    " CollectionNotFound CollectionTooNew CorruptIndex EmbedderMismatch EmbeddingError"
+    " GenerationError IngestError MissingExtra ModelRefused ModelTimeout"
+    " ModelUnreachable StoreError StoreUnwritable StreamCut StreamEmpty"
+    " StreamMalformed StreamStalled StreamTooLong VivaceError",
+    "protocols": "Answerer CandidateSource Embedder Generator Reader Searcher TermIndex"
+    " VectorIndex",
     "settings": "Settings",
     "sync": "BlockingCollection open",
-    "types": "Answer Chunk Citation CollectionInfo Delta Document Failure Hit IngestProgress"
-    " IngestReport Query SearchResult Section Skipped Span",
+    "types": "Answer Asking Chunk Citation CollectionInfo Delta Document Failure Hit"
+    " IngestProgress IngestReport Message Query SearchResult Section Skipped Span"
+    " Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

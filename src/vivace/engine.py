@@ -30,6 +30,7 @@ from vivace.store.changes import Put, Remove
 from vivace.trace import Trace
 from vivace.types import (
     Answer,
+    Asking,
     Chunk,
     CollectionInfo,
     Delta,
@@ -47,6 +48,7 @@ Progress: TypeAlias = Callable[[IngestProgress], None]
 Listing: TypeAlias = list[tuple[Document, int]]
 Chunks: TypeAlias = list[Chunk]
 Puts: TypeAlias = list[Put]
+_PLAINLY = Asking()
 
 
 class Engine:
@@ -229,22 +231,32 @@ class Collection:
         return results
 
     async def ask(
-        self, question: str | Query, *, k: int = 10, filters: Metadata | None = None
+        self,
+        question: str | Query,
+        *,
+        k: int = 10,
+        filters: Metadata | None = None,
+        asking: Asking = _PLAINLY,
     ) -> Answer:
         """The answer with its citations; `found` is False where the documents do not say."""
         answer: Answer | None = None
-        async for delta in self.stream(question, k=k, filters=filters):
+        async for delta in self.stream(question, k=k, filters=filters, asking=asking):
             answer = delta.answer or answer
         assert answer is not None  # an Answerer's last delta carries it
         return answer
 
     async def stream(
-        self, question: str | Query, *, k: int = 10, filters: Metadata | None = None
+        self,
+        question: str | Query,
+        *,
+        k: int = 10,
+        filters: Metadata | None = None,
+        asking: Asking = _PLAINLY,
     ) -> AsyncIterator[Delta]:
         """The answer in pieces; the last delta carries the whole `Answer`."""
         query = question if isinstance(question, Query) else Query(question, k, filters)
         result = await self.search(query)
-        async for delta in self._answerer.stream(query, result):
+        async for delta in self._answerer.stream(query, result, asking):
             yield delta
 
     # -- what is there ----------------------------------------------------------------------

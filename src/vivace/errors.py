@@ -15,6 +15,15 @@
     │   └── StoreUnwritable     read-only or full disk
     ├── CorruptIndex            a derived file is damaged; it is rebuilt from the store
     ├── EmbeddingError          the embedder could not embed
+    ├── GenerationError         the model server could not answer
+    │   ├── ModelUnreachable    no connection, or none in time
+    │   ├── ModelRefused        an HTTP error; carries status and retry_after
+    │   ├── ModelTimeout        no first token, or no whole answer, in time
+    │   ├── StreamStalled       tokens stopped coming
+    │   ├── StreamCut           the connection ended before the answer did
+    │   ├── StreamMalformed     what came is not the protocol
+    │   ├── StreamEmpty         the answer ended without a token
+    │   └── StreamTooLong       more came than was asked for, or an oversized event
     └── MissingExtra            an optional dependency is not installed; names the extra
 
 Foreign exceptions are translated once, at the adapter that meets them.
@@ -98,3 +107,51 @@ class MissingExtra(VivaceError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed", fix=f"pip install 'vivace[{extra}]'")
+
+
+class GenerationError(VivaceError):
+    """The model server could not answer. `text` is what had arrived before."""
+
+    def __init__(self, what: str, *, fix: str = "", text: str = "") -> None:
+        super().__init__(what, fix=fix)
+        self.text = text
+
+
+class ModelUnreachable(GenerationError):
+    """No connection to the model server, or none in time."""
+
+
+class ModelRefused(GenerationError):
+    """The model server answered with an HTTP error."""
+
+    def __init__(
+        self, what: str, *, status: int, retry_after: float | None = None, fix: str = ""
+    ) -> None:
+        super().__init__(what, fix=fix)
+        self.status = status
+        self.retry_after = retry_after
+        """Seconds, where the server said."""
+
+
+class ModelTimeout(GenerationError):
+    """No first token, or no whole answer, in time."""
+
+
+class StreamStalled(GenerationError):
+    """Tokens stopped coming."""
+
+
+class StreamCut(GenerationError):
+    """The connection ended before the answer did."""
+
+
+class StreamMalformed(GenerationError):
+    """What the model server sent is not the protocol."""
+
+
+class StreamEmpty(GenerationError):
+    """The answer ended without a token."""
+
+
+class StreamTooLong(GenerationError):
+    """More came than was asked for, or an oversized event."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from vivace.errors import IngestError, VivaceError
 from vivace.types import (
+    Asking,
     Bitmap,
     Chunk,
     Delta,
@@ -16,6 +17,7 @@ from vivace.types import (
     Halves,
     Ids,
     Matches,
+    Message,
     Query,
     Scores,
     SearchResult,
@@ -156,9 +158,29 @@ class Searcher(Protocol):
         ...
 
 
+class Generator(Protocol):
+    """A language model behind a wire. Closing the iterator stops the model's work upstream."""
+
+    name: str
+
+    def stream(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float
+    ) -> AsyncIterator[Delta]:
+        """The completion in pieces; the last carries the finish reason and, if told, the usage.
+
+        Raises:
+            GenerationError: see its subclasses.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Answerer(Protocol):
     """What is the answer? Writes from passages; the last delta carries the whole answer."""
 
     name: str
 
-    def stream(self, query: Query, result: SearchResult) -> AsyncIterator[Delta]: ...
+    def stream(
+        self, query: Query, result: SearchResult, asking: Asking = ...
+    ) -> AsyncIterator[Delta]: ...

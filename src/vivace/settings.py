@@ -20,6 +20,7 @@ from vivace.errors import BadSettings
 CONFIG_FILE = "vivace.toml"
 PREFIX = "VIVACE_"
 NOT_SETTINGS = "VIVACE_TEST_"
+_SECRETS = frozenset({"api_key", "password"})
 
 
 class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,13 +28,24 @@ class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="`builtin` (all-MiniLM-L6-v2, English) or `given:DIM` "
-            "(every vector is passed in; questions without one use keywords alone)"
+            "(every vector is passed in; questions without one use keywords alone), "
+            "`openai:NAME@URL`, or `fastembed:NAME-or-folder` (extra `[models]`)"
         ),
     ] = "builtin"
     workers: Annotated[
         int, Meta(ge=0, description="embedding threads; 0 is one a core of this machine's quota")
     ] = 0
     batch: Annotated[int, Meta(ge=1, le=64, description="most texts in one forward pass")] = 8
+
+
+class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of embedders named `openai:NAME@URL`."""
+
+    api_key: Annotated[str, Meta(description="sent as a bearer token; never shown")] = ""
+    batch: Annotated[int, Meta(ge=1, le=2048, description="most texts in one request")] = 64
+    concurrency: Annotated[int, Meta(ge=1, description="most requests at once")] = 4
+    seconds: Annotated[float, Meta(gt=0, description="timeout of a request")] = 30.0
+    retries: Annotated[int, Meta(ge=0, description="further tries of a failed request")] = 3
 
 
 class Chunking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +97,62 @@ class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 3
 
 
+class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of binary formats, which are read in a process that can be killed."""
+
+    seconds: Annotated[float, Meta(gt=0, description="most seconds a file may take")] = 30.0
+    memory_mib: Annotated[int, Meta(ge=64, description="most memory a worker may use")] = 768
+    pages: Annotated[int, Meta(ge=1, description="most pages (slides, sheets) of a file")] = 5000
+    chars: Annotated[int, Meta(ge=1, description="most characters read from a file")] = 50_000_000
+    zip_entries: Annotated[int, Meta(ge=1, description="most entries of a zip-based file")] = 10_000
+    zip_mib: Annotated[int, Meta(ge=1, description="most a zip-based file may unpack to")] = 256
+    zip_ratio: Annotated[
+        int, Meta(ge=2, description="most times its size a zip-based file may unpack to")
+    ] = 100
+    workers: Annotated[int, Meta(ge=0, description="parse processes; 0 is one a core")] = 0
+    password: Annotated[str, Meta(description="tried on files that ask for one; never shown")] = ""
+
+
+class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: Annotated[
+        str,
+        Meta(description="empty (quotes, no model) or `openai:NAME@URL`, URL ending in /v1"),
+    ] = ""
+    api_key: Annotated[str, Meta(description="sent as a bearer token; never shown")] = ""
+    max_tokens: Annotated[int, Meta(ge=1, description="most tokens of an answer")] = 1024
+    temperature: Annotated[float, Meta(ge=0, le=2, description="sampling temperature")] = 0.0
+    context_tokens: Annotated[
+        int, Meta(ge=128, description="most tokens of the passages in a prompt")
+    ] = 3000
+    system: Annotated[str, Meta(description="your own instructions, added to every prompt")] = ""
+    connect_seconds: Annotated[float, Meta(gt=0, description="timeout of connecting")] = 5.0
+    first_token_seconds: Annotated[float, Meta(gt=0, description="timeout of the first token")] = (
+        60.0
+    )
+    between_seconds: Annotated[float, Meta(gt=0, description="timeout between two tokens")] = 20.0
+    total_seconds: Annotated[float, Meta(gt=0, description="timeout of an answer")] = 300.0
+    retries: Annotated[
+        int, Meta(ge=0, description="further tries, before the first token only")
+    ] = 2
+    connections: Annotated[int, Meta(ge=1, description="most connections to the server")] = 64
+    price_prompt: Annotated[
+        float, Meta(ge=0, description="per million prompt tokens, in any currency")
+    ] = 0.0
+    price_cached: Annotated[float, Meta(ge=0, description="per million cached prompt tokens")] = 0.0
+    price_completion: Annotated[float, Meta(ge=0, description="per million completion tokens")] = (
+        0.0
+    )
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="0 is any free port")] = 8765
+    max_body_mib: Annotated[int, Meta(ge=1, description="larger requests are refused")] = 8
+    drain_seconds: Annotated[
+        float, Meta(ge=0, description="how long a shutdown waits for running answers")
+    ] = 10.0
+
+
 class QueryLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: Annotated[bool, Meta(description="keep the questions asked; tuning learns from them")] = (
         True
@@ -100,10 +168,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="where named collections live; empty is `$XDG_DATA_HOME/vivace`"),
     ] = ""
     embed: Embed = Embed()
+    remote: Remote = Remote()
     chunk: Chunking = Chunking()
     ingest: Ingest = Ingest()
+    parse: Parse = Parse()
     search: Search = Search()
     answer: Answering = Answering()
+    generate: Generate = Generate()
+    server: Server = Server()
     queries: QueryLog = QueryLog()
 
 
@@ -127,8 +199,11 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """The settings as plain JSON values."""
+    """The settings as plain JSON values; a secret that is set shows as `***`."""
     value: dict[str, Any] = msgspec.to_builtins(settings)
+    for section in value.values():
+        if isinstance(section, dict):
+            section.update({name: "***" for name in _SECRETS & section.keys() if section[name]})
     return value
 
 

@@ -15,6 +15,7 @@ from vivace.engine import Chunks, Collection, Engine, Listing
 from vivace.errors import VivaceError
 from vivace.types import (
     Answer,
+    Asking,
     Chunk,
     CollectionInfo,
     Delta,
@@ -28,6 +29,7 @@ from vivace.types import (
 )
 
 T = TypeVar("T")
+_PLAINLY = Asking()
 
 
 class Loop:
@@ -116,13 +118,27 @@ class BlockingCollection:
     ) -> list[SearchResult | VivaceError]:
         return self._loop.run(self._collection.search_many(queries, k))
 
-    def ask(self, question: str | Query, *, k: int = 10, filters: Metadata | None = None) -> Answer:
-        return self._loop.run(self._collection.ask(question, k=k, filters=filters))
+    def ask(
+        self,
+        question: str | Query,
+        *,
+        k: int = 10,
+        filters: Metadata | None = None,
+        asking: Asking = _PLAINLY,
+    ) -> Answer:
+        return self._loop.run(self._collection.ask(question, k=k, filters=filters, asking=asking))
 
     def stream(
-        self, question: str | Query, *, k: int = 10, filters: Metadata | None = None
+        self,
+        question: str | Query,
+        *,
+        k: int = 10,
+        filters: Metadata | None = None,
+        asking: Asking = _PLAINLY,
     ) -> Iterator[Delta]:
-        return self._loop.iterate(self._collection.stream(question, k=k, filters=filters))
+        return self._loop.iterate(
+            self._collection.stream(question, k=k, filters=filters, asking=asking)
+        )
 
     def get(self, id: str) -> Document | None:
         return self._loop.run(self._collection.get(id))

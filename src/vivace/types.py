@@ -146,6 +146,35 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat: `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the model server counted them; `cached_tokens` are part of `prompt_tokens`."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How an answer is to be written, beyond the question itself."""
+
+    history: tuple[Message, ...] = ()
+    """Earlier turns, oldest first, without system messages."""
+    system: str = ""
+    """The user's own instructions; they join ours, they do not replace them."""
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """`found` is False where the documents do not say; `generator` names what wrote the text."""
 
@@ -156,14 +185,24 @@ class Answer:
     found: bool = True
     generator: str = ""
     degraded: tuple[str, ...] = ()
+    usage: Usage | None = None
+    cost: float | None = None
+    """In the currency of `generate.price_*`; None where no price is set or nothing was billed."""
+    finish_reason: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a streamed answer: the last one has no text and carries the whole `answer`."""
+    """A piece of a streamed answer.
+
+    From a `Generator`: text, and on the last one `finish_reason` and, where the server tells,
+    `usage`. From an `Answerer`: text, and a last one without text that carries the whole `answer`.
+    """
 
     text: str = ""
     answer: Answer | None = None
+    finish_reason: str = ""
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from vivace.settings import Answering
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
-from vivace.types import Answer, Citation, Delta, Hit, Query, Scores, SearchResult, Span
+from vivace.types import Answer, Asking, Citation, Delta, Hit, Query, Scores, SearchResult, Span
 
+_NOTHING_ASKED = Asking()
 _MOST_SENTENCES = 60
 _LONGEST = 600
 """Characters; a longer sentence (a table, a minified line) is quoted up to here."""
@@ -65,8 +66,13 @@ class Extractive:
         self._embedder = embedder
         self._settings = settings
 
-    async def stream(self, query: Query, result: SearchResult) -> AsyncIterator[Delta]:
-        """The answer a sentence a delta; the last delta carries the whole of it."""
+    async def stream(
+        self, query: Query, result: SearchResult, asking: Asking = _NOTHING_ASKED
+    ) -> AsyncIterator[Delta]:
+        """The answer a sentence a delta; the last delta carries the whole of it.
+
+        What `asking` says is for models; quoting is the same whatever it says.
+        """
         asked_in = "zh" if language(query.text) == "zh" else "en"
         introduction, not_found = _TEXTS[asked_in]
         candidates = _candidates(result.hits[: self._settings.passages])
