@@ -15,7 +15,7 @@ import numpy as np
 from vivace.errors import CollectionNotFound, EmbedderMismatch, StoreError, StoreUnwritable
 from vivace.store import rows, schema
 from vivace.store.changes import Change, Committed
-from vivace.store.connections import Connections, translated
+from vivace.store.connections import Connections, translated, translation
 from vivace.store.filters import to_sql
 from vivace.store.transaction import Transaction
 from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata
@@ -89,12 +89,11 @@ class Store:
     def epoch(self) -> int:
         """Grows by one with every transaction of any process. Costs microseconds when unchanged."""
         reader = self._connections.reader()
-        with translated(self._connections.path):
-            seen = reader.execute("PRAGMA data_version").fetchone()[0]
-            last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
-            if last is None or last[:2] != (reader, seen):
-                value = reader.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
-                last = self._local.seen = (reader, seen, int(value))
+        seen = self._read("PRAGMA data_version").fetchone()[0]
+        last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
+        if last is None or last[0] is not reader or last[1] != seen:
+            value = self._read("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
+            last = self._local.seen = (reader, seen, int(value))
         return last[2]
 
     def info(self) -> CollectionInfo:
@@ -273,8 +272,10 @@ class Store:
                 return body(self._writer)
 
     def _read(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
-        with translated(self._connections.path):
+        try:
             return self._connections.reader().execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise translation(error, self._connections.path) from error
 
     def _in(self, sql: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
         for at in range(0, len(values), 500):
