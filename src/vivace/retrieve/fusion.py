@@ -27,7 +27,8 @@ def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
     """
     bm25 = dict(zip(keyword.ids[0].tolist(), keyword.scores[0].tolist(), strict=True))
     near = [] if dense is None else [id for id in dense.ids[0].tolist() if id >= 0]
-    ids = near + list(bm25.keys() - set(near))
+    here = set(near)
+    ids = near + [id for id in bm25 if id not in here]
     cosine = np.full(len(ids), -np.inf, np.float32)
     if dense is not None:
         cosine[: len(near)] = dense.scores[0, : len(near)]
