@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from tests.collection.conftest import HashEmbedder
 from vivace.engine import Collection, Engine
 from vivace.errors import CollectionLocked, EmbeddingError, StoreUnwritable
+from vivace.settings import load
 from vivace.store.lock import WriteLock
-from vivace.types import IngestProgress
+from vivace.types import Document, IngestProgress
 
 
 @pytest.fixture
@@ -200,3 +202,23 @@ async def test_concurrent_ingests_of_one_process_share_the_lock(
     )
     assert sum(report.documents for report in reports) == 4
     assert (await docs.info()).documents == 4
+
+
+async def test_titles_are_indexed_only_when_set(
+    engine: Engine, embedder: HashEmbedder, tmp_path: Path
+) -> None:
+    document = Document("a", "It runs on rails.", "Locomotive")
+    plain = await engine.open(tmp_path / "plain")
+    await plain.add([document])
+    assert embedder.embedded == ["It runs on rails."]
+    assert (await plain.search("locomotive")).hits[0].stages["bm25"] == 0
+    other = Engine(load(ingest={"index_title": True}))
+    titled = await other.open(tmp_path / "titled")
+    await titled.add([document])
+    assert embedder.embedded[-1] == "Locomotive\nIt runs on rails."
+    assert (await titled.search("locomotive")).hits[0].stages["bm25"] > 0
+    await other.close()
+    # a rebuild from the store indexes what was indexed
+    shutil.rmtree(tmp_path / "titled" / "terms")
+    again = await engine.open(tmp_path / "titled")
+    assert (await again.search("locomotive")).hits[0].stages["bm25"] > 0

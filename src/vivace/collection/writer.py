@@ -25,6 +25,7 @@ class _Enter:
 
 @dataclass(slots=True)
 class _Leave:
+    entered: _Enter
     done: Future[None] = field(default_factory=Future)
 
 
@@ -65,11 +66,9 @@ class Writer:
             await asyncio.wrap_future(entering.done)
             yield
         finally:
-            if not entering.done.cancelled() and not (
-                entering.done.done() and entering.done.exception()
-            ):
-                # leaving must happen even when the caller was cancelled, so it is not awaited alone
-                await asyncio.shield(asyncio.wrap_future(self._submit(_Leave()).done))
+            if not self._closed:
+                # leaving must happen even when the caller was cancelled
+                await asyncio.shield(asyncio.wrap_future(self._submit(_Leave(entering)).done))
 
     async def apply(self, changes: Sequence[Change]) -> int:
         """Make changes durable and findable, inside a session; returns the epoch that shows them.
@@ -138,9 +137,11 @@ class Writer:
             item.done.set_exception(error)
 
     def _leave(self, item: _Leave) -> None:
-        self._sessions -= 1
+        entering = item.entered.done  # settled: it was in the queue before this
+        entered = not entering.cancelled() and entering.exception() is None
+        self._sessions -= entered
         try:
-            if self._sessions == 0:
+            if entered and self._sessions == 0:
                 self._session.__exit__(None, None, None)
             item.done.set_result(None)
         except Exception as error:  # handed to the caller, whole
