@@ -337,3 +337,10 @@ def test_in_memory_terms_when_the_folder_cannot_be_written(
     other = Corpus.open(tmp_path / "c", embedder="hash", dim=32, trace=Trace())
     assert isinstance(other._terms, TantivyTerms)
     other.close()
+
+
+async def test_a_given_vector_is_scaled_as_stored_ones_are(docs: Collection) -> None:
+    await docs.add([Chunk("x", "one"), Chunk("y", "two")], np.eye(2, 32))
+    result = await docs.search("", vector=np.eye(2, 32, dtype=np.float32)[1] * 7)
+    assert result.hits[0].chunk.document_id == "y"
+    assert result.hits[0].stages["cosine"] == pytest.approx(1.0)

@@ -61,7 +61,7 @@ class HybridSearcher:
         """
         check(query, self._settings.max_question_chars)
         if query.vector is not None or not self._readable(query.text):
-            return await self._pool.run(self._whole, query, query.vector)
+            return await self._pool.run(self._whole, query)
         keyword = asyncio.ensure_future(self._pool.run(self._keyword, query))
         try:
             with self._trace.span("embed"):
@@ -89,7 +89,8 @@ class HybridSearcher:
     def _readable(self, text: str) -> bool:
         return self._embedder.reads(language(text))
 
-    def _whole(self, query: Query, vector: Vector | None) -> SearchResult:
+    def _whole(self, query: Query) -> SearchResult:
+        vector = None if query.vector is None else _unit(query.vector)
         return self._fused(query, self._keyword(query), vector, ())
 
     def _keyword(self, query: Query) -> _Keyword:
@@ -150,6 +151,13 @@ def _hits(
                 hits.append(Hit(chunk, score, dict(zip(names, row, strict=True))))
         at += len(wanted)
     return tuple(hits)
+
+
+def _unit(vector: Vector) -> Vector:
+    """A given vector as float32 of unit length, as an embedder's are; a zero vector stays zero."""
+    row = np.asarray(vector, np.float32)
+    length = float(np.linalg.norm(row))
+    return row / length if length > 0 else row
 
 
 def check(query: Query, max_chars: int) -> None:
