@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -53,6 +52,3 @@ class Committed:
     chunks: tuple[tuple[Chunk, bool], ...]
     """The added ones in the order of `added`, each with whether its title is indexed."""
     removed: Ids
-    put: int = 0
-    deleted: int = 0
-    chunk_counts: Mapping[str, int] = field(default_factory=dict)

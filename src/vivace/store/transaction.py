@@ -25,9 +25,6 @@ class Transaction:
         self._next = self._value("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'chunks'") + 1
         self._added: dict[int, tuple[Chunk, bool, NDArray[np.float16]]] = {}
         self._removed: list[int] = []
-        self._puts = 0
-        self._deletes = 0
-        self._counts: dict[str, int] = {}
 
     def apply(self, changes: Sequence[Change]) -> Committed:
         """Write every change in order.
@@ -56,9 +53,6 @@ class Transaction:
             vectors=np.array(vectors, np.float16).reshape(len(ids), self._dim),
             chunks=tuple((self._added[id][0], self._added[id][1]) for id in ids),
             removed=np.array(self._removed, np.int64),
-            put=self._puts,
-            deleted=self._deletes,
-            chunk_counts=self._counts,
         )
 
     def _put(self, put: Put) -> None:
@@ -91,8 +85,6 @@ class Transaction:
             )
         assert n is not None
         self._chunks(n, put, replaced=row is not None)
-        self._puts += 1
-        self._counts[document.id] = len(put.chunks)
 
     def _chunks(self, n: int, put: Put, *, replaced: bool) -> None:
         kept: dict[bytes, list[int]] = {}
@@ -160,7 +152,6 @@ class Transaction:
         ids = self._connection.execute("SELECT id FROM chunks WHERE document = ?", row).fetchall()
         self._drop([id for (id,) in ids])
         self._connection.execute("DELETE FROM documents WHERE n = ?", row)
-        self._deletes += 1
 
     def _drop(self, ids: Sequence[int]) -> None:
         keys = [(id,) for id in ids]
