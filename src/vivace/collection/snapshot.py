@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vivace.collection.dense import Dense
-from vivace.errors import BadVectors
+from vivace.errors import BadFilter, BadVectors
 from vivace.index.terms import TermSearcher
 from vivace.store.store import Store
 from vivace.types import Bitmap, Chunk, Ids, Matches, Metadata, Query, Scores, Vectors
@@ -71,7 +71,10 @@ class Snapshot:
         return found
 
     def _bitmap(self, filters: Metadata) -> Bitmap:
-        key = json.dumps(filters, sort_keys=True, default=str)
+        try:
+            key = json.dumps(filters, sort_keys=True, default=str)
+        except (RecursionError, TypeError, ValueError) as error:
+            raise BadFilter(f"the filter is no JSON: {error}", fix="Nest it less deeply") from error
         bitmap = self._allowed.get(key)
         if bitmap is None:
             ids = self._store.matching(filters)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.errors import StoreError
 from vivace.types import Chunk, Document, Halves, Ids
 
 
@@ -40,6 +41,10 @@ class Remove:
 
 
 Change: TypeAlias = Put | Remove
+
+
+class VectorGone(StoreError):
+    """A chunk was to keep the vector of a stored one that is no longer there."""
 
 
 @dataclass(frozen=True, slots=True)

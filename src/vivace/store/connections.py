@@ -93,5 +93,5 @@ class Connections:
             )
             self._opened.append(connection)
         connection.execute("PRAGMA mmap_size = 268435456")
-        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA cache_size = -4096")
         return connection

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vivace.errors import BadInput, BadVectors
 from vivace.store import rows
-from vivace.store.changes import Change, Committed, NewChunk, Put, Remove
+from vivace.store.changes import Change, Committed, NewChunk, Put, Remove, VectorGone
 from vivace.types import Chunk
 
 
@@ -67,20 +67,19 @@ class Transaction:
             rows.sections_text(document),
             int(put.title_indexed),
             put.fingerprint,
-            self._epoch,
             document.text,
         ]
         if row is None:
             n = self._connection.execute(
                 "INSERT INTO documents (title, source, metadata, sections, title_indexed,"
-                " fingerprint, epoch, text, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " fingerprint, text, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [*values, document.id],
             ).lastrowid
         else:
             n = row[0]
             self._connection.execute(
                 "UPDATE documents SET title = ?, source = ?, metadata = ?, sections = ?,"
-                " title_indexed = ?, fingerprint = ?, epoch = ?, text = ? WHERE n = ?",
+                " title_indexed = ?, fingerprint = ?, text = ? WHERE n = ?",
                 [*values, n],
             )
         assert n is not None
@@ -113,11 +112,13 @@ class Transaction:
         chunk_rows, vector_rows = [], []
         for item in new:
             vector = item.vector
-            if vector is None or vector.shape != (self._dim,):
+            if vector is None:
+                raise VectorGone(f"a chunk of document {item.chunk.document_id!r} has no vector")
+            if vector.shape != (self._dim,) or not np.isfinite(vector).all():
                 raise BadVectors(
-                    f"a chunk of document {item.chunk.document_id!r} has"
-                    f" {'no vector' if vector is None else f'a vector of shape {vector.shape}'}",
-                    fix=f"Give each chunk one vector of {self._dim} dimensions",
+                    f"a chunk of document {item.chunk.document_id!r} has a vector of shape"
+                    f" {vector.shape}" + ("" if len(vector) != self._dim else " with NaN in it"),
+                    fix=f"Give each chunk {self._dim} finite numbers",
                 )
             id, chunk = self._next, item.chunk
             self._next += 1
