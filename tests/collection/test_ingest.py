@@ -222,3 +222,40 @@ async def test_titles_are_indexed_only_when_set(
     shutil.rmtree(tmp_path / "titled" / "terms")
     again = await engine.open(tmp_path / "titled")
     assert (await again.search("locomotive")).hits[0].stages["bm25"] > 0
+
+
+def move(source: Path, target: Path) -> None:
+    source.rename(target)
+
+
+async def test_prune_spares_what_is_away(docs: Collection, folder: Path, tmp_path: Path) -> None:
+    await docs.ingest(folder)
+    move(folder, tmp_path / "away")
+    report = await docs.ingest(folder, prune=True)
+    assert len(report.errors) == 1
+    assert report.removed == 0
+    move(tmp_path / "away", folder)
+    (folder / "b.txt").unlink()
+    (folder / "sub").mkdir()
+    report = await docs.ingest([folder / "sub" / "..", folder / "sub"], prune=True)
+    assert report.removed == 1
+
+
+@pytest.mark.parametrize("window", [1, 256])
+async def test_of_many_versions_the_last_read_wins(
+    engine: Engine, tmp_path: Path, window: int
+) -> None:
+    settings = load(ingest={"commit_chunks": window}, chunk={"tokens": 16, "overlap": 0})
+    other = Engine(settings)
+    docs = await other.open(tmp_path / "versions")
+    first = "This sentence is the first of them all here. " * 3
+    await docs.add([Document("x", first)])
+    later = "Another sentence has taken the place of that. " * 3
+    for versions in ([later, first], [first, later, first], [later, first + later, later]):
+        await docs.add([Document("x", text) for text in versions])
+        document = await docs.get("x")
+        assert document is not None
+        assert document.text == versions[-1]
+        chunks = await docs.chunks("x")
+        assert all(document.text[c.start : c.end] == c.text for c in chunks)
+    await other.close()
