@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 
@@ -60,6 +61,34 @@ def test_no_thread_is_left(tmp_path: Path) -> None:
     docs.add([Document("a", "Apples are red.")])
     docs.close()
     docs.close()
+    with pytest.raises(vivace.StoreError, match="closed"):
+        docs.info()
     with pytest.raises(vivace.CollectionNotFound):
         vivace.open(tmp_path / "none", create=False)
     assert set(threading.enumerate()) == before
+
+
+def test_a_callback_that_calls_back_gets_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Some text.")
+    with vivace.open(tmp_path / "c") as docs:
+        with pytest.raises(vivace.StoreError, match="own callback"):
+            docs.ingest(tmp_path / "a.txt", progress=lambda _: print(docs.info()))
+        assert docs.info().documents == 1
+
+
+def test_an_interrupt_waits_for_the_clean_up(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of an ingest leaves no lock and no running task."""
+    (tmp_path / "docs").mkdir()
+    for number in range(32):  # as many as are committed together
+        (tmp_path / "docs" / f"{number}.txt").write_text("Some text.")
+    (tmp_path / "docs" / "large.txt").write_text("Some more text. " * 20_000)
+    main = threading.main_thread().ident
+    assert main is not None
+    with vivace.open(tmp_path / "c", ingest__commit_chunks=1) as docs:
+        with pytest.raises(KeyboardInterrupt):
+            docs.ingest(
+                tmp_path / "docs", progress=lambda _: signal.pthread_kill(main, signal.SIGINT)
+            )
+        (tmp_path / "b.txt").write_text("Other text.")
+        assert docs.ingest(tmp_path / "b.txt").documents == 1
+        assert docs.info().documents == 33

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -19,8 +21,10 @@ from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
 from vivace.collection.writer import Writer
 from vivace.embed import names
-from vivace.errors import BadInput, CollectionNotFound, VivaceError
+from vivace.errors import BadInput, CollectionNotFound, StoreError, VivaceError
 from vivace.generate.extractive import Extractive
+from vivace.ingest.chunking import indexed_text
+from vivace.ingest.decode import absolute
 from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.host import cores
@@ -63,6 +67,7 @@ class Engine:
         self.embedder = names.load(self.settings.embed)
         self._pool = Pool(self.settings.search.threads or cores(), "vivace-search")
         self._collections: dict[Path, Collection] = {}
+        self._opening = asyncio.Lock()
 
     async def open(self, name: str | Path = "default", *, create: bool = True) -> Collection:
         """Open the collection at a path, or of a name under `settings.home`; once, however often.
@@ -73,21 +78,21 @@ class Engine:
             CollectionTooNew: a later version of Vivace wrote it.
         """
         folder = collection_path(name, self.settings)
-        opened = self._collections.get(folder)
-        if opened is not None and not opened.closed:
-            return opened
-        trace = Trace()
-        corpus = await asyncio.to_thread(
-            Corpus.open,
-            folder,
-            embedder=self.embedder.name,
-            dim=self.embedder.dim,
-            trace=trace,
-            create=create,
-        )
-        collection = Collection(corpus, self, trace)
-        self._collections[folder] = collection
-        return collection
+        async with self._opening:
+            opened = self._collections.get(folder)
+            if opened is not None and not opened.closed:
+                return opened
+            trace = Trace()
+            corpus = await asyncio.to_thread(
+                Corpus.open,
+                folder,
+                embedder=self.embedder.name,
+                dim=self.embedder.dim,
+                trace=trace,
+                create=create,
+            )
+            collection = self._collections[folder] = Collection(corpus, self, trace)
+            return collection
 
     def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
         return HybridSearcher(
@@ -99,11 +104,12 @@ class Engine:
 
     async def close(self) -> None:
         """Close every collection, then the pools and the model. Idempotent."""
-        for collection in self._collections.values():
-            await collection.close()
-        self._collections.clear()
-        self._pool.close()
-        self.embedder.close()
+        async with AsyncExitStack() as stack:
+            stack.callback(self.embedder.close)
+            stack.callback(self._pool.close)
+            for collection in self._collections.values():
+                stack.push_async_callback(collection.close)
+            self._collections.clear()
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,7 +130,10 @@ class Collection:
         self._answerer = engine.answerer()
         self._writer = Writer(corpus)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
-        self._background: set[asyncio.Task[None]] = set()
+        self._flushing: asyncio.Task[None] | None = None
+        self._searching = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.closed = False
 
     # -- documents in -----------------------------------------------------------------------
@@ -161,14 +170,17 @@ class Collection:
         """Add documents, or chunks with or without their own vectors (n, dim).
 
         A document or a chunk's document replaces the one with its id. Vectors are scaled to unit
-        length. All of it becomes durable and searchable, or (on an error) none of it.
+        length. Bad input is found before anything is added. Many documents are committed in groups,
+        each document whole.
 
         Raises:
             BadVectors: a wrong shape, NaN or infinity.
-            BadInput: a document without id or text, or vectors given for documents.
+            BadInput: a document without id or text or with metadata that has no JSON form, chunks
+                of a document that disagree, vectors given for documents, or anything else.
         """
-        documents = [item for item in items if isinstance(item, Document)]
-        chunks = [item for item in items if isinstance(item, Chunk)]
+        given_items = _only(items)
+        documents = [item for item in given_items if isinstance(item, Document)]
+        chunks = [item for item in given_items if isinstance(item, Chunk)]
         if documents and (chunks or vectors is not None):
             raise BadInput(
                 "documents were given together with chunks or vectors",
@@ -177,11 +189,7 @@ class Collection:
         if not documents:
             return await self._add_chunks(chunks, vectors)
         for document in documents:
-            if not document.id or not document.text.strip():
-                raise BadInput(
-                    f"document {document.id!r} has no {'text' if document.id else 'id'}",
-                    fix="Give every document both; nothing was added",
-                )
+            _check(document)
         return await self._pipeline().run(documents)
 
     async def delete(self, ids: str | Sequence[str]) -> int:
@@ -213,7 +221,8 @@ class Collection:
             text if isinstance(text, Query) else Query(text, k, filters, min_score, vector=vector)
         )
         start = time.perf_counter()
-        result = await self._searcher.search(query)
+        with self._in_flight():
+            result = await self._searcher.search(query)
         self._record(query, result, time.perf_counter() - start)
         return result
 
@@ -223,7 +232,8 @@ class Collection:
         """One result or error a query, in order; one failure does not lose the others."""
         wanted = [query if isinstance(query, Query) else Query(query, k) for query in queries]
         start = time.perf_counter()
-        results = await self._searcher.search_many(wanted)
+        with self._in_flight():
+            results = await self._searcher.search_many(wanted)
         each = (time.perf_counter() - start) / max(1, len(wanted))
         for query, result in zip(wanted, results, strict=True):
             if isinstance(result, SearchResult):
@@ -277,11 +287,13 @@ class Collection:
         return await asyncio.to_thread(self._corpus.store.info)
 
     async def close(self) -> None:
-        """Write what waits and let go of the files. Idempotent."""
+        """Let searches in flight end, write what waits, let go of the files. Idempotent."""
         if self.closed:
             return
         self.closed = True
-        await asyncio.gather(*self._background)
+        await self._idle.wait()
+        if self._flushing is not None:
+            await self._flushing
         await asyncio.to_thread(self._close)
 
     # -- inside -----------------------------------------------------------------------------
@@ -295,15 +307,18 @@ class Collection:
     async def _add_chunks(
         self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]] | None
     ) -> IngestReport:
+        embedded = len(chunks) if vectors is None else 0
         if vectors is None:
-            texts = [chunk.text for chunk in chunks]
+            texts = [indexed_text(chunk, index_title=False) for chunk in chunks]
             vectors = (await self._engine.embedder.embed(texts, kind="passage")).vectors
         changes = await asyncio.to_thread(self._puts, chunks, vectors)
         if not changes:
             return IngestReport(epoch=self._corpus.store.epoch())
         async with self._writer.session():
             epoch = await self._writer.apply(changes)
-        return IngestReport(documents=len(changes), chunks=len(chunks), epoch=epoch)
+        return IngestReport(
+            documents=len(changes), chunks=len(chunks), embedded=embedded, epoch=epoch
+        )
 
     def _puts(self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]]) -> Puts:
         unit = given.unit(vectors, count=len(chunks), dim=self._corpus.store.dim)
@@ -311,19 +326,36 @@ class Collection:
 
     def _record(self, query: Query, result: SearchResult, seconds: float) -> None:
         self.trace.observe("search", seconds)
-        if self._log.record(query, result, seconds):
-            task = asyncio.create_task(asyncio.to_thread(self._log.flush))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+        full = self._log.record(query, result, seconds)
+        if full and (self._flushing is None or self._flushing.done()):
+            self._flushing = asyncio.create_task(asyncio.to_thread(self._log.flush))
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        """Closing waits for what is inside; nothing enters once it has begun."""
+        if self.closed:
+            raise StoreError("the collection is closed", fix="Open it again")
+        self._searching += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._searching -= 1
+            if not self._searching:
+                self._idle.set()
 
     def _close(self) -> None:
-        self._log.flush()
-        self._writer.close()
-        self._corpus.close()
+        try:
+            self._log.flush()
+        finally:
+            try:
+                self._writer.close()
+            finally:
+                self._corpus.close()
 
 
 def _roots(paths: Sequence[str | Path]) -> list[Path]:
-    return [Path(path).expanduser().absolute() for path in paths]
+    return [_resolved(path) for path in paths]
 
 
 def collection_path(name: str | Path, settings: Settings) -> Path:
@@ -334,7 +366,43 @@ def collection_path(name: str | Path, settings: Settings) -> Path:
     """
     text = str(name)
     if isinstance(name, Path) or "/" in text or text in (".", ".."):
-        return Path(name).expanduser().absolute()
+        return _resolved(name)
     if not text or text.startswith("."):
         raise CollectionNotFound(f"{text!r} names no collection", fix="Give a name or a path")
-    return Path(settings.home).expanduser() / "collections" / text
+    return _resolved(settings.home) / "collections" / text
+
+
+def _resolved(path: str | Path) -> Path:
+    """From the root, without "..": one name for one place. A home that does not exist stays `~`."""
+    found = Path(path)
+    with suppress(RuntimeError):
+        found = found.expanduser()
+    return absolute(found)
+
+
+def _only(items: Sequence[Document] | Sequence[Chunk]) -> list[Document | Chunk]:
+    listed: list[Document | Chunk] = list(items)
+    for at, item in enumerate(listed):
+        if not isinstance(item, Document | Chunk):
+            raise BadInput(
+                f"item {at} is a {type(item).__name__}",
+                fix="Give Document(id, text) or Chunk(document_id, text); nothing was added",
+            )
+    return listed
+
+
+def _check(document: Document) -> None:
+    if not document.id or not document.text.strip():
+        raise BadInput(
+            f"document {document.id!r} has no {'text' if document.id else 'id'}",
+            fix="Give every document both; nothing was added",
+        )
+    try:
+        json.dumps(dict(document.metadata))
+        document.id.encode()
+        document.text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(
+            f"document {document.id!r} has no JSON form: {error}",
+            fix="Use JSON values in its metadata, and text without lone surrogates",
+        ) from error

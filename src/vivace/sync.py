@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.engine import Chunks, Collection, Engine, Listing
-from vivace.errors import VivaceError
+from vivace.errors import StoreError, VivaceError
 from vivace.types import (
     Answer,
     Asking,
@@ -37,21 +37,39 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._closed = False
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vivace-loop", daemon=True
         )
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result; an interrupt (Ctrl-C) cancels it and waits for its clean-up."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        """The coroutine's result; an interrupt (Ctrl-C) cancels it and waits for its clean-up.
+
+        Raises:
+            StoreError: the loop has been closed, or this is its own thread, which would deadlock.
+        """
+        if self._closed or threading.current_thread() is self._thread:
+            coroutine.close()
+            raise StoreError(
+                "the collection is closed" if self._closed else "called from its own callback",
+                fix="Open it again" if self._closed else "Use the asynchronous Collection there",
+            )
+        done = threading.Event()
+        tasks: list[asyncio.Task[T]] = []
+
+        def start() -> None:
+            tasks.append(self._loop.create_task(coroutine))
+            tasks[0].add_done_callback(lambda _: done.set())
+
+        self._loop.call_soon_threadsafe(start)
         try:
-            return future.result()
+            done.wait()
         except BaseException:
-            if future.cancel():
-                # let the task's finally blocks run before the caller goes on
-                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result()
+            self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            done.wait()
             raise
+        return tasks[0].result()
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """The items of an asynchronous iterator, each awaited when it is asked for."""
@@ -63,6 +81,7 @@ class Loop:
 
     def close(self) -> None:
         self.run(self._loop.shutdown_default_executor())
+        self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,8 @@ def test_ingest_search_ask_ls_rm(shell: Shell, folder: Path) -> None:
     assert (listed["total"], len(listed["documents"])) == (2, 2)
     assert shell.json("rm", folder / "leave.md") == {"removed": 1, "missing": []}
     assert shell.json("ls", "--limit", "5")["total"] == 1
+    removed = shell.json("rm", "nobody", folder / "zh.txt", status=BAD_INPUT)
+    assert removed == {"removed": 1, "missing": ["nobody"]}
 
 
 def test_for_people(shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +94,27 @@ def test_for_people(shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert "nothing found" in shell.out
     assert shell.run("rm", folder / "zh.txt") == OK
     assert "removed 1" in shell.out
+
+
+def test_what_a_shell_makes_of_odd_bytes(shell: Shell, folder: Path) -> None:
+    (folder / "odd [red]name.md").write_text("# weird [/tmp] title\n\nOdd words.\n")
+    shell.json("ingest", folder)
+    assert shell.run("ls") == OK
+    assert "weird [/tmp] title" in shell.out
+    assert shell.json("search", "caf\udce9 odd")["hits"]
+    assert shell.run("rm", "\udcff") == BAD_INPUT
+
+
+def test_relative_paths_name_the_same_documents(
+    shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "sub").mkdir()
+    monkeypatch.chdir(folder / "sub")
+    shell.json("ingest", "..")
+    assert shell.json("rm", "../zh.txt")["removed"] == 1
+    first = shell.json("ask", "--docs", "..", "notice period")
+    assert shell.json("ask", "--docs", folder, "notice period")["ingest"]["unchanged"] == 2
+    assert first["ingest"]["documents"] == 2
 
 
 def test_ask_docs_takes_in_what_is_new(shell: Shell, folder: Path) -> None:
@@ -139,7 +163,6 @@ def test_some_failed(shell: Shell, folder: Path) -> None:
         (("search", "a", "--set", "embed.model=nonsense"), BAD_INPUT, "BadSettings"),
         (("search", "a", "--collection", "other"), FAILED, "CollectionNotFound"),
         (("ls", "--set", "embed.model=given:3"), FAILED, "EmbedderMismatch"),
-        (("rm", "nobody"), BAD_INPUT, "BadInput"),
         (("eval", "nowhere"), BAD_INPUT, "BadInput"),
     ],
 )
@@ -228,6 +251,22 @@ class TestEval:
         assert report["peak_rss_mb"] > 0
         assert shell.run("eval", dataset, "--limit", "1") == OK
         assert "recall@1" in shell.out
+
+    def test_a_broken_line_is_reported(self, shell: Shell, dataset: Path) -> None:
+        with (dataset / "corpus.jsonl").open("a") as corpus:
+            corpus.write("broken\n")
+        report = shell.json("eval", dataset, status=SOME_FAILED)
+        assert len(report["errors"]) == 1
+        (dataset / "qrels.tsv").write_text("")
+        assert "judged" in shell.json("eval", dataset, status=BAD_INPUT)["error"]["message"]
+
+    def test_it_leaves_the_query_log_alone(
+        self, shell: Shell, dataset: Path, tmp_path: Path
+    ) -> None:
+        shell.json("eval", dataset, "--collection", tmp_path / "kept")
+        with sqlite3.connect(tmp_path / "kept" / "store.db") as connection:
+            assert connection.execute("SELECT COUNT(*) FROM queries").fetchone() == (0,)
+        connection.close()
 
     def test_a_collection_is_used_as_it_is(
         self, shell: Shell, dataset: Path, tmp_path: Path

@@ -19,14 +19,16 @@ from vivace.errors import (
     BadInput,
     BadQuery,
     BadVectors,
+    CollectionLocked,
     CollectionNotFound,
     EmbedderMismatch,
     StoreError,
+    StoreUnwritable,
 )
-from vivace.index.terms import TantivyTerms
 from vivace.settings import load
+from vivace.store.lock import WriteLock
 from vivace.trace import Trace
-from vivace.types import Chunk, Document, Query, SearchResult
+from vivace.types import Chunk, Document, Embedded, Query, SearchResult
 
 ANIMALS = [
     Document("cat", "Cats purr loudly.", "On cats", metadata={"legs": 4, "kind": "pet"}),
@@ -46,7 +48,7 @@ class TestAdd:
         assert (await docs.add(ANIMALS)).documents == 4
         await docs.add([Document("cat", "Cats sleep.")])
         assert (await docs.info()).documents == 4
-        assert "purr" not in {w for h in (await docs.search("purr")).hits for w in h.chunk.text}
+        assert not any("purr" in h.chunk.text for h in (await docs.search("purr")).hits)
         assert (await ids(docs, "cats sleep"))[0] == "cat"
 
     async def test_nothing(self, docs: Collection) -> None:
@@ -97,7 +99,9 @@ class TestAdd:
             ([Chunk("", "text")], "no document id"),
             ([Chunk("x", " ")], "no text"),
             ([Chunk("x", "abc", 0, 5)], "spans 0-5"),
-            ([Chunk("x", "abc", 0, 3), Chunk("x", "xyz", 1, 4)], "disagree"),
+            ([Chunk("x", "abc", 0, 3), Chunk("x", "xyz", 1, 4)], "disagree about the text"),
+            ([Chunk("x", "abc", 10**10 - 3, 10**10)], "spans"),
+            ([Chunk("x", "a", metadata={"p": 1}), Chunk("x", "b")], "disagree about title"),
         ],
     )
     async def test_bad_chunks(self, docs: Collection, chunks: list[Chunk], message: str) -> None:
@@ -218,13 +222,12 @@ class TestDelete:
         await fresh.add(list(live.values()))
         assert (await docs.info()).documents == len(live)
         for question in ("w1 w2", "w30 w31 w32", "w59"):
-            a, b = await docs.search(question, 20), await fresh.search(question, 20)
+            a, b = await docs.search(question, 500), await fresh.search(question, 500)
             assert a.hits
             assert {h.chunk.document_id for h in a.hits} <= set(live)
-            best = {h.chunk.document_id: h.stages["cosine"] for h in a.hits}
-            for hit in b.hits:
-                if hit.chunk.document_id in best:
-                    assert best[hit.chunk.document_id] == pytest.approx(hit.stages["cosine"])
+            assert {h.chunk.document_id: pytest.approx(h.stages["cosine"]) for h in a.hits} == {
+                h.chunk.document_id: h.stages["cosine"] for h in b.hits
+            }
 
 
 class TestReopening:
@@ -328,12 +331,148 @@ def test_paths_and_names(tmp_path: Path) -> None:
             collection_path(bad, settings)
 
 
-def test_in_memory_terms_when_the_folder_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("harm", ["missing", "stale"])
+async def test_terms_in_memory_where_the_folder_cannot_be_written(
+    docs: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
-    corpus = Corpus.open(tmp_path / "c", embedder="hash", dim=32, trace=Trace())
-    corpus.close()
-    shutil.rmtree(tmp_path / "c" / "terms")
-    other = Corpus.open(tmp_path / "c", embedder="hash", dim=32, trace=Trace())
-    assert isinstance(other._terms, TantivyTerms)
-    other.close()
+    await docs.add(ANIMALS[:2])
+    shutil.copytree(tmp_path / "collection" / "terms", tmp_path / "old")
+    await docs.add(ANIMALS[2:])
+    await docs.close()
+    shutil.rmtree(tmp_path / "collection" / "terms")
+    if harm == "stale":
+        shutil.copytree(tmp_path / "old", tmp_path / "collection" / "terms")
+
+    def unwritable(_: object) -> None:
+        raise StoreUnwritable("read-only")
+
+    monkeypatch.setattr(WriteLock, "acquire", unwritable)
+    reader = Corpus.open(tmp_path / "collection", embedder="hash", dim=32, trace=Trace())
+    assert reader._terms.in_memory
+    assert reader.snapshot().keyword(["bird", "sing"], 5).ids.size == 1
+    reader.close()
+
+
+async def test_a_reader_catches_up_with_terms_that_come_after_the_store(
+    docs: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await docs.add(ANIMALS[:2])
+    reader = Corpus.open(tmp_path / "collection", embedder="hash", dim=32, trace=Trace())
+    seen: list[int] = []
+    commit = docs._corpus._terms.commit
+
+    def late(epoch: int) -> None:
+        # the moment between the two commits of the writer
+        seen.append(reader.snapshot().epoch)
+        commit(epoch)
+
+    monkeypatch.setattr(docs._corpus._terms, "commit", late)
+    await docs.add(ANIMALS[2:])
+    assert seen == [2]
+    monkeypatch.setattr(reader, "_next_follow", 0.0)
+    assert reader.snapshot().keyword(["bird", "sing"], 5).ids.size == 1
+    reader.close()
+
+
+async def test_a_reader_with_terms_in_memory_follows_too(
+    docs: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await docs.add(ANIMALS[:1])
+    shutil.rmtree(tmp_path / "collection" / "terms")
+
+    def locked(_: object) -> None:
+        raise CollectionLocked("somebody writes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WriteLock, "acquire", locked)
+        reader = Corpus.open(tmp_path / "collection", embedder="hash", dim=32, trace=Trace())
+    await docs.add(ANIMALS[2:])
+    assert reader.snapshot().keyword(["bird", "sing"], 5).ids.size == 1
+    reader.close()
+
+
+async def test_two_opens_at_once_are_one_collection(engine: Engine, tmp_path: Path) -> None:
+    first, second = await asyncio.gather(
+        engine.open(tmp_path / "x"), engine.open(tmp_path / "y" / ".." / "x")
+    )
+    assert first is second
+
+
+async def test_closing_waits_for_searches(docs: Collection) -> None:
+    await docs.add(ANIMALS)
+    searches = [asyncio.create_task(docs.search(f"cats {n}")) for n in range(20)]
+    await asyncio.sleep(0)
+    await docs.close()
+    results = await asyncio.gather(*searches)
+    assert all(result.hits for result in results)
+    with pytest.raises(StoreError, match="closed"):
+        await docs.search("cats")
+
+
+async def test_a_question_with_lone_surrogates(docs: Collection) -> None:
+    await docs.add(ANIMALS)
+    assert (await docs.search("cats \udce9")).hits
+    await docs.close()
+    assert docs.trace.counters()["queries.logged"] == 1
+
+
+async def test_a_huge_k_is_refused(docs: Collection) -> None:
+    await docs.add(ANIMALS)
+    with pytest.raises(BadQuery, match="1 to 10,000"):
+        await docs.search("cats", 10**9)
+    assert len((await docs.search("cats", 10_000)).hits) == 4
+
+
+async def test_hits_share_chunks_that_nobody_can_change(docs: Collection) -> None:
+    await docs.add(ANIMALS)
+    hit = (await docs.search("cats")).hits[0]
+    with pytest.raises(TypeError):
+        hit.chunk.metadata["legs"] = 5  # type: ignore[index]
+
+
+@pytest.mark.parametrize("bad", [["text"], [ANIMALS[0], 3]])
+async def test_only_documents_and_chunks_can_be_added(docs: Collection, bad: list[object]) -> None:
+    with pytest.raises(BadInput, match="item"):
+        await docs.add(bad)  # type: ignore[arg-type]
+    assert (await docs.add(document for document in ANIMALS)).documents == 4  # type: ignore[arg-type]
+
+
+async def test_an_embedder_that_answers_nan_adds_nothing(
+    docs: Collection, embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nan(texts: list[str], *, kind: str) -> Embedded:
+        return Embedded(np.full((len(texts), 32), np.nan, np.float32))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedder, "embed", nan)
+        with pytest.raises(BadVectors, match="NaN"):
+            await docs.add(ANIMALS)
+    assert (await docs.add(ANIMALS)).documents == 4
+
+
+async def test_a_concurrent_delete_does_not_fail_an_update(
+    docs: Collection, embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(f"Sentence number {n} stands here for good." for n in range(12))
+    await docs.add([Document("a", text)])
+    embed = embedder.embed
+
+    async def meanwhile(texts: list[str], *, kind: str) -> Embedded:
+        if kind == "passage":
+            await docs.delete("a")
+        return await embed(texts, kind="passage")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedder, "embed", meanwhile)
+        await docs.add([Document("a", text + " One more at the end.")])
+    document = await docs.get("a")
+    assert document is not None
+    assert document.text.endswith("One more at the end.")
+    assert (await docs.search("sentence number 3")).hits
+
+
+async def test_a_given_vector_is_scaled_as_stored_ones_are(docs: Collection) -> None:
+    await docs.add([Chunk("x", "one"), Chunk("y", "two")], np.eye(2, 32))
+    result = await docs.search("", vector=np.eye(2, 32, dtype=np.float32)[1] * 7)
+    assert result.hits[0].chunk.document_id == "y"
+    assert result.hits[0].stages["cosine"] == pytest.approx(1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from tests.collection.conftest import HashEmbedder
 from vivace.engine import Collection, Engine
 from vivace.errors import CollectionLocked, EmbeddingError, StoreUnwritable
+from vivace.settings import load
 from vivace.store.lock import WriteLock
-from vivace.types import IngestProgress
+from vivace.types import Document, IngestProgress
 
 
 @pytest.fixture
@@ -200,3 +202,60 @@ async def test_concurrent_ingests_of_one_process_share_the_lock(
     )
     assert sum(report.documents for report in reports) == 4
     assert (await docs.info()).documents == 4
+
+
+async def test_titles_are_indexed_only_when_set(
+    engine: Engine, embedder: HashEmbedder, tmp_path: Path
+) -> None:
+    document = Document("a", "It runs on rails.", "Locomotive")
+    plain = await engine.open(tmp_path / "plain")
+    await plain.add([document])
+    assert embedder.embedded == ["It runs on rails."]
+    assert (await plain.search("locomotive")).hits[0].stages["bm25"] == 0
+    other = Engine(load(ingest={"index_title": True}))
+    titled = await other.open(tmp_path / "titled")
+    await titled.add([document])
+    assert embedder.embedded[-1] == "Locomotive\nIt runs on rails."
+    assert (await titled.search("locomotive")).hits[0].stages["bm25"] > 0
+    await other.close()
+    # a rebuild from the store indexes what was indexed
+    shutil.rmtree(tmp_path / "titled" / "terms")
+    again = await engine.open(tmp_path / "titled")
+    assert (await again.search("locomotive")).hits[0].stages["bm25"] > 0
+
+
+def move(source: Path, target: Path) -> None:
+    source.rename(target)
+
+
+async def test_prune_spares_what_is_away(docs: Collection, folder: Path, tmp_path: Path) -> None:
+    await docs.ingest(folder)
+    move(folder, tmp_path / "away")
+    report = await docs.ingest(folder, prune=True)
+    assert len(report.errors) == 1
+    assert report.removed == 0
+    move(tmp_path / "away", folder)
+    (folder / "b.txt").unlink()
+    (folder / "sub").mkdir()
+    report = await docs.ingest([folder / "sub" / "..", folder / "sub"], prune=True)
+    assert report.removed == 1
+
+
+@pytest.mark.parametrize("window", [1, 256])
+async def test_of_many_versions_the_last_read_wins(
+    engine: Engine, tmp_path: Path, window: int
+) -> None:
+    settings = load(ingest={"commit_chunks": window}, chunk={"tokens": 16, "overlap": 0})
+    other = Engine(settings)
+    docs = await other.open(tmp_path / "versions")
+    first = "This sentence is the first of them all here. " * 3
+    await docs.add([Document("x", first)])
+    later = "Another sentence has taken the place of that. " * 3
+    for versions in ([later, first], [first, later, first], [later, first + later, later]):
+        await docs.add([Document("x", text) for text in versions])
+        document = await docs.get("x")
+        assert document is not None
+        assert document.text == versions[-1]
+        chunks = await docs.chunks("x")
+        assert all(document.text[c.start : c.end] == c.text for c in chunks)
+    await other.close()

@@ -105,7 +105,7 @@ def test_another_process_is_followed(tmp_path: Path) -> None:
 
 
 def test_in_memory_needs_no_folder() -> None:
-    terms = TantivyTerms.in_memory()
+    terms = TantivyTerms.volatile()
     terms.add(1, ["fox"])
     terms.commit(3)
     terms.follow()

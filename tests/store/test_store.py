@@ -19,7 +19,7 @@ from vivace.errors import (
     StoreUnwritable,
 )
 from vivace.store import schema
-from vivace.store.changes import NewChunk, Put, Remove
+from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import FILE, Store
 from vivace.types import Chunk, Document, Section
 
@@ -116,11 +116,20 @@ def test_what_indexes_read(store: Store) -> None:
     assert [chunk.text for chunk, _ in store.texts(since=1)] == ["three"]
 
 
-@pytest.mark.parametrize("bad", [None, np.zeros(DIM + 1, np.float16)])
-def test_a_missing_or_wrong_vector_fails_the_whole_transaction(store: Store, bad: object) -> None:
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (None, VectorGone),
+        (np.zeros(DIM + 1, np.float16), BadVectors),
+        (np.full(DIM, np.nan, np.float16), BadVectors),
+    ],
+)
+def test_a_missing_or_wrong_vector_fails_the_whole_transaction(
+    store: Store, bad: object, error: type[Exception]
+) -> None:
     item = put("b", "two").chunks[0]
     wrong = NewChunk(item.chunk, item.hash, bad)  # type: ignore[arg-type]
-    with pytest.raises(BadVectors, match="'b'"):
+    with pytest.raises(error, match="'b'"):
         store.commit([put("a", "one"), Put(Document("b", "two"), b"", (wrong,))])
     assert store.epoch() == 0
     assert store.info().documents == 0

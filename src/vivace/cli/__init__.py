@@ -24,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what was acknowledged is kept", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"vivace: {error}", file=sys.stderr)
+            return FAILED
         sys.stderr.close()
         return OK
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vivace.cli.output import ingest_progress, json_line, place, settings_of, table
-from vivace.cli.status import SOME_FAILED
+from vivace.cli.status import BAD_INPUT, OK, SOME_FAILED
 from vivace.engine import Engine
 from vivace.errors import BadInput
+from vivace.ingest.decode import absolute
 from vivace.types import Chunk, IngestReport
 
 
@@ -25,16 +26,15 @@ async def _ingest(options: argparse.Namespace) -> int:
         docs = await engine.open(options.collection or "default")
         with ingest_progress("Reading") as progress:
             report = await docs.ingest(options.paths, prune=options.prune, progress=progress)
-    if options.json:
-        json_line(report_value(report))
-    else:
-        show_report(report)
-    nothing = not (report.documents or report.unchanged or report.removed or report.errors)
-    if nothing:
+    if not (report.documents or report.unchanged or report.removed or report.errors):
         raise BadInput(
             f"nothing to read in {', '.join(options.paths)}",
             fix="Give files or folders that hold .md, .txt, .html or .jsonl files",
         )
+    if options.json:
+        json_line(report_value(report))
+    else:
+        show_report(report)
     return SOME_FAILED if report.errors else 0
 
 
@@ -83,14 +83,14 @@ async def _remove(options: argparse.Namespace) -> int:
         json_line({"removed": removed, "missing": missing})
     else:
         print(f"removed {removed}")
-    if missing:
-        raise BadInput(f"no such document: {', '.join(missing)}", fix="`vivace ls` lists them")
-    return 0
+        for id in missing:
+            print(f"vivace: no such document: {id}. `vivace ls` lists them", file=sys.stderr)
+    return BAD_INPUT if missing else OK
 
 
 def _ids(name: str) -> list[str]:
     """A document's own id, or a file's: its absolute path."""
-    return [name, Path(name).absolute().as_posix()]
+    return [name, absolute(Path(name)).as_posix()]
 
 
 def report_value(report: IngestReport) -> dict[str, Any]:
@@ -103,8 +103,12 @@ def report_value(report: IngestReport) -> dict[str, Any]:
         "epoch": report.epoch,
         "seconds": round(report.seconds, 3),
         "skipped": [{"source": s.source, "reason": s.reason} for s in report.skipped],
-        "errors": [{"source": f.source, "reason": f.reason, "fix": f.fix} for f in report.errors],
+        "errors": failure_values(report),
     }
+
+
+def failure_values(report: IngestReport) -> list[dict[str, str]]:
+    return [{"source": f.source, "reason": f.reason, "fix": f.fix} for f in report.errors]
 
 
 def show_report(report: IngestReport) -> None:

@@ -15,9 +15,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from vivace.cli.documents import failure_values
 from vivace.cli.output import ingest_progress, json_line, settings_of, table
+from vivace.cli.status import OK, SOME_FAILED
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput
+from vivace.settings import QueryLog
 from vivace.text.language import language
 from vivace.tune import metrics
 from vivace.types import Query
@@ -47,14 +50,16 @@ def run(options: argparse.Namespace) -> int:
         json_line(report)
     else:
         table("", ["measure", "value"], [[key, _shown(value)] for key, value in report.items()])
-    return 0
+    return SOME_FAILED if report["errors"] else OK
 
 
 async def _evaluate(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     judged = read_judged(folder)[: options.limit]
     with tempfile.TemporaryDirectory(prefix="vivace-eval-") as temporary:
         where = options.collection or Path(temporary) / "collection"
-        settings = settings_of(options)
+        # measuring leaves no trace in the questions that tuning learns from
+        plain = settings_of(options)
+        settings = msgspec.structs.replace(plain, queries=QueryLog(log=False))
         async with Engine(settings) as engine:
             docs = await engine.open(where)
             ingest = await _ingest(docs, folder)
@@ -76,12 +81,13 @@ async def _evaluate(folder: Path, options: argparse.Namespace) -> dict[str, Any]
 async def _ingest(docs: Collection, folder: Path) -> dict[str, Any]:
     """Ingest the corpus unless the collection holds documents already."""
     if (await docs.info()).documents:
-        return {"ingest_seconds": None, "documents_per_second": None}
+        return {"ingest_seconds": None, "documents_per_second": None, "errors": []}
     with ingest_progress("Ingesting") as progress:
         report = await docs.ingest(folder / "corpus.jsonl", progress=progress)
     return {
         "ingest_seconds": round(report.seconds, 3),
         "documents_per_second": round(report.documents / report.seconds, 1),
+        "errors": failure_values(report),
     }
 
 
@@ -147,7 +153,8 @@ def read_judged(folder: Path) -> list[Judged]:
         BadInput: a line of queries.jsonl or qrels.tsv cannot be read; names the line.
     """
     relevant: dict[str, set[str]] = {}
-    for number, line in enumerate((folder / "qrels.tsv").read_text("utf-8").splitlines(), start=1):
+    qrels = (folder / "qrels.tsv").read_text("utf-8", "replace")
+    for number, line in enumerate(qrels.splitlines(), start=1):
         parts = line.split("\t")
         if parts[0] == "query_id" or not line.strip():
             continue
@@ -165,12 +172,19 @@ def read_judged(folder: Path) -> list[Judged]:
         try:
             value = msgspec.json.decode(row)
             id, text = str(value["id"]), value["text"]
+            if not isinstance(text, str):
+                raise TypeError("text is no string")
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise BadInput(
                 f"{folder / 'queries.jsonl'}:{number}: {error}", fix="Write {id, text} a line"
             ) from error
         if id in relevant:
             judged.append(Judged(Query(text), frozenset(relevant[id])))
+    if not judged:
+        raise BadInput(
+            f"{folder}: no question of queries.jsonl is judged in qrels.tsv",
+            fix="Use the same ids in both",
+        )
     return judged
 
 

@@ -43,7 +43,7 @@ def filter_of(options: argparse.Namespace) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(options.filter)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"--filter is no JSON: {error}", fix='E.g. \'{"lang": "en"}\'') from error
     if not isinstance(value, dict):
         raise BadInput("--filter is no JSON object", fix='E.g. \'{"lang": "en"}\'')
@@ -108,6 +108,7 @@ def ingest_progress(label: str) -> Iterator[Callable[[IngestProgress], None]]:
         yield lambda _: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -119,7 +120,7 @@ def ingest_progress(label: str) -> Iterator[Callable[[IngestProgress], None]]:
             bar.update(
                 task,
                 description=f"{label}: {now.documents} documents, {now.chunks} chunks,"
-                f" {now.unchanged} unchanged, {now.failed} failed  [dim]{name}[/dim]",
+                f" {now.unchanged} unchanged, {now.failed} failed  [dim]{escape(name)}[/dim]",
             )
 
         yield show
@@ -127,11 +128,12 @@ def ingest_progress(label: str) -> Iterator[Callable[[IngestProgress], None]]:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    view = Table(title=title or None, title_justify="left")
+    view = Table(title=escape(title) or None, title_justify="left")
     for column in columns:
         view.add_column(column, overflow="fold")
     for row in rows:
-        view.add_row(*row)
+        view.add_row(*map(escape, row))
     Console().print(view)

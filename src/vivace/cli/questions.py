@@ -23,6 +23,7 @@ from vivace.cli.output import (
 from vivace.cli.status import SOME_FAILED
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput
+from vivace.ingest.decode import absolute
 from vivace.types import Answer, IngestReport
 
 
@@ -103,7 +104,7 @@ async def _answer(
 
 def _collection_of(folder: Path) -> str:
     """The name of a folder's own collection: readable, and different for equal names elsewhere."""
-    path = folder.expanduser().absolute()
+    path = absolute(folder)
     word = re.sub(r"[^\w-]+", "-", path.name).strip("-") or "docs"
     return f"{word}-{hashlib.blake2b(path.as_posix().encode(), digest_size=4).hexdigest()}"
 

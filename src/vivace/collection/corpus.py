@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from vivace.types import Chunk, Ids
 
 LOCK = "write.lock"
 TERMS = "terms"
+_FOLLOW_SECONDS = 0.02
+"""How often at most to look whether another process's terms have caught up with its store."""
 
 
 class Corpus:
@@ -39,6 +42,7 @@ class Corpus:
         self._trace = trace
         self._lock = WriteLock(folder / LOCK)
         self._refreshing = threading.Lock()
+        self._next_follow = 0.0
         self._terms = self._open_terms()
         with self.store.reading():
             epoch, dense = self.store.epoch(), self._dense_since(Dense(), 0)
@@ -59,19 +63,27 @@ class Corpus:
 
     def close(self) -> None:
         with self._refreshing:
-            self._terms.release()
-            self._lock.release()
-            self.store.close()
+            try:
+                self._terms.release()
+            finally:
+                self._lock.release()
+                self.store.close()
 
     def snapshot(self) -> Snapshot:
         """The newest state, including what other processes have committed."""
-        if self.store.epoch() != self._current.epoch and self._refreshing.acquire(blocking=False):
+        if self._behind() and self._refreshing.acquire(blocking=False):
             # whoever does not get the lock searches the last state instead of waiting
             try:
                 self._refresh()
             finally:
                 self._refreshing.release()
         return self._current
+
+    def _behind(self) -> bool:
+        if self.store.epoch() != self._current.epoch:
+            return True
+        # another process commits to the store first: its terms follow within milliseconds
+        return self._terms.epoch < self._current.epoch and time.monotonic() >= self._next_follow
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -90,9 +102,11 @@ class Corpus:
                     self._publish(self._current.epoch, self._dense)
             yield
         finally:
-            with self._refreshing:
-                self._terms.release()
-            self._lock.release()
+            try:
+                with self._refreshing:
+                    self._terms.release()
+            finally:
+                self._lock.release()
 
     def apply(self, changes: Sequence[Change]) -> Committed:
         """Make the changes durable and findable.
@@ -110,7 +124,7 @@ class Corpus:
             except (OSError, ValueError, RuntimeError):
                 # the change is durable: keep it findable, and let the next opening mend the files
                 self._trace.count("terms.commit_failed")
-                self._terms = self._rebuilt_terms(TantivyTerms.in_memory())
+                self._terms = self._rebuilt_terms(TantivyTerms.volatile())
             self._publish(committed.epoch, dense)
             return committed
 
@@ -123,14 +137,18 @@ class Corpus:
         since = self._current.epoch
         with self.store.reading():
             epoch = self.store.epoch()
-            if epoch == since:
-                return
-            dense = self._dense_since(self._dense, since)
+            dense = self._dense if epoch == since else self._dense_since(self._dense, since)
+        self._next_follow = time.monotonic() + _FOLLOW_SECONDS
+        shown = self._terms.epoch
         try:
-            self._terms.follow()
+            if self._terms.in_memory:
+                self._replay(self._terms)
+            else:
+                self._terms.follow()
         except (CorruptIndex, OSError, ValueError):
             self._trace.count("terms.follow_failed")
-        self._publish(epoch, dense)
+        if (epoch, self._terms.epoch) != (since, shown):
+            self._publish(epoch, dense)
 
     def _dense_since(self, dense: Dense, since: int) -> Dense:
         batches = list(self.store.vectors(since=since))
@@ -154,28 +172,35 @@ class Corpus:
             stale = "terms.stale"
         except CorruptIndex:
             stale = "terms.damaged" if folder.exists() else "terms.missing"
+        except (OSError, ValueError):
+            stale = "terms.unreadable"
         try:
             self._lock.acquire()
-        except (CollectionLocked, StoreUnwritable):
-            # a writer at work is about to commit; without one to come, derive a copy in memory
-            return terms or self._rebuilt_terms(TantivyTerms.in_memory())
+        except CollectionLocked:
+            # a writer at work is about to commit, and is followed
+            return terms or self._rebuilt_terms(TantivyTerms.volatile())
+        except StoreUnwritable:
+            return self._rebuilt_terms(TantivyTerms.volatile())
         try:
             if self.store.epoch():
                 self._trace.count(stale)
-            if terms is None:
-                return self._fresh_terms(folder)
-            self._replay(terms)
-            return terms
+            return self._mended_terms(terms, folder)
+        except (OSError, ValueError):
+            self._trace.count("terms.unwritable")
+            return self._rebuilt_terms(TantivyTerms.volatile())
         finally:
-            if terms is not None:
-                terms.release()
             self._lock.release()
 
-    def _fresh_terms(self, folder: Path) -> TantivyTerms:
-        if folder.exists():
-            shutil.rmtree(folder)
-        terms = self._rebuilt_terms(TantivyTerms.create(folder))
-        terms.release()
+    def _mended_terms(self, terms: TantivyTerms | None, folder: Path) -> TantivyTerms:
+        """The index on disk, caught up with the store. Caller holds the write lock."""
+        if terms is None:
+            if folder.exists():
+                shutil.rmtree(folder)
+            terms = TantivyTerms.create(folder)
+        try:
+            self._replay(terms)
+        finally:
+            terms.release()
         return terms
 
     def _rebuilt_terms(self, terms: TantivyTerms) -> TantivyTerms:

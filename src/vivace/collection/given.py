@@ -13,6 +13,9 @@ from vivace.errors import BadInput, BadVectors
 from vivace.store.changes import NewChunk, Put
 from vivace.types import Chunk, Document, Vectors
 
+_LONGEST = 500_000_000
+"""Characters of a document made of chunks with offsets."""
+
 
 def unit(vectors: NDArray[np.floating], *, count: int, dim: int) -> Vectors:
     """The vectors as float32 of unit length; a zero vector stays zero.
@@ -31,7 +34,8 @@ def unit(vectors: NDArray[np.floating], *, count: int, dim: int) -> Vectors:
             f"vector {bad[0]} holds NaN or infinity ({len(bad)} such)",
             fix="Remove or repair those rows; nothing was added",
         )
-    lengths = np.linalg.norm(array, axis=1, keepdims=True)
+    # in float64: the squares of large components are beyond float32
+    lengths = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True).astype(np.float32)
     scaled: Vectors = np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
     return scaled
 
@@ -62,6 +66,16 @@ def puts(chunks: Sequence[Chunk], vectors: Vectors) -> list[Put]:
 
 def _put(chunks: Sequence[Chunk], vectors: NDArray[np.float16]) -> Put:
     first = chunks[0]
+    for chunk in chunks:
+        if (chunk.title, chunk.source, chunk.metadata) != (
+            first.title,
+            first.source,
+            first.metadata,
+        ):
+            raise BadInput(
+                f"chunks of {first.document_id!r} disagree about title, source or metadata",
+                fix="These belong to the document: give each of its chunks the same",
+            )
     document = Document(first.document_id, _text(chunks), first.title, first.source, first.metadata)
     hashes = [_hash(chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
     fingerprint = hashlib.blake2b(
@@ -83,16 +97,17 @@ def _placed(chunks: Sequence[Chunk]) -> list[Chunk]:
 
 
 def _text(chunks: Sequence[Chunk]) -> str:
+    for chunk in chunks:
+        if chunk.start < 0 or chunk.end - chunk.start != len(chunk.text) or chunk.end > _LONGEST:
+            raise BadInput(
+                f"a chunk of {chunk.document_id!r} spans {chunk.start}-{chunk.end} with"
+                f" {len(chunk.text)} characters",
+                fix=f"Give offsets of that length up to {_LONGEST:,}, or none (end = 0)",
+            )
     text = [" "] * max(chunk.end for chunk in chunks)
     filled = bytearray(len(text))
     for chunk in chunks:
         here = slice(chunk.start, chunk.end)
-        if chunk.start < 0 or chunk.end - chunk.start != len(chunk.text):
-            raise BadInput(
-                f"a chunk of {chunk.document_id!r} spans {chunk.start}-{chunk.end} with"
-                f" {len(chunk.text)} characters",
-                fix="Give offsets of that length, or none (end = 0)",
-            )
         for at in range(chunk.start, chunk.end):
             if filled[at] and text[at] != chunk.text[at - chunk.start]:
                 raise BadInput(

@@ -12,10 +12,9 @@ import numpy as np
 
 from vivace.collection.preparation import Preparation, Prepared, Source, Window
 from vivace.collection.writer import Writer
-from vivace.errors import VivaceError
 from vivace.protocols import Embedder, TokenCounter
 from vivace.settings import Settings
-from vivace.store.changes import NewChunk, Put, Remove
+from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import Store
 from vivace.types import Failure, Halves, IngestProgress, IngestReport, Skipped
 
@@ -34,6 +33,12 @@ class _Tally:
     seen: set[str] = field(default_factory=set)
     skipped: list[Skipped] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a group: the others are windows it cancelled, or failed as it did."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 class Pipeline:
@@ -94,8 +99,8 @@ class Pipeline:
     ) -> None:
         try:
             await self._overlapping(sources, tally, progress)
-        except* VivaceError as failed:
-            raise failed.exceptions[0] from None
+        except BaseExceptionGroup as failed:
+            raise _first(failed) from None
 
     async def _overlapping(
         self, sources: Iterable[Source], tally: _Tally, progress: Progress | None
@@ -122,18 +127,33 @@ class Pipeline:
         tally: _Tally,
         progress: Progress | None,
     ) -> None:
-        texts = [text for prepared in window.prepared for text in prepared.texts]
-        embedded = await self._embedder.embed(texts, kind="passage")
-        halves = embedded.vectors.astype(np.float16)
+        prepared = window.prepared
+        texts = [text for item in prepared for text in item.texts]
+        halves = await self._embed(texts)
         if before is not None:
             await before  # of two versions of a document the one read last must win
-        if window.prepared:
-            tally.epoch = await self._writer.apply(_puts(window.prepared, halves, self._titles))
+        if prepared:
+            try:
+                tally.epoch = await self._writer.apply(_puts(prepared, halves, self._titles))
+            except VectorGone:
+                # somebody removed a chunk whose vector was to be kept: embed them all
+                prepared = [item.whole(self._titles) for item in prepared]
+                texts = [text for item in prepared for text in item.texts]
+                halves = await self._embed(texts)
+                tally.epoch = await self._writer.apply(_puts(prepared, halves, self._titles))
         preparation.committed(window)
         slots.release()
         self._count_window(window, tally, len(texts))
         if progress is not None:
             progress(tally.progress)
+
+    async def _embed(self, texts: Sequence[str]) -> Halves:
+        if not texts:
+            return np.empty((0, self._embedder.dim), np.float16)
+        halves: Halves = (await self._embedder.embed(texts, kind="passage")).vectors.astype(
+            np.float16
+        )
+        return halves
 
     @property
     def _titles(self) -> bool:
@@ -161,14 +181,20 @@ class Pipeline:
             tally.removed = len(gone)
 
     def _gone(self, roots: Sequence[Path], tally: _Tally) -> list[str]:
-        # a file that could not be read this time has not disappeared
-        failed = tuple(failure.source for failure in tally.failures)
-        gone = []
+        failed = {failure.source for failure in tally.failures}
+        # of JSON Lines a single line fails, as FILE:LINE
+        failed |= {source.rpartition(":")[0] for source in failed}
+        gone: dict[str, None] = {}
         for root in roots:
-            for id, source in self._store.under(root.absolute().as_posix()):
-                if id not in tally.seen and not any(f.startswith(source) for f in failed):
-                    gone.append(id)
-        return gone
+            for id, source in self._store.under(root.as_posix()):
+                if id not in tally.seen and not _unread(source, failed):
+                    gone[id] = None
+        return list(gone)
+
+
+def _unread(source: str, failed: set[str]) -> bool:
+    """Whether a file, or a folder above it, could not be read: then it has not disappeared."""
+    return source in failed or any(parent.as_posix() in failed for parent in Path(source).parents)
 
 
 def _puts(prepared: Sequence[Prepared], halves: Halves, title_indexed: bool) -> list[Put]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -46,6 +47,14 @@ class Prepared:
     texts: tuple[str, ...]
     """What to embed for each of `missing`."""
 
+    def whole(self, index_title: bool) -> Prepared:
+        """The same with every chunk to be embedded, whatever is stored."""
+        return replace(
+            self,
+            missing=tuple(range(len(self.chunks))),
+            texts=tuple(indexed_text(chunk, index_title=index_title) for chunk in self.chunks),
+        )
+
 
 @dataclass(slots=True)
 class Window:
@@ -73,7 +82,7 @@ class Preparation:
         self._store = store
         self._count = count
         self._settings = settings
-        self._in_flight: set[str] = set()
+        self._in_flight: Counter[str] = Counter()
         """Ids prepared and not committed yet: what the store knows of them is out of date."""
         recipe = [CHUNKER, settings.chunk.tokens, settings.chunk.overlap, self._index_title]
         self._recipe = json.dumps(recipe).encode()
@@ -107,22 +116,26 @@ class Preparation:
 
     def committed(self, window: Window) -> None:
         """The window's documents are in the store: what it knows of them is true again."""
-        self._in_flight.difference_update(p.document.id for p in window.prepared)
+        self._in_flight -= Counter(prepared.document.id for prepared in window.prepared)
 
     def _prepare(self, documents: Sequence[Document], window: Window) -> None:
         prints = [self._fingerprint(document) for document in documents]
         stored = self._store.fingerprints([d.id for d in documents])
-        changed = []
+        differing = [
+            document.id
+            for document, print_ in zip(documents, prints, strict=True)
+            if stored.get(document.id, print_) != print_
+        ]
+        known = self._store.hashes(differing)
         for document, print_ in zip(documents, prints, strict=True):
-            if stored.get(document.id) == print_ and document.id not in self._in_flight:
+            # of a document in flight, what the store knows is about to change
+            settled = document.id not in self._in_flight
+            if settled and stored.get(document.id) == print_:
                 window.unchanged.append(document.id)
-            else:
-                changed.append((document, print_))
-        known = self._store.hashes([d.id for d, _ in changed if d.id in stored])
-        for document, print_ in changed:
-            reusable = {} if document.id in self._in_flight else known.get(document.id, {})
+                continue
+            reusable = known.get(document.id, {}) if settled else {}
             window.prepared.append(self._one(document, print_, reusable))
-            self._in_flight.add(document.id)
+            self._in_flight[document.id] += 1
 
     def _one(self, document: Document, fingerprint: bytes, stored: dict[bytes, int]) -> Prepared:
         size = self._settings.chunk

@@ -32,6 +32,8 @@ class QueryLog:
         """Remember one question; returns whether it is time to `flush`."""
         if not self._settings.log:
             return False
+        if len(self._waiting) == self._waiting.maxlen:
+            self._trace.count("queries.lost")
         self._waiting.append((time.time(), query, result, seconds))
         return len(self._waiting) >= _BATCH
 
@@ -44,7 +46,7 @@ class QueryLog:
             try:
                 self._store.log_queries([_row(*entry) for entry in entries], self._settings.keep)
                 self._trace.count("queries.logged", len(entries))
-            except StoreError:
+            except (StoreError, UnicodeError):
                 self._trace.count("queries.lost", len(entries))
 
 
@@ -52,4 +54,5 @@ def _row(
     when: float, query: Query, result: SearchResult, seconds: float
 ) -> tuple[float, str, int, str, str, float]:
     hits = json.dumps([[hit.chunk.id, round(hit.score, 4)] for hit in result.hits[:_HITS]])
-    return when, query.text, query.k, query.user, hits, seconds * 1e3
+    text = query.text.encode("utf-8", "replace").decode()
+    return when, text, query.k, query.user, hits, seconds * 1e3

@@ -7,13 +7,13 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from vivace.collection.corpus import Corpus
 from vivace.errors import BadInput, StoreError
-from vivace.store.changes import Change
+from vivace.store.changes import Change, VectorGone
 
 _MOST_CHANGES = 4096
 
@@ -25,6 +25,7 @@ class _Enter:
 
 @dataclass(slots=True)
 class _Leave:
+    entered: _Enter
     done: Future[None] = field(default_factory=Future)
 
 
@@ -50,6 +51,7 @@ class Writer:
         self._sessions = 0
         self._session = corpus.writing()
         self._closed = False
+        self._submitting = threading.Lock()
         self._thread.start()
 
     @asynccontextmanager
@@ -65,11 +67,9 @@ class Writer:
             await asyncio.wrap_future(entering.done)
             yield
         finally:
-            if not entering.done.cancelled() and not (
-                entering.done.done() and entering.done.exception()
-            ):
-                # leaving must happen even when the caller was cancelled, so it is not awaited alone
-                await asyncio.shield(asyncio.wrap_future(self._submit(_Leave()).done))
+            # leaving must happen even when the caller was cancelled; a closed writer has left
+            with suppress(StoreError):
+                await asyncio.shield(asyncio.wrap_future(self._submit(_Leave(entering)).done))
 
     async def apply(self, changes: Sequence[Change]) -> int:
         """Make changes durable and findable, inside a session; returns the epoch that shows them.
@@ -82,15 +82,18 @@ class Writer:
 
     def close(self) -> None:
         """Finish what was submitted and stop. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-            self._thread.join()
+        with self._submitting:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
 
     def _submit(self, item: T) -> T:
-        if self._closed:
-            raise StoreError("the collection is closed", fix="Open it again")
-        self._queue.put(item)
+        with self._submitting:
+            if self._closed:
+                raise StoreError("the collection is closed", fix="Open it again")
+            # under the lock: nothing may come behind the end of the queue, it would wait for ever
+            self._queue.put(item)
         return item
 
     def _run(self) -> None:
@@ -138,9 +141,11 @@ class Writer:
             item.done.set_exception(error)
 
     def _leave(self, item: _Leave) -> None:
-        self._sessions -= 1
+        entering = item.entered.done  # settled: it was in the queue before this
+        entered = not entering.cancelled() and entering.exception() is None
+        self._sessions -= entered
         try:
-            if self._sessions == 0:
+            if entered and self._sessions == 0:
                 self._session.__exit__(None, None, None)
             item.done.set_result(None)
         except Exception as error:  # handed to the caller, whole
@@ -152,7 +157,7 @@ class Writer:
             return
         try:
             committed = self._corpus.apply([c for item in waiting for c in item.changes])
-        except BadInput as error:
+        except (BadInput, VectorGone) as error:
             if len(waiting) > 1:
                 # one caller's bad input must not fail the others
                 for item in waiting:

@@ -80,7 +80,8 @@ class TermSearcher:
         )
 
     def _top(self, query: Any, k: int) -> Matches:
-        hits = self._searcher.search(query, k, count=False).hits
+        # tantivy allocates room for all it is asked for
+        hits = self._searcher.search(query, min(k, len(self)), count=False).hits
         if not hits:
             return matches.none(1, 0)
         ids = self._searcher.fast_field_values("id", [address for _, address in hits])
@@ -101,6 +102,11 @@ class TantivyTerms:
         self.epoch = epoch
         """The store's epoch this index shows; changes after it have to be replayed."""
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it dies with the process."""
+        return self._folder is None
+
     @classmethod
     def create(cls, folder: Path) -> TantivyTerms:
         """An empty index in `folder`, which must be empty or not exist."""
@@ -113,7 +119,7 @@ class TantivyTerms:
         return terms
 
     @classmethod
-    def in_memory(cls) -> TantivyTerms:
+    def volatile(cls) -> TantivyTerms:
         """An empty index that dies with the process: for folders that cannot be written."""
         import tantivy
 
@@ -210,12 +216,12 @@ def damage(folder: Path) -> list[str]:
 
 
 def _intact(path: Path) -> bool:
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
         size, magic = struct.unpack("<II", data[-8:])
         footer = json.loads(data[-8 - size : -8])
         return bool(magic == _FOOTER_MAGIC and footer["crc"] == zlib.crc32(data[: -8 - size]))
-    except (struct.error, ValueError, KeyError, TypeError):
+    except (OSError, struct.error, ValueError, KeyError, TypeError):
         return False
 
 

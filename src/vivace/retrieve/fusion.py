@@ -26,17 +26,16 @@ def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
     Over some hundred ids plain dictionaries are twice as fast as numpy's set functions.
     """
     bm25 = dict(zip(keyword.ids[0].tolist(), keyword.scores[0].tolist(), strict=True))
-    cosine = (
-        {}
-        if dense is None
-        else dict(zip(dense.ids[0].tolist(), dense.scores[0].tolist(), strict=True))
-    )
-    cosine.pop(-1, None)
-    ids = [*cosine, *(id for id in bm25 if id not in cosine)]
+    near = [] if dense is None else [id for id in dense.ids[0].tolist() if id >= 0]
+    here = set(near)
+    ids = near + [id for id in bm25 if id not in here]
+    cosine = np.full(len(ids), -np.inf, np.float32)
+    if dense is not None:
+        cosine[: len(near)] = dense.scores[0, : len(near)]
     return Candidates(
         np.array(ids, np.int64),
         np.array([bm25.get(id, 0.0) for id in ids], np.float32),
-        np.array([cosine.get(id, -np.inf) for id in ids], np.float32),
+        cosine,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from vivace.trace import Trace
 from vivace.types import Bitmap, Hit, Ids, Matches, Query, Scores, SearchResult, Vector, Vectors
 
 _NO_DENSE = "dense side skipped: "
+_MOST_HITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,9 @@ class HybridSearcher:
             BadFilter: an unknown key or operator.
         """
         check(query, self._settings.max_question_chars)
+        query = _encodable(query)
         if query.vector is not None or not self._readable(query.text):
-            return await self._pool.run(self._whole, query, query.vector)
+            return await self._pool.run(self._whole, query)
         keyword = asyncio.ensure_future(self._pool.run(self._keyword, query))
         try:
             with self._trace.span("embed"):
@@ -77,7 +79,7 @@ class HybridSearcher:
         return await self._pool.run(self._fused, query, await keyword, embedded.vectors[0], ())
 
     async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
-        """One result or error a query, in order; the questions are embedded as one batch."""
+        """One result or error a query, in order; they run at once and share embedding batches."""
         results = await asyncio.gather(
             *(self.search(query) for query in queries), return_exceptions=True
         )
@@ -89,7 +91,8 @@ class HybridSearcher:
     def _readable(self, text: str) -> bool:
         return self._embedder.reads(language(text))
 
-    def _whole(self, query: Query, vector: Vector | None) -> SearchResult:
+    def _whole(self, query: Query) -> SearchResult:
+        vector = None if query.vector is None else _unit(query.vector)
         return self._fused(query, self._keyword(query), vector, ())
 
     def _keyword(self, query: Query) -> _Keyword:
@@ -152,6 +155,25 @@ def _hits(
     return tuple(hits)
 
 
+def _unit(vector: Vector) -> Vector:
+    """A given vector as float32 of unit length, as an embedder's are; a zero vector stays zero."""
+    row = np.asarray(vector, np.float32)
+    # in float64: the squares of large components are beyond float32
+    length = np.float32(np.linalg.norm(row.astype(np.float64)))
+    return row / length if length > 0 else row
+
+
+def _encodable(query: Query) -> Query:
+    """The query without lone surrogates, which a shell makes of bytes that are no UTF-8."""
+    if query.text.isascii():
+        return query
+    try:
+        query.text.encode()
+    except UnicodeEncodeError:
+        return replace(query, text=query.text.encode("utf-8", "replace").decode())
+    return query
+
+
 def check(query: Query, max_chars: int) -> None:
     """Refuse a question that cannot be searched.
 
@@ -165,7 +187,7 @@ def check(query: Query, max_chars: int) -> None:
             f"the question has {len(query.text):,} characters, more than {max_chars:,}",
             fix="Shorten it, or raise search.max_question_chars",
         )
-    if query.k < 1:
-        raise BadQuery(f"k is {query.k}", fix="Ask for at least one hit")
-    if query.vector is not None and not np.isfinite(query.vector).all():
+    if not 1 <= query.k <= _MOST_HITS:
+        raise BadQuery(f"k is {query.k}", fix=f"Ask for 1 to {_MOST_HITS:,} hits")
+    if query.vector is not None and not np.isfinite(np.asarray(query.vector, np.float32)).all():
         raise BadQuery("the query's vector holds NaN or infinity", fix="Repair the vector")

@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -131,7 +132,7 @@ def _outcome(call: _Call) -> tuple[Any, BaseException | None]:
 
 
 def _deliver(call: _Call, result: Any, error: BaseException | None) -> None:
-    if not call.loop.is_closed():
+    with suppress(RuntimeError):  # the loop has been closed, and with it whoever asked
         call.loop.call_soon_threadsafe(_settle, call.future, result, error)
 
 

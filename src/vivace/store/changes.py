@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.errors import StoreError
 from vivace.types import Chunk, Document, Halves, Ids
 
 
@@ -43,6 +43,10 @@ class Remove:
 Change: TypeAlias = Put | Remove
 
 
+class VectorGone(StoreError):
+    """A chunk was to keep the vector of a stored one that is no longer there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Committed:
     """One durable transaction: the rows that indexes must now show or drop."""
@@ -53,6 +57,3 @@ class Committed:
     chunks: tuple[tuple[Chunk, bool], ...]
     """The added ones in the order of `added`, each with whether its title is indexed."""
     removed: Ids
-    put: int = 0
-    deleted: int = 0
-    chunk_counts: Mapping[str, int] = field(default_factory=dict)

@@ -14,26 +14,24 @@ from vivace.errors import StoreError, StoreUnwritable
 _UNWRITABLE = ("readonly", "read-only", "full", "disk i/o")
 
 
+def translation(error: sqlite3.Error, where: Path) -> StoreError:
+    """SQLite's error as ours: `StoreUnwritable` for a full or read-only disk, else `StoreError`."""
+    text = str(error)
+    if any(word in text.lower() for word in _UNWRITABLE):
+        return StoreUnwritable(
+            f"{where}: {text}",
+            fix="Free disk space or make the folder writable; what was acknowledged is safe",
+        )
+    return StoreError(f"{where}: {text}", fix="If it persists, check the disk, restore a backup")
+
+
 @contextmanager
 def translated(where: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, naming the file.
-
-    Raises:
-        StoreUnwritable: the disk is full or read-only.
-        StoreError: anything else SQLite refuses.
-    """
+    """Raise SQLite's errors as `translation` gives them."""
     try:
         yield
     except sqlite3.Error as error:
-        text = str(error)
-        if any(word in text.lower() for word in _UNWRITABLE):
-            raise StoreUnwritable(
-                f"{where}: {text}",
-                fix="Free disk space or make the folder writable; what was acknowledged is safe",
-            ) from error
-        raise StoreError(
-            f"{where}: {text}", fix="If it persists, check the disk and restore a backup"
-        ) from error
+        raise translation(error, where) from error
 
 
 class Connections:
@@ -95,5 +93,5 @@ class Connections:
             )
             self._opened.append(connection)
         connection.execute("PRAGMA mmap_size = 268435456")
-        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA cache_size = -4096")
         return connection

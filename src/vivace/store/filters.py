@@ -11,8 +11,9 @@ Several keys in one mapping must all hold. Values compare only within their type
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from vivace.errors import BadFilter
 from vivace.types import Metadata
@@ -21,6 +22,9 @@ _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _COLUMNS = {"$id": "d.id", "$source": "d.source", "$title": "d.title"}
 _OPERATORS = ", ".join([*_COMPARISONS, "$ne", "$in", "$nin"])
 _MAX_DEPTH = 32
+_MAX_CONDITIONS = 400
+_NULL = "'null'"
+_Test: TypeAlias = Callable[[str, Any, list[Any]], str]
 
 
 def to_sql(filters: Metadata, known: Collection[str]) -> tuple[str, list[Any]]:
@@ -30,7 +34,13 @@ def to_sql(filters: Metadata, known: Collection[str]) -> tuple[str, list[Any]]:
         BadFilter: a key that no document has, an unknown operator, an incomparable value.
     """
     parameters: list[Any] = []
-    return _all_of(filters, known, parameters, 0), parameters
+    condition = _all_of(filters, known, parameters, 0)
+    if len(parameters) > 2 * _MAX_CONDITIONS:
+        raise BadFilter(
+            f"the filter has more than {_MAX_CONDITIONS} conditions",
+            fix='Put the values of one key into one {"$in": [...]}',
+        )
+    return condition, parameters
 
 
 def _all_of(filters: Metadata, known: Collection[str], out: list[Any], depth: int) -> str:
@@ -60,9 +70,7 @@ def _one(key: str, value: Any, known: Collection[str], out: list[Any], depth: in
     )
 
 
-def _compare(
-    key: str, name: str, operand: Any, test: Callable[[str, Any, list[Any]], str], out: list[Any]
-) -> str:
+def _compare(key: str, name: str, operand: Any, test: _Test, out: list[Any]) -> str:
     if name in _COMPARISONS:
         return test(_COMPARISONS[name], _scalar(key, operand), out)
     if name == "$ne":
@@ -70,21 +78,35 @@ def _compare(
     if name in ("$in", "$nin"):
         if not isinstance(operand, Sequence) or isinstance(operand, str):
             raise BadFilter(f"{key}: {name} takes a list", fix=f'{{"{key}": {{"{name}": [...]}}}}')
-        parts = [test("=", _scalar(key, item), out) for item in operand]
-        any_of = "(" + (" OR ".join(parts) or "0") + ")"
+        any_of = _any_of([_scalar(key, item) for item in operand], test, out)
         return any_of if name == "$in" else f"NOT {any_of}"
     raise BadFilter(f"{key}: unknown operator {name!r}", fix=f"One of {_OPERATORS}")
 
 
-def _column_test(key: str) -> Callable[[str, Any, list[Any]], str]:
+def _any_of(operands: Sequence[Any], test: _Test, out: list[Any]) -> str:
+    """Any of many values, as one condition a type: SQLite bounds the depth of a chain of ORs."""
+    by_types: dict[str, list[Any]] = {}
+    for operand in operands:
+        by_types.setdefault(_json_types(operand), []).append(operand)
+    parts = [
+        test("=", None, out) if types == _NULL else test("IN", of_type, out)
+        for types, of_type in by_types.items()
+    ]
+    return "(" + (" OR ".join(parts) or "0") + ")"
+
+
+def _column_test(key: str) -> _Test:
     def test(operator: str, operand: Any, out: list[Any]) -> str:
+        if operator == "IN":
+            out.append(json.dumps(operand))
+            return f"({_COLUMNS[key]} IN (SELECT value FROM json_each(?)))"
         out.append(operand)
         return f"({_COLUMNS[key]} {operator} ?)"
 
     return test
 
 
-def _metadata_test(key: str, known: Collection[str]) -> Callable[[str, Any, list[Any]], str]:
+def _metadata_test(key: str, known: Collection[str]) -> _Test:
     if key not in known:
         near = ", ".join(sorted(known)[:20]) or "none"
         raise BadFilter(f"no document has the metadata key {key!r}", fix=f"Known keys: {near}")
@@ -92,29 +114,39 @@ def _metadata_test(key: str, known: Collection[str]) -> Callable[[str, Any, list
         raise BadFilter(f"the metadata key {key!r} holds a quote", fix="Rename the key")
 
     def test(operator: str, operand: Any, out: list[Any]) -> str:
-        types = _json_types(operand)
-        out += [f'$."{key}"', operand]
         # json_each yields an array's elements, and a single value as itself
-        return (
-            "EXISTS (SELECT 1 FROM json_each(d.metadata, ?)"
-            f" WHERE value IS NOT NULL AND value {operator} ? AND type IN ({types}))"
-            if operand is not None
-            else "EXISTS (SELECT 1 FROM json_each(d.metadata, ?) WHERE value IS ?)"
-        )
+        values = "EXISTS (SELECT 1 FROM json_each(d.metadata, ?) WHERE"
+        out.append(f'$."{key}"')
+        if operand is None:
+            return f"{values} type = {_NULL})"
+        if operator == "IN":
+            out.append(json.dumps(operand))
+            among = (
+                f"value IN (SELECT value FROM json_each(?)) AND type IN ({_json_types(operand[0])})"
+            )
+            return f"{values} {among})"
+        out.append(operand)
+        return f"{values} value {operator} ? AND type IN ({_json_types(operand)}))"
 
     return test
 
 
 def _json_types(operand: Any) -> str:
+    if operand is None:
+        return _NULL
     if isinstance(operand, bool):
         return "'true', 'false'"
     return "'text'" if isinstance(operand, str) else "'integer', 'real'"
 
 
 def _scalar(key: str, operand: Any) -> Any:
-    if operand is None or isinstance(operand, str | int | float):
+    if isinstance(operand, str):
+        return operand.encode("utf-8", "replace").decode()  # a lone surrogate matches nothing
+    if operand is None or isinstance(operand, float):
+        return operand
+    if isinstance(operand, int) and abs(operand) < 2**63:
         return operand
     raise BadFilter(
-        f"{key}: cannot compare with {type(operand).__name__}",
-        fix="Use a string, number or boolean",
+        f"{key}: cannot compare with {str(operand)[:40]!r} ({type(operand).__name__})",
+        fix="Use a string, a boolean, or a number of at most 64 bits",
     )

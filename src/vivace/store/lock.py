@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from vivace.errors import CollectionLocked, StoreUnwritable
@@ -45,9 +46,10 @@ class WriteLock:
                 f"{self._path.parent} is being written by another process (pid {pid})",
                 fix="Wait until it is done; searching works meanwhile",
             ) from None
-        os.truncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         self._file = file
+        with suppress(OSError):  # a full disk: the lock holds, only its owner is not named
+            os.truncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         if self._file is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ CHUNK = (
 DOCUMENT = "d.id, d.title, d.source, d.metadata, d.sections, d.text"
 
 _decode = msgspec.json.decode
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def chunk_of(row: Sequence[Any]) -> Chunk:
@@ -33,7 +35,8 @@ def chunk_of(row: Sequence[Any]) -> Chunk:
         page,
         title,
         source,
-        {} if metadata == "{}" else _decode(metadata),
+        # read-only: a snapshot hands the same chunk to every caller
+        _NOTHING if metadata == "{}" else MappingProxyType(_decode(metadata)),
     )
 
 

@@ -22,7 +22,6 @@ CREATE TABLE documents (
     sections TEXT NOT NULL,
     title_indexed INTEGER NOT NULL,
     fingerprint BLOB NOT NULL,
-    epoch INTEGER NOT NULL,
     text TEXT NOT NULL
 );
 CREATE INDEX documents_source ON documents (source);
@@ -105,6 +104,7 @@ def migrate(
             )
         connection.execute("BEGIN IMMEDIATE")
         with connection:
-            step(connection)
-            found += 1
-            connection.execute(f"PRAGMA user_version = {found:d}")
+            if version(connection) == found:  # else another process did it meanwhile
+                step(connection)
+                connection.execute(f"PRAGMA user_version = {found + 1:d}")
+        found += 1

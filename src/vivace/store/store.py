@@ -12,10 +12,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vivace.errors import CollectionNotFound, EmbedderMismatch, StoreError, StoreUnwritable
+from vivace.errors import (
+    BadInput,
+    CollectionNotFound,
+    EmbedderMismatch,
+    StoreError,
+    StoreUnwritable,
+)
 from vivace.store import rows, schema
 from vivace.store.changes import Change, Committed
-from vivace.store.connections import Connections, translated
+from vivace.store.connections import Connections, translated, translation
 from vivace.store.filters import to_sql
 from vivace.store.transaction import Transaction
 from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata
@@ -38,7 +44,7 @@ class Store:
         self._write_lock = threading.Lock()
         self._known_keys: tuple[int, frozenset[str]] = (-1, frozenset())
         self._local = threading.local()
-        meta = dict(self._read("SELECT key, value FROM meta").fetchall())
+        meta = dict(self._read("SELECT key, value FROM meta"))
         self.uuid = str(meta["uuid"])
         self.embedder = str(meta["embedder"])
         self.dim = int(meta["dim"])
@@ -54,7 +60,7 @@ class Store:
             StoreUnwritable: it has to be made or migrated and cannot be.
         """
         path = folder / FILE
-        if not path.is_file():
+        if not _is_file(path):
             if not create:
                 raise CollectionNotFound(
                     f"there is no collection at {folder}",
@@ -89,18 +95,17 @@ class Store:
     def epoch(self) -> int:
         """Grows by one with every transaction of any process. Costs microseconds when unchanged."""
         reader = self._connections.reader()
-        with translated(self._connections.path):
-            seen = reader.execute("PRAGMA data_version").fetchone()[0]
-            last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
-            if last is None or last[:2] != (reader, seen):
-                value = reader.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
-                last = self._local.seen = (reader, seen, int(value))
+        seen = self._read("PRAGMA data_version")[0][0]
+        last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
+        if last is None or last[0] is not reader or last[1] != seen:
+            value = self._read("SELECT value FROM meta WHERE key = 'epoch'")[0][0]
+            last = self._local.seen = (reader, seen, int(value))
         return last[2]
 
     def info(self) -> CollectionInfo:
         documents, chunks = self._read(
             "SELECT (SELECT COUNT(*) FROM documents), (SELECT COUNT(*) FROM chunks)"
-        ).fetchone()
+        )[0]
         return CollectionInfo(
             self.uuid,
             str(self._connections.path.parent),
@@ -112,8 +117,8 @@ class Store:
         )
 
     def document(self, id: str) -> Document | None:
-        row = self._read(f"SELECT {rows.DOCUMENT} FROM documents d WHERE d.id = ?", [id]).fetchone()
-        return None if row is None else rows.document_of(row)
+        found = self._read(f"SELECT {rows.DOCUMENT} FROM documents d WHERE d.id = ?", [id])
+        return rows.document_of(found[0]) if found else None
 
     def documents(self, *, limit: int = -1, offset: int = 0) -> list[tuple[Document, int]]:
         """Documents in the order they were added, without their text, each with its chunk count."""
@@ -133,8 +138,8 @@ class Store:
         """(id, source) of documents whose source is the file `prefix` or lies in that folder."""
         folder = prefix.rstrip("/") + "/"
         found = self._read(
-            "SELECT id, source FROM documents WHERE source = ? OR substr(source, 1, ?) = ?",
-            [prefix, len(folder), folder],
+            "SELECT id, source FROM documents WHERE source = ? OR source >= ? AND source < ?",
+            [prefix, folder, folder[:-1] + "0"],  # "0" is the character after "/"
         )
         return [(row[0], row[1]) for row in found]
 
@@ -182,31 +187,31 @@ class Store:
 
     def vectors(self, *, since: int = 0) -> Iterator[tuple[Ids, Halves]]:
         """Batches of (ids, vectors) of the chunks added after epoch `since`, ids ascending."""
-        cursor = (
-            self._read("SELECT id, vector FROM vectors ORDER BY id")
+        batches = (
+            self._batches("SELECT id, vector FROM vectors ORDER BY id")
             if since == 0
-            else self._read(
+            else self._batches(
                 "SELECT v.id, v.vector FROM chunks c JOIN vectors v ON v.id = c.id"
                 " WHERE c.epoch > ? ORDER BY v.id",
                 [since],
             )
         )
-        while batch := cursor.fetchmany(_BATCH):
+        for batch in batches:
             yield np.array([row[0] for row in batch], np.int64), rows.vectors_of(batch, self.dim)
 
     def texts(self, *, since: int = 0) -> Iterator[tuple[Chunk, bool]]:
         """Chunks added after epoch `since` in the order of their ids; is the title indexed?"""
-        cursor = self._read(
+        for batch in self._batches(
             f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document"
             " WHERE c.epoch > ? ORDER BY c.id",
             [since],
-        )
-        for row in cursor:
-            yield rows.chunk_of(row), bool(row[10])
+        ):
+            for row in batch:
+                yield rows.chunk_of(row), bool(row[10])
 
     def removed(self, *, since: int = 0) -> Ids:
         """Ids of the chunks removed after epoch `since`."""
-        found = self._read("SELECT id FROM removed WHERE epoch > ?", [since]).fetchall()
+        found = self._read("SELECT id FROM removed WHERE epoch > ?", [since])
         return np.array([row[0] for row in found], np.int64)
 
     def matching(self, filters: Metadata) -> Ids:
@@ -219,7 +224,7 @@ class Store:
         found = self._read(
             f"SELECT c.id FROM documents d JOIN chunks c ON c.document = d.n WHERE {condition}",
             parameters,
-        ).fetchall()
+        )
         return np.array([row[0] for row in found], np.int64)
 
     def metadata_keys(self) -> frozenset[str]:
@@ -262,7 +267,7 @@ class Store:
         return self._read(
             "SELECT time, text, k, user, hits, milliseconds FROM queries ORDER BY id DESC LIMIT ?",
             [limit],
-        ).fetchall()
+        )
 
     def _write(self, body: Callable[[sqlite3.Connection], R]) -> R:
         with self._write_lock, translated(self._connections.path):
@@ -272,14 +277,41 @@ class Store:
             with self._writer:
                 return body(self._writer)
 
-    def _read(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
-        with translated(self._connections.path):
-            return self._connections.reader().execute(sql, parameters)
+    def _read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connections.reader().execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise translation(error, self._connections.path) from error
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise BadInput(
+                f"a value cannot be looked up: {error}",
+                fix="Use numbers of at most 64 bits, and text without lone surrogates",
+            ) from error
+
+    def _batches(
+        self, sql: str, parameters: Sequence[object] = ()
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """As `_read`, for results too large to hold."""
+        try:
+            cursor = self._connections.reader().execute(sql, parameters)
+            while batch := cursor.fetchmany(_BATCH):
+                yield batch
+        except sqlite3.Error as error:
+            raise translation(error, self._connections.path) from error
 
     def _in(self, sql: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
         for at in range(0, len(values), 500):
             part = values[at : at + 500]
             yield from self._read(f"{sql} ({','.join('?' * len(part))})", part)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise StoreError(
+            f"{path.parent} is no usable path: {error.strerror}", fix="Give a shorter or other path"
+        ) from error
 
 
 def _make(folder: Path, path: Path, embedder: str, dim: int) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vivace.errors import BadInput, BadVectors
 from vivace.store import rows
-from vivace.store.changes import Change, Committed, NewChunk, Put, Remove
+from vivace.store.changes import Change, Committed, NewChunk, Put, Remove, VectorGone
 from vivace.types import Chunk
 
 
@@ -25,9 +25,6 @@ class Transaction:
         self._next = self._value("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'chunks'") + 1
         self._added: dict[int, tuple[Chunk, bool, NDArray[np.float16]]] = {}
         self._removed: list[int] = []
-        self._puts = 0
-        self._deletes = 0
-        self._counts: dict[str, int] = {}
 
     def apply(self, changes: Sequence[Change]) -> Committed:
         """Write every change in order.
@@ -56,9 +53,6 @@ class Transaction:
             vectors=np.array(vectors, np.float16).reshape(len(ids), self._dim),
             chunks=tuple((self._added[id][0], self._added[id][1]) for id in ids),
             removed=np.array(self._removed, np.int64),
-            put=self._puts,
-            deleted=self._deletes,
-            chunk_counts=self._counts,
         )
 
     def _put(self, put: Put) -> None:
@@ -73,26 +67,23 @@ class Transaction:
             rows.sections_text(document),
             int(put.title_indexed),
             put.fingerprint,
-            self._epoch,
             document.text,
         ]
         if row is None:
             n = self._connection.execute(
                 "INSERT INTO documents (title, source, metadata, sections, title_indexed,"
-                " fingerprint, epoch, text, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " fingerprint, text, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [*values, document.id],
             ).lastrowid
         else:
             n = row[0]
             self._connection.execute(
                 "UPDATE documents SET title = ?, source = ?, metadata = ?, sections = ?,"
-                " title_indexed = ?, fingerprint = ?, epoch = ?, text = ? WHERE n = ?",
+                " title_indexed = ?, fingerprint = ?, text = ? WHERE n = ?",
                 [*values, n],
             )
         assert n is not None
         self._chunks(n, put, replaced=row is not None)
-        self._puts += 1
-        self._counts[document.id] = len(put.chunks)
 
     def _chunks(self, n: int, put: Put, *, replaced: bool) -> None:
         kept: dict[bytes, list[int]] = {}
@@ -121,11 +112,13 @@ class Transaction:
         chunk_rows, vector_rows = [], []
         for item in new:
             vector = item.vector
-            if vector is None or vector.shape != (self._dim,):
+            if vector is None:
+                raise VectorGone(f"a chunk of document {item.chunk.document_id!r} has no vector")
+            if vector.shape != (self._dim,) or not np.isfinite(vector).all():
                 raise BadVectors(
-                    f"a chunk of document {item.chunk.document_id!r} has"
-                    f" {'no vector' if vector is None else f'a vector of shape {vector.shape}'}",
-                    fix=f"Give each chunk one vector of {self._dim} dimensions",
+                    f"a chunk of document {item.chunk.document_id!r} has a vector of shape"
+                    f" {vector.shape}" + ("" if len(vector) != self._dim else " with NaN in it"),
+                    fix=f"Give each chunk {self._dim} finite numbers",
                 )
             id, chunk = self._next, item.chunk
             self._next += 1
@@ -160,7 +153,6 @@ class Transaction:
         ids = self._connection.execute("SELECT id FROM chunks WHERE document = ?", row).fetchall()
         self._drop([id for (id,) in ids])
         self._connection.execute("DELETE FROM documents WHERE n = ?", row)
-        self._deletes += 1
 
     def _drop(self, ids: Sequence[int]) -> None:
         keys = [(id,) for id in ids]

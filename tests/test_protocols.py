@@ -1,0 +1,37 @@
+"""Every implementation fits its seam: mypy checks the assignments, the test that they can run."""
+
+from __future__ import annotations
+
+from vivace.collection.snapshot import Snapshot
+from vivace.embed.given import Given
+from vivace.embed.minilm import MiniLM
+from vivace.generate.extractive import Extractive
+from vivace.index.flat import FlatIndex
+from vivace.index.terms import TantivyTerms
+from vivace.ingest.html import HtmlReader
+from vivace.ingest.jsonl import JsonLinesReader
+from vivace.ingest.markdown import MarkdownReader
+from vivace.ingest.text import TextReader
+from vivace.protocols import (
+    Answerer,
+    CandidateSource,
+    Embedder,
+    Reader,
+    Searcher,
+    TermIndex,
+    VectorIndex,
+)
+from vivace.retrieve.hybrid import HybridSearcher
+
+VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex]
+TERM_INDEXES: list[type[TermIndex]] = [TantivyTerms]
+CANDIDATE_SOURCES: list[type[CandidateSource]] = [Snapshot]
+EMBEDDERS: list[type[Embedder]] = [MiniLM, Given]
+SEARCHERS: list[type[Searcher]] = [HybridSearcher]
+ANSWERERS: list[type[Answerer]] = [Extractive]
+READERS: list[type[Reader]] = [TextReader, MarkdownReader, HtmlReader, JsonLinesReader]
+
+
+def test_families_are_named() -> None:
+    assert [index.family for index in VECTOR_INDEXES] == ["flat"]
+    assert len({name for reader in READERS for name in reader.suffixes}) >= 8
