@@ -8,7 +8,6 @@ import binascii
 import random
 import threading
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import CancelledError as Cancelled
 from typing import Any, TypeVar
 
 import aiohttp
@@ -116,8 +115,11 @@ class OpenAIEmbedder:
         future = self._submit(self._all(batches))
         try:
             found = await asyncio.wrap_future(future)
-        except Cancelled as error:  # the embedder was closed meanwhile
-            raise self._gone() from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise self._gone() from error  # not the caller was cancelled, but the request
+            raise
         for row, part in zip(rows, found, strict=True):
             if part.shape[1] != self.dim:
                 raise EmbeddingError(

@@ -44,7 +44,7 @@ class _Chat(msgspec.Struct):
 
 
 class _Embeddings(msgspec.Struct):
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[str | int | list[int]]
     model: str = ""
     encoding_format: str = "float"
 
@@ -336,13 +336,13 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
     return content or ""
 
 
-def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
+def _texts(given: str | list[str | int | list[int]]) -> list[str]:
     """Texts as they are; token ids as words of their numbers."""
     if isinstance(given, str):
         return [given]
-    if given and isinstance(given[0], int):
-        return [" ".join(map(str, given))]
-    return [row if isinstance(row, str) else " ".join(map(str, row)) for row in given]  # type: ignore[arg-type]
+    if all(isinstance(one, int) for one in given):
+        return [" ".join(map(str, given))] if given else []
+    return [" ".join(map(str, one)) if isinstance(one, list) else str(one) for one in given]
 
 
 def _cut(request: web.Request) -> web.StreamResponse:

@@ -27,6 +27,8 @@ _ASKING: Final = re.compile(
 )
 _ANSWERS: Final = 0.34
 """The share of the question's terms (by rarity) that a sentence must hold to answer it."""
+_HALF: Final = 0.5
+"""The same without rarity, which says nothing where every sentence is alike."""
 _TOKEN: Final = re.compile(
     r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f]"
     r"|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f]+)|\s+"
@@ -52,9 +54,12 @@ def answer(messages: Sequence[Message]) -> str:
     weights = {t: log(1 + (len(held) + 1) / (1 + sum(t in h for h in held))) for t in wanted}
     scores = [sum(weights[t] for t in sorted(words)) for words in held]
     best = max(scores, default=0.0)
-    if not best or best < _ANSWERS * sum(weights.values()):
+    at = scores.index(best) if best else 0
+    if not best or (
+        best < _ANSWERS * sum(weights.values()) and len(held[at]) < _HALF * len(wanted)
+    ):
         return NOT_FOUND[code]
-    number, text = candidates[scores.index(best)]
+    number, text = candidates[at]
     plain = " ".join(text.split())
     return f"{plain}[{number}]" if code == "zh" else f"{plain} [{number}]"
 
