@@ -155,7 +155,7 @@ async def test_cancelling_closes_the_connection_at_once(streaming: bool, when: s
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            gone = await asyncio.to_thread(fake.wait, lambda s: s.connections == 0)
+            gone = await asyncio.to_thread(fake.wait, lambda s: s.connections == s.running == 0)
             assert gone.cancelled == 1
         finally:
             await model.close()
@@ -169,7 +169,7 @@ async def test_leaving_a_stream_closes_the_connection_at_once() -> None:
             stream = Prompted(model, Answering(), PATIENT).stream(Query("q"), SearchResult(HITS, 1))
             assert (await anext(stream)).text
             await stream.aclose()  # type: ignore[attr-defined]
-            gone = await asyncio.to_thread(fake.wait, lambda s: s.connections == 0)
+            gone = await asyncio.to_thread(fake.wait, lambda s: s.connections == s.running == 0)
             assert gone.cancelled == 1
         finally:
             await model.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -204,6 +206,25 @@ async def test_nobody_listens() -> None:
         model = OpenAI(Endpoint("m", url), Generate(retries=0))
         try:
             with pytest.raises(ModelUnreachable, match=r"cannot be reached.*Start it"):
+                await deltas(model)
+        finally:
+            await model.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a full backlog refuses elsewhere")
+async def test_connecting_has_a_clock_of_its_own() -> None:
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        model = OpenAI(Endpoint("m", url), Generate(retries=0, connect_seconds=0.2))
+        try:
+            with pytest.raises(ModelUnreachable, match=r"no connection within 0.2 s"):
                 await deltas(model)
         finally:
             await model.close()
