@@ -22,6 +22,7 @@ from vivace.errors import (
     StreamTooLong,
 )
 from vivace.generate import wire
+from vivace.generate.arriving import Arriving, cut
 from vivace.generate.sse import Events
 from vivace.generate.watch import Watch
 from vivace.run.endpoint import Endpoint
@@ -29,15 +30,11 @@ from vivace.run.retry import STATUSES, backoff, retry_after
 from vivace.settings import Generate
 from vivace.types import Delta, Message
 
-MAX_CHARS_A_TOKEN: Final = 32
-"""More text than this for each token that was asked for is no answer (a long run of spaces is one
-token of 80 characters, but not all of them are)."""
 MAX_BODY: Final = 16 << 20
 """Bytes of an answer in one piece; of a stream, four times that."""
 _MAX_ERROR: Final = 64 << 10
 _LINGER: Final = 0.25
 """Seconds that a finished stream is given to end, so that its connection can be used again."""
-_DONE: Final = b"[DONE]"
 _ADAPTABLE: Final = {
     "stream_options": "stream_options",
     "temperature": "temperature",
@@ -91,7 +88,7 @@ class OpenAI:
         total = loop.time() + self._settings.total_seconds
         body = self._body(messages, max_tokens, temperature)
         response, watch, data = await self._response(body, total)
-        answer = _Answer(max_tokens * MAX_CHARS_A_TOKEN + 1024)
+        answer = Arriving(max_tokens)
         try:
             if not self._streaming or response.content_type == "application/json":
                 for piece in answer.whole(await _read(response, data, watch)):
@@ -206,6 +203,8 @@ class OpenAI:
             raise ModelUnreachable(f"{self.name} is closed", fix="Open a new engine")
         if self._session is None:
             headers = {"Content-Type": "application/json", "User-Agent": "vivace"}
+            # a compressed stream comes in blocks, not in tokens
+            headers["Accept-Encoding"] = "identity"
             if self._settings.api_key:
                 headers["Authorization"] = f"Bearer {self._settings.api_key}"
             # connecting has a timeout of its own; the watch keeps the others
@@ -276,7 +275,7 @@ class OpenAI:
 
     def _hung_up(self, error: Exception) -> StreamCut:
         why = str(error) or type(error).__name__
-        return _cut(f"{self._endpoint.url} hung up before the first byte: {why}", "")
+        return cut(f"{self._endpoint.url} hung up before the first byte: {why}", "")
 
     def _late(self, whole: bool, text: str = "") -> ModelTimeout:
         if whole:
@@ -290,7 +289,7 @@ class OpenAI:
             text=text,
         )
 
-    def _interrupted(self, watch: Watch, answer: _Answer, error: Exception) -> GenerationError:
+    def _interrupted(self, watch: Watch, answer: Arriving, error: Exception) -> GenerationError:
         """Why reading failed: a clock of ours, or the connection."""
         text = answer.text()
         if watch.expired in ("first", "total"):
@@ -301,7 +300,7 @@ class OpenAI:
                 fix="Raise generate.between_seconds, or see the model server's log",
                 text=text,
             )
-        return _cut(f"{self._endpoint.url}: {error or type(error).__name__}", text)
+        return cut(f"{self._endpoint.url}: {error or type(error).__name__}", text)
 
     async def _drain(self, response: aiohttp.ClientResponse) -> None:
         """Read the end of a stream that has said all, or leave its connection to be closed."""
@@ -313,86 +312,6 @@ class OpenAI:
                     pass
         except (TimeoutError, aiohttp.ClientError, OSError):
             return
-
-
-class _Answer:
-    """What has come of one answer."""
-
-    __slots__ = ("_chars", "_finish", "_most", "_parts", "_usage", "done", "moved", "running")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._chars = 0
-        self._parts: list[str] = []
-        self._usage: wire.Counts | None = None
-        self._finish = ""
-        self.done = False
-        self.running = False
-        """The first token has come."""
-        self.moved = False
-        """The last event was a sign of work."""
-
-    def event(self, data: bytes) -> Delta | None:
-        if data == _DONE:
-            self.done = True
-            self.moved = False
-            return None
-        found = wire.decode(data)
-        if found.usage is not None:
-            self._usage = found.usage
-        if not found.choices:
-            self.moved = self.running
-            return None
-        choice = found.choices[0]
-        if choice.finish_reason:
-            self._finish = choice.finish_reason
-        piece = choice.delta or choice.message
-        if piece is None:
-            self.moved = self.running
-            return None
-        text = piece.content or piece.refusal
-        if not text:
-            self.moved = self.running or bool(piece.reasoning_content or piece.reasoning)
-            return None
-        self.moved = True
-        self._parts.append(text)
-        self._chars += len(text)
-        if self._chars > self._most:
-            raise self.too_long(f"{self._chars:,} characters")
-        return Delta(text)
-
-    def whole(self, data: bytes) -> list[Delta]:
-        """The deltas of an answer in one piece."""
-        delta = self.event(data)
-        self._finish = self._finish or "stop"
-        last = self.last()
-        return [last] if delta is None else [delta, last]
-
-    def last(self) -> Delta:
-        """The delta behind the text.
-
-        Raises:
-            StreamCut: the stream ended without saying that it has.
-            StreamEmpty: it has, without a token.
-        """
-        if not self._finish and not self.done:
-            raise _cut("the model server's stream ended in the middle of the answer", self.text())
-        if not self._parts:
-            raise StreamEmpty(
-                f"the model answered nothing (finish reason: {self._finish or 'none'})",
-                fix="Raise generate.max_tokens where it is `length`; else ask again",
-            )
-        return Delta(finish_reason=self._finish or "stop", usage=wire.usage(self._usage))
-
-    def text(self) -> str:
-        return "".join(self._parts)
-
-    def too_long(self, size: str) -> StreamTooLong:
-        return StreamTooLong(
-            f"the model server sent {size}, more than was asked for",
-            fix="Raise generate.max_tokens, or mend the server",
-            text=self.text(),
-        )
 
 
 async def _read(response: aiohttp.ClientResponse, data: bytes, watch: Watch) -> bytes:
@@ -422,10 +341,6 @@ def _check_content_type(response: aiohttp.ClientResponse) -> None:
             f"{response.url} answered with a web page",
             fix="Check that the URL in generate.model ends in /v1",
         )
-
-
-def _cut(what: str, text: str) -> StreamCut:
-    return StreamCut(what, fix="Ask again; see the model server's log", text=text)
 
 
 def _omit(body: dict[str, Any], name: str) -> None:

@@ -2,9 +2,9 @@
 
 Characters a token, as the makers of current models give them or as their vocabularies show:
 English prose 3.9 (32k vocabularies) to 4.7 (200k), code and tables less; an ideograph 0.55
-(DeepSeek, GLM) to 1 token (32k vocabularies, and MiniLM's), a digit one third to one. Of MiniLM's
-own count over 300 documents each, `estimate` is 1.23 (SQuAD), 1.31 (Cranfield) and 0.98 (CMRC, which
-is Chinese), `fewest` 0.99, 1.05 and 0.50.
+(DeepSeek, GLM) to 1 token (32k vocabularies, and MiniLM's), a digit one third to one.
+Of MiniLM's own count over 300 documents each, `estimate` is 1.23 (SQuAD), 1.31 (Cranfield) and 0.98
+(CMRC, which is Chinese), `fewest` 0.99, 1.05 and 0.50.
 """
 
 from __future__ import annotations
