@@ -22,13 +22,16 @@ from vivace.collection.querylog import QueryLog
 from vivace.collection.writer import Writer
 from vivace.embed import names
 from vivace.errors import BadInput, CollectionNotFound, StoreError, VivaceError
+from vivace.generate import names as models
 from vivace.generate.extractive import Extractive
+from vivace.generate.prompted import Prompted
 from vivace.ingest.chunking import indexed_text
 from vivace.ingest.decode import absolute
 from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.host import cores
 from vivace.run.pools import Pool
+from vivace.run.streams import closing
 from vivace.settings import Settings
 from vivace.store.changes import Put, Remove
 from vivace.trace import Trace
@@ -64,7 +67,8 @@ class Engine:
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         self.settings = settings if settings is not None else settings_module.load(**overrides)
-        self.embedder = names.load(self.settings.embed)
+        self.generator = models.load(self.settings.generate)
+        self.embedder = names.load(self.settings)
         self._pool = Pool(self.settings.search.threads or cores(), "vivace-search")
         self._collections: dict[Path, Collection] = {}
         self._opening = asyncio.Lock()
@@ -100,13 +104,20 @@ class Engine:
         )
 
     def answerer(self) -> Answerer:
-        return Extractive(self.embedder, self.settings.answer)
+        """Answers by the model that is set; by quoting where there is none or it cannot."""
+        quoting = Extractive(self.embedder, self.settings.answer)
+        if self.generator is None:
+            return quoting
+        settings = self.settings
+        return Prompted(self.generator, settings.answer, settings.generate, fallback=quoting)
 
     async def close(self) -> None:
         """Close every collection, then the pools and the model. Idempotent."""
         async with AsyncExitStack() as stack:
             stack.callback(self.embedder.close)
             stack.callback(self._pool.close)
+            if self.generator is not None:
+                stack.push_async_callback(self.generator.close)
             for collection in self._collections.values():
                 stack.push_async_callback(collection.close)
             self._collections.clear()
@@ -266,8 +277,9 @@ class Collection:
         """The answer in pieces; the last delta carries the whole `Answer`."""
         query = question if isinstance(question, Query) else Query(question, k, filters)
         result = await self.search(query)
-        async for delta in self._answerer.stream(query, result, asking):
-            yield delta
+        async with closing(self._answerer.stream(query, result, asking)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     # -- what is there ----------------------------------------------------------------------
 

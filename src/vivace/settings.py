@@ -29,7 +29,8 @@ class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="`builtin` (all-MiniLM-L6-v2, English) or `given:DIM` "
             "(every vector is passed in; questions without one use keywords alone), "
-            "`openai:NAME@URL`, or `fastembed:NAME-or-folder` (extra `[models]`)"
+            "`openai:NAME@URL` (`#DIM` behind it spares asking the server at the start), "
+            "or `fastembed:NAME-or-folder` (extra `[models]`)"
         ),
     ] = "builtin"
     workers: Annotated[
@@ -138,7 +139,9 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_prompt: Annotated[
         float, Meta(ge=0, description="per million prompt tokens, in any currency")
     ] = 0.0
-    price_cached: Annotated[float, Meta(ge=0, description="per million cached prompt tokens")] = 0.0
+    price_cached: Annotated[
+        float, Meta(ge=0, description="per million cached prompt tokens; 0 is price_prompt")
+    ] = 0.0
     price_completion: Annotated[float, Meta(ge=0, description="per million completion tokens")] = (
         0.0
     )

@@ -7,13 +7,13 @@ from vivace.embed.given import Given
 from vivace.embed.minilm import MiniLM
 from vivace.errors import BadSettings, EmbeddingError
 from vivace.protocols import Embedder, TokenCounter
-from vivace.settings import Embed
+from vivace.settings import Embed, Settings
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(0, 5), (2, 2)])
 def test_builtin(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "cores", lambda: 5)
-    model = names.load(Embed(workers=workers))
+    model = names.load(Settings(embed=Embed(workers=workers)))
     try:
         assert isinstance(model, MiniLM)
         embedder: Embedder = model
@@ -24,7 +24,7 @@ def test_builtin(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_given() -> None:
-    model = names.load(Embed(model="given:128"))
+    model = names.load(Settings(embed=Embed(model="given:128")))
     assert isinstance(model, Given)
     assert (model.name, model.dim) == ("given:128", 128)
     model.close()
@@ -33,7 +33,7 @@ def test_given() -> None:
 @pytest.mark.parametrize("model", ["", "Builtin", "given:", "given:0", "given:65537", "bge-small"])
 def test_an_unknown_name_names_the_setting(model: str) -> None:
     with pytest.raises(BadSettings, match=r"^embed\.model: .*given:DIM"):
-        names.load(Embed(model=model))
+        names.load(Settings(embed=Embed(model=model)))
 
 
 async def test_given_embeds_nothing() -> None:

@@ -25,6 +25,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _rm(commands)
     _eval(commands)
     _settings(commands)
+    _fake_llm(commands)
     return parser.parse_args(arguments)
 
 
@@ -145,3 +146,54 @@ def _settings(commands: _Commands) -> None:
         collection=False,
     )
     command.add_argument("--markdown", action="store_true", help="print the reference page")
+
+
+def _fake_llm(commands: _Commands) -> None:
+    command = _command(
+        commands,
+        "fake-llm",
+        "fake_llm",
+        "Serve a model that needs no model, for tests; prints its address first.",
+        "vivace fake-llm --port 9000 --ttft-ms 200 --delay-ms 20 --fault 429@every=5",
+        collection=False,
+    )
+    command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    command.add_argument("--port", type=int, default=0, metavar="N", help="default: any free one")
+    command.add_argument(
+        "--mode",
+        choices=("grounded", "scripted"),
+        default="grounded",
+        help="answer from the prompt's passages (default), or say --text",
+    )
+    command.add_argument("--text", default="The fake model has nothing to say.")
+    command.add_argument(
+        "--tokens", type=int, default=0, metavar="N", help="instead of --text, N times a word"
+    )
+    command.add_argument("--ttft-ms", type=float, default=0, metavar="MS", help="to first token")
+    command.add_argument("--delay-ms", type=float, default=0, metavar="MS", help="between tokens")
+    command.add_argument(
+        "--slots", type=_positive, default=8, metavar="N", help="requests served at full speed"
+    )
+    command.add_argument(
+        "--slowdown", type=float, default=1, metavar="P", help="power of the load past the slots"
+    )
+    command.add_argument(
+        "--context", type=int, default=0, metavar="N", help="read only N tokens of a prompt"
+    )
+    command.add_argument("--dim", type=_positive, default=64, metavar="N", help="of embeddings")
+    command.add_argument("--seed", type=int, default=0, metavar="N")
+    command.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="FAULT",
+        help="KIND[:after][@first=N|@every=N|@p=P]; KIND: 429, 500, cut, slow, malformed, "
+        "truncated, empty, oversized, error",
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

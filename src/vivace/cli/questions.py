@@ -24,7 +24,7 @@ from vivace.cli.status import SOME_FAILED
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput
 from vivace.ingest.decode import absolute
-from vivace.types import Answer, IngestReport
+from vivace.types import Answer, IngestReport, Usage
 
 
 def run(options: argparse.Namespace) -> int:
@@ -121,6 +121,19 @@ def answer_value(answer: Answer) -> dict[str, Any]:
         ],
         "hits": [hit_value(hit) for hit in answer.hits],
         "degraded": list(answer.degraded),
+        "finish_reason": answer.finish_reason,
+        "usage": usage_value(answer.usage),
+        "cost": answer.cost,
+    }
+
+
+def usage_value(usage: Usage | None) -> dict[str, int] | None:
+    if usage is None:
+        return None
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
     }
 
 
@@ -129,6 +142,15 @@ def _show_sources(answer: Answer) -> None:
         print()
     for citation in answer.citations:
         print(f"[{citation.number}] {place(citation.chunk)} ({citation.start}-{citation.end})")
+    if answer.usage is not None:
+        used = answer.usage
+        cached = f" ({used.cached_tokens:,} cached)" if used.cached_tokens else ""
+        price = "" if answer.cost is None else f", cost {answer.cost:.6f}"
+        print(
+            f"{answer.generator}: {used.prompt_tokens:,} prompt tokens{cached}, "
+            f"{used.completion_tokens:,} completion tokens{price}",
+            file=sys.stderr,
+        )
     _show_degraded(answer.degraded)
 
 

@@ -7,25 +7,41 @@ import re
 from vivace.embed.given import Given
 from vivace.embed.minilm import MiniLM
 from vivace.errors import BadSettings
+from vivace.protocols import Embedder
+from vivace.run.endpoint import check_key, endpoint
 from vivace.run.host import cores
-from vivace.settings import Embed
+from vivace.settings import Settings
 
 MAX_DIM = 65_536
 
 
-def load(settings: Embed) -> MiniLM | Given:
+def load(settings: Settings) -> Embedder:
     """The embedder that `embed.model` names; the caller closes it.
 
     Raises:
         BadSettings: no embedder has that name.
-        EmbeddingError: the built-in model's files are damaged.
+        EmbeddingError: the model's files are damaged, or its server cannot be asked.
+        MissingExtra: it needs a library that is not installed.
     """
-    if settings.model == "builtin":
-        return MiniLM(workers=settings.workers or cores(), batch=settings.batch)
-    given = re.fullmatch(r"given:([1-9][0-9]{0,4})", settings.model)
+    name, workers = settings.embed.model, settings.embed.workers or cores()
+    if name == "builtin":
+        return MiniLM(workers=workers, batch=settings.embed.batch)
+    given = re.fullmatch(r"given:([1-9][0-9]{0,4})", name)
     if given and int(given[1]) <= MAX_DIM:
         return Given(int(given[1]))
+    if (found := endpoint("embed.model", name)) is not None:
+        check_key("remote.api_key", settings.remote.api_key)
+        # not before it is wanted: importing aiohttp takes 0.1 s
+        from vivace.embed.openai import OpenAIEmbedder
+
+        return OpenAIEmbedder(found, settings.remote)
+    kind, _, model = name.partition(":")
+    if kind == "fastembed" and model:
+        from vivace.embed.fastembed import FastEmbed
+
+        return FastEmbed(model, workers=workers, batch=settings.embed.batch)
     raise BadSettings(
-        f"embed.model: there is no embedder named {settings.model!r}",
-        fix=f"Use `builtin`, or `given:DIM` with DIM from 1 to {MAX_DIM}, such as `given:128`",
+        f"embed.model: there is no embedder named {name!r}",
+        fix=f"Use `builtin`, `given:DIM` with DIM from 1 to {MAX_DIM}, `openai:NAME@URL`, "
+        "or `fastembed:NAME-or-folder`",
     )

@@ -10,6 +10,7 @@ from math import log
 import numpy as np
 
 from vivace.errors import EmbeddingError
+from vivace.generate.prompts import NOT_FOUND
 from vivace.protocols import Embedder
 from vivace.settings import Answering
 from vivace.text.language import language
@@ -39,12 +40,9 @@ _ASKING = re.compile(
 
 _MARKUP = re.compile(r"^(#{1,6}\s|[|>]|```|[-=*_]{3,}\s*$)")
 
-_TEXTS = {
-    "en": (
-        "No language model is configured, so these are the documents' own words:\n",
-        "The documents do not say.",
-    ),
-    "zh": ("尚未配置语言模型，以下是文档原文：\n", "文档中没有提到。"),
+_INTRODUCTION = {
+    "en": "No language model is configured, so these are the documents' own words:\n",
+    "zh": "尚未配置语言模型，以下是文档原文：\n",
 }
 
 
@@ -74,7 +72,7 @@ class Extractive:
         What `asking` says is for models; quoting is the same whatever it says.
         """
         asked_in = "zh" if language(query.text) == "zh" else "en"
-        introduction, not_found = _TEXTS[asked_in]
+        introduction, not_found = _INTRODUCTION[asked_in], NOT_FOUND[asked_in]
         candidates = _candidates(result.hits[: self._settings.passages])
         degraded = result.degraded
         coverage = _coverage(query.text, candidates)

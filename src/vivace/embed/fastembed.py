@@ -1,0 +1,189 @@
+"""Embedders of the fastembed library: `fastembed:NAME`, or `fastembed:FOLDER` with an ONNX model.
+
+A folder holds `model.onnx` (or `onnx/model.onnx`), `tokenizer.json` and `tokenizer_config.json`, as
+sentence-transformers models are exported; `1_Pooling/config.json` is respected where it is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vivace.errors import BadSettings, EmbeddingError, MissingExtra
+from vivace.protocols import Kind
+from vivace.run.closed import Closed
+from vivace.run.microbatch import MicroBatcher
+from vivace.text.tokens import estimate
+from vivace.types import Embedded, Vector
+
+MAX_CHARS = 20_000
+"""Read of a text before it is tokenised: more than any of the models reads."""
+BUDGET_CHARS = 4_000
+_FILES = ("model.onnx", "onnx/model.onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    text: str
+    kind: Kind
+
+
+class FastEmbed:
+    """A model run by fastembed on this machine's CPU. An `Embedder`; safe from any thread.
+
+    A model given by name is downloaded by the library at the first use, one in a folder never.
+
+    Raises:
+        MissingExtra: fastembed is not installed.
+        BadSettings: there is no such model or folder.
+        EmbeddingError: the model cannot be loaded.
+    """
+
+    def __init__(self, model: str, *, workers: int, batch: int) -> None:
+        try:
+            import fastembed  # noqa: F401  (only whether it is there)
+        except ImportError as error:
+            raise MissingExtra("fastembed", "models") from error
+        folder = Path(model).expanduser()
+        self._model = _in_folder(folder) if folder.is_dir() else _by_name(model)
+        if folder.is_dir():
+            # where a folder lies is not what its model is
+            self.name = f"fastembed:{folder.resolve().name}/{_model_file(folder).stat().st_size}"
+        else:
+            self.name = f"fastembed:{model}"
+        try:
+            probe = _encode(self._model, [_Text("dimension", "passage")])
+        except EmbeddingError as error:
+            raise EmbeddingError(f"{self.name}: {error.what}", fix=error.fix) from error
+        self.dim = len(probe[0])
+        self._batcher: MicroBatcher[_Text, Vector] = MicroBatcher(
+            lambda items: _encode(self._model, items),
+            workers=workers,
+            cap=batch,
+            size=lambda item: len(item.text),
+            budget=BUDGET_CHARS,
+            name="vivace-fastembed",
+        )
+
+    def reads(self, language: str) -> bool:
+        """True of every language: the library does not tell which ones a model was trained on."""
+        return True
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """About the model's tokens, estimated by script; a `TokenCounter`."""
+        return [estimate(text) for text in texts]
+
+    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
+        """Vectors (n, dim) float32 of unit length; questions get the model's own prefix, if any.
+
+        Raises:
+            EmbeddingError: the model failed, or the embedder has been closed.
+        """
+        items = [_Text(text[:MAX_CHARS], kind) for text in texts]
+        try:
+            rows = await self._batcher.run_many(items, priority=0 if kind == "query" else 10)
+        except Closed as error:
+            raise EmbeddingError(error.what, fix=error.fix) from error
+        return Embedded(np.stack(rows) if rows else np.zeros((0, self.dim), np.float32))
+
+    def close(self) -> None:
+        """Stop the workers. Idempotent."""
+        self._batcher.close()
+
+
+def _encode(model: Any, items: Sequence[_Text]) -> list[Vector]:
+    """A batch of one kind (the batcher never mixes priorities) as vectors of unit length."""
+    texts = [item.text.encode("utf-8", "replace").decode() for item in items]
+    run = model.query_embed if items[0].kind == "query" else model.passage_embed
+    try:
+        rows = np.stack([np.asarray(row, np.float32) for row in run(texts)])
+    except Exception as error:  # onnxruntime and tokenizers have no common base class
+        raise EmbeddingError(
+            f"{len(texts)} texts could not be embedded: {error}",
+            fix="Check the model's files, or choose another embed.model",
+        ) from error
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return list(rows / np.where(norms > 0, norms, 1))
+
+
+def _by_name(name: str) -> Any:
+    from fastembed import TextEmbedding
+
+    known = [model["model"] for model in TextEmbedding.list_supported_models()]
+    if name.lower() not in {model.lower() for model in known}:
+        raise BadSettings(
+            f"embed.model: fastembed has no model named {name!r}, and there is no such folder",
+            fix=f"It has, for example, {', '.join(known[:3])}",
+        )
+    return _loaded(name)
+
+
+def _in_folder(folder: Path) -> Any:
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource
+
+    file = _model_file(folder)
+    # the library keeps models in one list by name, for the whole process
+    name = f"vivace/{hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()}"
+    if name not in {model["model"] for model in TextEmbedding.list_supported_models()}:
+        TextEmbedding.add_custom_model(
+            model=name,
+            pooling=_pooling(folder, file),
+            normalization=True,
+            sources=ModelSource(hf=name),  # asked for, never used: the files are here
+            dim=1,  # found out by the first embedding
+            model_file=file.relative_to(folder).as_posix(),
+        )
+    return _loaded(name, specific_model_path=str(folder))
+
+
+def _loaded(name: str, **options: Any) -> Any:
+    from fastembed import TextEmbedding
+
+    try:
+        # one thread a forward pass: the batcher's workers share the cores
+        return TextEmbedding(name, threads=1, providers=["CPUExecutionProvider"], **options)
+    except Exception as error:  # downloads, files and the runtime fail in many ways
+        raise EmbeddingError(
+            f"fastembed cannot load {options.get('specific_model_path', name)}: {error}",
+            fix="Check the network or the folder's files (model.onnx, tokenizer.json, "
+            "tokenizer_config.json)",
+        ) from error
+
+
+def _model_file(folder: Path) -> Path:
+    for name in _FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise BadSettings(
+        f"embed.model: {folder} holds no {' or '.join(_FILES)}", fix="Name an ONNX model's folder"
+    )
+
+
+def _pooling(folder: Path, file: Path) -> Any:
+    """How tokens become a text's vector: as the folder says; not at all where the model does it."""
+    import onnxruntime
+    from fastembed.common.model_description import PoolingType
+
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has no common base class
+        raise EmbeddingError(f"{file}: {error}", fix="Export the model again") from error
+    if len(session.get_outputs()[0].shape) == 2:
+        return PoolingType.DISABLED
+    path = folder / "1_Pooling" / "config.json"
+    try:
+        modes = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise EmbeddingError(f"{path}: {error}", fix="Export the model again") from error
+    if modes.get("pooling_mode_cls_token"):
+        return PoolingType.CLS
+    if modes.get("pooling_mode_lasttoken"):
+        return PoolingType.LAST_TOKEN
+    return PoolingType.MEAN

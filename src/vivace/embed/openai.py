@@ -1,0 +1,282 @@
+"""Embedders behind the OpenAI wire: `openai:NAME@URL`, or `openai:NAME@URL#DIM`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import random
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+import numpy as np
+
+from vivace.errors import BadSettings, EmbeddingError
+from vivace.protocols import Kind
+from vivace.run.endpoint import Endpoint
+from vivace.run.retry import STATUSES, backoff, retry_after
+from vivace.settings import Remote
+from vivace.text.tokens import estimate
+from vivace.types import Embedded, Vectors
+
+T = TypeVar("T")
+MAX_DIM = 65_536
+MAX_BODY = 256 << 20
+"""Bytes of an answer."""
+
+
+class _Row(msgspec.Struct):
+    embedding: str | list[float]
+    """Base64 of little-endian float32, or numbers from servers that do not know the format."""
+    index: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    data: list[_Row]
+
+
+class _Failed(Exception):
+    """One try failed; `again` says whether another may do better, `told` after how many seconds."""
+
+    def __init__(self, why: str, *, again: bool, told: float | None = None) -> None:
+        super().__init__(why)
+        self.again = again
+        self.told = told
+
+
+class OpenAIEmbedder:
+    """One embedding model of one server. An `Embedder`; safe from any thread and event loop.
+
+    Requests run on an event loop of its own thread: an embedder outlives event loops and is closed
+    without one. The dimension is asked of the server here, by one request, unless given as `#DIM`.
+
+    Raises:
+        EmbeddingError: the server does not say the dimension.
+        BadSettings: `#DIM` is no dimension.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, settings: Remote, *, draw: random.Random | None = None
+    ) -> None:
+        self.name = f"openai:{endpoint.model}"
+        """Without the URL: a server that moves does not make its vectors others."""
+        self._endpoint = endpoint
+        self._settings = settings
+        self._draw = draw or random.Random()
+        self._session: aiohttp.ClientSession | None = None
+        self._closing = threading.Lock()
+        self._closed = False
+        self.dim = _dimension(endpoint.fragment)
+        self._loop = asyncio.new_event_loop()
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="vivace-embed-openai", daemon=True
+        )
+        self._thread.start()
+        if not self.dim:
+            try:
+                self.dim = self._submit(self._request(["dimension"])).result().shape[1]
+            except BaseException:
+                self.close()
+                raise
+
+    def reads(self, language: str) -> bool:
+        """True of every language: the wire does not tell which ones a model was trained on.
+
+        Configure a model that reads the languages of your documents; for one that does not, the
+        keyword side still finds them.
+        """
+        return True
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """About the model's tokens, estimated by script; a `TokenCounter`."""
+        return [estimate(text) for text in texts]
+
+    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
+        """Vectors (n, dim) float32 of unit length; an empty text has a zero vector.
+
+        Batches of `remote.batch` texts, at most `remote.concurrency` at once. The first failure
+        fails the call; cancelling it closes its connections.
+
+        Raises:
+            EmbeddingError: the server failed, after all tries, or answered what is no embedding.
+        """
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        # servers refuse empty texts, and with one of them the whole batch
+        wanted = [at for at, text in enumerate(texts) if text.strip()]
+        if not wanted:
+            return Embedded(vectors)
+        size = self._settings.batch
+        rows = [wanted[at : at + size] for at in range(0, len(wanted), size)]
+        batches = [[_sendable(texts[at]) for at in row] for row in rows]
+        future = self._submit(self._all(batches))
+        try:
+            found = await asyncio.wrap_future(future)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise self._gone() from error  # not the caller was cancelled, but the request
+            raise
+        for row, part in zip(rows, found, strict=True):
+            if part.shape[1] != self.dim:
+                raise EmbeddingError(
+                    f"{self.name} answered {part.shape[1]} dimensions, not {self.dim}",
+                    fix="Correct the #DIM in embed.model, or ask why the server changed its model",
+                )
+            vectors[row] = part
+        return Embedded(vectors)
+
+    def close(self) -> None:
+        """Close the connections and stop the thread; running calls fail. Idempotent, blocks."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    # -- on its own loop --------------------------------------------------------------------
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Any:
+        with self._closing:
+            if self._closed:
+                work.close()
+                raise self._gone()
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _all(self, batches: Sequence[list[str]]) -> list[Vectors]:
+        """The vectors of every batch; the first failure cancels the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._request(batch)) for batch in batches]
+        except* EmbeddingError as failed:
+            first = failed.exceptions[0]
+            raise first from first.__cause__
+        return [task.result() for task in tasks]
+
+    async def _request(self, texts: list[str]) -> Vectors:
+        """The vectors (n, dim) of one batch, tried again as the settings allow."""
+        body = msgspec.json.encode(
+            {"model": self._endpoint.model, "input": texts, "encoding_format": "base64"}
+        )
+        tries = 0
+        while True:
+            try:
+                async with self._slots:
+                    return _vectors(await self._try(body), len(texts))
+            except _Failed as failure:
+                tries += 1
+                if not failure.again or tries > self._settings.retries:
+                    raise EmbeddingError(
+                        f"{self.name}: {self._endpoint.url}: {failure}",
+                        fix="See the embedding server's log; check embed.model and remote.api_key",
+                    ) from failure
+                wait = backoff(tries, failure.told, self._draw)
+            await asyncio.sleep(min(wait, self._settings.seconds))
+
+    async def _try(self, body: bytes) -> bytes:
+        url = f"{self._endpoint.url}/embeddings"
+        try:
+            async with self._open().post(url, data=body, allow_redirects=False) as response:
+                if response.status == 200:
+                    return await _read(response)
+                said = (await response.content.read(2_000)).decode("utf-8", "replace")
+                if self._settings.api_key:
+                    said = said.replace(self._settings.api_key, "***")
+                raise _Failed(
+                    f"status {response.status}: {' '.join(said.split())[:500]}",
+                    again=response.status in STATUSES,
+                    told=retry_after(response.headers),
+                )
+        except TimeoutError as error:
+            raise _Failed(f"no answer in {self._settings.seconds:g} s", again=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Failed(str(error) or type(error).__name__, again=True) from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            headers = {"Content-Type": "application/json", "User-Agent": "vivace"}
+            if self._settings.api_key:
+                headers["Authorization"] = f"Bearer {self._settings.api_key}"
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._settings.concurrency),
+                timeout=aiohttp.ClientTimeout(total=self._settings.seconds),
+                headers=headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def _shut(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    def _gone(self) -> EmbeddingError:
+        return EmbeddingError(f"{self.name} is closed", fix="Open a new engine")
+
+
+def _dimension(text: str) -> int:
+    """The `DIM` of a name; 0 where it has none."""
+    if not text:
+        return 0
+    if text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_DIM:
+        return int(text)
+    raise BadSettings(
+        f"embed.model: {text!r} is no dimension", fix=f"Write openai:NAME@URL#DIM, 1 to {MAX_DIM}"
+    )
+
+
+def _sendable(text: str) -> str:
+    """Text that JSON can carry: without lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BODY:
+            raise _Failed(f"the answer has more than {MAX_BODY >> 20} MiB", again=False)
+    return b"".join(parts)
+
+
+def _vectors(body: bytes, count: int) -> Vectors:
+    """The vectors (count, dim) of an answer, of unit length, in the order of their indexes."""
+    try:
+        rows = msgspec.json.decode(body, type=_Answer).data
+        decoded = [_row(row.embedding) for row in rows]
+    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError) as error:
+        raise _Failed(f"the answer holds no embeddings: {error}", again=False) from error
+    order = [at if row.index is None else row.index for at, row in enumerate(rows)]
+    lengths = {len(row) for row in decoded}
+    if sorted(order) != list(range(count)) or len(lengths) != 1 or 0 in lengths:
+        raise _Failed(
+            f"{len(rows)} embeddings of lengths {sorted(lengths)[:4]} for {count} texts",
+            again=False,
+        )
+    vectors = np.empty((count, lengths.pop()), np.float32)
+    vectors[order] = decoded
+    if not np.isfinite(vectors).all():
+        raise _Failed("an embedding holds NaN or infinity", again=False)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.where(norms > 0, norms, np.float32(1))
+    return vectors
+
+
+def _row(embedding: str | list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").astype(np.float32)
+    return np.array(embedding, np.float32)

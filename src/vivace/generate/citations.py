@@ -1,0 +1,102 @@
+"""Which passages does an answer rest on, and where exactly in them?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Final
+
+from vivace.text.sentences import sentences
+from vivace.text.terms import terms
+from vivace.types import Chunk, Citation, Span
+
+_NUMBERS: Final = r"\s*\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*\s*"
+_MARKER: Final = re.compile(rf"\[{_NUMBERS}\]|【{_NUMBERS}】|［{_NUMBERS}］")
+_MARKERS: Final = re.compile(rf"(?:\s*(?:{_MARKER.pattern}))+")
+_NUMBER: Final = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """`citations` by number, `spans` in the answer's order, and the numbers that nothing has."""
+
+    citations: tuple[Citation, ...]
+    spans: tuple[Span, ...]
+    unknown: tuple[int, ...]
+
+
+def check(answer: str, chunks: Sequence[Chunk]) -> Checked:
+    """Find the markers in an answer ([1], [1, 2], 【1】), and what in passage n supports them.
+
+    A span is the sentence a marker stands in or behind, without markers. A citation is the shortest
+    run of the passage's sentences that holds, for every span with its number, the sentence that
+    shares most with it; the whole passage where none shares anything.
+    """
+    spans: list[Span] = []
+    unknown: dict[int, None] = {}
+    claims: dict[int, list[str]] = {}
+    for start, end, numbers in _cited(answer):
+        for number in dict.fromkeys(numbers):
+            if not 1 <= number <= len(chunks):
+                unknown[number] = None
+                continue
+            found = claims.setdefault(number, [])
+            if start < end:
+                found.append(_MARKERS.sub(" ", answer[start:end]))
+                spans.append(Span(start, end, number))
+    citations = [_citation(n, chunks[n - 1], claims[n]) for n in sorted(claims)]
+    return Checked(tuple(citations), tuple(dict.fromkeys(spans)), tuple(unknown))
+
+
+def _cited(answer: str) -> Iterable[tuple[int, int, list[int]]]:
+    """(start, end, numbers) of each sentence with markers in it or behind it."""
+    before: tuple[int, int] | None = None
+    for start, end in sentences(answer):
+        leading = _MARKERS.match(answer, start, end)
+        if leading is not None:
+            # "One. [1] Two." — the marker belongs to what stands before it on its line
+            numbers = _numbers(leading[0])
+            if before is not None and "\n" not in answer[before[1] : start]:
+                yield (*before, numbers)
+                numbers = []
+            start = leading.end()
+            while start < end and answer[start].isspace():
+                start += 1
+        else:
+            numbers = []
+        numbers += [n for found in _MARKER.finditer(answer, start, end) for n in _numbers(found[0])]
+        start, end = _trimmed(answer, start, end)
+        if numbers:
+            yield start, end, numbers
+        if start < end:
+            before = (start, end)
+
+
+def _trimmed(answer: str, start: int, end: int) -> tuple[int, int]:
+    """The span without the markers at its end."""
+    last = end
+    for found in _MARKERS.finditer(answer, start, end):
+        if not answer[found.end() : end].strip(" .。．!！?？;；"):
+            last = found.start()
+    return start, last
+
+
+def _numbers(marker: str) -> list[int]:
+    return [int(number) for number in _NUMBER.findall(marker)]
+
+
+def _citation(number: int, chunk: Chunk, claims: Sequence[str]) -> Citation:
+    spans = sentences(chunk.text)
+    held = [frozenset(terms(chunk.text[start:end])) for start, end in spans]
+    total = len(held) + 1
+    best: list[int] = []
+    for claim in claims:
+        wanted = frozenset(terms(claim))
+        weights = {t: log(1 + total / (1 + sum(t in words for words in held))) for t in wanted}
+        scores = [sum(weights[t] for t in wanted & words) for words in held]
+        if scores and max(scores) > 0:
+            best.append(scores.index(max(scores)))
+    start, end = (spans[min(best)][0], spans[max(best)][1]) if best else (0, len(chunk.text))
+    return Citation(number, chunk, chunk.start + start, chunk.start + end, chunk.text[start:end])

@@ -1,0 +1,1 @@
+"""What tests of applications need: a model server that needs no model."""

@@ -1,0 +1,45 @@
+"""About how many tokens of a language model is this? Without its tokenizer, by script.
+
+Characters a token, as the makers of current models give them or as their vocabularies show:
+English prose 3.9 (32k vocabularies) to 4.7 (200k), code and tables less; an ideograph 0.55
+(DeepSeek, GLM) to 1 token (32k vocabularies, and MiniLM's), a digit one third to one.
+Of MiniLM's own count over 300 documents each, `estimate` is 1.23 (SQuAD), 1.31 (Cranfield) and 0.98
+(CMRC, which is Chinese), `fewest` 0.99, 1.05 and 0.50.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_WIDE: Final = re.compile(
+    "[\u1100-\u11ff\u2e80-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    "\uff00-\uffef\U00020000-\U000323af]+"
+)
+_OTHER: Final = re.compile("[\u0370-\u10ff\u1200-\u1dff\u1f00-\u1fff]+")
+
+_MOST: Final = (0.25, 1.0, 0.5)
+_FEWEST: Final = (0.2, 0.5, 0.15)
+"""Tokens a character: Latin and everything else, East Asian, other alphabets."""
+
+
+def estimate(text: str) -> int:
+    """Tokens as a tokenizer with a small vocabulary counts them: what a budget has to hold."""
+    return _count(text, _MOST)
+
+
+def fewest(text: str) -> int:
+    """Tokens that even a tokenizer with a large vocabulary makes of it."""
+    return _count(text, _FEWEST)
+
+
+def _count(text: str, weights: tuple[float, float, float]) -> int:
+    if not text:
+        return 0
+    wide = other = 0
+    if not text.isascii():
+        wide = sum(map(len, _WIDE.findall(text)))
+        other = sum(map(len, _OTHER.findall(text)))
+    plain, each_wide, each_other = weights
+    latin = len(text) - wide - other
+    return max(1, round(latin * plain + wide * each_wide + other * each_other))
