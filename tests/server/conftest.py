@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import openai
@@ -28,17 +27,20 @@ class Serve(Protocol):
     def __call__(self, answerer: Answerer | None = None, **options: float) -> Live: ...
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Settings:
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings.load(
-        home=str(tmp_path / "home"), embed__workers=1, server__max_body_mib=1, queries__log=False
+        home=str(tmp_path_factory.mktemp("home")),
+        embed__workers=1,
+        server__max_body_mib=1,
+        server__drain_seconds=0.2,
+        queries__log=False,
     )
 
 
-@pytest.fixture
-def handbook(config: Settings, tmp_path: Path) -> str:
-    folder = tmp_path / "docs"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def handbook(config: Settings, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("docs")
     for name, text in TEXTS.items():
         (folder / name).write_text(text, "utf-8")
 
@@ -62,19 +64,22 @@ def serve(config: Settings, handbook: str) -> Iterator[Serve]:
         yield start
 
 
-@pytest.fixture
-def live(serve: Serve) -> Live:
-    return serve()
+@pytest.fixture(scope="module")
+def live(config: Settings, handbook: str) -> Iterator[Live]:
+    """A server that answers by quoting, shared by the tests of a module."""
+    with serving(config, [handbook]) as live:
+        yield live
 
 
 @pytest.fixture
 def sdk(live: Live) -> Iterator[openai.OpenAI]:
-    """The official client of the extractive server; it does not retry."""
+    """The official client of that server; it does not retry."""
     with client_of(live) as client:
         yield client
 
 
-client_of: Callable[[Live], openai.OpenAI] = lambda live: openai.OpenAI(  # noqa: E731
-    base_url=f"{live.address}/v1", api_key="none", max_retries=0, timeout=30
-)
+def client_of(live: Live) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{live.address}/v1", api_key="none", max_retries=0, timeout=30)
+
+
 async_client_of = partial(openai.AsyncOpenAI, api_key="none", max_retries=0, timeout=30)

@@ -188,7 +188,7 @@ def test_an_unknown_model(sdk: openai.OpenAI) -> None:
     [
         ({"messages": [{"role": "user", "content": " "}]}, None),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "robot", "content": "a"}]}, "messages[...].role"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "system", "content": "a"}]}, "messages"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages"),
         (

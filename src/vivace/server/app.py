@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vivace import __version__ as version
 from vivace.server import errors, health, openapi
 from vivace.server.body import BodyLimit
 from vivace.server.chat import HEARTBEAT, Chat
@@ -38,7 +38,7 @@ def create(served: Served, *, heartbeat: float = HEARTBEAT) -> FastAPI:
 
     app = FastAPI(
         title="Vivace",
-        version=version,
+        version=version("vivace"),
         docs_url=None,  # its page is loaded from elsewhere; /openapi.json is not
         redoc_url=None,
         lifespan=lifespan,
@@ -49,16 +49,8 @@ def create(served: Served, *, heartbeat: float = HEARTBEAT) -> FastAPI:
         ],
         exception_handlers={HTTPException: _http_error, RequestValidationError: _bad_request},
     )
-    app.router.routes[:0] = [
-        Route("/v1/search", Search(served), methods=["POST"], name="search"),
-        Route(
-            "/v1/chat/completions",
-            Chat(served, heartbeat=heartbeat),
-            methods=["POST"],
-            name="chat",
-        ),
-        Route("/v1/embeddings", Embeddings(served), methods=["POST"], name="embeddings"),
-    ]
+    hot = (Search(served), Chat(served, heartbeat=heartbeat), Embeddings(served))
+    app.router.routes[:0] = [Route(route.path, route, methods=["POST"]) for route in hot]
     app.include_router(health.router(served))
     plain = app.openapi
 

@@ -41,6 +41,8 @@ HEARTBEAT = 10.0
 class Chat:
     """An ASGI application."""
 
+    path = "/v1/chat/completions"
+
     def __init__(self, served: Served, *, heartbeat: float = HEARTBEAT) -> None:
         self._served = served
         self._heartbeat = heartbeat

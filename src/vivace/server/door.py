@@ -76,9 +76,8 @@ class Door:
             await self._fail(error, noting, started=bool(status))
         finally:
             self._running.leave()
-            route = getattr(scope.get("route"), "path", None) or ELSEWHERE
             kind = f"{status // 100}xx" if status else GONE
-            self._trace.observe(f"{route} {kind}", time.perf_counter() - start)
+            self._trace.observe(f"{_route(scope)} {kind}", time.perf_counter() - start)
 
     async def _fail(self, error: Exception, send: Send, *, started: bool) -> None:
         """Tell the client, unless its answer has begun: then uvicorn cuts it off, visibly."""
@@ -86,3 +85,12 @@ class Door:
         if not started:
             answer = errors.reply(error)
             await send_json(send, answer.body, answer.status, answer.headers)
+
+
+def _route(scope: Scope) -> str:
+    """The path as it was declared: FastAPI names the route it chose, or only its endpoint."""
+    for name in ("route", "endpoint"):
+        path = getattr(scope.get(name), "path", None)
+        if isinstance(path, str) and path:
+            return path
+    return ELSEWHERE

@@ -24,6 +24,8 @@ MOST_TEXTS = 2048
 class Embeddings:
     """An ASGI application. Every model name that is served names the one embedder."""
 
+    path = "/v1/embeddings"
+
     def __init__(self, served: Served) -> None:
         self._served = served
 

@@ -18,6 +18,8 @@ _DECODER = msgspec.json.Decoder(SearchRequest)
 class Search:
     """An ASGI application."""
 
+    path = "/v1/search"
+
     def __init__(self, served: Served) -> None:
         self._served = served
 
