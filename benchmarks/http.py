@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -23,6 +24,7 @@ from benchmarks.wire import Client, Process, last_core, leave, quantile, vivace
 from vivace.engine import Engine
 
 _WARM_UP = 200
+_ALONE = 800
 
 
 async def prepare(folder: Path, documents: int) -> str:
@@ -72,6 +74,22 @@ async def load(
     }
 
 
+async def embedding_alone(asked: Iterator[str], clients: int, core: int) -> float:
+    """Questions a second that the bare embedder does on the same core: what no server can exceed."""
+    os.sched_setaffinity(0, {core})  # the engine's threads inherit it
+    async with Engine() as engine:
+
+        async def client(share: list[str]) -> None:
+            for text in share:
+                await engine.embedder.embed([text], kind="query")
+
+        await client(list(islice(asked, 50)))
+        shares = [list(islice(asked, _ALONE // clients)) for _ in range(clients)]
+        start = time.perf_counter()
+        await asyncio.gather(*(client(share) for share in shares))
+        return sum(map(len, shares)) / (time.perf_counter() - start)
+
+
 async def measure(options: argparse.Namespace) -> dict[str, object]:
     core = last_core()
     with tempfile.TemporaryDirectory(prefix="vivace-bench-") as temporary:
@@ -84,6 +102,7 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
                 await load(server, asked, options.clients, options.seconds)
                 for _ in range(options.rounds)
             ]
+    alone = await embedding_alone(questions(), options.clients, core)
     middle = {name: round(statistics.median(row[name] for row in rounds), 3) for name in rounds[0]}
     each = [round(row["requests_per_s"], 1) for row in rounds]
     return {
@@ -92,6 +111,8 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
         "k": options.k,
         **middle,
         "rounds_requests_per_s": each,
+        "bare_embedder_per_s": round(alone, 1),
+        "share_of_bare_embedder": round(middle["requests_per_s"] / alone, 3),
     }
 
 
