@@ -75,7 +75,7 @@ async def load(
 
 
 async def embedding_alone(asked: Iterator[str], clients: int, core: int) -> float:
-    """Questions a second that the bare embedder does on the same core: what no server can exceed."""
+    """Questions a second that the bare embedder does on the same core: no server can do more."""
     os.sched_setaffinity(0, {core})  # the engine's threads inherit it
     async with Engine() as engine:
 
