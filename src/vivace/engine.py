@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -261,8 +261,10 @@ class Collection:
     ) -> Answer:
         """The answer with its citations; `found` is False where the documents do not say."""
         answer: Answer | None = None
-        async for delta in self.stream(question, k=k, filters=filters, asking=asking):
-            answer = delta.answer or answer
+        stream = self.stream(question, k=k, filters=filters, asking=asking)
+        async with aclosing(stream) as deltas:
+            async for delta in deltas:
+                answer = delta.answer or answer
         assert answer is not None  # an Answerer's last delta carries it
         return answer
 
@@ -273,8 +275,11 @@ class Collection:
         k: int = 10,
         filters: Metadata | None = None,
         asking: Asking = _PLAINLY,
-    ) -> AsyncIterator[Delta]:
-        """The answer in pieces; the last delta carries the whole `Answer`."""
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer in pieces; the last delta carries the whole `Answer`.
+
+        Closing it (`aclose`) stops the work on the answer before it returns.
+        """
         query = question if isinstance(question, Query) else Query(question, k, filters)
         result = await self.search(query)
         async with closing(self._answerer.stream(query, result, asking)) as deltas:

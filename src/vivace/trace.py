@@ -13,6 +13,8 @@ from math import exp, log
 _BASE_SECONDS = 1e-6
 _GROWTH = log(1.15)
 """A bucket is 15 % wider than the one before, so a quantile is off by at most 7 %."""
+_FIRST_BOUND, _LAST_BOUND, _BOUNDS_EVERY = 33, 133, 5
+"""Of the buckets `cumulative` sums up to: five are a factor of two."""
 
 
 @dataclass(slots=True)
@@ -28,6 +30,30 @@ class Histogram:
         self.buckets[int(log(ratio) / _GROWTH) if ratio > 1 else 0] += 1
         self.count += 1
         self.seconds += seconds
+
+    def merge(self, other: Histogram) -> None:
+        """Add the other's observations to these."""
+        self.buckets.update(other.buckets)
+        self.count += other.count
+        self.seconds += other.seconds
+
+    def copy(self) -> Histogram:
+        return Histogram(self.buckets.copy(), self.count, self.seconds)
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """(upper bound in seconds, observations at or under it), from 0.1 ms to 2 minutes.
+
+        The bounds double and are bounds of buckets, so the counts are exact.
+        """
+        found = sorted(self.buckets.items())
+        at = total = 0
+        rows = []
+        for bound in range(_FIRST_BOUND, _LAST_BOUND + 1, _BOUNDS_EVERY):
+            while at < len(found) and found[at][0] < bound:
+                total += found[at][1]
+                at += 1
+            rows.append((_BASE_SECONDS * exp(bound * _GROWTH), total))
+        return rows
 
     def quantile(self, q: float) -> float:
         """Seconds at or under which the share q of observations lies (0 where there are none)."""
@@ -70,6 +96,11 @@ class Trace:
     def counters(self) -> dict[str, int]:
         with self._lock:
             return dict(self._counters)
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Copies, by span name."""
+        with self._lock:
+            return {name: histogram.copy() for name, histogram in self._histograms.items()}
 
     def quantiles(self, *qs: float) -> dict[str, dict[str, float]]:
         """Milliseconds at each quantile, and the count, by span name."""

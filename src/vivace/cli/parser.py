@@ -23,6 +23,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _ask(commands)
     _ls(commands)
     _rm(commands)
+    _up(commands)
+    _serve(commands)
     _eval(commands)
     _settings(commands)
     _fake_llm(commands)
@@ -121,6 +123,48 @@ def _ls(commands: _Commands) -> None:
 def _rm(commands: _Commands) -> None:
     command = _command(commands, "rm", "documents", "Remove documents.", "vivace rm docs/old.md")
     command.add_argument("ids", nargs="+", metavar="ID", help="document ids, or paths of files")
+
+
+def _up(commands: _Commands) -> None:
+    command = _command(
+        commands,
+        "up",
+        "serve",
+        "Ingest what is new in DIR into a collection of its own, and serve it.",
+        "vivace up docs/",
+        collection=False,
+    )
+    command.add_argument("dir", metavar="DIR", help="a folder of documents")
+    _listening(command)
+
+
+def _serve(commands: _Commands) -> None:
+    command = _command(
+        commands,
+        "serve",
+        "serve",
+        "Serve collections that exist.",
+        "vivace serve --collection handbook --collection laws",
+        collection=False,
+    )
+    command.add_argument(
+        "--collection",
+        metavar="PATH-or-name",
+        action="append",
+        help="a folder (anything with a slash) or a name, repeatable; default: default",
+    )
+    _listening(command)
+
+
+def _listening(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", help="address to listen on; default: server.host, 127.0.0.1")
+    command.add_argument(
+        "--port", metavar="N", help="0 is any free port; default: server.port, 8765"
+    )
+    command.epilog = (
+        f"{command.epilog}\nWith --json the address is in the first line of stdout. SIGINT and"
+        " SIGTERM\nstop the server with exit status 0 when running answers are done."
+    )
 
 
 def _eval(commands: _Commands) -> None:

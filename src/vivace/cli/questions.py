@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from vivace.cli.documents import report_value, show_report
+from vivace.cli.folder import collection_of, take_in
 from vivace.cli.output import (
     citation_value,
     filter_of,
     hit_value,
-    ingest_progress,
     json_line,
     place,
     settings_of,
 )
 from vivace.cli.status import SOME_FAILED
 from vivace.engine import Collection, Engine
-from vivace.errors import BadInput
-from vivace.ingest.decode import absolute
-from vivace.types import Answer, IngestReport, Usage
+from vivace.types import Answer, Usage
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,11 +54,11 @@ async def _search(options: argparse.Namespace) -> int:
 
 async def _ask(options: argparse.Namespace) -> int:
     if options.docs and options.collection is None:
-        options.collection = _collection_of(Path(options.docs))
+        options.collection = collection_of(Path(options.docs))
     filters = filter_of(options)
     async with Engine(settings_of(options)) as engine:
         docs = await engine.open(options.collection or "default", create=bool(options.docs))
-        report = await _take_in(docs, options.docs) if options.docs else None
+        report = await take_in(docs, options.docs) if options.docs else None
         answer = await _answer(docs, options, filters)
     if options.json:
         value = answer_value(answer)
@@ -74,18 +70,6 @@ async def _ask(options: argparse.Namespace) -> int:
         if report is not None and report.errors:
             show_report(report)
     return SOME_FAILED if report is not None and report.errors else 0
-
-
-async def _take_in(docs: Collection, folder: str) -> IngestReport:
-    with ingest_progress("Reading") as progress:
-        report = await docs.ingest(folder, prune=True, progress=progress)
-    if not (await docs.info()).documents:
-        reasons = "; ".join(f"{f.source}: {f.reason}" for f in report.errors[:3])
-        raise BadInput(
-            f"nothing to read in {folder}" + (f" ({reasons})" if reasons else ""),
-            fix="Give a folder that holds .md, .txt, .html or .jsonl files",
-        )
-    return report
 
 
 async def _answer(
@@ -100,13 +84,6 @@ async def _answer(
     if not options.json:
         print()
     return answer
-
-
-def _collection_of(folder: Path) -> str:
-    """The name of a folder's own collection: readable, and different for equal names elsewhere."""
-    path = absolute(folder)
-    word = re.sub(r"[^\w-]+", "-", path.name).strip("-") or "docs"
-    return f"{word}-{hashlib.blake2b(path.as_posix().encode(), digest_size=4).hexdigest()}"
 
 
 def answer_value(answer: Answer) -> dict[str, Any]:

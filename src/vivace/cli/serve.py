@@ -1,0 +1,79 @@
+"""vivace up, serve."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from vivace.cli.documents import report_value, show_report
+from vivace.cli.folder import collection_of, take_in
+from vivace.cli.output import json_line, settings_of
+from vivace.engine import Engine
+from vivace.server.run import address_of, is_loopback, listen, serve
+from vivace.server.served import Served
+from vivace.settings import Settings
+from vivace.types import IngestReport
+
+_NO_KEYS = (
+    "warning: {address} can be reached from other machines, and this version has no keys: whoever"
+    " reaches it can read every document. Listen on 127.0.0.1, or let a proxy ask for a password."
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns when a signal has stopped the server and its answers are done."""
+    settings = _settings(options)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if options.command == "up":
+        collections = [collection_of(Path(options.dir))]
+    else:
+        collections = options.collection or ["default"]
+    served = Served(settings, collections)
+    # before the ingest: an address in use is better known now than after it
+    bound = listen(settings.server.host, settings.server.port)
+    try:
+        if not is_loopback(bound):
+            print(_NO_KEYS.format(address=address_of(bound)), file=sys.stderr)
+        report = None
+        if options.command == "up":
+            report = asyncio.run(_ingest(collections[0], options.dir, settings))
+            if report.errors and not options.json:
+                show_report(report)
+        serve(
+            served,
+            bound,
+            lambda: _announce(address_of(bound), served, report, as_json=options.json),
+        )
+    finally:
+        bound.close()
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    for name in ("host", "port"):
+        value = getattr(options, name)
+        if value is not None:
+            options.set.append(f"server.{name}={value}")
+    return settings_of(options)
+
+
+async def _ingest(collection: str, folder: str, settings: Settings) -> IngestReport:
+    async with Engine(settings) as engine:
+        return await take_in(await engine.open(collection), folder)
+
+
+def _announce(address: str, served: Served, report: IngestReport | None, *, as_json: bool) -> None:
+    if as_json:
+        value: dict[str, Any] = {"address": address, "collections": served.names}
+        if report is not None:
+            value["ingest"] = report_value(report)
+        json_line(value)
+        return
+    print(f"Serving {', '.join(served.names)} at {address}")
+    print(f"OpenAI's clients: base_url={address}/v1, any api_key, model=vivace", flush=True)

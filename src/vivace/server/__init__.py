@@ -1,0 +1,1 @@
+"""The HTTP server: OpenAI's wire and our own search, over collections that exist."""

@@ -1,0 +1,96 @@
+"""Where every request comes in and goes out: counted, timed, and never left without an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vivace.run.closed import Closed
+from vivace.server import errors
+from vivace.server.asgi import send_json
+from vivace.server.errors import ClientGone
+from vivace.trace import Trace
+
+GONE = "gone"
+"""The status class of a request whose client left before its answer began."""
+ELSEWHERE = "other"
+"""The route of a request for a path that does not exist."""
+
+
+class Running:
+    """How many requests are inside; `idle` waits until none is."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def enter(self) -> None:
+        self.count += 1
+        self._none.clear()
+
+    def leave(self) -> None:
+        self.count -= 1
+        if not self.count:
+            self._none.set()
+
+    async def idle(self) -> None:
+        await self._none.wait()
+
+
+class Door:
+    """ASGI middleware: an exception becomes an error in OpenAI's shape, and all is measured.
+
+    The labels are bounded: the route's own path and the class of the status.
+    """
+
+    def __init__(self, app: ASGIApp, trace: Trace, running: Running) -> None:
+        self._app = app
+        self._trace = trace
+        self._running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if not status:
+                status = message["status"]
+            await send(message)
+
+        start = time.perf_counter()
+        self._running.enter()
+        try:
+            await self._app(scope, receive, noting)
+        except ClientGone:
+            self._trace.count("clients.gone")
+        except asyncio.CancelledError:
+            # the server is stopping and has waited long enough; this task ends here anyway
+            await self._fail(Closed("the server"), noting, started=bool(status))
+        except Exception as error:  # the last one to see it: counted, logged, and answered
+            await self._fail(error, noting, started=bool(status))
+        finally:
+            self._running.leave()
+            kind = f"{status // 100}xx" if status else GONE
+            self._trace.observe(f"{_route(scope)} {kind}", time.perf_counter() - start)
+
+    async def _fail(self, error: Exception, send: Send, *, started: bool) -> None:
+        """Tell the client, unless its answer has begun: then uvicorn cuts it off, visibly."""
+        errors.note(error, self._trace)
+        if not started:
+            answer = errors.reply(error)
+            await send_json(send, answer.body, answer.status, answer.headers)
+
+
+def _route(scope: Scope) -> str:
+    """The path as it was declared: FastAPI names the route it chose, or only its endpoint."""
+    for name in ("route", "endpoint"):
+        path = getattr(scope.get(name), "path", None)
+        if isinstance(path, str) and path:
+            return path
+    return ELSEWHERE

@@ -1,0 +1,90 @@
+"""Server-sent events: chat chunks as bytes, written as cheaply as they can be."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from starlette.types import Send
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+_WAITING = b": waiting\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+class TextFrame:
+    """The chunks of one answer: all but the text is encoded once.
+
+    The first chunk carries the role as well, as OpenAI's does.
+    """
+
+    def __init__(self, id: str, created: int, model: str, *, usage: bool) -> None:
+        head = msgspec.json.encode(
+            {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
+        )
+        self._prefix = b"data: " + head[:-1] + b',"choices":[{"index":0,"delta":{"content":'
+        tail = b',"usage":null' if usage else b""
+        self._suffix = b'},"logprobs":null,"finish_reason":null}]' + tail + b"}\n\n"
+        self._role = b',"role":"assistant"'
+        self._encode = msgspec.json.Encoder().encode
+
+    def text(self, text: str) -> bytes:
+        """The event of a piece of text."""
+        return b"%b%b%b" % (self._prefix, self._encode(text), self._suffix)
+
+    def role(self) -> bytes:
+        """The event that begins an answer."""
+        return b"%b%b%b%b" % (self._prefix, b'""', self._role, self._suffix)
+
+
+def event(value: object) -> bytes:
+    """One value as an event."""
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+class EventStream:
+    """A response of events. Its head is sent with the first one, so that an error before it can
+    still have a status of its own.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._writing = asyncio.Lock()
+        self._written = 0
+        self._written_at_last_beat = 0
+        self.started = False
+
+    async def write(self, events: bytes) -> None:
+        """Send one or more whole events; waits while the client does not read."""
+        async with self._writing:  # a beat never comes between a head and its first event
+            if not self.started:
+                self.started = True
+                await self._send(
+                    {"type": "http.response.start", "status": 200, "headers": _HEADERS}
+                )
+            await self._send({"type": "http.response.body", "body": events, "more_body": True})
+            self._written += 1
+
+    async def end(self, events: bytes) -> None:
+        """Send the last events."""
+        await self.write(events)
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def beat(self) -> bool:
+        """Keep a silent connection open with a comment; False where the client reads nothing.
+
+        A client that has not taken one event from one beat to the next holds a model server's slot
+        for nothing.
+        """
+        moved = self._written != self._written_at_last_beat
+        self._written_at_last_beat = self._written
+        if self._writing.locked():
+            return moved
+        if not moved:
+            await self.write(_WAITING)
+            self._written_at_last_beat = self._written
+        return True

@@ -1,0 +1,58 @@
+"""GET /metrics: what `trace` holds, as Prometheus text. No label holds a user's words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from vivace.server.served import Served
+from vivace.trace import Histogram
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def render(served: Served) -> str:
+    """All collections together: a collection's name would be a label without a bound."""
+    events: Counter[str] = Counter(served.trace.counters())
+    spans: dict[str, Histogram] = {}
+    for collection in served.collections:
+        events.update(collection.trace.counters())
+        for name, histogram in collection.trace.histograms().items():
+            spans.setdefault(name, Histogram()).merge(histogram)
+    requests = {
+        _request_labels(name): histogram for name, histogram in served.trace.histograms().items()
+    }
+    lines = [
+        *_histograms("vivace_http_request_seconds", "Of whole responses", requests),
+        *_histograms(
+            "vivace_span_seconds",
+            "Of the steps of a search or an answer",
+            {f'span="{name}"': histogram for name, histogram in spans.items()},
+        ),
+        *_header("vivace_events_total", "counter", "What happened, by kind"),
+        *(f'vivace_events_total{{event="{name}"}} {n}' for name, n in sorted(events.items())),
+        *_header("vivace_http_requests_running", "gauge", "Requests being answered"),
+        f"vivace_http_requests_running {served.running.count}",
+        *_header("vivace_ready", "gauge", "1 while requests are served"),
+        f"vivace_ready {int(served.ready)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _request_labels(name: str) -> str:
+    route, _, status = name.rpartition(" ")
+    return f'route="{route}",status="{status}"'
+
+
+def _header(name: str, kind: str, help: str) -> list[str]:
+    return [f"# HELP {name} {help}", f"# TYPE {name} {kind}"]
+
+
+def _histograms(name: str, help: str, by_labels: Mapping[str, Histogram]) -> Iterator[str]:
+    yield from _header(name, "histogram", help)
+    for labels, histogram in sorted(by_labels.items()):
+        for bound, count in histogram.cumulative():
+            yield f'{name}_bucket{{{labels},le="{bound:.6g}"}} {count}'
+        yield f'{name}_bucket{{{labels},le="+Inf"}} {histogram.count}'
+        yield f"{name}_sum{{{labels}}} {histogram.seconds:.6f}"
+        yield f"{name}_count{{{labels}}} {histogram.count}"

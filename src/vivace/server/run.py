@@ -1,0 +1,124 @@
+"""uvicorn with uvloop and httptools, one process, on a socket of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from vivace.errors import BadInput
+from vivace.server.app import create
+from vivace.server.served import Served
+
+_BACKLOG = 2048
+_KEEP_ALIVE = 65
+"""Seconds; longer than clients keep an idle connection, so that they close it, not we."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, not yet listening.
+
+    Raises:
+        BadInput: there is no such address, or it is in use.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise BadInput(f"{host}: {error}", fix="Give an address of this machine") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise BadInput(
+            f"{host}:{port}: {error.strerror}", fix="--port 0 takes any free port"
+        ) from error
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(bound: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
+
+
+class Server(uvicorn.Server):
+    """Says when it can be reached, and ends with the caller's status when a signal stops it."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a signal that was obeyed is not raised again afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        wanted = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, previous in before.items():
+                signal.signal(number, previous)
+
+
+def server(served: Served, app: FastAPI, ready: Callable[[], None] = lambda: None) -> Server:
+    """A server for the application; `ready` is called when requests are accepted."""
+    uvloop = "uvloop" if sys.platform != "win32" else "asyncio"
+    config = uvicorn.Config(
+        app,
+        loop=uvloop,
+        http="httptools",
+        ws="none",
+        lifespan="off",  # uvicorn logs a lifespan's error and exits; `serve` raises it
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE,
+        # a fraction is fine: it goes to asyncio.wait_for
+        timeout_graceful_shutdown=served.settings.server.drain_seconds,  # type: ignore[arg-type]
+    )
+    return Server(config, ready)
+
+
+def serve(served: Served, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then wait `server.drain_seconds` for running answers.
+
+    Raises:
+        VivaceError: what is served could not be opened.
+    """
+    running = server(served, create(served), ready)
+
+    async def opened() -> None:
+        async with served.opened():
+            await running.serve(sockets=[bound])
+
+    try:
+        with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
+            runner.run(opened())
+    finally:
+        bound.close()

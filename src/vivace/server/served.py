@@ -1,0 +1,107 @@
+"""What a server answers from: one engine, and the collections it was told to serve."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from vivace.engine import Collection, Engine
+from vivace.errors import BadInput, EmbeddingError
+from vivace.server.door import Running
+from vivace.server.errors import NoSuchModel
+from vivace.server.wire import DEFAULT_MODEL
+from vivace.settings import Settings
+from vivace.trace import Trace
+
+_WARM = "How long does it take to load the model?"
+
+
+class Served:
+    """The first collection is also served under the name `vivace`.
+
+    Raises:
+        BadInput: two collections would be served under one name.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        collections: Sequence[str],
+        *,
+        engine: Callable[[Settings], Engine] = Engine,
+    ) -> None:
+        self.settings = settings
+        self.trace = Trace()
+        self.running = Running()
+        self.ready = False
+        self._places = {served_name(name): name for name in collections}
+        if len(self._places) < len(collections) or DEFAULT_MODEL in self._places:
+            raise BadInput(
+                f"the collections {', '.join(collections)} would share a name",
+                fix=f"A collection is served under its folder's name; {DEFAULT_MODEL!r} is taken",
+            )
+        self._make_engine = engine
+        self._engine: Engine | None = None
+        self._collections: dict[str, Collection] = {}
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Open the engine and the collections, load the model; close them when all is answered.
+
+        Raises:
+            CollectionNotFound: a collection does not exist.
+            StoreError: a collection cannot be opened.
+        """
+        async with self._make_engine(self.settings) as engine:
+            self._engine = engine
+            for name, place in self._places.items():
+                self._collections[name] = await engine.open(place, create=False)
+            await self._warm(engine)
+            self.ready = True
+            try:
+                yield
+            finally:
+                self.ready = False
+                # a request cancelled when the drain's time is over still has to let go
+                await self.running.idle()
+                self._collections.clear()
+                self._engine = None
+
+    async def _warm(self, engine: Engine) -> None:
+        """Load the model now, not at the first question; without one, keywords still search."""
+        try:
+            await engine.embedder.embed([_WARM], kind="query")
+        except EmbeddingError:
+            self.trace.count("warm_up.failed")
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None  # no request is served before and after
+        return self._engine
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._places)
+
+    @property
+    def collections(self) -> list[Collection]:
+        return list(self._collections.values())
+
+    def collection(self, model: str) -> Collection:
+        """The collection that a request's `model` names.
+
+        Raises:
+            NoSuchModel: it names none.
+        """
+        if model == DEFAULT_MODEL:
+            model = self.names[0]
+        found = self._collections.get(model)
+        if found is None:
+            raise NoSuchModel("the model does not exist", fix="GET /v1/models lists those that do")
+        return found
+
+
+def served_name(place: str) -> str:
+    """The name a collection is served under: its own, or its folder's."""
+    return Path(place).expanduser().absolute().name if "/" in place or place == "." else place
