@@ -21,6 +21,7 @@ from vivace.collection.writer import Writer
 from vivace.embed import names
 from vivace.errors import BadInput, CollectionNotFound, VivaceError
 from vivace.generate.extractive import Extractive
+from vivace.ingest.sandbox import Passwords, Sandbox
 from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.host import cores
@@ -62,6 +63,7 @@ class Engine:
         self.settings = settings if settings is not None else settings_module.load(**overrides)
         self.embedder = names.load(self.settings.embed)
         self._pool = Pool(self.settings.search.threads or cores(), "vivace-search")
+        self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
 
     async def open(self, name: str | Path = "default", *, create: bool = True) -> Collection:
@@ -102,6 +104,7 @@ class Engine:
         for collection in self._collections.values():
             await collection.close()
         self._collections.clear()
+        await asyncio.to_thread(self.sandbox.close)
         self._pool.close()
         self.embedder.close()
 
@@ -135,6 +138,7 @@ class Collection:
         *,
         prune: bool = False,
         progress: Progress | None = None,
+        password: Passwords | None = None,
     ) -> IngestReport:
         """Read files and folders. What is acknowledged is durable and searchable at once.
 
@@ -144,13 +148,21 @@ class Collection:
         Args:
             prune: remove documents whose file (or line) is gone from below the paths.
             progress: called on the event loop after every commit.
+            password: called on a thread with the path of a file that asks for a password which
+                `parse.password` is not; returns it, or None to report the file as an error.
 
         Raises:
             CollectionLocked: another process is writing.
             StoreUnwritable: the disk is full or read-only.
         """
         roots = _roots([paths] if isinstance(paths, str | Path) else paths)
-        sources = from_paths(roots, max_bytes=self._settings.ingest.max_file_mib << 20)
+        sources = from_paths(
+            roots,
+            max_bytes=self._settings.ingest.max_file_mib << 20,
+            parse=self._settings.parse,
+            sandbox=self._engine.sandbox,
+            ask=password,
+        )
         return await self._pipeline().run(sources, prune=roots if prune else (), progress=progress)
 
     async def add(

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vivace.cli.output import ingest_progress, json_line, place, settings_of, table
 from vivace.cli.status import SOME_FAILED
 from vivace.engine import Engine
 from vivace.errors import BadInput
+from vivace.ingest.formats import known_suffixes
 from vivace.types import Chunk, IngestReport
 
 
@@ -21,7 +24,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _ingest(options: argparse.Namespace) -> int:
-    async with Engine(settings_of(options)) as engine:
+    settings = settings_of(options)
+    if options.password:
+        parse = msgspec.structs.replace(settings.parse, password=options.password)
+        settings = msgspec.structs.replace(settings, parse=parse)
+    async with Engine(settings) as engine:
         docs = await engine.open(options.collection or "default")
         with ingest_progress("Reading") as progress:
             report = await docs.ingest(options.paths, prune=options.prune, progress=progress)
@@ -33,7 +40,7 @@ async def _ingest(options: argparse.Namespace) -> int:
     if nothing:
         raise BadInput(
             f"nothing to read in {', '.join(options.paths)}",
-            fix="Give files or folders that hold .md, .txt, .html or .jsonl files",
+            fix=f"Give files or folders that hold {known_suffixes()} files",
         )
     return SOME_FAILED if report.errors else 0
 

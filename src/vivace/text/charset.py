@@ -146,23 +146,23 @@ def _wide(data: bytes) -> str:
         encoding = "utf-16-be" if even > odd else "utf-16-le"
         text = _sample(head, encoding)
         if min(even, odd) * 20 <= max(even, odd) and text and not _CONTROL.search(text):
-            scripts = _NOT_ASCII.findall(text)
-            likely = sum(map(_plausible_anywhere, scripts))
-            if 2 * likely >= len(scripts):
+            likely = sum(map(_everyday, text))
+            if 2 * likely >= len(text):
                 return encoding
     raise Undecodable(f"has a NUL byte at offset {nul}, so it is not a text file")
 
 
-def _plausible_anywhere(char: str) -> bool:
-    """Latin, Greek, Cyrillic, punctuation, kana, ideographs and Hangul, none of them rare."""
-    code = ord(char)
+def _everyday(char: str) -> bool:
+    """Whether writing is mostly made of such characters; ideographs by accident are rare ones."""
     return (
-        0xA0 <= code < 0x530
-        or 0x2010 <= code < 0x2600
-        or 0x3000 <= code < 0x3100
-        or 0x4E00 <= code < 0xA000
-        or 0xAC00 <= code < 0xD7A4
-        or code >= 0xFF00
+        char < "\u0530"
+        or "\u2010" <= char < "\u2040"
+        or "\u3000" <= char < "\u3100"
+        or "\uac00" <= char <= "\ud7a3"
+        or char in frequent.SIMPLIFIED
+        or char in frequent.TRADITIONAL
+        or char in frequent.JAPANESE
+        or char in _PUNCTUATION
     )
 
 
