@@ -117,8 +117,8 @@ def _check_part(source: str, name: str, head: bytes, *, doctype: bool) -> None:
     text = _as_text(head)
     named_xml = name.lower().endswith((".xml", ".rels", ".opf", ".ncx", ".xhtml", ".vml"))
     if not text.lstrip().startswith("<"):
-        if named_xml and text.strip():
-            raise _refused(source, name, "is not XML in UTF-8 or UTF-16")
+        if (named_xml and text.strip()) or (len(head) == HEAD and not text.strip()):
+            raise _refused(source, name, "does not begin as XML in UTF-8 or UTF-16")
         return
     declared = _ENCODING.match(text.lstrip())
     if declared and declared[1].lower() not in _SAFE_ENCODINGS:

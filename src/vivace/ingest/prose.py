@@ -50,7 +50,7 @@ class Prose:
         """A table row; empty cells keep their place, a row of nothing else is left out."""
         texts = [_SPACES.sub(" ", cell).strip() for cell in cells]
         if any(texts):
-            self.line(" | ".join(texts).strip())
+            self.line(" |".join(f" {text}" if text else "" for text in texts).strip())
 
     def heading(self, level: int, text: str) -> None:
         """A heading; what follows stands under it and under those before it of a lower level."""

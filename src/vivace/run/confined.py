@@ -224,7 +224,7 @@ class Confined:
         size = worker.HEADER.size
         while len(self._received) >= size:
             kind, length = worker.HEADER.unpack_from(self._received)
-            if kind == worker.DATA and length > left:
+            if length > (left if kind == worker.DATA else worker.LONGEST_FAILURE):
                 raise WorkerFlooded(f"{self._name}: it gave more than it may")
             if len(self._received) < size + length:
                 return

@@ -26,6 +26,8 @@ DATA: Final = 0
 END: Final = 1
 FAILED: Final = 2
 """The work raised; the frame says what."""
+LONGEST_FAILURE: Final = 10_000
+"""Bytes."""
 OUT_OF_MEMORY: Final = 3
 READY: Final = 4
 
@@ -70,7 +72,8 @@ def _do(work: Callable[[bytes], Iterator[bytes]], task: bytes, frames: BinaryIO)
     except MemoryError:
         _write(frames, OUT_OF_MEMORY)
     except Exception as error:  # told to the pool, which raises it for the task
-        _write(frames, FAILED, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
+        said = f"{type(error).__name__}: {error}".encode("utf-8", "replace")
+        _write(frames, FAILED, said[:LONGEST_FAILURE])
     else:
         _write(frames, END)
 
@@ -113,7 +116,7 @@ def _confine(hello: Hello) -> None:
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
         if sys.platform == "linux":  # elsewhere it is refused or without effect
-            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _address_space() -> int:
