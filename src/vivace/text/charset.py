@@ -24,7 +24,7 @@ SAMPLE: Final = 1 << 16
 """Bytes that are scored; the rest of a text only has to decode."""
 PLAUSIBLE: Final = 0.6
 """Least mean score of a reading. Real text has over 1.2, the readings that are wrong under 0.3; see
-docs/decisions/0005."""
+docs/decisions/0010."""
 _DECLARED: Final = 0.7
 """What an encoding that the file names itself is given ahead. Files do lie, but not at random."""
 _RIVAL: Final = 0.15
@@ -33,6 +33,8 @@ _RIVAL_SHORT: Final = 0.8
 a few characters can look common by accident."""
 _PRIOR: Final = {"gb18030": 1.0, "big5hkscs": 0.5, "cp950": 0.5, "cp932": 0.5}
 """What is met more often, in a text of one character; in longer ones it fades."""
+
+_FEW: Final = 3
 
 _BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -179,8 +181,9 @@ def _is_short_chinese(data: bytes, text: str) -> bool:
     One GB 2312 character in five is valid UTF-8 of two bytes, two in a row one in twenty-five:
     only a file of a few characters can be both, and Latin letters beside others are Latin.
     """
-    found = _NOT_ASCII.findall(text)
-    if len(found) > 3 or any(char >= "\u0800" for char in found) or _LATIN.search(text):
+    if len(data) - len(text) > _FEW or _LATIN.search(text):  # so many bytes more than characters
+        return False
+    if any(char >= "\u0800" for char in _NOT_ASCII.findall(text)):
         return False
     other = _sample(data, "gb18030")
     return other is not None and score(other, "gb18030") >= frequent.COMMON
