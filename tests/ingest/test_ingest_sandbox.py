@@ -19,7 +19,7 @@ from vivace.settings import Parse
 from vivace.types import Document, Section
 
 COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("hostile_reader.py"))]
-LIMITS = Parse(seconds=2, memory_mib=512, chars=1_000_000, workers=2)
+LIMITS = Parse(seconds=4, memory_mib=512, chars=1_000_000, workers=2)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def batch(folder: Path, sandbox: Sandbox, *names: str) -> list[Source]:
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
 def test_a_batch_with_every_kind_of_bad_file(tmp_path: Path, sandbox: Sandbox) -> None:
     bad = {
-        "hang": ("was given up after 2 s", "parse.seconds"),
+        "hang": ("was given up after 4 s", "parse.seconds"),
         "killed": ("crashed (parse worker: it ended by SIGKILL)", "Leave the file out"),
         "leak": ("needs over 512 MiB", "parse.memory_mib"),
         "print": ("more output than", "parse.chars"),

@@ -29,6 +29,8 @@ _NOTES: Final = (
     ("endnotes", "endnote", "^e"),
     ("comments", "comment", ""),
 )
+_NO_MEMORY: Final = frozenset({0, 2})
+"""Codes of libxml2's errors when it gets no memory: none at all, or that it got none."""
 _HEADING: Final = re.compile(r"heading (\d)", re.IGNORECASE)
 _BODY_TEXT: Final = 9
 """The outline level that says: not a heading."""
@@ -55,6 +57,8 @@ class DocxReader:
         try:
             package = docx.Document(str(path))
         except (OpcError, KeyError, ValueError, BadZipFile, etree.XMLSyntaxError) as error:
+            if isinstance(error, etree.XMLSyntaxError) and error.code in _NO_MEMORY:
+                raise MemoryError from None
             raise IngestError(
                 source,
                 f"is no Word document or damaged: {error}",
