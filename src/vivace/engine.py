@@ -27,6 +27,7 @@ from vivace.generate.extractive import Extractive
 from vivace.generate.prompted import Prompted
 from vivace.ingest.chunking import indexed_text
 from vivace.ingest.decode import absolute
+from vivace.ingest.sandbox import Passwords, Sandbox
 from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.host import cores
@@ -70,6 +71,7 @@ class Engine:
         self.generator = models.load(self.settings.generate)
         self.embedder = names.load(self.settings)
         self._pool = Pool(self.settings.search.threads or cores(), "vivace-search")
+        self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
         self._opening = asyncio.Lock()
 
@@ -118,6 +120,7 @@ class Engine:
             stack.callback(self._pool.close)
             if self.generator is not None:
                 stack.push_async_callback(self.generator.close)
+            stack.push_async_callback(asyncio.to_thread, self.sandbox.close)
             for collection in self._collections.values():
                 stack.push_async_callback(collection.close)
             self._collections.clear()
@@ -155,6 +158,7 @@ class Collection:
         *,
         prune: bool = False,
         progress: Progress | None = None,
+        password: Passwords | None = None,
     ) -> IngestReport:
         """Read files and folders. What is acknowledged is durable and searchable at once.
 
@@ -164,13 +168,21 @@ class Collection:
         Args:
             prune: remove documents whose file (or line) is gone from below the paths.
             progress: called on the event loop after every commit.
+            password: called on a thread with the path of a file that asks for a password which
+                `parse.password` is not; returns it, or None to report the file as an error.
 
         Raises:
             CollectionLocked: another process is writing.
             StoreUnwritable: the disk is full or read-only.
         """
         roots = _roots([paths] if isinstance(paths, str | Path) else paths)
-        sources = from_paths(roots, max_bytes=self._settings.ingest.max_file_mib << 20)
+        sources = from_paths(
+            roots,
+            max_bytes=self._settings.ingest.max_file_mib << 20,
+            parse=self._settings.parse,
+            sandbox=self._engine.sandbox,
+            ask=password,
+        )
         return await self._pipeline().run(sources, prune=roots if prune else (), progress=progress)
 
     async def add(

@@ -106,8 +106,11 @@ class BlockingCollection:
         *,
         prune: bool = False,
         progress: Callable[[IngestProgress], None] | None = None,
+        password: Callable[[str], str | None] | None = None,
     ) -> IngestReport:
-        return self._loop.run(self._collection.ingest(paths, prune=prune, progress=progress))
+        return self._loop.run(
+            self._collection.ingest(paths, prune=prune, progress=progress, password=password)
+        )
 
     def add(
         self,

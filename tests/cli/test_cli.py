@@ -52,6 +52,15 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(capsys)
 
 
+def test_a_password_is_given_and_not_shown(shell: Shell, data: Path) -> None:
+    path = data / "documents/pdf/libreoffice-writer-password.pdf"
+    report = shell.json("ingest", path, status=SOME_FAILED)
+    assert "--password" in report["errors"][0]["fix"]
+    assert shell.json("ingest", path, "--password", "not-this-one", status=SOME_FAILED)
+    assert "not-this-one" not in shell.out + shell.err
+    assert shell.json("ingest", path, "--password", "openpassword")["documents"] == 1
+
+
 def test_ingest_search_ask_ls_rm(shell: Shell, folder: Path) -> None:
     report = shell.json("ingest", folder)
     assert (report["documents"], report["chunks"], report["errors"]) == (2, 2, [])

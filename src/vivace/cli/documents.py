@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vivace.cli.output import ingest_progress, json_line, place, settings_of, table
 from vivace.cli.status import BAD_INPUT, OK, SOME_FAILED
 from vivace.engine import Engine
 from vivace.errors import BadInput
 from vivace.ingest.decode import absolute
+from vivace.ingest.formats import known_suffixes
 from vivace.types import Chunk, IngestReport
 
 
@@ -22,14 +25,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _ingest(options: argparse.Namespace) -> int:
-    async with Engine(settings_of(options)) as engine:
+    settings = settings_of(options)
+    if options.password:
+        parse = msgspec.structs.replace(settings.parse, password=options.password)
+        settings = msgspec.structs.replace(settings, parse=parse)
+    async with Engine(settings) as engine:
         docs = await engine.open(options.collection or "default")
         with ingest_progress("Reading") as progress:
             report = await docs.ingest(options.paths, prune=options.prune, progress=progress)
     if not (report.documents or report.unchanged or report.removed or report.errors):
         raise BadInput(
             f"nothing to read in {', '.join(options.paths)}",
-            fix="Give files or folders that hold .md, .txt, .html or .jsonl files",
+            fix=f"Give files or folders that hold {known_suffixes()} files",
         )
     if options.json:
         json_line(report_value(report))

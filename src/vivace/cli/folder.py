@@ -10,6 +10,7 @@ from vivace.cli.output import ingest_progress
 from vivace.engine import Collection
 from vivace.errors import BadInput
 from vivace.ingest.decode import absolute
+from vivace.ingest.formats import known_suffixes
 from vivace.types import IngestReport
 
 
@@ -32,6 +33,6 @@ async def take_in(docs: Collection, folder: str) -> IngestReport:
         reasons = "; ".join(f"{f.source}: {f.reason}" for f in report.errors[:3])
         raise BadInput(
             f"nothing to read in {folder}" + (f" ({reasons})" if reasons else ""),
-            fix="Give a folder that holds .md, .txt, .html or .jsonl files",
+            fix=f"Give a folder that holds {known_suffixes()} files",
         )
     return report

@@ -79,6 +79,11 @@ def _ingest(commands: _Commands) -> None:
     command.add_argument(
         "--prune", action="store_true", help="remove documents whose file is gone from the folders"
     )
+    command.add_argument(
+        "--password",
+        metavar="WORD",
+        help="tried on files that ask for one; VIVACE_PARSE__PASSWORD keeps it out of `ps`",
+    )
 
 
 def _search(commands: _Commands) -> None:

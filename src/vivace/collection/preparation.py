@@ -5,34 +5,73 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from vivace.errors import BadInput, IngestError
 from vivace.ingest import formats
 from vivace.ingest.chunking import indexed_text, split
+from vivace.ingest.sandbox import Passwords, Reading, Sandbox
 from vivace.ingest.walk import walk
 from vivace.protocols import TokenCounter
-from vivace.settings import Settings
+from vivace.settings import Parse, Settings
 from vivace.store.store import Store
 from vivace.types import Chunk, Document, Failure, Skipped
 
 CHUNKER = 1
 """Part of every fingerprint: raise it when chunking changes, and documents are chunked again."""
 
+_LOOK_AHEAD: Final = 256
+"""Most files listed before they are read."""
+
 Source: TypeAlias = Document | IngestError | Skipped | Failure
 
 
-def from_paths(paths: Sequence[Path], *, max_bytes: int) -> Iterator[Source]:
-    """Every document below the paths, and what could not be read or was skipped."""
-    for found in walk(paths):
-        if isinstance(found, Path):
-            yield from formats.read(found, max_bytes=max_bytes)
-        else:
-            yield found
+def from_paths(
+    paths: Sequence[Path],
+    *,
+    max_bytes: int,
+    parse: Parse,
+    sandbox: Sandbox,
+    ask: Passwords | None = None,
+) -> Iterator[Source]:
+    """Every document below the paths, and what could not be read or was skipped, in order.
+
+    Binary files are read in the sandbox, a few ahead of what is asked for, so that its workers are
+    busy while what came before is chunked and embedded.
+    """
+    ahead: deque[Path | Reading | Skipped | Failure] = deque()
+    reading = 0
+    found = walk(paths)
+    try:
+        while True:
+            while reading < sandbox.ahead and len(ahead) < _LOOK_AHEAD:
+                item = next(found, None)
+                if item is None:
+                    break
+                if isinstance(item, Path) and item.suffix.lower() in formats.SANDBOXED:
+                    ahead.append(sandbox.read(item, max_bytes=max_bytes, ask=ask))
+                    reading += 1
+                else:
+                    ahead.append(item)
+            if not ahead:
+                return
+            first = ahead[0]
+            if isinstance(first, Path):
+                yield from formats.read(first, max_bytes=max_bytes, parse=parse)
+            elif isinstance(first, Reading):
+                yield from first
+                reading -= 1
+            else:
+                yield first
+            ahead.popleft()
+    finally:
+        for left in ahead:
+            if isinstance(left, Reading):
+                left.cancel()
 
 
 @dataclass(frozen=True, slots=True)

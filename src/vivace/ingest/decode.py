@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from vivace.errors import IngestError
+from vivace.text import charset
 
 DEFAULT_MAX_BYTES: Final = 64 << 20
 MIB: Final = 1 << 20
 
-_OTHER_BOMS: Final = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 
+def decode(data: bytes, source: str, declared: str = "") -> str:
+    """The text of the bytes, without a byte order mark, its line ends as \n.
 
-def decode(data: bytes, source: str) -> str:
-    """The text of UTF-8 bytes, without a byte order mark, its line ends as \\n.
+    `declared` is the encoding that the file itself names, if it does.
 
     Raises:
-        IngestError: the bytes are not UTF-8 or hold a NUL, so they are not text; names the offset.
+        IngestError: the bytes are no text in an encoding that can be told.
     """
-    for bom, name in _OTHER_BOMS.items():
-        if data.startswith(bom):
-            raise IngestError(source, f"is {name}, not UTF-8", fix="Convert it to UTF-8")
-    nul = data.find(b"\0")
-    if nul >= 0:
-        raise IngestError(
-            source,
-            f"has a NUL byte at offset {nul}, so it is not a text file",
-            fix="Give a text file, or leave this one out",
-        )
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # The codec counts from behind the byte order mark.
-        at = error.start + (3 if data.startswith(codecs.BOM_UTF8) else 0)
-        raise IngestError(
-            source, f"is not UTF-8: byte 0x{data[at]:02x} at offset {at}", fix="Convert it to UTF-8"
-        ) from None
+        text = charset.decode(data, declared).text
+    except charset.Undecodable as error:
+        fix = "Give a text file, or leave this one out" if b"\0" in data else "Convert it to UTF-8"
+        raise IngestError(source, str(error), fix=fix) from None
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text
 
 
-def read_text(path: Path, *, max_bytes: int) -> str:
-    """The decoded text of a whole file.
+def read_text(
+    path: Path, *, max_bytes: int, declared: Callable[[bytes], str] = lambda _: ""
+) -> str:
+    """The decoded text of a whole file; `declared` finds the encoding that its bytes name.
 
     Raises:
         IngestError: it is not a regular file, too large, empty, or not text.
@@ -62,15 +47,35 @@ def read_text(path: Path, *, max_bytes: int) -> str:
     with path.open("rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise IngestError(
-            source,
-            f"is larger than {in_mib(max_bytes)}",
-            fix="Raise the setting ingest.max_file_mib or split the file",
-        )
-    text = decode(data, source)
+        raise too_large(source, max_bytes)
+    text = decode(data, source, declared(data))
     if not text or text.isspace():
         raise empty(source)
     return text
+
+
+def require_size(path: Path, max_bytes: int) -> None:
+    """Refuse what is no file or a too large one, before a parser opens it by its name.
+
+    Raises:
+        IngestError: it is not a regular file, too large, or empty.
+        OSError: it cannot be looked at.
+    """
+    require_regular(path)
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise too_large(path.as_posix(), max_bytes)
+    if not size:
+        raise empty(path.as_posix())
+
+
+def too_large(source: str, max_bytes: int) -> IngestError:
+    """The error for a file over the limit."""
+    return IngestError(
+        source,
+        f"is larger than {in_mib(max_bytes)}",
+        fix="Raise the setting ingest.max_file_mib or split the file",
+    )
 
 
 def absolute(path: Path) -> Path:

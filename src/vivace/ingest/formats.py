@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from vivace.errors import IngestError
+from vivace.errors import IngestError, MissingExtra
 from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute
 from vivace.protocols import Reader
+from vivace.settings import Parse
 from vivace.types import Document
 
 _READERS: Final = {
@@ -21,10 +22,30 @@ _READERS: Final = {
     "vivace.ingest.html:HtmlReader": (".html", ".htm"),
     "vivace.ingest.jsonl:JsonLinesReader": (".jsonl", ".ndjson"),
 }
-_BY_SUFFIX: Final = {suffix: name for name, suffixes in _READERS.items() for suffix in suffixes}
+_PARSERS: Final = {
+    "vivace.ingest.tables:CsvReader": (".csv", ".tsv"),
+    "vivace.ingest.jsontree:JsonReader": (".json",),
+    "vivace.ingest.jsontree:NotebookReader": (".ipynb",),
+}
+"""Readers with limits of their own, which are not worth a process: they are linear and ours."""
+_SANDBOXED: Final = {
+    "vivace.ingest.pdf:PdfReader": (".pdf",),
+    "vivace.ingest.docx:DocxReader": (".docx",),
+    "vivace.ingest.office:XlsxReader": (".xlsx",),
+    "vivace.ingest.office:PptxReader": (".pptx",),
+    "vivace.ingest.office:EpubReader": (".epub",),
+}
+_LIMITED: Final = _PARSERS | _SANDBOXED
+_BY_SUFFIX: Final = {
+    suffix: name for name, suffixes in (_READERS | _LIMITED).items() for suffix in suffixes
+}
 
 SUFFIXES: Final = tuple(_BY_SUFFIX)
 """Every suffix that can be read, lower case, with the dot."""
+
+
+SANDBOXED: Final = frozenset(suffix for found in _SANDBOXED.values() for suffix in found)
+"""Suffixes of binary formats, whose files are read in a process that can be killed."""
 
 
 def known_suffixes() -> str:
@@ -32,26 +53,35 @@ def known_suffixes() -> str:
     return ", ".join(SUFFIXES)
 
 
-def reader_for(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Reader | None:
+def reader_for(
+    path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, parse: Parse | None = None
+) -> Reader | None:
     """The reader of the file's format by its suffix, in either case; None where there is none.
 
-    `max_bytes` bounds a file that is read as one document, and a line of JSON lines.
+    `max_bytes` bounds a file that is read as one document, and a line of JSON lines; `parse` what
+    a parser may do, by default as the settings' defaults say.
     """
     name = _BY_SUFFIX.get(path.suffix.lower())
     if name is None:
         return None
     module, _, reader = name.partition(":")
-    made: Reader = getattr(importlib.import_module(module), reader)(max_bytes)
+    limits = (max_bytes, parse) if name in _LIMITED else (max_bytes,)
+    made: Reader = getattr(importlib.import_module(module), reader)(*limits)
     return made
 
 
-def read(path: Path, *, max_bytes: int) -> Iterator[Document | IngestError]:
-    """Yield the file's documents; whatever is wrong with it is yielded as well, never raised.
+def read(
+    path: Path, *, max_bytes: int, parse: Parse | None = None
+) -> Iterator[Document | IngestError]:
+    """Yield the file's documents; whatever is wrong with it is yielded as well, not raised.
 
     Needs and keeps no state, so that it can run in another process.
+
+    Raises:
+        MemoryError: alone; who runs this knows what the limit was.
     """
     source = absolute(path).as_posix()
-    reader = reader_for(path, max_bytes=max_bytes)
+    reader = reader_for(path, max_bytes=max_bytes, parse=parse)
     if reader is None:
         yield IngestError(
             source,
@@ -63,6 +93,10 @@ def read(path: Path, *, max_bytes: int) -> Iterator[Document | IngestError]:
         yield from reader.read(path)
     except IngestError as error:
         yield error
+    except MissingExtra as error:
+        yield IngestError(source, f"cannot be read: {error.what}", fix=error.fix)
+    except MemoryError:
+        raise
     except FileNotFoundError:
         yield IngestError(
             source, "does not exist (any more)", fix="Check the path and run it again"

@@ -40,6 +40,11 @@ _PARAGRAPHS: Final = _words(
     """
 )
 _TAG: Final = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)(?=[\s/>])")
+_CHARSET: Final = re.compile(
+    rb"(?:<meta[^>]*?charset|<\?xml[^>]*?encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE
+)
+_DECLARED_WITHIN: Final = 4_096
+"""Bytes; browsers look into the first 1,024."""
 _UNNESTED: Final = _words(
     """
     area base br col embed hr img input link meta param source track wbr
@@ -65,13 +70,8 @@ class HtmlReader:
     def read(self, path: Path) -> Iterator[Document | IngestError]:
         path = absolute(path)
         source = path.as_posix()
-        html = read_text(path, max_bytes=self.max_bytes)
-        _require_shallow(html, source)
-        tree = LexborHTMLParser(html)
-        page = PageWriter()
-        if tree.body is not None:
-            _write(_main_part(tree, tree.body), page)
-        text, headings = page.finished()
+        html = read_text(path, max_bytes=self.max_bytes, declared=declared)
+        text, headings, title = laid_out(html, source)
         if not text:
             raise IngestError(
                 source,
@@ -81,10 +81,31 @@ class HtmlReader:
         yield Document(
             id=source,
             text=text,
-            title=_title(tree, headings) or path.stem,
+            title=title or path.stem,
             source=source,
             sections=outline(headings),
         )
+
+
+def declared(data: bytes) -> str:
+    """The encoding that a page's own <meta> or XML declaration names; empty where none does."""
+    found = _CHARSET.search(data[:_DECLARED_WITHIN])
+    return found[1].decode("ascii") if found else ""
+
+
+def laid_out(html: str, source: str) -> tuple[str, list[tuple[int, int, str]], str]:
+    """A page's text, its headings as (offset, level, text), and its title or an empty one.
+
+    Raises:
+        IngestError: it nests too deeply to be parsed in reasonable time.
+    """
+    _require_shallow(html, source)
+    tree = LexborHTMLParser(html)
+    page = PageWriter()
+    if tree.body is not None:
+        _write(_main_part(tree, tree.body), page)
+    text, headings = page.finished()
+    return text, headings, _title(tree, headings)
 
 
 def _require_shallow(html: str, source: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 
 from vivace.errors import IngestError
 from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, decode, empty, in_mib, require_regular
+from vivace.text import charset
 from vivace.types import Document
 
 BAD_LINES: Final = 1_000
@@ -38,13 +39,14 @@ class JsonLinesReader:
         source = path.as_posix()
         require_regular(path)
         good = bad = 0
+        encoding = _encoding(path)
         with path.open("rb") as file:
             for number, line in _lines(file, self.max_bytes):
                 where = f"{source}:{number}"
                 if line is not None and not line.strip():
                     continue
                 try:
-                    yield _document(line, source, where, self.max_bytes)
+                    yield _document(line, source, where, self.max_bytes, encoding)
                     good += 1
                 except IngestError as error:
                     yield error
@@ -53,6 +55,30 @@ class JsonLinesReader:
                     raise IngestError(source, f"its first {bad} lines are all bad", fix=_SHAPE)
         if not good and not bad:
             raise empty(source)
+
+
+def _encoding(path: Path) -> str:
+    """What lines that are not UTF-8 are read as, told from the beginning of the file."""
+    with path.open("rb") as file:
+        head = file.read(charset.SAMPLE)
+    whole, _, _ = head.rpartition(b"\n")
+    try:
+        return charset.detect(whole or head)
+    except charset.Undecodable:
+        return "utf-8"
+
+
+def _text(line: bytes, where: str, encoding: str) -> str:
+    if encoding != "utf-8" and not encoding.startswith("utf-16") and b"\0" not in line:
+        try:
+            return line.decode(encoding)
+        except UnicodeDecodeError:
+            pass  # it may be UTF-8, or a bad line
+    try:
+        return line.decode("utf-8-sig") if b"\0" not in line else decode(line, where)
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start}"
+        raise IngestError(where, what, fix="Convert it to UTF-8") from None
 
 
 def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
@@ -68,14 +94,25 @@ def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]
         yield number, None
 
 
-def _document(line: bytes | None, source: str, where: str, max_bytes: int) -> Document:
+def _document(
+    line: bytes | None, source: str, where: str, max_bytes: int, encoding: str
+) -> Document:
     if line is None:
         raise IngestError(
             where,
             f"the line is longer than {in_mib(max_bytes)}",
             fix="Raise the setting ingest.max_file_mib or split the document",
         )
-    fields = _object(decode(line, where), where)
+    return document_of(_object(_text(line, where, encoding), where), source, where)
+
+
+def document_of(fields: dict[str, Any], source: str, where: str) -> Document:
+    """The document that a JSON object describes.
+
+    Raises:
+        IngestError: a field is missing or of the wrong type.
+    """
+    fields = dict(fields)
     text = fields.pop("text", None)
     if not isinstance(text, str):
         what = "has no text" if text is None else f"its text is {_named(text)}, not a string"
@@ -99,7 +136,7 @@ def _document(line: bytes | None, source: str, where: str, max_bytes: int) -> Do
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, parse_constant=_not_json)
+        value = json.loads(line, parse_constant=not_json)
     except json.JSONDecodeError as error:
         what = f"is not JSON: {error.msg} at column {error.colno}"
         raise IngestError(where, what, fix=_SHAPE) from None
@@ -107,15 +144,15 @@ def _object(line: str, where: str) -> dict[str, Any]:
         raise IngestError(where, f"is not usable JSON: {error}", fix=_SHAPE) from None
     if not isinstance(value, dict):
         raise IngestError(where, f"is {_named(value)}, not an object", fix=_SHAPE)
-    storable: dict[str, Any] = _storable(value, where, 0)
-    return storable
+    usable: dict[str, Any] = storable(value, where)
+    return usable
 
 
-def _not_json(constant: str) -> NoReturn:
+def not_json(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _storable(value: Any, where: str, depth: int) -> Any:
+def storable(value: Any, where: str, depth: int = 0) -> Any:
     """The value with U+FFFD for what no database or encoder takes: lone surrogates and NUL."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value) if not value.isascii() or "\0" in value else value
@@ -123,11 +160,11 @@ def _storable(value: Any, where: str, depth: int) -> Any:
         raise IngestError(where, f"is nested over {_DEEPEST} levels deep", fix="Flatten it")
     if isinstance(value, dict):
         return {
-            _storable(key, where, depth + 1): _storable(item, where, depth + 1)
+            storable(key, where, depth + 1): storable(item, where, depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_storable(item, where, depth + 1) for item in value]
+        return [storable(item, where, depth + 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         raise IngestError(where, "has a number too large for JSON readers", fix="Write it as text")
     return value

@@ -1,0 +1,157 @@
+"""Is it safe to open this zip-based file? Looked at before any parser is."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Final
+
+from vivace.errors import IngestError
+from vivace.ingest.decode import MIB
+from vivace.settings import Parse
+
+HEAD: Final = 1 << 16
+"""Bytes within which the root element of an XML part begins; a prolog is a few hundred bytes."""
+_SMALL: Final = 4 * MIB
+"""What unpacks to less is no bomb, whatever its ratio."""
+_DIRECTORY_ENTRY: Final = 512
+"""Bytes of the zip directory that an entry takes at most: names within packages are short."""
+_OLE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_END: Final = b"PK\x05\x06"
+_END_SIZE: Final = 22
+_LONGEST_COMMENT: Final = 1 << 16
+_PROLOG: Final = re.compile(r"\s+|<\?.*?\?>|<!--.*?-->", re.DOTALL)
+_ENCODING: Final = re.compile(r"<\?xml[^>]*?encoding\s*=\s*[\"']([^\"']*)[\"']")
+_SAFE_ENCODINGS: Final = frozenset({"utf-8", "utf8", "utf-16", "us-ascii", "ascii", "iso-8859-1"})
+_HARMLESS_DOCTYPE: Final = re.compile(
+    r"<!DOCTYPE\s+\w+(?:\s+(?:PUBLIC\s+(?:\"[^\"]*\"|'[^']*')|SYSTEM))?"
+    r"(?:\s+(?:\"[^\"]*\"|'[^']*'))?\s*>",
+    re.IGNORECASE,
+)
+
+
+def check(path: Path, parse: Parse, *, doctype: bool = False) -> None:
+    """Refuse a zip file that unpacks to too much, or whose XML declares entities.
+
+    `doctype` allows a document type without declarations of its own, as web pages have.
+
+    Raises:
+        IngestError: what is wrong, and which setting allows it.
+    """
+    source = path.as_posix()
+    _check_directory(path, parse)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            _check_sizes(source, entries, path.stat().st_size, parse)
+            for entry in entries:
+                if not entry.is_dir():
+                    with archive.open(entry) as part:
+                        _check_part(source, entry.filename, part.read(HEAD), doctype=doctype)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, RecursionError):
+            raise
+        reason = "is damaged: " + str(error).removeprefix("File is ")
+        raise IngestError(source, reason, fix="Open it in its program and save it anew") from None
+
+
+def _check_directory(path: Path, parse: Parse) -> None:
+    """What can be told from the end of the file, without building a list of its entries."""
+    source = path.as_posix()
+    with path.open("rb") as file:
+        start = file.read(len(_OLE))
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _END_SIZE - _LONGEST_COMMENT))
+        tail = file.read()
+    if size == 0:
+        raise IngestError(source, "is empty", fix="Give a file with text, or leave this one out")
+    if start == _OLE:
+        raise IngestError(
+            source,
+            "is protected by a password, or in the format of before 2007",
+            fix="Save it from its program in the present format without a password",
+        )
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) - at < _END_SIZE:
+        raise IngestError(
+            source,
+            "is damaged: its end is missing" if start.startswith(b"PK") else "is no zip file",
+            fix="Fetch it again, or open it in its program and save it anew",
+        )
+    directory = int.from_bytes(tail[at + 12 : at + 16], "little")
+    if directory != 0xFFFFFFFF and directory > parse.zip_entries * _DIRECTORY_ENTRY:
+        raise _too_many(source, parse)
+
+
+def _check_sizes(source: str, entries: list[zipfile.ZipInfo], size: int, parse: Parse) -> None:
+    if len(entries) > parse.zip_entries:
+        raise _too_many(source, parse)
+    total = sum(entry.file_size for entry in entries)
+    if total > parse.zip_mib * MIB:
+        raise IngestError(
+            source,
+            f"unpacks to {total / MIB:,.0f} MiB, more than {parse.zip_mib}",
+            fix="Raise the setting parse.zip_mib if you trust it",
+        )
+    if total > _SMALL and total > size * parse.zip_ratio:
+        raise IngestError(
+            source,
+            f"unpacks to {total / size:,.0f} times its size, more than {parse.zip_ratio}: it may"
+            " be a zip bomb",
+            fix="Raise the setting parse.zip_ratio if you trust it",
+        )
+
+
+def _too_many(source: str, parse: Parse) -> IngestError:
+    return IngestError(
+        source,
+        f"has over {parse.zip_entries:,} entries",
+        fix="Raise the setting parse.zip_entries if you trust it",
+    )
+
+
+def _check_part(source: str, name: str, head: bytes, *, doctype: bool) -> None:
+    """Refuse document types and entities. They stand before the root element, so its beginning has
+    to be in sight. Every part that begins like XML counts, whatever its name."""
+    text = _as_text(head)
+    named_xml = name.lower().endswith((".xml", ".rels", ".opf", ".ncx", ".xhtml", ".vml"))
+    if not text.lstrip().startswith("<"):
+        if (named_xml and text.strip()) or (len(head) == HEAD and not text.strip()):
+            raise _refused(source, name, "does not begin as XML in UTF-8 or UTF-16")
+        return
+    declared = _ENCODING.match(text.lstrip())
+    if declared and declared[1].lower() not in _SAFE_ENCODINGS:
+        raise _refused(source, name, f"is XML in {declared[1][:40]!r}")
+    at = 0
+    while True:
+        found = _PROLOG.match(text, at)
+        if found is None and doctype:
+            found = _HARMLESS_DOCTYPE.match(text, at)
+        if found is None:
+            break
+        at = found.end()
+    if text.startswith("<!", at) or text.startswith("<?", at) or at >= len(text):
+        what = "declares a document type or entities"
+        if not text[at:].upper().startswith(("<!DOCTYPE", "<!ENTITY")):
+            what = "has no root element in its first 64 KiB"
+        raise _refused(source, name, what)
+
+
+def _as_text(head: bytes) -> str:
+    for mark, encoding in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        if head.startswith(mark):
+            return head[2:].decode(encoding, "replace")
+    if head[:2] == b"<\0":
+        return head.decode("utf-16-le", "replace")
+    if head[:2] == b"\0<":
+        return head.decode("utf-16-be", "replace")
+    return head.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+
+
+def _refused(source: str, name: str, what: str) -> IngestError:
+    return IngestError(
+        source,
+        f"its part {name[:100]!r} {what}, which can hide an attack",
+        fix="Open it in its program and save it anew",
+    )

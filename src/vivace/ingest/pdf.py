@@ -1,0 +1,150 @@
+"""What does a PDF say? The text layer page by page, through PDFium."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import pypdfium2
+import pypdfium2.raw
+from numpy.typing import NDArray
+
+from vivace.errors import IngestError
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, require_size
+from vivace.ingest.prose import Prose
+from vivace.ingest.protected import NeedsPassword
+from vivace.settings import Parse
+from vivace.types import Document
+
+Ocr: TypeAlias = Callable[[NDArray[Any], int], str]
+"""(a page as RGB, (height, width, 3) uint8; its number from 1) -> the text on it."""
+OCR_DPI: Final = 200
+MAX_OCR_PIXELS: Final = 40_000_000
+"""A page that is larger is rendered smaller: page sizes in a file can be anything."""
+
+_HYPHENS: Final = re.compile("[\x02\ufffe](?:\r?\n)?")
+"""How PDFium marks a hyphen that only divides a word at the end of a line."""
+_LIGATURES: Final = {
+    ord(char): text
+    for char, text in zip("ﬀﬁﬂﬃﬄﬅﬆ", ("ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True)
+}
+
+
+class PdfReader:
+    """PDF: one document whose sections are its pages. A page ends a paragraph.
+
+    Pages without text are left to `ocr`, where there is one; else their numbers are in the metadata
+    as `pages_without_text`, and a file of nothing else is an error that says so.
+    """
+
+    suffixes: frozenset[str] = frozenset({".pdf"})
+
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        parse: Parse | None = None,
+        *,
+        ocr: Ocr | None = None,
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.parse = parse or Parse()
+        self.ocr = ocr
+
+    def read(self, path: Path) -> Iterator[Document | IngestError]:
+        path = absolute(path)
+        require_size(path, self.max_bytes)
+        pdf = self._opened(path)
+        try:
+            yield self._document(pdf, path)
+        finally:
+            pdf.close()
+
+    def _opened(self, path: Path) -> pypdfium2.PdfDocument:
+        source = path.as_posix()
+        try:
+            return pypdfium2.PdfDocument(path, password=self.parse.password or None)
+        except pypdfium2.PdfiumError as error:
+            if error.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
+                raise NeedsPassword(source, given=bool(self.parse.password)) from None
+            if error.err_code == pypdfium2.raw.FPDF_ERR_SECURITY:
+                raise IngestError(
+                    source,
+                    "is encrypted in a way that PDFium does not know",
+                    fix="Print it to a new PDF from a reader that opens it",
+                ) from None
+            raise IngestError(
+                source,
+                "is damaged or no PDF",
+                fix="Open it in a PDF reader and save it anew, or fetch it again",
+            ) from None
+
+    def _document(self, pdf: pypdfium2.PdfDocument, path: Path) -> Document:
+        source = path.as_posix()
+        count = len(pdf)
+        if count > self.parse.pages:
+            raise IngestError(
+                source,
+                f"has {count} pages, more than {self.parse.pages}",
+                fix="Raise the setting parse.pages or split the file",
+            )
+        prose = Prose(source, self.parse.chars)
+        empty: list[int] = []
+        for number in range(1, count + 1):
+            text = self._page(pdf, number)
+            if text:
+                prose.page(number)
+                prose.paragraph(text)
+            else:
+                empty.append(number)
+        if not prose.length:
+            raise IngestError(
+                source,
+                f"has no text layer ({count} {'page' if count == 1 else 'pages'}): it is"
+                " probably a scan",
+                fix="Run text recognition on it first, e.g. `ocrmypdf in.pdf out.pdf`",
+            )
+        metadata: dict[str, Any] = {"pages": count}
+        if empty:
+            metadata["pages_without_text"] = empty
+        return prose.document(path, title=_title(pdf), metadata=metadata)
+
+    def _page(self, pdf: pypdfium2.PdfDocument, number: int) -> str:
+        try:
+            page = pdf[number - 1]
+        except pypdfium2.PdfiumError:  # a damaged page among good ones
+            return ""
+        try:
+            layer = page.get_textpage()
+            try:
+                text = _clean(layer.get_text_bounded())
+            finally:
+                layer.close()
+            if text or self.ocr is None:
+                return text
+            width, height = page.get_size()
+            inch = 72
+            pixels = width * height * (OCR_DPI / inch) ** 2
+            scale = OCR_DPI / inch * min(1.0, (MAX_OCR_PIXELS / max(pixels, 1.0)) ** 0.5)
+            image = page.render(scale=scale, rev_byteorder=True, force_bitmap_format=_BGR)
+            return self.ocr(image.to_numpy(), number).strip()
+        finally:
+            page.close()
+
+
+_BGR: Final = pypdfium2.raw.FPDFBitmap_BGR
+
+
+def _clean(text: str) -> str:
+    text = _HYPHENS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return text.translate(_LIGATURES).strip()
+
+
+def _title(pdf: pypdfium2.PdfDocument) -> str:
+    try:
+        title = str(pdf.get_metadata_value("Title") or "")
+    except (pypdfium2.PdfiumError, UnicodeError):  # damaged metadata: the text is what counts
+        return ""
+    title = " ".join(title.split())
+    return "" if title.lower() in ("untitled", "(anonymous)", "anonymous", "unspecified") else title

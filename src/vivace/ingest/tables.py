@@ -1,0 +1,107 @@
+"""What does a table say? CSV, and how rows are written for anything that has rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from vivace.errors import IngestError
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, read_text
+from vivace.ingest.prose import Prose
+from vivace.settings import Parse
+from vivace.types import Document
+
+_DELIMITERS: Final = ",;\t|"
+_SNIFFED: Final = 1 << 16
+_SNIFFED_ROWS: Final = 20
+_NUMBER: Final = re.compile(r"[-+]?[\d.,\s]*\d[%€$¥]?|\d[\d.\-/: T年月日]*")
+_LONGEST_NAME: Final = 60
+
+
+class CsvReader:
+    """CSV and TSV: one document, a line a row: each value after its column's name ("name: value"),
+    divided by " | ", so that a row can be understood by itself.
+
+    The delimiter is the one of comma, semicolon, tab and bar that gives the evenest rows. Where the
+    first row is no header (it has a number, an empty or a repeated cell), values stand alone.
+    """
+
+    suffixes: frozenset[str] = frozenset({".csv", ".tsv"})
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, parse: Parse | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.parse = parse or Parse()
+
+    def read(self, path: Path) -> Iterator[Document | IngestError]:
+        path = absolute(path)
+        source = path.as_posix()
+        text = read_text(path, max_bytes=self.max_bytes)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
+        csv.field_size_limit(max(csv.field_size_limit(), self.max_bytes))
+        prose = Prose(source, self.parse.chars)
+        try:
+            write_rows(csv.reader(io.StringIO(text), delimiter=delimiter), prose)
+        except csv.Error as error:
+            raise IngestError(
+                source, f"is not CSV: {error}", fix="Check its quotation marks"
+            ) from None
+        yield prose.document(path)
+
+
+def write_rows(rows: Iterator[Sequence[str]], prose: Prose) -> None:
+    """Write rows, each value after its column's name where the first row names the columns."""
+    filled = (row for row in rows if any(cell.strip() for cell in row))
+    first = list(islice(filled, 2))
+    prose.separate()
+    if len(first) < 2 or not is_header(first[0]):
+        for row in (*first, *filled):
+            prose.row(row)
+        return
+    names = [" ".join(name.split()) for name in first[0]]
+    prose.row(names)
+    for row in (first[1], *filled):
+        cells = [" ".join(cell.split()) for cell in row]
+        prose.line(
+            " | ".join(
+                f"{names[at]}: {cell}" if at < len(names) else cell
+                for at, cell in enumerate(cells)
+                if cell
+            )
+        )
+
+
+def is_header(row: Sequence[str]) -> bool:
+    """Whether a first row names columns: two or more short, different names, none a number."""
+    names = [name.strip() for name in row]
+    while names and not names[-1]:
+        names.pop()
+    return (
+        len(names) > 1
+        and all(names)
+        and len(set(names)) == len(names)
+        and all(len(name) <= _LONGEST_NAME and not _NUMBER.fullmatch(name) for name in names)
+    )
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter under which most of the first rows have the same number of cells, over one."""
+    head = text[:_SNIFFED]
+    best, most = ",", 0.0
+    for delimiter in _DELIMITERS:
+        try:
+            rows = list(islice(csv.reader(io.StringIO(head), delimiter=delimiter), _SNIFFED_ROWS))
+        except csv.Error:
+            continue
+        widths = [len(row) for row in rows if row]
+        usual = max(set(widths), key=widths.count, default=0)
+        if usual < 2:
+            continue
+        share = widths.count(usual) / len(widths) + usual / 1000
+        if share > most:
+            best, most = delimiter, share
+    return best

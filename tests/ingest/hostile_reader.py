@@ -1,0 +1,43 @@
+"""The parse worker with a PDF reader that does what the file's name says."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from vivace.errors import IngestError
+from vivace.ingest.pdf import PdfReader
+from vivace.ingest.worker import work
+from vivace.run.worker import serve
+from vivace.types import Document
+
+MIB = 1 << 20
+
+
+def read(self: PdfReader, path: Path) -> Iterator[Document | IngestError]:
+    source = path.as_posix()
+    held = []
+    if path.stem == "hang":
+        re.match(r"(a+)+$", "a" * 64 + "b")
+    elif path.stem == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif path.stem == "leak":
+        while True:
+            held.append(bytearray(4 * MIB))
+    elif path.stem == "print":
+        for _ in range(1_024):
+            sys.stdout.write("x" * MIB)
+    elif path.stem == "flood":
+        yield Document(source, "x" * (64 * MIB), source=source)
+    elif path.stem == "raise":
+        raise ValueError("a parser's bug")
+    yield Document(source, f"{path.stem} {os.getpid()}", source=source)
+
+
+if __name__ == "__main__":
+    PdfReader.read = read  # type: ignore[method-assign]
+    serve(work)

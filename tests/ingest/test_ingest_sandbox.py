@@ -1,0 +1,110 @@
+"""One bad file costs one error; the batch goes on, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vivace.collection.preparation import Source, from_paths
+from vivace.errors import IngestError
+from vivace.ingest import wire
+from vivace.ingest.sandbox import Sandbox
+from vivace.run.closed import Closed
+from vivace.settings import Parse
+from vivace.types import Document, Section
+
+COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("hostile_reader.py"))]
+LIMITS = Parse(seconds=4, memory_mib=512, chars=1_000_000, workers=2)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    sandbox = Sandbox(LIMITS, command=COMMAND)
+    yield sandbox
+    sandbox.close()
+
+
+def batch(folder: Path, sandbox: Sandbox, *names: str) -> list[Source]:
+    for name in names:
+        (folder / name).write_text("some text")
+    return list(from_paths([folder], max_bytes=1 << 20, parse=LIMITS, sandbox=sandbox))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
+def test_a_batch_with_every_kind_of_bad_file(tmp_path: Path, sandbox: Sandbox) -> None:
+    bad = {
+        "hang": ("was given up after 4 s", "parse.seconds"),
+        "killed": ("crashed (parse worker: it ended by SIGKILL)", "Leave the file out"),
+        "leak": ("needs over 512 MiB", "parse.memory_mib"),
+        "print": ("more output than", "parse.chars"),
+        "flood": ("more output than", "parse.chars"),
+        "raise": ("ValueError: a parser's bug", "Report it"),
+    }
+    good = ["a.txt", "a_first.pdf", "i.pdf", "j.md", "m.pdf", "z.pdf", "z.txt"]
+    found = batch(tmp_path, sandbox, *good, *(f"{name}.pdf" for name in bad))
+    assert [Path(item.source).name for item in found] == sorted(
+        [*good, *(f"{name}.pdf" for name in bad)]
+    )
+    pids = set()
+    for item in found:
+        stem = Path(item.source).stem
+        if stem in bad:
+            assert isinstance(item, IngestError), item
+            reason, fix = bad[stem]
+            assert reason in item.reason
+            assert fix in item.fix
+        else:
+            assert isinstance(item, Document)
+            if item.source.endswith(".pdf"):
+                pids.add(int(item.text.split()[1]))
+    assert sandbox.statistics().started >= 5
+    sandbox.close()
+    assert sandbox.statistics().alive == 0
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_text_needs_no_process(tmp_path: Path, sandbox: Sandbox) -> None:
+    found = batch(tmp_path, sandbox, "a.txt", "b.md", "c.html", "d.csv")
+    assert all(isinstance(item, Document) for item in found)
+    assert sandbox.statistics().started == 0
+
+
+def test_what_is_no_longer_wanted_is_cancelled(tmp_path: Path, sandbox: Sandbox) -> None:
+    for name in ("a.txt", "hang.pdf", "i.pdf"):
+        (tmp_path / name).write_text("text")
+    sources = from_paths([tmp_path], max_bytes=1 << 20, parse=LIMITS, sandbox=sandbox)
+    first = next(sources)
+    assert isinstance(first, Document)
+    sources.close()  # type: ignore[attr-defined]
+    (found,) = sandbox.read(tmp_path / "i.pdf")
+    assert isinstance(found, Document)
+
+
+def test_a_closed_sandbox_says_so(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.close()
+    with pytest.raises(Closed):
+        sandbox.read(tmp_path / "a.pdf")
+
+
+def test_a_document_survives_the_wire() -> None:
+    document = Document(
+        "id",
+        "text 文",
+        "title",
+        "source",
+        {"pages": 3, "list": [1, "a", None]},
+        (Section(0, ("A", "B"), 1), Section(5)),
+    )
+    reply = wire.reply.decode(wire.encode(wire.Read(document)))
+    assert reply == wire.Read(document)
+    request = wire.Request("/a", 1, Parse(password="p"))
+    assert wire.request.decode(wire.encode(request)) == request
+    with pytest.raises(msgspec.ValidationError):
+        wire.reply.decode(wire.encode({"type": "other"}))
