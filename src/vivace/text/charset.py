@@ -24,7 +24,7 @@ SAMPLE: Final = 1 << 16
 """Bytes that are scored; the rest of a text only has to decode."""
 PLAUSIBLE: Final = 0.6
 """Least mean score of a reading. Real text has over 1.2, the readings that are wrong under 0.3; see
-docs/decisions/0010."""
+docs/decisions/0009."""
 _DECLARED: Final = 0.7
 """What an encoding that the file names itself is given ahead. Files do lie, but not at random."""
 _RIVAL: Final = 0.15
