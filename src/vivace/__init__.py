@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from vivace.errors import BadQuery as BadQuery
     from vivace.errors import BadSettings as BadSettings
     from vivace.errors import BadVectors as BadVectors
+    from vivace.errors import Closed as Closed
     from vivace.errors import CollectionLocked as CollectionLocked
     from vivace.errors import CollectionNotFound as CollectionNotFound
     from vivace.errors import CollectionTooNew as CollectionTooNew
     from vivace.errors import CorruptIndex as CorruptIndex
+    from vivace.errors import DeadlineExceeded as DeadlineExceeded
     from vivace.errors import EmbedderMismatch as EmbedderMismatch
     from vivace.errors import EmbeddingError as EmbeddingError
     from vivace.errors import GenerationError as GenerationError
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from vivace.errors import ModelRefused as ModelRefused
     from vivace.errors import ModelTimeout as ModelTimeout
     from vivace.errors import ModelUnreachable as ModelUnreachable
+    from vivace.errors import Overloaded as Overloaded
+    from vivace.errors import ShareExceeded as ShareExceeded
     from vivace.errors import StoreError as StoreError
     from vivace.errors import StoreUnwritable as StoreUnwritable
     from vivace.errors import StreamCut as StreamCut
@@ -75,10 +79,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "engine": "Collection Engine",
-    "errors": "BadFilter BadInput BadQuery BadSettings BadVectors CollectionLocked"
-    " CollectionNotFound CollectionTooNew CorruptIndex EmbedderMismatch EmbeddingError"
-    " GenerationError IngestError MissingExtra ModelRefused ModelTimeout"
-    " ModelUnreachable StoreError StoreUnwritable StreamCut StreamEmpty"
+    "errors": "BadFilter BadInput BadQuery BadSettings BadVectors Closed CollectionLocked"
+    " CollectionNotFound CollectionTooNew CorruptIndex DeadlineExceeded EmbedderMismatch"
+    " EmbeddingError GenerationError IngestError MissingExtra ModelRefused ModelTimeout"
+    " ModelUnreachable Overloaded ShareExceeded StoreError StoreUnwritable StreamCut StreamEmpty"
     " StreamMalformed StreamStalled StreamTooLong VivaceError",
     "protocols": "Answerer CandidateSource Embedder Generator Reader Searcher TermIndex"
     " VectorIndex",

@@ -33,6 +33,7 @@ from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.host import cores
 from vivace.run.pools import Pool
 from vivace.run.streams import closing
+from vivace.run.work import Priority, doing
 from vivace.settings import Settings
 from vivace.store.changes import Put, Remove
 from vivace.trace import Trace
@@ -244,7 +245,7 @@ class Collection:
             text if isinstance(text, Query) else Query(text, k, filters, min_score, vector=vector)
         )
         start = time.perf_counter()
-        with self._in_flight():
+        with self._in_flight(), doing(seconds=query.deadline, user=query.user):
             result = await self._searcher.search(query)
         self._record(query, result, time.perf_counter() - start)
         return result
@@ -255,7 +256,7 @@ class Collection:
         """One result or error a query, in order; one failure does not lose the others."""
         wanted = [query if isinstance(query, Query) else Query(query, k) for query in queries]
         start = time.perf_counter()
-        with self._in_flight():
+        with self._in_flight(), doing(Priority.BATCH):
             results = await self._searcher.search_many(wanted)
         each = (time.perf_counter() - start) / max(1, len(wanted))
         for query, result in zip(wanted, results, strict=True):

@@ -24,6 +24,10 @@
     │   ├── StreamMalformed     what came is not the protocol
     │   ├── StreamEmpty         the answer ended without a token
     │   └── StreamTooLong       more came than was asked for, or an oversized event
+    ├── Overloaded              no room for the work now; carries retry_after
+    │   └── ShareExceeded       one user holds more than their share of the room
+    ├── DeadlineExceeded        there was no time left for the work
+    ├── Closed                  a part was closed before the work could run
     └── MissingExtra            an optional dependency is not installed; names the extra
 
 Foreign exceptions are translated once, at the adapter that meets them.
@@ -100,6 +104,33 @@ class CorruptIndex(VivaceError):
 
 class EmbeddingError(VivaceError):
     """The embedder could not embed."""
+
+
+class Overloaded(VivaceError):
+    """There is no room for the work now. Nothing of it was begun."""
+
+    def __init__(self, what: str, *, retry_after: float, fix: str = "") -> None:
+        super().__init__(what, fix=fix or f"Try again in {retry_after:.1f} s")
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class ShareExceeded(Overloaded):
+    """One user holds more than their share of the room."""
+
+
+class DeadlineExceeded(VivaceError):
+    """There was no time left for the work. Nothing of it was begun, or the rest was left."""
+
+
+class Closed(VivaceError):
+    """A part was closed before the work could run."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} is closed",
+            fix="Close the engine only after the work on it has finished, or open a new one",
+        )
 
 
 class MissingExtra(VivaceError):

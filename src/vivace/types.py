@@ -82,13 +82,18 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question to a collection. `vector`, where given, is used instead of embedding the text."""
+    """A question to a collection. `vector`, where given, is used instead of embedding the text.
+
+    `deadline` is the seconds from the call after which the result is of no use; `user` is whose
+    share of a full queue the question counts to.
+    """
 
     text: str
     k: int = 10
     filters: Metadata | None = None
     min_score: float | None = None
     user: str = ""
+    deadline: float | None = None
     vector: Vector | None = field(default=None, compare=False, repr=False)
 
 

@@ -11,10 +11,9 @@ import msgspec
 import pytest
 
 from vivace.collection.preparation import Source, from_paths
-from vivace.errors import IngestError
+from vivace.errors import Closed, IngestError
 from vivace.ingest import wire
 from vivace.ingest.sandbox import Sandbox
-from vivace.run.closed import Closed
 from vivace.settings import Parse
 from vivace.types import Document, Section
 

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from vivace.errors import VivaceError
+from vivace.errors import Closed, VivaceError
 from vivace.run import microbatch
-from vivace.run.closed import Closed
 from vivace.run.microbatch import MicroBatcher
 
 

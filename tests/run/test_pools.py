@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vivace.run.closed import Closed
+from vivace.errors import Closed
 from vivace.run.pools import Pool, PoolStatistics
 
 

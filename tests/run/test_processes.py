@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vivace.run.closed import Closed
+from vivace.errors import Closed
 from vivace.run.confined import (
     TaskLimits,
     WorkerDied,

@@ -13,6 +13,7 @@ import numpy as np
 from vivace.collection.preparation import Preparation, Prepared, Source, Window
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder, TokenCounter
+from vivace.run.work import Priority, doing
 from vivace.settings import Settings
 from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import Store
@@ -79,7 +80,8 @@ class Pipeline:
         start = time.monotonic()
         tally = _Tally()
         async with self._writer.session():
-            await self._windows(sources, tally, progress)
+            with doing(Priority.INGEST):
+                await self._windows(sources, tally, progress)
             if prune:
                 await self._prune(prune, tally)
         return IngestReport(

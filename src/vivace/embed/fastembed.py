@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from vivace.errors import BadSettings, EmbeddingError, MissingExtra
+from vivace.errors import BadSettings, Closed, EmbeddingError, MissingExtra
 from vivace.protocols import Kind
-from vivace.run.closed import Closed
 from vivace.run.microbatch import MicroBatcher
 from vivace.text.tokens import estimate
 from vivace.types import Embedded, Vector

@@ -17,9 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.errors import EmbeddingError
+from vivace.errors import Closed, EmbeddingError
 from vivace.protocols import Kind
-from vivace.run.closed import Closed
 from vivace.run.microbatch import MicroBatcher, Statistics
 from vivace.text.language import language
 from vivace.types import Embedded, Vector

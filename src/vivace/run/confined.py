@@ -15,9 +15,8 @@ from typing import Final
 
 import msgspec
 
-from vivace.errors import VivaceError
+from vivace.errors import Closed, VivaceError
 from vivace.run import worker
-from vivace.run.closed import Closed
 
 TICK: Final = 0.02
 """Seconds between two looks at a running worker's memory and at the clock."""

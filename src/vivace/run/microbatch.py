@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from vivace.errors import VivaceError
-from vivace.run.closed import Closed
+from vivace.errors import Closed, VivaceError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, TypeVarTuple
 
-from vivace.run.closed import Closed
+from vivace.errors import Closed
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")

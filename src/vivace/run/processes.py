@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
-from vivace.errors import VivaceError
-from vivace.run.closed import Closed
+from vivace.errors import Closed, VivaceError
 from vivace.run.confined import Confined, TaskLimits, WorkerDied, WorkFailed
 
 

@@ -7,7 +7,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vivace.run.closed import Closed
+from vivace.errors import Closed
 from vivace.server import errors
 from vivace.server.asgi import send_json
 from vivace.server.errors import ClientGone

@@ -10,7 +10,6 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from vivace import errors
-from vivace.run.closed import Closed
 from vivace.server.wire import ErrorResponse, Trouble
 from vivace.trace import Trace
 
@@ -83,7 +82,10 @@ TABLE: dict[type[BaseException], Told] = {
     errors.StreamEmpty: Told(502, _MODEL, "stream_empty"),
     errors.StreamTooLong: Told(502, _MODEL, "stream_too_long"),
     errors.GenerationError: Told(502, _MODEL, "generation_failed"),
-    Closed: Told(503, _OURS, "shutting_down"),
+    errors.Closed: Told(503, _OURS, "shutting_down"),
+    errors.ShareExceeded: Told(429, "rate_limit_error", "share_exceeded"),
+    errors.Overloaded: Told(503, _OURS, "overloaded"),
+    errors.DeadlineExceeded: Told(504, _OURS, "deadline_exceeded"),
     errors.VivaceError: Told(500, _OURS, "error"),
     BaseException: Told(500, _OURS, "internal_error", told=False),
 }
