@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from vivace.errors import Closed, VivaceError
+from vivace.errors import Closed, DeadlineExceeded, VivaceError
 from vivace.run import microbatch
 from vivace.run.microbatch import MicroBatcher
+from vivace.run.work import Priority, doing
 
 
 class Doubler:
@@ -55,8 +57,11 @@ async def hold(function: Doubler, made: MicroBatcher[int, int]) -> asyncio.Task[
     return task
 
 
-async def queue(made: MicroBatcher[int, int], item: int, priority: int = 0) -> asyncio.Task[int]:
-    task = asyncio.create_task(made.run(item, priority=priority))
+async def queue(
+    made: MicroBatcher[int, int], item: int, priority: Priority = Priority.INTERACTIVE
+) -> asyncio.Task[int]:
+    with doing(priority):
+        task = asyncio.create_task(made.run(item))
     await asyncio.sleep(0)
     return task
 
@@ -69,8 +74,9 @@ async def test_order_is_kept() -> None:
         assert await made.run_many([]) == []
         statistics = made.statistics()
     assert max(map(len, function.batches)) <= 8
-    assert statistics.items == 3_000
-    assert (statistics.queued, statistics.running, statistics.failed) == (0, 0, 0)
+    assert statistics.done == 3_000
+    assert (*statistics.queued.values(), statistics.running, statistics.failed) == (0,) * 6
+    assert sum(waited.count for waited in statistics.waited.values()) == 3_000
     assert statistics.batches == len(function.batches)
 
 
@@ -80,18 +86,18 @@ async def test_a_long_list_is_fed_bit_by_bit_longest_first() -> None:
         await hold(function, made)
         task = asyncio.create_task(made.run_many(range(20, 4_020)))
         await asyncio.sleep(0)
-        assert made.statistics().queued == microbatch.FEED
+        assert made.statistics().queued[Priority.INTERACTIVE] == microbatch.FEED
         function.release.set()
         assert await task == [2 * i for i in range(20, 4_020)]
     assert function.batches[0] == [4_019, 4_018, 4_017, 4_016]
 
 
-async def test_lower_numbers_run_first() -> None:
+async def test_what_is_urgent_runs_first() -> None:
     function = Doubler()
     with batcher(function) as made:
         tasks = [await hold(function, made)]
-        tasks += [await queue(made, 100 + i, priority=5) for i in range(2)]
-        tasks += [await queue(made, 200 + i, priority=0) for i in range(2)]
+        tasks += [await queue(made, 100 + i, Priority.INGEST) for i in range(2)]
+        tasks += [await queue(made, 200 + i) for i in range(2)]
         function.release.set()
         await asyncio.gather(*tasks)
     assert function.batches == [[200, 201], [100, 101]]
@@ -101,13 +107,16 @@ async def test_every_eighth_pick_takes_the_oldest_of_the_lower_priorities() -> N
     function = Doubler()
     with batcher(function, cap=1) as made:
         tasks = [await hold(function, made)]
-        tasks += [await queue(made, 300, priority=9), await queue(made, 400, priority=5)]
+        tasks += [
+            await queue(made, 300, Priority.BACKGROUND),
+            await queue(made, 400, Priority.BATCH),
+        ]
         tasks += [await queue(made, 100 + i) for i in range(20)]
         function.release.set()
         await asyncio.gather(*tasks)
     order = [item for (item,) in function.batches]
-    assert order.index(300) == 6  # the eighth pick: holding was the first
-    assert order.index(400) == 14
+    assert order.index(300) == 7
+    assert order.index(400) == 15
     assert [item for item in order if item < 300] == list(range(100, 120))
 
 
@@ -154,6 +163,9 @@ async def test_a_cancelled_item_never_runs() -> None:
         many.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
+        with pytest.raises(asyncio.CancelledError):
+            await many
+        assert sum(made.statistics().queued.values()) == 1  # at once, not when their turn comes
         function.release.set()
         assert await first == 2 * HOLD
         assert await stays == 102
@@ -192,7 +204,7 @@ async def test_a_failing_item_fails_its_call_and_spares_the_rest_of_it() -> None
     function = Doubler()
     with batcher(function, cap=1) as made:
         first = await hold(function, made)
-        many = asyncio.create_task(made.run_many([BAD, 1, 2], priority=0))
+        many = asyncio.create_task(made.run_many([BAD, 1, 2]))
         await asyncio.sleep(0)
         function.release.set()
         with pytest.raises(ValueError, match="bad item"):
@@ -255,7 +267,7 @@ async def test_close_fails_what_is_queued() -> None:
             await made.run(1)
         made.close()
     assert function.batches == []
-    assert not any(thread.is_alive() for thread in made._threads)
+    assert not made._crew._threads
 
 
 async def test_a_running_call_with_more_to_feed_fails_after_close(
@@ -267,7 +279,7 @@ async def test_a_running_call_with_more_to_feed_fails_after_close(
         many = asyncio.create_task(made.run_many([HOLD, 1, 2]))
         assert await asyncio.to_thread(function.held.wait, 30)
         closing = asyncio.create_task(asyncio.to_thread(made.close))
-        while not made._closed:  # noqa: ASYNC110 - yields until the thread has run, never sleeps
+        while not made._crew.closed:  # noqa: ASYNC110 - yields until the thread has run, never sleeps
             await asyncio.sleep(0)
         function.release.set()
         await closing
@@ -326,9 +338,67 @@ async def test_64_concurrent_callers() -> None:
     function = Doubler()
 
     async def caller(number: int, made: MicroBatcher[int, int]) -> list[int]:
-        return [await made.run(1_000 * number + i, priority=number % 3) for i in range(20)]
+        with doing(Priority(number % 3), user=f"user {number % 5}"):
+            return [await made.run(1_000 * number + i) for i in range(20)]
 
     with batcher(function, workers=2, cap=8) as made:
         results = await asyncio.gather(*(caller(number + 1, made) for number in range(64)))
-        assert made.statistics().items == 64 * 20
+        assert made.statistics().done == 64 * 20
     assert results == [[2 * (1_000 * n + i) for i in range(20)] for n in range(1, 65)]
+
+
+async def test_what_is_late_never_runs_and_fails_its_call() -> None:
+    now = 0.0
+    function = Doubler()
+    made: MicroBatcher[int, int] = MicroBatcher(
+        function, workers=1, cap=4, name="test-batch", clock=lambda: now
+    )
+    try:
+        first = await hold(function, made)
+        now = time.monotonic()
+        with doing(seconds=1):
+            late = asyncio.create_task(made.run_many([50, 51]))
+        with doing(seconds=1000):
+            early = asyncio.create_task(made.run(60))
+        await asyncio.sleep(0)
+        now += 10
+        function.release.set()
+        with pytest.raises(DeadlineExceeded, match="test-batch: the deadline passed"):
+            await late
+        assert await early == 120
+        assert await first == 2 * HOLD
+        statistics = made.statistics()
+    finally:
+        made.close()
+    assert function.batches == [[60]]
+    assert (statistics.expired, statistics.cancelled) == (2, 0)
+
+
+async def test_a_bound_keeps_a_worker_for_what_is_urgent() -> None:
+    function = Doubler()
+    with batcher(function, workers=2) as made:
+        made.bound(Priority.INGEST, 1)
+        with doing(Priority.INGEST):
+            holding = await hold(function, made)
+        waiting = await queue(made, 50, Priority.BACKGROUND)
+        assert await made.run(60) == 120
+        assert function.batches == [[60]]
+        made.bound(Priority.INGEST, None)
+        assert await waiting == 100
+        function.release.set()
+        await holding
+
+
+async def test_workers_can_be_added_and_taken_away() -> None:
+    function = Doubler()
+    with batcher(function) as made:
+        first = await hold(function, made)
+        waiting = await queue(made, 50)
+        made.resize(2)
+        assert await waiting == 100
+        made.resize(1)
+        function.release.set()
+        assert await first == 2 * HOLD
+        assert await made.run_many([1, 2, 3]) == [2, 4, 6]
+        assert made.statistics().threads == 1
+        assert len(made._crew._seats) == 1

@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from vivace.errors import Closed
-from vivace.run.pools import Pool, PoolStatistics
+from vivace.errors import Closed, DeadlineExceeded, Overloaded
+from vivace.run.pools import Pool
+from vivace.run.work import Priority, doing
 
 
 class Gate:
@@ -34,6 +36,10 @@ async def entered(gate: Gate) -> None:
     assert await asyncio.to_thread(gate.entered.wait, 30)
 
 
+def waiting(pool: Pool) -> int:
+    return sum(pool.statistics().queued.values())
+
+
 async def test_a_call_runs_on_a_named_thread(pool: Pool) -> None:
     def name(a: int, b: str) -> tuple[int, str, str]:
         return a, b, threading.current_thread().name
@@ -41,7 +47,9 @@ async def test_a_call_runs_on_a_named_thread(pool: Pool) -> None:
     first, second, thread = await pool.run(name, 1, "x")
     assert (first, second) == (1, "x")
     assert thread.startswith("test-pool")
-    assert pool.statistics() == PoolStatistics(threads=1, queued=0, running=0, done=1, failed=0)
+    found = pool.statistics()
+    assert (found.threads, found.running, found.done, found.failed) == (1, 0, 1, 0)
+    assert set(found.queued.values()) == {0}
 
 
 async def test_an_error_reaches_its_caller(pool: Pool) -> None:
@@ -63,11 +71,11 @@ async def test_a_cancelled_call_never_starts(pool: Pool) -> None:
         await entered(gate)
         second = asyncio.create_task(pool.run(ran.set))
         await asyncio.sleep(0)
-        assert (pool.statistics().queued, pool.statistics().running) == (1, 1)
+        assert (waiting(pool), pool.statistics().running) == (1, 1)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
-        assert pool.statistics().queued == 0
+        assert (waiting(pool), pool.statistics().cancelled) == (0, 1)
     finally:
         gate.open.set()
     assert await first == "through"
@@ -82,7 +90,7 @@ async def test_close_fails_what_is_queued_and_waits_for_what_runs(pool: Pool) ->
         queued = asyncio.create_task(pool.run(int, "1"))
         await asyncio.sleep(0)
         closing = asyncio.create_task(asyncio.to_thread(pool.close))
-        while not pool._closed:  # noqa: ASYNC110 - close() has no event; this yields, never sleeps
+        while not pool._crew.closed:  # noqa: ASYNC110 - close() has no event; this yields, never sleeps
             await asyncio.sleep(0)
     finally:
         gate.open.set()
@@ -93,3 +101,84 @@ async def test_close_fails_what_is_queued_and_waits_for_what_runs(pool: Pool) ->
     with pytest.raises(Closed):
         await pool.run(int, "1")
     pool.close()
+
+
+async def test_the_context_says_who_is_first(pool: Pool) -> None:
+    gate, order = Gate(), list[str]()
+    try:
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(pool.run(gate))]
+        await entered(gate)
+        for priority, user in [
+            (Priority.BACKGROUND, "a"),
+            (Priority.INTERACTIVE, "a"),
+            (Priority.INTERACTIVE, "a"),
+            (Priority.INTERACTIVE, "b"),
+        ]:
+            with doing(priority, user=user):
+                tasks.append(asyncio.create_task(pool.run(order.append, f"{user}{priority}")))
+        await asyncio.sleep(0)
+    finally:
+        gate.open.set()
+    await asyncio.gather(*tasks)
+    assert order == ["a0", "b0", "a0", "a3"]
+
+
+async def test_what_is_late_never_begins(pool: Pool) -> None:
+    with doing(seconds=-1), pytest.raises(DeadlineExceeded, match="test-pool: the deadline"):
+        await pool.run(int, "1")
+    statistics = pool.statistics()
+    assert (statistics.expired, statistics.done) == (1, 0)
+
+
+async def test_a_bounded_pool_refuses() -> None:
+    pool, gate = Pool(1, "test-pool", most=1), Gate()
+    try:
+        first = asyncio.create_task(pool.run(gate))
+        await entered(gate)
+        second = asyncio.create_task(pool.run(int, "2"))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="1 already wait"):
+            await pool.run(int, "3")
+        gate.open.set()
+        assert (await first, await second) == ("through", 2)
+    finally:
+        gate.open.set()
+        pool.close()
+
+
+async def test_threads_are_added_for_what_waits_and_leave_when_they_are_too_many(
+    pool: Pool,
+) -> None:
+    gates = [Gate() for _ in range(3)]
+    try:
+        tasks = [asyncio.create_task(pool.run(gate)) for gate in gates]
+        await entered(gates[0])
+        pool.resize(3)
+        for gate in gates:
+            await entered(gate)
+        pool.resize(1)
+        assert pool.statistics().threads == 1
+    finally:
+        for gate in gates:
+            gate.open.set()
+    assert await asyncio.gather(*tasks) == ["through"] * 3
+    assert await pool.run(int, "1") == 1
+    assert len(pool._crew._seats) == 1
+
+
+def test_two_event_loops_take_turns(pool: Pool) -> None:
+    for number in range(3):
+        assert asyncio.run(pool.run(int, str(number))) == number
+
+
+async def test_a_result_for_someone_who_left_is_dropped(pool: Pool) -> None:
+    gate = Gate()
+    task = asyncio.create_task(pool.run(gate))
+    await entered(gate)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.open.set()
+    assert await pool.run(int, "1") == 1
+    statistics = pool.statistics()
+    assert (statistics.cancelled, statistics.done) == (1, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vivace.errors import Closed
+from vivace.errors import Closed, DeadlineExceeded
 from vivace.run.confined import (
     TaskLimits,
     WorkerDied,
@@ -24,6 +24,7 @@ from vivace.run.confined import (
     WorkFailed,
 )
 from vivace.run.processes import ProcessPool, Task
+from vivace.run.work import doing
 
 COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("hostile_worker.py"))]
 LIMITS = TaskLimits(seconds=60, memory_bytes=128 << 20, output_bytes=16 << 20)
@@ -72,7 +73,7 @@ def test_frames_come_in_order_from_one_warm_worker(make: Callable[..., ProcessPo
     assert [list(task) for task in tasks] == [[b"a", b"b"], [b""], [big], [b"c"]]
     assert list(tasks[0]) == []  # iterating again ends at once
     statistics = pool.statistics()
-    assert (statistics.started, statistics.alive, statistics.done) == (1, 1, 4)
+    assert (statistics.started, statistics.alive, statistics.tasks.done) == (1, 1, 4)
     pool.close()
     assert pool.statistics().alive == 0
 
@@ -119,7 +120,7 @@ def test_a_bad_task_costs_itself(
     assert all(ended(int(frame)) for frame in frames[:2] if name != "flood" or len(frame) < 10)
     assert list(after) == [b"2"]
     statistics = pool.statistics()
-    assert (statistics.done, statistics.failed, statistics.started) == (2, 1, 2)
+    assert (statistics.tasks.done, statistics.tasks.failed, statistics.started) == (2, 1, 2)
     assert statistics.peak_bytes < 1 << 30
 
 
@@ -179,6 +180,7 @@ def test_cancelling_kills_the_worker(make: Callable[..., ProcessPool]) -> None:
     frames = iter(running)
     pids = [int(next(frames)), int(next(frames))]
     waiting.cancel()
+    assert sum(pool.statistics().tasks.queued.values()) == 1
     running.cancel()
     with pytest.raises(Closed):
         list(frames)
@@ -186,6 +188,35 @@ def test_cancelling_kills_the_worker(make: Callable[..., ProcessPool]) -> None:
         list(waiting)
     assert all(map(ended, pids))
     assert list(after) == [b"1"]
+    tasks = pool.statistics().tasks
+    assert (tasks.done, tasks.failed, tasks.cancelled) == (1, 0, 2)
+
+
+@linux
+def test_a_pool_that_shrinks_ends_processes_after_their_task(
+    make: Callable[..., ProcessPool],
+) -> None:
+    pool = make(workers=2)
+    tasks = [pool.submit(b"family") for _ in range(2)]
+    pids = [int(next(iter(task))) for task in tasks]
+    pool.resize(1)
+    assert pool.workers == 1
+    later = pool.submit(b"echo 1")
+    for task in tasks:
+        task.cancel()
+    assert all(map(ended, pids))
+    assert list(later) == [b"1"]
+    pool.resize(2)
+    assert list(pool.submit(b"echo 2")) == [b"2"]
+
+
+def test_what_is_late_never_begins(make: Callable[..., ProcessPool]) -> None:
+    pool = make()
+    with doing(seconds=-1):
+        late = pool.submit(b"echo 1")
+    with pytest.raises(DeadlineExceeded):
+        list(late)
+    assert pool.statistics().started == 0
 
 
 def test_a_worker_that_does_not_start_fails_its_task() -> None:

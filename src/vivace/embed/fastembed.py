@@ -17,13 +17,16 @@ import numpy as np
 
 from vivace.errors import BadSettings, Closed, EmbeddingError, MissingExtra
 from vivace.protocols import Kind
+from vivace.run.crew import Statistics
 from vivace.run.microbatch import MicroBatcher
+from vivace.run.work import Priority, doing
 from vivace.text.tokens import estimate
 from vivace.types import Embedded, Vector
 
 MAX_CHARS = 20_000
 """Read of a text before it is tokenised: more than any of the models reads."""
 BUDGET_CHARS = 4_000
+_NONE: Vector = np.zeros(0, np.float32)
 _FILES = ("model.onnx", "onnx/model.onnx")
 
 
@@ -83,13 +86,26 @@ class FastEmbed:
 
         Raises:
             EmbeddingError: the model failed, or the embedder has been closed.
+            DeadlineExceeded: the deadline of `run.work` passed before all texts had their turn.
         """
         items = [_Text(text[:MAX_CHARS], kind) for text in texts]
         try:
-            rows = await self._batcher.run_many(items, priority=0 if kind == "query" else 10)
+            with doing(Priority.INGEST if kind == "passage" else None):
+                rows = await self._batcher.run_many(items)
         except Closed as error:
             raise EmbeddingError(error.what, fix=error.fix) from error
         return Embedded(np.stack(rows) if rows else np.zeros((0, self.dim), np.float32))
+
+    def statistics(self) -> Statistics:
+        return self._batcher.statistics()
+
+    def resize(self, workers: int) -> None:
+        """So many threads at most, at least 1; nothing that waits or runs is lost."""
+        self._batcher.resize(workers)
+
+    def bound(self, priority: Priority, workers: int | None) -> None:
+        """At most so many threads do work of this priority or less urgent; None is no bound."""
+        self._batcher.bound(priority, workers)
 
     def close(self) -> None:
         """Stop the workers. Idempotent."""
@@ -97,9 +113,18 @@ class FastEmbed:
 
 
 def _encode(model: Any, items: Sequence[_Text]) -> list[Vector]:
-    """A batch of one kind (the batcher never mixes priorities) as vectors of unit length."""
-    texts = [item.text.encode("utf-8", "replace").decode() for item in items]
-    run = model.query_embed if items[0].kind == "query" else model.passage_embed
+    """Vectors of unit length. A batch has one priority, but questions can be as low as passages."""
+    rows: list[Vector] = [_NONE] * len(items)
+    for kind in {item.kind for item in items}:
+        at = [number for number, item in enumerate(items) if item.kind == kind]
+        for number, row in zip(at, _of_kind(model, [items[i].text for i in at], kind), strict=True):
+            rows[number] = row
+    return rows
+
+
+def _of_kind(model: Any, texts: Sequence[str], kind: Kind) -> list[Vector]:
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    run = model.query_embed if kind == "query" else model.passage_embed
     try:
         rows = np.stack([np.asarray(row, np.float32) for row in run(texts)])
     except Exception as error:  # onnxruntime and tokenizers have no common base class

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from vivace.errors import Closed, EmbeddingError
 from vivace.protocols import Kind
-from vivace.run.microbatch import MicroBatcher, Statistics
+from vivace.run.crew import Statistics
+from vivace.run.microbatch import MicroBatcher
+from vivace.run.work import Priority, doing
 from vivace.text.language import language
 from vivace.types import Embedded, Vector
 
@@ -39,9 +41,6 @@ BUDGET_CHARS: Final = 1_600
 """Most texts times longest text in a forward pass of several: eight questions, two passages.
 Measured a CPU-second on Zen 3, one at a time, by two and by eight: questions 228, 241, 274;
 passages of 160 tokens 22.5, 22.7, 17.9, and a question has to wait for the running batch."""
-
-QUERY_PRIORITY: Final = 0
-PASSAGE_PRIORITY: Final = 10
 
 _BROKEN: Final = "Install vivace again: `pip install --force-reinstall --no-deps vivace`"
 
@@ -135,15 +134,17 @@ class MiniLM:
     async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
         """Vectors (n, 384) float32 of unit length, of each text's first 256 tokens.
 
-        A passage that the model cannot read has a zero vector, and costs nothing.
+        Questions are as urgent as `run.work` says, passages `INGEST` at most. A passage that the
+        model cannot read has a zero vector, and costs nothing.
 
         Raises:
             EmbeddingError: the model failed, or the embedder has been closed.
+            DeadlineExceeded: the deadline of `run.work` passed before all texts had their turn.
         """
-        priority = QUERY_PRIORITY if kind == "query" else PASSAGE_PRIORITY
         items = [_Text(text[:MAX_CHARS], kind == "passage") for text in texts]
         try:
-            rows = await self._batcher.run_many(items, priority=priority)
+            with doing(Priority.INGEST if kind == "passage" else None):
+                rows = await self._batcher.run_many(items)
         except Closed as error:
             raise EmbeddingError(error.what, fix=error.fix) from error
         vectors = np.stack(rows) if rows else np.zeros((0, DIM), np.float32)
@@ -163,6 +164,14 @@ class MiniLM:
 
     def statistics(self) -> Statistics:
         return self._batcher.statistics()
+
+    def resize(self, workers: int) -> None:
+        """So many threads at most, at least 1; nothing that waits or runs is lost."""
+        self._batcher.resize(workers)
+
+    def bound(self, priority: Priority, workers: int | None) -> None:
+        """At most so many threads do work of this priority or less urgent; None is no bound."""
+        self._batcher.bound(priority, workers)
 
     def close(self) -> None:
         """Stop the workers; waiting calls fail with EmbeddingError. Idempotent."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from vivace.errors import Closed, VivaceError
+from vivace.errors import VivaceError
+from vivace.run import work
+from vivace.run.backlog import Entry
+from vivace.run.crew import Crew, Statistics, Worker
+from vivace.run.work import Priority
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,59 +28,52 @@ WINDOW = 256
 queue."""
 FEED = 1024
 """Most items of one call in the queue: four windows, so that no worker ever waits for the feed."""
-LOWER_EVERY = 8
-"""Every eighth pick goes to a lower priority, so that ingest never starves under steady queries."""
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """`queued` counts items whose caller has gone until a worker passes over them."""
-
-    queued: int
-    running: int
-    batches: int
-    items: int
-    failed: int
-    cancelled: int
 
 
 class _Call(Generic[T, R]):
     """One `run_many`. Only its event loop's thread touches it, but for reading `future.done()`."""
 
-    def __init__(self, items: Sequence[T], sizes: Sequence[int], priority: int) -> None:
+    def __init__(self, items: Sequence[T], sizes: Sequence[int]) -> None:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
-        self.priority = priority
         self.results: list[Any] = [None] * len(items)
         self.left = len(items)
+        self.out: dict[int, _Item[T, R]] = {}
+        """By index: queued or running."""
+        now = work.current()
         # Longest first: neighbours in the queue are of even length, and the last batch is short.
         order = sorted(range(len(items)), key=sizes.__getitem__, reverse=True)
-        self.feed: Iterator[_Entry[T, R]] = (
-            _Entry(self, index, items[index], sizes[index]) for index in order
-        )
+        self._feed = (_Item(now, self, index, items[index], sizes[index]) for index in order)
 
-    def accept(self, index: int, result: R | None, error: BaseException | None) -> None:
+    def more(self, count: int) -> list[_Item[T, R]]:
+        """The next items to be queued."""
+        items = list(islice(self._feed, count))
+        self.out.update((item.index, item) for item in items)
+        return items
+
+    def accept(self, item: _Item[T, R]) -> None:
+        self.out.pop(item.index, None)
         if self.future.done():
             return
-        if error is not None:
-            self.future.set_exception(error)
+        if item.error is not None:
+            self.future.set_exception(item.error)
             return
-        self.results[index] = result
+        self.results[item.index] = item.result
         self.left -= 1
         if not self.left:
             self.future.set_result(None)
 
 
-@dataclass(slots=True, eq=False)
-class _Entry(Generic[T, R]):
-    call: _Call[T, R]
-    index: int
-    item: T
-    size: int
-    number: int = 0
-    """Order of arrival."""
-    result: R | None = None
-    error: BaseException | None = None
+class _Item(Entry, Generic[T, R]):
+    __slots__ = ("call", "index", "item", "result", "size")
+
+    def __init__(self, work: work.Work, call: _Call[T, R], index: int, item: T, size: int) -> None:
+        super().__init__(work)
+        self.call = call
+        self.index = index
+        self.item = item
+        self.size = size
+        self.result: R | None = None
 
     @property
     def unwanted(self) -> bool:
@@ -93,6 +88,9 @@ class MicroBatcher(Generic[T, R]):
     runs on `workers` threads at once and should release the GIL. `size` says which items are
     alike; `budget` bounds a batch's number of items times its largest size, so that one batch
     never holds a worker for long. Usable from any number of event loops.
+
+    What waits has its turn as `run.backlog` has it: by the priority, the deadline and the user of
+    `work.current()`. `clock` is what deadlines are on.
     """
 
     def __init__(
@@ -104,178 +102,91 @@ class MicroBatcher(Generic[T, R]):
         size: Callable[[T], int] = lambda _: 0,
         budget: int | None = None,
         name: str = "vivace-batch",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._function = function
-        self._cap = cap
         self._size = size
+        self._cap = cap
         self._budget = budget
-        self._name = name
-        # Everything below is guarded by this lock.
-        self._wake = threading.Condition()
-        self._queues: dict[int, deque[_Entry[T, R]]] = {}
-        self._closed = False
-        self._arrivals = self._picks = 0
-        self._running = self._batches = self._items = self._failed = self._cancelled = 0
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
-            for number in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._crew: Crew[_Item[T, R]] = Crew(
+            name,
+            workers,
+            lambda: _Batches(function, name),
+            self._deliver,
+            mates=self._mates,
+            window=WINDOW,
+            clock=clock,
+        )
 
-    async def run(self, item: T, *, priority: int = 0) -> R:
-        """The function's result for one item. The lowest priority number runs first.
+    async def run(self, item: T) -> R:
+        """The function's result for one item.
 
         Raises:
             Closed: the batcher is closed, or was before the item's turn came.
+            DeadlineExceeded: its deadline passed before its turn came.
             Exception: whatever the function raised for this item alone.
         """
-        return (await self.run_many([item], priority=priority))[0]
+        return (await self.run_many([item]))[0]
 
-    async def run_many(self, items: Sequence[T], *, priority: int = 0) -> list[R]:
+    async def run_many(self, items: Sequence[T]) -> list[R]:
         """The results in the order of the items. The first failing item fails the call.
+
+        A cancelled or failed call takes back what of it still waits.
 
         Raises:
             Closed: the batcher is closed, or was before every item's turn came.
+            DeadlineExceeded: the deadline passed before every item's turn came.
             Exception: whatever the function raised for an item alone.
         """
         if not items:
             return []
-        call: _Call[T, R] = _Call(items, [self._size(item) for item in items], priority)
-        self._put(call, FEED)
-        await call.future
+        call: _Call[T, R] = _Call(items, [self._size(item) for item in items])
+        self._crew.submit(call.more(FEED))
+        try:
+            await call.future
+        except BaseException:
+            self._crew.withdraw(list(call.out.values()))
+            raise
         return call.results
 
+    def resize(self, workers: int) -> None:
+        """At most so many batches at once, at least 1; no item is lost or done twice."""
+        self._crew.resize(workers)
+
+    def bound(self, priority: Priority, workers: int | None) -> None:
+        """At most so many workers do work of this priority or less urgent; None is no bound.
+
+        So that long work that nobody waits for never occupies all of them. What runs goes on.
+        """
+        self._crew.bound(priority, workers)
+
     def statistics(self) -> Statistics:
-        with self._wake:
-            return Statistics(
-                queued=sum(map(len, self._queues.values())),
-                running=self._running,
-                batches=self._batches,
-                items=self._items,
-                failed=self._failed,
-                cancelled=self._cancelled,
-            )
+        return self._crew.statistics()
 
     def close(self) -> None:
         """Stop the threads after their running batch; fail what is queued. Idempotent, blocks."""
-        with self._wake:
-            self._closed = True
-            pending = [entry for queue in self._queues.values() for entry in queue]
-            self._queues.clear()
-            self._wake.notify_all()
-        for entry in pending:
-            entry.error = Closed(self._name)
-        self._deliver(pending)
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        self._crew.close()
 
-    def _put(self, call: _Call[T, R], count: int) -> None:
-        """Queue up to `count` more of the call's items; called on its event loop."""
-        more = list(islice(call.feed, count))
-        if not more:
-            return
-        with self._wake:
-            if self._closed:
-                raise Closed(self._name)
-            for entry in more:
-                entry.number = self._arrivals
-                self._arrivals += 1
-            self._queues.setdefault(call.priority, deque()).extend(more)
-            self._wake.notify(len(more))
-
-    def _work(self) -> None:
-        while self._work_once():
-            pass
-
-    def _work_once(self) -> bool:
-        """One batch, in a frame of its own so that an idle worker holds no texts."""
-        with self._wake:
-            while not (batch := self._pick()):
-                if self._closed:
-                    return False
-                self._wake.wait()
-            self._running += len(batch)
-            self._batches += 1
-        self._run(batch)
-        with self._wake:
-            self._running -= len(batch)
-            self._items += len(batch)
-            self._failed += sum(entry.error is not None for entry in batch)
-        self._deliver(batch)
-        return True
-
-    def _pick(self) -> list[_Entry[T, R]]:
-        """The next batch, or nothing. The lock is held."""
-        while queues := {p: queue for p, queue in sorted(self._queues.items()) if queue}:
-            first, *lower = queues
-            if lower and (self._picks + 1) % LOWER_EVERY == 0:
-                first = min(lower, key=lambda priority: queues[priority][0].number)
-            batch = self._take(queues[first])
-            if batch:
-                self._picks += 1
-                return batch
-        return []
-
-    def _take(self, queue: deque[_Entry[T, R]]) -> list[_Entry[T, R]]:
-        """The oldest wanted entry and those in the window nearest to it in size."""
-        window: list[_Entry[T, R]] = []
-        while queue and len(window) < WINDOW:
-            entry = queue.popleft()
-            if entry.unwanted:
-                self._cancelled += 1
-            else:
-                window.append(entry)
-        if not window:
-            return []
-        head = window[0]
-        # Stable: of two equally near ones the older is taken.
-        near = heapq.nsmallest(self._cap, window, key=lambda entry: abs(entry.size - head.size))
-        mates = (entry for entry in near if entry is not head)
-        batch = [head, *self._within_budget(head, mates)]
-        taken = set(map(id, batch))
-        queue.extendleft(entry for entry in reversed(window) if id(entry) not in taken)
-        return batch
+    def _mates(self, head: _Item[T, R], others: Iterator[_Item[T, R]]) -> list[_Item[T, R]]:
+        """Those nearest to it in size."""
+        # Stable: of two equally near ones the one whose turn is first is taken.
+        near = heapq.nsmallest(self._cap - 1, others, key=lambda item: abs(item.size - head.size))
+        return list(self._within_budget(head, near))
 
     def _within_budget(
-        self, head: _Entry[T, R], mates: Iterable[_Entry[T, R]]
-    ) -> Iterator[_Entry[T, R]]:
+        self, head: _Item[T, R], mates: Iterable[_Item[T, R]]
+    ) -> Iterator[_Item[T, R]]:
         largest = head.size
-        for count, entry in enumerate(islice(mates, self._cap - 1), start=2):
-            largest = max(largest, entry.size)
+        for count, item in enumerate(mates, start=2):
+            largest = max(largest, item.size)
             if self._budget is not None and count * largest > self._budget:
                 return
-            yield entry
+            yield item
 
-    def _run(self, batch: list[_Entry[T, R]]) -> None:
-        """Fill in each entry's result or error; an item that fails, fails alone."""
-        try:
-            self._apply(batch)
-        except BaseException as error:
-            if len(batch) == 1:
-                batch[0].error = _bearable(error, self._name)
-                return
-            for entry in batch:
-                if not entry.unwanted:
-                    self._run([entry])
-
-    def _apply(self, batch: list[_Entry[T, R]]) -> None:
-        results = self._function([entry.item for entry in batch])
-        if len(results) != len(batch):
-            raise VivaceError(
-                f"{self._name}: the batch function gave {len(results)} results for "
-                f"{len(batch)} items",
-                fix="It must give one result an item, in their order",
-            )
-        for entry, result in zip(batch, results, strict=True):
-            entry.result = result
-
-    def _deliver(self, entries: Sequence[_Entry[T, R]]) -> None:
-        """Hand results to their event loops: one wake-up a loop."""
-        loops: dict[asyncio.AbstractEventLoop, list[_Entry[T, R]]] = {}
-        for entry in entries:
-            loops.setdefault(entry.call.loop, []).append(entry)
+    def _deliver(self, items: Sequence[_Item[T, R]]) -> None:
+        """Hand items to their event loops: one wake-up a loop."""
+        loops: dict[asyncio.AbstractEventLoop, list[_Item[T, R]]] = {}
+        for item in items:
+            loops.setdefault(item.call.loop, []).append(item)
         for loop, group in loops.items():
             try:
                 loop.call_soon_threadsafe(self._accept, group)
@@ -284,19 +195,49 @@ class MicroBatcher(Generic[T, R]):
                     raise
                 # The loop has closed: nobody is left to be told.
 
-    def _accept(self, entries: Sequence[_Entry[T, R]]) -> None:
+    def _accept(self, items: Sequence[_Item[T, R]]) -> None:
         """On the event loop: take in the results, and queue as many more of the same calls."""
         calls: dict[_Call[T, R], int] = {}
-        for entry in entries:
-            call = entry.call
-            call.accept(entry.index, entry.result, entry.error)
+        for item in items:
+            call = item.call
+            call.accept(item)
             calls[call] = calls.get(call, 0) + 1
         for call, count in calls.items():
-            if not call.future.done():
+            if not call.future.done() and (more := call.more(count)):
                 try:
-                    self._put(call, count)
-                except Closed as error:
+                    self._crew.submit(more)
+                except VivaceError as error:
                     call.future.set_exception(error)
+
+
+class _Batches(Worker[_Item[T, R]]):
+    """Fills in each item's result or error; an item that fails, fails alone."""
+
+    def __init__(self, function: Callable[[list[T]], Sequence[R]], name: str) -> None:
+        self._function = function
+        self._name = name
+
+    def run(self, batch: list[_Item[T, R]]) -> None:
+        try:
+            self._apply(batch)
+        except BaseException as error:
+            if len(batch) == 1:
+                batch[0].error = _bearable(error, self._name)
+                return
+            for item in batch:
+                if not item.unwanted:
+                    self.run([item])
+
+    def _apply(self, batch: list[_Item[T, R]]) -> None:
+        results = self._function([item.item for item in batch])
+        if len(results) != len(batch):
+            raise VivaceError(
+                f"{self._name}: the batch function gave {len(results)} results for "
+                f"{len(batch)} items",
+                fix="It must give one result an item, in their order",
+            )
+        for item, result in zip(batch, results, strict=True):
+            item.result = result
 
 
 def _bearable(error: BaseException, name: str) -> Exception:
