@@ -30,9 +30,9 @@ from vivace.ingest.decode import absolute
 from vivace.ingest.sandbox import Passwords, Sandbox
 from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
-from vivace.run.host import cores
 from vivace.run.pools import Pool
 from vivace.run.streams import closing
+from vivace.run.threads import divide
 from vivace.run.work import Priority, doing
 from vivace.settings import Settings
 from vivace.store.changes import Put, Remove
@@ -70,8 +70,9 @@ class Engine:
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         self.settings = settings if settings is not None else settings_module.load(**overrides)
         self.generator = models.load(self.settings.generate)
-        self.embedder = names.load(self.settings)
-        self._pool = Pool(self.settings.search.threads or cores(), "vivace-search")
+        share = divide(self.settings.embed.workers, self.settings.search.threads)
+        self.embedder = names.load(self.settings, share.cores)
+        self._pool = Pool(share.search, "vivace-search", cores=share.cores)
         self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
         self._opening = asyncio.Lock()

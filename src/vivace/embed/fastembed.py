@@ -19,6 +19,7 @@ from vivace.errors import BadSettings, Closed, EmbeddingError, MissingExtra
 from vivace.protocols import Kind
 from vivace.run.crew import Statistics
 from vivace.run.microbatch import MicroBatcher
+from vivace.run.threads import NATIVE, Cores
 from vivace.run.work import Priority, doing
 from vivace.text.tokens import estimate
 from vivace.types import Embedded, Vector
@@ -47,7 +48,7 @@ class FastEmbed:
         EmbeddingError: the model cannot be loaded.
     """
 
-    def __init__(self, model: str, *, workers: int, batch: int) -> None:
+    def __init__(self, model: str, *, workers: int, batch: int, cores: Cores | None = None) -> None:
         try:
             import fastembed  # noqa: F401  (only whether it is there)
         except ImportError as error:
@@ -71,6 +72,7 @@ class FastEmbed:
             size=lambda item: len(item.text),
             budget=BUDGET_CHARS,
             name="vivace-fastembed",
+            cores=cores,
         )
 
     def reads(self, language: str) -> bool:
@@ -172,7 +174,7 @@ def _loaded(name: str, **options: Any) -> Any:
 
     try:
         # one thread a forward pass: the batcher's workers share the cores
-        return TextEmbedding(name, threads=1, providers=["CPUExecutionProvider"], **options)
+        return TextEmbedding(name, threads=NATIVE, providers=["CPUExecutionProvider"], **options)
     except Exception as error:  # downloads, files and the runtime fail in many ways
         raise EmbeddingError(
             f"fastembed cannot load {options.get('specific_model_path', name)}: {error}",

@@ -21,6 +21,7 @@ from vivace.errors import Closed, EmbeddingError
 from vivace.protocols import Kind
 from vivace.run.crew import Statistics
 from vivace.run.microbatch import MicroBatcher
+from vivace.run.threads import NATIVE, Cores
 from vivace.run.work import Priority, doing
 from vivace.text.language import language
 from vivace.types import Embedded, Vector
@@ -113,7 +114,9 @@ class MiniLM:
     name: str = NAME
     dim: int = DIM
 
-    def __init__(self, *, workers: int, batch: int, folder: Path = FOLDER) -> None:
+    def __init__(
+        self, *, workers: int, batch: int, folder: Path = FOLDER, cores: Cores | None = None
+    ) -> None:
         check_sizes(folder)
         self._folder = folder
         self._loading = threading.Lock()
@@ -126,6 +129,7 @@ class MiniLM:
             size=lambda item: len(item.text),
             budget=BUDGET_CHARS,
             name="vivace-embed",
+            cores=cores,
         )
 
     def reads(self, language: str) -> bool:
@@ -243,8 +247,8 @@ def _open_session(path: Path) -> InferenceSession:
     import onnxruntime
 
     options: Any = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = NATIVE
+    options.inter_op_num_threads = NATIVE
     # Shared constants are reported as unused initializers otherwise.
     options.log_severity_level = 3
     # The arena and the memory pattern stay on: eight texts of 160 tokens at once then peak at

@@ -10,13 +10,16 @@ from vivace.errors import BadSettings
 from vivace.protocols import Embedder
 from vivace.run.endpoint import check_key, endpoint
 from vivace.run.host import cores
+from vivace.run.threads import Cores
 from vivace.settings import Settings
 
 MAX_DIM = 65_536
 
 
-def load(settings: Settings) -> Embedder:
+def load(settings: Settings, share: Cores | None = None) -> Embedder:
     """The embedder that `embed.model` names; the caller closes it.
+
+    One that runs here shares the cores in `share`.
 
     Raises:
         BadSettings: no embedder has that name.
@@ -25,7 +28,7 @@ def load(settings: Settings) -> Embedder:
     """
     name, workers = settings.embed.model, settings.embed.workers or cores()
     if name == "builtin":
-        return MiniLM(workers=workers, batch=settings.embed.batch)
+        return MiniLM(workers=workers, batch=settings.embed.batch, cores=share)
     given = re.fullmatch(r"given:([1-9][0-9]{0,4})", name)
     if given and int(given[1]) <= MAX_DIM:
         return Given(int(given[1]))
@@ -39,7 +42,7 @@ def load(settings: Settings) -> Embedder:
     if kind == "fastembed" and model:
         from vivace.embed.fastembed import FastEmbed
 
-        return FastEmbed(model, workers=workers, batch=settings.embed.batch)
+        return FastEmbed(model, workers=workers, batch=settings.embed.batch, cores=share)
     raise BadSettings(
         f"embed.model: there is no embedder named {name!r}",
         fix=f"Use `builtin`, `given:DIM` with DIM from 1 to {MAX_DIM}, `openai:NAME@URL`, "

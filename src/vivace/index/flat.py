@@ -8,6 +8,7 @@ import numpy as np
 
 from vivace.errors import BadVectors
 from vivace.index import matches
+from vivace.run.threads import NATIVE
 from vivace.types import Bitmap, Halves, Ids, Matches, Scores, Vectors
 
 _SCAN_ALLOWED = 0.05
@@ -114,7 +115,7 @@ class FlatIndex:
 
         # OpenMP keeps this a thread; a second one costs a short scan more than it gains,
         # and the search pool has a thread a core already
-        faiss.omp_set_num_threads(1)
+        faiss.omp_set_num_threads(NATIVE)
         if mask is None:
             return self._index.search(queries, k)  # type: ignore[no-any-return]
         # FAISS's Python layer takes an array and keywords where its stubs name the C++ arguments

@@ -17,6 +17,7 @@ from typing import Generic, TypeAlias
 from vivace.errors import Closed
 from vivace.run import work
 from vivace.run.backlog import Backlog, E
+from vivace.run.threads import Cores, Holding
 from vivace.run.work import Priority
 from vivace.trace import Histogram
 
@@ -96,6 +97,7 @@ class Crew(Generic[E]):
         mates: None where every entry is done alone.
         window: how many entries `mates` is shown.
         most: entries that may wait; None is no bound.
+        cores: shared with other crews: a thread that is awake holds one.
         clock: monotonic seconds; deadlines are on it.
     """
 
@@ -109,6 +111,7 @@ class Crew(Generic[E]):
         mates: Mates[E] | None = None,
         window: int = 0,
         most: int | None = None,
+        cores: Cores | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -117,6 +120,7 @@ class Crew(Generic[E]):
         self._mates = mates
         self._window = window
         self._clock = clock
+        self._cores = cores
         self._lock = threading.Lock()
         # Everything below is guarded by the lock.
         self._size = max(1, size)
@@ -147,7 +151,7 @@ class Crew(Generic[E]):
                 called: Sequence[Seat[E]] = (seat,)
             else:
                 called = self._queue(entries)
-        _wake(called)
+        self._wake(called)
 
     def withdraw(self, entries: Sequence[E]) -> list[E]:
         """Take back what has not begun; returns what that was. It is not delivered."""
@@ -162,14 +166,14 @@ class Crew(Generic[E]):
             self._size = max(1, size)
             self._hire(len(self._backlog))
             called = self._call(max(len(self._backlog), len(self._seats) - self._size))
-        _wake(called)
+        self._wake(called)
 
     def bound(self, priority: Priority, workers: int | None) -> None:
         """At most so many threads do work of this priority or less urgent; None is no bound."""
         with self._lock:
             self._backlog.bound(priority, workers)
             called = self._call(len(self._backlog))
-        _wake(called)
+        self._wake(called)
 
     def statistics(self) -> Statistics:
         with self._lock:
@@ -193,7 +197,7 @@ class Crew(Generic[E]):
             self._cancelled += len(pending)
             threads = list(self._threads)
             called = self._call(len(self._idle))
-        _wake(called)
+        self._wake(called)
         for entry in pending:
             entry.error = Closed(self.name)
         if pending:
@@ -210,6 +214,8 @@ class Crew(Generic[E]):
         Halves what a hop costs: the thread has nothing to look for.
         """
         deadline, priority = entry.work.deadline, entry.work.priority
+        if self._cores is not None and not self._cores.free:
+            return None  # a thread that has a core may come to it sooner
         if not self._backlog.begin(priority):
             return None
         if deadline is not None and deadline <= self._clock():
@@ -288,18 +294,35 @@ class Crew(Generic[E]):
             else:
                 self._done += 1
 
+    def _wake(self, seats: Sequence[Seat[E]]) -> None:
+        """Without the lock, so that they need not wait for it."""
+        for seat in seats:
+            if self._cores is None:
+                seat.wake.release()
+            else:
+                self._cores.grant(seat.wake)
+
     # -- on a thread of the crew --------------------------------------------------------------
 
     def _work(self, seat: Seat[E]) -> None:
+        core = Holding(self._cores)
+        core.take()
         try:
             while (turn := self.turn(seat)) is not LEAVE:
                 if turn is SLEEP:
-                    self._sleep(seat)
+                    core.give()
+                    if self._sleep(seat):
+                        core.granted()
+                    else:
+                        core.take()
+                else:
+                    core.give_way()
         except BaseException as error:
             for entry in seat.batch:
                 entry.error = entry.error or error
             raise
         finally:
+            core.give()
             seat.worker.end()
             self._left(seat)
 
@@ -324,7 +347,7 @@ class Crew(Generic[E]):
             more = turn is not SLEEP and self._idle and self._backlog.ready()
             called = self._call(1) if more else ()
         if called:
-            _wake(called)
+            self._wake(called)
         if done:
             self._deliver(done)
         if late:
@@ -369,28 +392,23 @@ class Crew(Generic[E]):
         if undone:
             self._deliver(undone)
 
-    def _sleep(self, seat: Seat[E]) -> None:
-        """Until somebody calls, it is time to look again, or to rest."""
+    def _sleep(self, seat: Seat[E]) -> bool:
+        """Until somebody calls (True), it is time to look again, or to rest."""
         patience = seat.worker.patience
         if patience is None and seat.until is None:
-            seat.wake.acquire()
-            return
+            return seat.wake.acquire()
         pause = -1.0 if patience is None else patience
         if seat.until is not None:
             until = max(0.0, seat.until - self._clock())
             pause = until if patience is None else min(until, patience)
         if seat.wake.acquire(timeout=pause):
-            return
+            return True
         with self._lock:
             called = seat not in self._idle
             with suppress(ValueError):
                 self._idle.remove(seat)
         if called:
-            seat.wake.acquire()  # it is on its way
-        elif pause == patience:
+            return seat.wake.acquire()  # it is on its way
+        if pause == patience:
             seat.worker.rest()
-
-
-def _wake(seats: Sequence[Seat[E]]) -> None:
-    for seat in seats:
-        seat.wake.release()
+        return False

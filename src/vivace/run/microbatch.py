@@ -18,6 +18,7 @@ from vivace.errors import VivaceError
 from vivace.run import work
 from vivace.run.backlog import Entry
 from vivace.run.crew import Crew, Statistics, Worker
+from vivace.run.threads import Cores
 from vivace.run.work import Priority
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ class MicroBatcher(Generic[T, R]):
     never holds a worker for long. Usable from any number of event loops.
 
     What waits has its turn as `run.backlog` has it: by the priority, the deadline and the user of
-    `work.current()`. `clock` is what deadlines are on.
+    `work.current()`. `cores` are shared with others; `clock` is what deadlines are on.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class MicroBatcher(Generic[T, R]):
         size: Callable[[T], int] = lambda _: 0,
         budget: int | None = None,
         name: str = "vivace-batch",
+        cores: Cores | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._size = size
@@ -114,6 +116,7 @@ class MicroBatcher(Generic[T, R]):
             self._deliver,
             mates=self._mates,
             window=WINDOW,
+            cores=cores,
             clock=clock,
         )
 

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 from vivace.run import work
 from vivace.run.backlog import Entry
 from vivace.run.crew import Crew, Statistics, Worker
+from vivace.run.threads import Cores
 from vivace.run.work import Priority
 
 R = TypeVar("R")
@@ -81,6 +82,7 @@ class Pool:
 
     Args:
         most: calls that may wait; None is no bound.
+        cores: shared with others, so that together they never oversubscribe the machine.
         clock: monotonic seconds, on which deadlines are.
     """
 
@@ -90,9 +92,12 @@ class Pool:
         name: str,
         *,
         most: int | None = None,
+        cores: Cores | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._crew: Crew[_Call] = Crew(name, threads, _Caller, _deliver, most=most, clock=clock)
+        self._crew: Crew[_Call] = Crew(
+            name, threads, _Caller, _deliver, most=most, cores=cores, clock=clock
+        )
         self._outbox: _Outbox | None = None
         """Of the event loop that asked last; there is seldom a second one."""
 
