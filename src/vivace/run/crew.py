@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ class Crew(Generic[E]):
         self._running = self._done = self._failed = self._batches = 0
         self._cancelled = self._expired = 0
         self._waited = tuple(Histogram() for _ in Priority)
+        self._at_once = [0] * len(Priority)
+        """Entries that did not wait at all."""
 
     @property
     def size(self) -> int:
@@ -186,7 +189,7 @@ class Crew(Generic[E]):
                 cancelled=self._cancelled,
                 expired=self._expired,
                 batches=self._batches,
-                waited={priority: self._waited[priority].copy() for priority in Priority},
+                waited={priority: self._histogram(priority) for priority in Priority},
             )
 
     def close(self) -> None:
@@ -221,12 +224,17 @@ class Crew(Generic[E]):
         if deadline is not None and deadline <= self._clock():
             self._backlog.finished(priority)
             return None
-        self._waited[priority].add(0.0)
+        self._at_once[priority] += 1
         self._batches += 1
         self._running += 1
         seat = self._idle.pop()
         seat.given = [entry]
         return seat
+
+    def _histogram(self, priority: Priority) -> Histogram:
+        histogram, at_once = self._waited[priority].copy(), self._at_once[priority]
+        histogram.merge(Histogram(Counter({0: at_once} if at_once else {}), at_once))
+        return histogram
 
     def _queue(self, entries: Sequence[E]) -> Sequence[Seat[E]]:
         """Let them wait, and say whom to wake."""
@@ -296,11 +304,12 @@ class Crew(Generic[E]):
 
     def _wake(self, seats: Sequence[Seat[E]]) -> None:
         """Without the lock, so that they need not wait for it."""
+        cores = self._cores
         for seat in seats:
-            if self._cores is None:
+            if cores is None:
                 seat.wake.release()
             else:
-                self._cores.grant(seat.wake)
+                cores.grant(seat.wake)
 
     # -- on a thread of the crew --------------------------------------------------------------
 
@@ -336,7 +345,6 @@ class Crew(Generic[E]):
             seat.batch, seat.given = seat.given, []
             if not seat.batch[0].unwanted:  # while it woke up
                 seat.worker.run(seat.batch)
-            return AGAIN
         done, seat.batch = seat.batch, []
         with self._lock:
             if done:
