@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -31,7 +31,7 @@ from vivace.ingest.sandbox import Passwords, Sandbox
 from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.pools import Pool
-from vivace.run.streams import closing
+from vivace.run.streams import Deferred
 from vivace.run.threads import divide
 from vivace.run.work import Priority, doing
 from vivace.settings import Settings
@@ -282,23 +282,25 @@ class Collection:
         assert answer is not None  # an Answerer's last delta carries it
         return answer
 
-    async def stream(
+    def stream(
         self,
         question: str | Query,
         *,
         k: int = 10,
         filters: Metadata | None = None,
         asking: Asking = _PLAINLY,
-    ) -> AsyncGenerator[Delta, None]:
+    ) -> Deferred[Delta]:
         """The answer in pieces; the last delta carries the whole `Answer`.
 
-        Closing it (`aclose`) stops the work on the answer before it returns.
+        Iterate it with `async for`. Closing it (`aclose`) stops the work on the answer before it
+        returns.
         """
         query = question if isinstance(question, Query) else Query(question, k, filters)
-        result = await self.search(query)
-        async with closing(self._answerer.stream(query, result, asking)) as deltas:
-            async for delta in deltas:
-                yield delta
+
+        async def begin() -> AsyncIterator[Delta]:
+            return self._answerer.stream(query, await self.search(query), asking)
+
+        return Deferred(begin)
 
     # -- what is there ----------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vivace.engine import Chunks, Collection, Engine, Listing
 from vivace.errors import StoreError, VivaceError
+from vivace.run.streams import Deferred
 from vivace.types import (
     Answer,
     Asking,
@@ -71,13 +72,17 @@ class Loop:
             raise
         return tasks[0].result()
 
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+    def iterate(self, items: Deferred[T]) -> Iterator[T]:
         """The items of an asynchronous iterator, each awaited when it is asked for."""
-        while True:
-            try:
-                yield self.run(_next(items))
-            except StopAsyncIteration:
-                return
+        try:
+            while True:
+                try:
+                    yield self.run(_next(items))
+                except StopAsyncIteration:
+                    return
+        finally:
+            if not self._closed:  # else whatever ran on it has ended with it
+                self.run(items.aclose())
 
     def close(self) -> None:
         self.run(self._loop.shutdown_default_executor())

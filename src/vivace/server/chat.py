@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterable
 from contextlib import aclosing
 from uuid import uuid4
 
@@ -86,7 +86,7 @@ class Chat:
         self,
         request: ChatRequest,
         collection: Collection,
-        deltas: AsyncGenerator[Delta, None],
+        deltas: AsyncIterable[Delta],
         stream: EventStream,
     ) -> None:
         start = time.perf_counter()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 from starlette.types import Send
 
@@ -53,21 +51,23 @@ class EventStream:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._writing = asyncio.Lock()
+        self._writing = False
         self._written = 0
         self._written_at_last_beat = 0
         self.started = False
 
     async def write(self, events: bytes) -> None:
-        """Send one or more whole events; waits while the client does not read."""
-        async with self._writing:  # a beat never comes between a head and its first event
-            if not self.started:
-                self.started = True
-                await self._send(
-                    {"type": "http.response.start", "status": 200, "headers": _HEADERS}
-                )
-            await self._send({"type": "http.response.body", "body": events, "more_body": True})
-            self._written += 1
+        """Send one or more whole events; waits while the client does not read.
+
+        One task writes. `beat`, of another one, keeps out of its way.
+        """
+        self._writing = True
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        self._written += 1
+        self._writing = False
 
     async def end(self, events: bytes) -> None:
         """Send the last events."""
@@ -82,7 +82,7 @@ class EventStream:
         """
         moved = self._written != self._written_at_last_beat
         self._written_at_last_beat = self._written
-        if self._writing.locked():
+        if self._writing:
             return moved
         if not moved:
             await self.write(_WAITING)

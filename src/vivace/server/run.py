@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import signal
 import socket
@@ -115,6 +116,9 @@ def serve(served: Served, bound: socket.socket, ready: Callable[[], None]) -> No
 
     async def opened() -> None:
         async with served.opened():
+            # what is loaded now stays: a full collection that walks it stops all for 50 ms
+            gc.collect()
+            gc.freeze()
             await running.serve(sockets=[bound])
 
     try:
