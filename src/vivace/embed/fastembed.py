@@ -17,7 +17,7 @@ import numpy as np
 
 from vivace.errors import BadSettings, Closed, EmbeddingError, MissingExtra
 from vivace.protocols import Kind
-from vivace.run.microbatch import MicroBatcher
+from vivace.run.yielding import YieldingBatcher
 from vivace.text.tokens import estimate
 from vivace.types import Embedded, Vector
 
@@ -61,7 +61,7 @@ class FastEmbed:
         except EmbeddingError as error:
             raise EmbeddingError(f"{self.name}: {error.what}", fix=error.fix) from error
         self.dim = len(probe[0])
-        self._batcher: MicroBatcher[_Text, Vector] = MicroBatcher(
+        self._batcher: YieldingBatcher[_Text, Vector] = YieldingBatcher(
             lambda items: _encode(self._model, items),
             workers=workers,
             cap=batch,
