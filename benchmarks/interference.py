@@ -112,11 +112,12 @@ class Load:
                 await asyncio.sleep(max(0.0, due - loop.time()))
                 group.create_task(timed(due))
                 due += draw.expovariate(rate)
+        await self.close()  # before the server does, which keeps idle connections for a minute
         return took
 
     async def close(self) -> None:
-        for client in self._free:
-            await client.__aexit__()
+        while self._free:
+            await self._free.pop().__aexit__()
 
 
 async def measure(options: argparse.Namespace) -> dict[str, object]:
@@ -154,8 +155,6 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
                 busy[kind] += loud
                 for q in QUANTILES:
                     ratios[f"{kind}_p{q}"].append(ms(loud, q) / ms(quiet, q))
-            for load in loads.values():
-                await load.close()
     kept = {k: statistics.median(beside[k]) / statistics.median(solo) for k in KINDS}
     return {
         "documents": part * turns,

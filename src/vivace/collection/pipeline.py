@@ -1,8 +1,9 @@
 """Documents in: read and chunk in a thread, embed, commit, in overlapping windows.
 
-All of it gives way to questions: reading and embedding on threads that step back, committing in
-windows that shrink while questions are slow. What is committed stays: an ingest that was cancelled
-or killed goes on where it was when it is run again, for unchanged documents are skipped.
+While questions come, it gives way to them: reading and embedding on threads that step back,
+committing in windows that shrink while questions are slow. What is committed stays: an ingest that
+was cancelled or killed goes on where it was when it is run again, for unchanged documents are
+skipped.
 """
 
 from __future__ import annotations
@@ -127,7 +128,9 @@ class Pipeline:
                 while True:
                     await slots.acquire()
                     window = await loop.run_in_executor(
-                        reading, preparation.next_window, self._pace.size()
+                        None if self._pace.quiet else reading,
+                        preparation.next_window,
+                        self._pace.size(),
                     )
                     if window is None:
                         break

@@ -3,7 +3,9 @@
 A forward pass of a passage takes 20 to 45 ms of a core and cannot be interrupted from inside the
 process. The kernel can: a thread with nice value 19 has 15 parts of the processor where a plain one
 has 1,024, and is taken off the core when that one wakes. An unprivileged process cannot take a
-nice value back, so yielding work has threads of its own. `docs/decisions/0017` has the measurement.
+nice value back, so yielding work has threads of its own. It is on them only while questions come:
+a thread that has stepped back gives way to every other program of the machine as well.
+`docs/decisions/0017` has the measurement.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ NICE: Final = 19
 """The value of a thread that has stepped back: the lowest share that is not none."""
 YIELDS: Final = Priority.INGEST
 """Work of this priority or less urgent steps back."""
+QUIET: Final = 2.0
+"""Seconds without a question after which nothing gives way any more."""
+PIECE: Final = 32
+"""Passages after which it is looked again whether questions come: a second of two cores."""
 
 _stepped = threading.local()
 
@@ -63,8 +69,9 @@ def stepping_back(function: Callable[P, R]) -> Callable[P, R]:
 class YieldingBatcher(Generic[T, R]):
     """Two micro-batchers over one function: ingest and background on threads that give way.
 
-    The arguments are `MicroBatcher`'s; each of the two has `workers` threads. A question never
-    waits for a passage's forward pass to end; passages have every core that no question wants.
+    The arguments are `MicroBatcher`'s; each of the two has `workers` threads. While questions come,
+    none waits for a passage's forward pass to end, and passages have every core that no question
+    wants. `clock` is in monotonic seconds.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class YieldingBatcher(Generic[T, R]):
         size: Callable[[T], int] = lambda _: 0,
         budget: int | None = None,
         name: str = "vivace-batch",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         def batcher(function: Callable[[list[T]], Sequence[R]], name: str) -> MicroBatcher[T, R]:
             return MicroBatcher(
@@ -84,6 +92,8 @@ class YieldingBatcher(Generic[T, R]):
 
         self.plain = batcher(function, name)
         self.yielding = batcher(stepping_back(function), f"{name}-yielding")
+        self._clock = clock
+        self._asked = clock() - QUIET
 
     async def run_many(self, items: Sequence[T], *, priority: int = 0) -> list[R]:
         """The results in the order of the items, on the threads that `work.current()` belongs to.
@@ -92,9 +102,15 @@ class YieldingBatcher(Generic[T, R]):
             Closed: the batcher is closed, or was before every item's turn came.
             Exception: whatever the function raised for an item alone.
         """
-        yields = work.current().priority >= YIELDS
-        batcher = self.yielding if yields else self.plain
-        return await batcher.run_many(items, priority=priority)
+        if work.current().priority < YIELDS:
+            self._asked = self._clock()
+            return await self.plain.run_many(items, priority=priority)
+        results: list[R] = []
+        for at in range(0, len(items), PIECE):
+            asked = self._clock() - self._asked < QUIET
+            batcher = self.yielding if asked else self.plain
+            results += await batcher.run_many(items[at : at + PIECE], priority=priority)
+        return results
 
     def statistics(self) -> tuple[Statistics, Statistics]:
         """Of the plain threads, and of those that give way."""
@@ -123,8 +139,6 @@ class Pace:
 
     PERIOD: Final = 0.5
     """Seconds."""
-    QUIET: Final = 2.0
-    """Seconds without a question after which ingest has full speed again."""
     SLOWER: Final = 1.3
     """Times the baseline that questions may take."""
     FORGET: Final = 1.01
@@ -140,24 +154,30 @@ class Pace:
         self._size = most
         self._baseline: float | None = None
         self._period: list[float] = []
-        self._began = self._last = clock() - self.QUIET
+        self._began = self._last = clock() - QUIET
 
     def observe(self, seconds: float) -> None:
         """A question was answered and took so long."""
         with self._lock:
             now = self._clock()
-            if now - self._last >= self.QUIET:
+            if now - self._last >= QUIET:
                 self._rest(now)
             elif now - self._began >= self.PERIOD and self._period:
                 self._step(now)
             self._last = now
             self._period.append(seconds)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody has asked anything for some seconds."""
+        with self._lock:
+            return self._clock() - self._last >= QUIET
+
     def size(self) -> int:
         """How much to do at once now: from `least` to `most`."""
         with self._lock:
             now = self._clock()
-            if now - self._last >= self.QUIET:
+            if now - self._last >= QUIET:
                 self._rest(now)
             return self._size
 
