@@ -152,9 +152,9 @@ class TestPace:
         ask(pace, clock, 0.030, periods=3)
         assert pace.size() <= 128
         ask(pace, clock, 0.030, periods=20)
-        assert pace.size() == 16
+        assert pace.size() == 32
         ask(pace, clock, 0.011, periods=3)
-        assert 16 < pace.size() < 256
+        assert 32 < pace.size() < 256
         ask(pace, clock, 0.011, periods=12)
         assert pace.size() == 256
 
@@ -163,9 +163,9 @@ class TestPace:
         pace = Pace(256, clock=clock)
         ask(pace, clock, 0.010, periods=4)
         ask(pace, clock, 0.100, periods=20)
-        assert pace.size() == 16
+        assert pace.size() == 32
         clock.now += QUIET - 0.1
-        assert pace.size() == 16
+        assert pace.size() == 32
         clock.now += 0.1
         assert pace.size() == 256
 
@@ -174,7 +174,7 @@ class TestPace:
         pace = Pace(256, clock=clock)
         ask(pace, clock, 0.010, periods=4)
         ask(pace, clock, 0.020, periods=20)
-        assert pace.size() == 16
+        assert pace.size() == 32
         ask(pace, clock, 0.020, periods=100)
         assert pace.size() == 256
 
@@ -196,6 +196,6 @@ class TestPace:
         for gap, seconds in steps:
             clock.now += gap
             pace.observe(seconds)
-            assert min(16, most) <= pace.size() <= most
+            assert min(32, most) <= pace.size() <= most
         clock.now += QUIET
         assert pace.size() == most

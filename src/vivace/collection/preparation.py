@@ -143,7 +143,7 @@ class Preparation:
             if isinstance(source, Document):
                 window.last = source.source or source.id
                 pending.append(source)
-                if len(pending) >= min(32, chunks) or len(source.text) > 100_000:
+                if len(pending) >= 32 or len(source.text) > 100_000:
                     self._prepare(pending, window)
                     pending.clear()
             elif isinstance(source, IngestError):

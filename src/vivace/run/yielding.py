@@ -144,7 +144,7 @@ class Pace:
     FORGET: Final = 1.01
 
     def __init__(
-        self, most: int, *, least: int = 16, clock: Callable[[], float] = time.monotonic
+        self, most: int, *, least: int = 32, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._most = most
         self._least = min(least, most)
