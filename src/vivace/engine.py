@@ -34,6 +34,7 @@ from vivace.run.pools import Pool
 from vivace.run.streams import Deferred
 from vivace.run.threads import divide
 from vivace.run.work import Priority, doing
+from vivace.run.yielding import Pace
 from vivace.settings import Settings
 from vivace.store.changes import Put, Remove
 from vivace.trace import Trace
@@ -145,6 +146,7 @@ class Collection:
         self._searcher = engine.searcher(corpus, trace)
         self._answerer = engine.answerer()
         self._writer = Writer(corpus)
+        self._pace = Pace(engine.settings.ingest.commit_chunks)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
         self._searching = 0
@@ -248,7 +250,9 @@ class Collection:
         start = time.perf_counter()
         with self._in_flight(), doing(seconds=query.deadline, user=query.user):
             result = await self._searcher.search(query)
-        self._record(query, result, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._pace.observe(seconds)
+        self._record(query, result, seconds)
         return result
 
     async def search_many(
@@ -333,8 +337,9 @@ class Collection:
 
     def _pipeline(self) -> Pipeline:
         embedder = self._engine.embedder
+        count = embedder.count_tokens
         return Pipeline(
-            self._corpus.store, self._writer, embedder, embedder.count_tokens, self._settings
+            self._corpus.store, self._writer, embedder, count, self._settings, self._pace
         )
 
     async def _add_chunks(

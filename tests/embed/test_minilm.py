@@ -114,7 +114,7 @@ async def test_unread_passages_do_not_even_load_the_model() -> None:
     try:
         assert not (await vectors(model, "维瓦切", "检索")).any()
         assert model._session is None
-        assert model.statistics().done == 2
+        assert model.statistics()[0].done == 2
     finally:
         model.close()
 

@@ -18,7 +18,7 @@ def test_builtin(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -
         assert isinstance(model, MiniLM)
         embedder: Embedder = model
         assert embedder.name == "all-MiniLM-L6-v2/int8-row/1"
-        assert model.statistics().threads == expected
+        assert model.statistics()[0].threads == expected
     finally:
         model.close()
 

@@ -1,10 +1,17 @@
-"""Documents in: read and chunk in a thread, embed, commit, in overlapping windows."""
+"""Documents in: read and chunk in a thread, embed, commit, in overlapping windows.
+
+While questions come, it gives way to them: reading and embedding on threads that step back,
+committing in windows that shrink while questions are slow. What is committed stays: an ingest that
+was cancelled or killed goes on where it was when it is run again, for unchanged documents are
+skipped.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +21,7 @@ from vivace.collection.preparation import Preparation, Prepared, Source, Window
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder, TokenCounter
 from vivace.run.work import Priority, doing
+from vivace.run.yielding import Pace, step_back
 from vivace.settings import Settings
 from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import Store
@@ -47,6 +55,7 @@ class Pipeline:
 
     Args:
         count: tokens of texts, as the embedder counts them.
+        pace: how many chunks a window has.
     """
 
     def __init__(
@@ -56,12 +65,14 @@ class Pipeline:
         embedder: Embedder,
         count: TokenCounter,
         settings: Settings,
+        pace: Pace,
     ) -> None:
         self._store = store
         self._writer = writer
         self._embedder = embedder
         self._count = count
         self._settings = settings
+        self._pace = pace
 
     async def run(
         self,
@@ -109,16 +120,25 @@ class Pipeline:
     ) -> None:
         preparation = Preparation(sources, self._store, self._count, self._settings)
         slots = asyncio.Semaphore(_WINDOWS)
-        async with asyncio.TaskGroup() as group:
-            before: asyncio.Task[None] | None = None
-            while True:
-                await slots.acquire()
-                window = await asyncio.to_thread(preparation.next_window)
-                if window is None:
-                    break
-                before = group.create_task(
-                    self._window(window, preparation, before, slots, tally, progress)
-                )
+        loop = asyncio.get_running_loop()
+        reading = ThreadPoolExecutor(1, "vivace-reading", initializer=step_back)
+        try:
+            async with asyncio.TaskGroup() as group:
+                before: asyncio.Task[None] | None = None
+                while True:
+                    await slots.acquire()
+                    window = await loop.run_in_executor(
+                        None if self._pace.quiet else reading,
+                        preparation.next_window,
+                        self._pace.size(),
+                    )
+                    if window is None:
+                        break
+                    before = group.create_task(
+                        self._window(window, preparation, before, slots, tally, progress)
+                    )
+        finally:
+            reading.shutdown(wait=False)  # cancelled, it ends with the file it reads
 
     async def _window(
         self,

@@ -130,8 +130,12 @@ class Preparation:
     def _index_title(self) -> bool:
         return self._settings.ingest.index_title
 
-    def next_window(self) -> Window | None:
-        """The next documents, at least one item where there are any; None at the end."""
+    def next_window(self, chunks: int) -> Window | None:
+        """The next documents, at least one item where there are any; None at the end.
+
+        Args:
+            chunks: after so many the window is full.
+        """
         window, pending = Window(), list[Document]()
         until = time.monotonic() + self._settings.ingest.commit_seconds
         for source in self._sources:
@@ -148,7 +152,7 @@ class Preparation:
                 window.failures.append(source)
             else:
                 window.skipped.append(source)
-            if window.chunks >= self._settings.ingest.commit_chunks or time.monotonic() > until:
+            if window.chunks >= chunks or time.monotonic() > until:
                 break
         self._prepare(pending, window)
         return window if window.read else None

@@ -18,9 +18,9 @@ import numpy as np
 from vivace.errors import BadSettings, Closed, EmbeddingError, MissingExtra
 from vivace.protocols import Kind
 from vivace.run.crew import Statistics
-from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import NATIVE, Cores
 from vivace.run.work import Priority, doing
+from vivace.run.yielding import YieldingBatcher
 from vivace.text.tokens import estimate
 from vivace.types import Embedded, Vector
 
@@ -65,7 +65,7 @@ class FastEmbed:
         except EmbeddingError as error:
             raise EmbeddingError(f"{self.name}: {error.what}", fix=error.fix) from error
         self.dim = len(probe[0])
-        self._batcher: MicroBatcher[_Text, Vector] = MicroBatcher(
+        self._batcher: YieldingBatcher[_Text, Vector] = YieldingBatcher(
             lambda items: _encode(self._model, items),
             workers=workers,
             cap=batch,
@@ -98,7 +98,8 @@ class FastEmbed:
             raise EmbeddingError(error.what, fix=error.fix) from error
         return Embedded(np.stack(rows) if rows else np.zeros((0, self.dim), np.float32))
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> tuple[Statistics, Statistics]:
+        """Of questions and whatever else is not ingest; of ingest and background work."""
         return self._batcher.statistics()
 
     def resize(self, workers: int) -> None:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from vivace.errors import Closed, EmbeddingError
 from vivace.protocols import Kind
 from vivace.run.crew import Statistics
-from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import NATIVE, Cores
 from vivace.run.work import Priority, doing
+from vivace.run.yielding import YieldingBatcher
 from vivace.text.language import language
 from vivace.types import Embedded, Vector
 
@@ -104,7 +104,8 @@ class _Text:
 class MiniLM:
     """English texts to 384 dimensions. An `Embedder` and a token counter; safe from any thread.
 
-    `workers` single-threaded threads share one session. `batch` is the most texts in one forward
+    `workers` single-threaded threads share one session, and as many for ingest, which give way to
+    them. `batch` is the most texts in one forward
     pass. The files are checked now, the model is loaded at the first use (0.2 s).
 
     Raises:
@@ -122,7 +123,7 @@ class MiniLM:
         self._loading = threading.Lock()
         self._tokens: _Tokens | None = None
         self._session: InferenceSession | None = None
-        self._batcher: MicroBatcher[_Text, Vector] = MicroBatcher(
+        self._batcher: YieldingBatcher[_Text, Vector] = YieldingBatcher(
             self._encode,
             workers=workers,
             cap=batch,
@@ -166,7 +167,8 @@ class MiniLM:
         except Exception as error:
             raise EmbeddingError(f"{NAME}: cannot count tokens: {error}", fix=_BROKEN) from error
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> tuple[Statistics, Statistics]:
+        """Of questions and whatever else is not ingest; of ingest and background work."""
         return self._batcher.statistics()
 
     def resize(self, workers: int) -> None:

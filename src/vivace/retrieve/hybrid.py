@@ -65,6 +65,7 @@ class HybridSearcher:
         if query.vector is not None or not self._readable(query.text):
             return await self._pool.run(self._whole, query)
         keyword = asyncio.ensure_future(self._pool.run(self._keyword, query))
+        keyword.add_done_callback(_looked_at)
         try:
             with self._trace.span("embed"):
                 embedded = await self._embedder.embed([query.text], kind="query")
@@ -134,6 +135,12 @@ class HybridSearcher:
 
     def _width(self, query: Query) -> int:
         return max(self._settings.candidates, 2 * query.k)
+
+
+def _looked_at(task: asyncio.Task[_Keyword]) -> None:
+    """Where both sides fail one error is raised; asyncio would log that nobody saw the other."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _hits(

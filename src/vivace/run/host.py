@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path, PurePosixPath
 
@@ -20,26 +21,41 @@ def cores(root: Path = ROOT) -> int:
 
 
 def quota(root: Path = ROOT) -> float | None:
-    """CPUs the cgroups (version 1 or 2) allow, as a fraction; None where they set no limit.
+    """CPUs the cgroups (version 1 or 2) allow, as a fraction; None where they set no limit."""
+    found = (
+        (_quota_v2 if group.version == 2 else _quota_v1)(group.folder)
+        for group in groups("cpu", root)
+    )
+    return min((limit for limit in found if limit is not None), default=None)
 
-    A group is limited by its ancestors too, so the least on the way up counts. In a container the
-    path may name groups that are not mounted: those files are missing and set no limit.
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A cgroup that this process is in, as a folder of its controller's files."""
+
+    version: int
+    folder: Path
+
+
+def groups(controller: str, root: Path = ROOT) -> list[Group]:
+    """The process's own groups of a controller first, then their ancestors, whose limits hold too.
+
+    In a container the path may name groups that are not mounted: their files are missing.
     """
-    limits: list[float] = []
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    found: list[Group] = []
+    for line in read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
+        controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             mounts = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
-            read = _quota_v2
-        elif "cpu" in controllers.split(","):
-            mounts = [root / "sys/fs/cgroup" / name for name in (controllers, "cpu")]
-            read = _quota_v1
+            version = 2
+        elif controller in controllers.split(","):
+            mounts = [root / "sys/fs/cgroup" / name for name in (controllers, controller)]
+            version = 1
         else:
             continue
-        folders = [mount / above for mount in mounts for above in _way_up(group)]
-        limits += [limit for limit in map(read, folders) if limit is not None]
-    return min(limits, default=None)
+        found += [Group(version, mount / above) for mount in mounts for above in _way_up(path)]
+    return found
 
 
 def _affinity() -> int:
@@ -55,12 +71,12 @@ def _way_up(group: str) -> list[PurePosixPath]:
 
 
 def _quota_v2(folder: Path) -> float | None:
-    limit, _, period = _read(folder / "cpu.max").strip().partition(" ")
+    limit, _, period = read(folder / "cpu.max").strip().partition(" ")
     return _ratio(limit, period or "100000")
 
 
 def _quota_v1(folder: Path) -> float | None:
-    limit, period = (_read(folder / f"cpu.cfs_{kind}_us").strip() for kind in ("quota", "period"))
+    limit, period = (read(folder / f"cpu.cfs_{kind}_us").strip() for kind in ("quota", "period"))
     return _ratio(limit, period)
 
 
@@ -71,7 +87,8 @@ def _ratio(limit: str, period: str) -> float | None:
     return None
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """A small file's text; empty where it cannot be read."""
     try:
         return path.read_text("utf-8")
     except OSError:

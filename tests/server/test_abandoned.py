@@ -1,0 +1,198 @@
+"""Clients that leave by the hundred, wherever their request is, cost nothing afterwards."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.live import WAIT, Live, serving
+from vivace.embed.minilm import MiniLM
+from vivace.retrieve.hybrid import HybridSearcher
+from vivace.run.yielding import YieldingBatcher
+from vivace.settings import Settings
+from vivace.testing.fake_llm import FakeModel
+
+CLIENTS = 25
+ROUNDS = 5
+WARM = 2
+LATE = 6
+"""Threads, and files of theirs, that a pool may still open after the warm-up: far fewer than the
+clients that leave."""
+SEARCH = ("/v1/search", {"query": "How long is the notice period?"})
+STREAM = (
+    "/v1/chat/completions",
+    {
+        "model": "vivace",
+        "stream": True,
+        "messages": [{"role": "user", "content": "How long is the notice period?"}],
+    },
+)
+
+
+class Gate:
+    """Stands before a function: counts who comes, and holds them while it is shut."""
+
+    def __init__(self) -> None:
+        self.came = 0
+        self._lock = threading.Condition()
+        self._open = True
+
+    def shut(self) -> None:
+        with self._lock:
+            self._open, self.came = False, 0
+
+    def open(self) -> None:
+        with self._lock:
+            self._open = True
+            self._lock.notify_all()
+
+    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def gated(*args: Any) -> Any:
+            with self._lock:
+                self.came += 1
+                self._lock.notify_all()
+                assert self._lock.wait_for(lambda: self._open, WAIT)
+            return function(*args)
+
+        return gated
+
+    def reached(self, count: int) -> None:
+        with self._lock:
+            assert self._lock.wait_for(lambda: self.came >= count, WAIT)
+
+
+@contextmanager
+def clients(live: Live, what: tuple[str, dict[str, Any]]) -> Iterator[list[socket.socket]]:
+    """Requests that have been sent; at the end of the block their clients leave."""
+    host, port = live.address.removeprefix("http://").split(":")
+    path, value = what
+    body = json.dumps(value).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(CLIENTS):
+            one = stack.enter_context(socket.create_connection((host, int(port)), timeout=WAIT))
+            one.sendall(head + body)
+            opened.append(one)
+        yield opened
+
+
+def until(live: Live, true: Callable[[], bool]) -> None:
+    """Let the server's loop turn until it is so."""
+
+    deadline = time.monotonic() + WAIT
+    while not true():
+        live.tasks()  # a turn of the loop
+        assert time.monotonic() < deadline
+
+
+def batcher(live: Live) -> YieldingBatcher[Any, Any]:
+    embedder = live.served.engine.embedder
+    assert isinstance(embedder, MiniLM)
+    return embedder._batcher
+
+
+def held(live: Live) -> tuple[int, int, int]:
+    """Tasks, threads and open files."""
+    files = Path("/proc/self/fd")
+    return (
+        live.tasks(),
+        threading.active_count(),
+        sum(1 for _ in files.iterdir()) if files.exists() else 0,
+    )
+
+
+def grown(now: tuple[int, int, int], before: tuple[int, int, int]) -> bool:
+    tasks, threads, files = (more - less for more, less in zip(now, before, strict=True))
+    return tasks > 0 or max(threads, files) > LATE
+
+
+def let_go(live: Live, leave: Callable[[], None]) -> None:
+    """Round after round of leaving clients; after the warm-up nothing of theirs is held."""
+    for _ in range(WARM):
+        leave()
+        live.idle()
+    before = held(live)
+    for _ in range(ROUNDS - WARM):
+        leave()
+        live.idle()
+    deadline = time.monotonic() + WAIT
+    while grown(now := held(live), before) and time.monotonic() < deadline:
+        live.idle()  # connections are closed by the loop's next turns
+    assert not grown(now, before), (before, now)
+    assert live.served.trace.counters() == {"clients.gone": CLIENTS * ROUNDS}
+
+
+def test_in_the_queue_and_in_the_forward_pass(
+    config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    monkeypatch.setattr(MiniLM, "_encode", gate.before(MiniLM._encode))
+    with serving(config, [handbook]) as live:
+
+        def leave() -> None:
+            gate.shut()
+            with clients(live, SEARCH):
+                until(live, lambda: live.served.running.count == CLIENTS)
+                gate.reached(1)
+                until(live, lambda: waiting(live) == CLIENTS)
+            live.idle()  # before the forward pass has ended
+            gate.open()
+            until(live, lambda: waiting(live) == 0)
+            assert gate.came == 1, "passes for nobody"  # of the one worker
+
+        let_go(live, leave)
+
+
+def waiting(live: Live) -> int:
+    plain, _ = batcher(live).statistics()
+    return sum(plain.queued.values()) + plain.running
+
+
+def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    monkeypatch.setattr(HybridSearcher, "_fused", gate.before(HybridSearcher._fused))
+    with serving(config, [handbook]) as live:
+        pool = live.served.engine._pool
+
+        def leave() -> None:
+            gate.shut()
+            threads = pool.statistics().threads
+            with clients(live, SEARCH):
+                gate.reached(threads)
+                until(live, lambda: live.served.running.count == CLIENTS)
+            live.idle()
+            came = gate.came
+            gate.open()
+            until(live, lambda: pool.statistics().running == 0)
+            assert came == gate.came == threads, "searches for nobody"
+
+        let_go(live, leave)
+
+
+def test_in_the_stream(config: Settings, handbook: str) -> None:
+    import msgspec
+
+    with FakeModel(mode="scripted", text="word " * 5000, delay_ms=5, slots=100) as fake:
+        generate = msgspec.structs.replace(config.generate, model=f"openai:fake@{fake.url}")
+        settings = msgspec.structs.replace(config, generate=generate)
+        with serving(settings, [handbook]) as live:
+
+            def leave() -> None:
+                with clients(live, STREAM) as opened:
+                    for one in opened:
+                        while b'"content":' not in one.recv(65536):
+                            pass
+                    assert fake.statistics().running == CLIENTS
+                live.idle()
+                fake.wait(lambda now: now.running == 0)
+
+            let_go(live, leave)
