@@ -60,7 +60,7 @@ class Servers(RuleBasedStateMachine):
         )
         self.tasks: list[asyncio.Task[Lease]] = []
         self.held: list[Held] = []
-        self.given = self.ended = 0
+        self.avoided: dict[asyncio.Task[Lease], set[str]] = {}
 
     # -- what happens -----------------------------------------------------------------------
 
@@ -77,7 +77,13 @@ class Servers(RuleBasedStateMachine):
             return await self.endpoints.lease(avoid=avoid)
 
         self.tasks.append(self.loop.create_task(one()))
+        self.avoided[self.tasks[-1]] = avoid
         self.settle()
+
+    @rule(count=st.integers(2, 6))
+    def crowd(self, count: int) -> None:
+        for _ in range(count):
+            self.arrive(Priority.INTERACTIVE, None, set())
 
     @precondition(lambda self: self.held)
     @rule(
@@ -95,9 +101,8 @@ class Servers(RuleBasedStateMachine):
             lease.busy(at % 4)
         lease.end()
         lease.end()
-        self.ended += 1
         if cancel:  # whoever was given the place in this moment
-            for task in self.tasks[:2]:
+            for task in self.tasks[: 1 + at % 3]:
                 task.cancel()
         self.settle()
 
@@ -149,7 +154,6 @@ class Servers(RuleBasedStateMachine):
             elif task.cancelled():
                 pass
             elif (error := task.exception()) is None:
-                self.given += 1
                 lease = task.result()
                 server = seen[lease.server]
                 assert server.in_use <= server.bound
@@ -183,13 +187,15 @@ class Servers(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_where_a_server_has_room(self) -> None:
-        if self.tasks:
-            now = self.loop.now
-            members = [m for m in self.endpoints._balance.members.values() if not m.draining]
-            closed = [m for m in members if m.breaker.state(now) is State.CLOSED]
-            assert closed or any(m.breaker.admits(now) for m in members)
-            awake = [m for m in closed if m.rests_until <= now]
-            assert all(m.in_use >= m.server.bound for m in awake or closed)
+        now = self.loop.now
+        members = [m for m in self.endpoints._balance.members.values() if not m.draining]
+        usable = [m for m in members if m.breaker.admits(now)]
+        assert usable or not self.tasks
+        awake = [m for m in usable if m.rests_until <= now] or usable
+        for task in self.tasks:
+            avoid = self.avoided[task]
+            wanted = [m for m in awake if m.server.name not in avoid] or awake
+            assert all(m.in_use >= m.server.bound for m in wanted)
 
     @invariant()
     def counts_add_up(self) -> None:

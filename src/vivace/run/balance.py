@@ -129,18 +129,23 @@ class Balance:
         """Take a place at the best server; None where none has room.
 
         Args:
-            avoid: names that are taken only where no other has room.
+            avoid: names that are taken only where no other can be asked. One that can but is full
+                is waited for: a server that fails at once always has room.
         """
-        fit = [m for m in self._awake(now) if m.in_use < m.server.bound]
+        awake = self._awake(now)
+        wanted = [m for m in awake if m.server.name not in avoid] or awake
+        fit = [m for m in wanted if m.in_use < m.server.bound]
         if not fit:
             return None
-        best = min(
-            fit, key=lambda m: (m.server.name in avoid, m.in_use / m.server.weight, m.passed)
-        )
+        best = min(fit, key=lambda m: (m.in_use / m.server.weight, m.passed))
         best.passed += 1 / best.server.weight
         best.in_use += 1
         best.started += 1
         return Taken(best, best.breaker.begin(), now)
+
+    def has_room(self, now: float) -> bool:
+        """Whether a request that avoids nothing would find a place."""
+        return any(m.in_use < m.server.bound for m in self._awake(now))
 
     def all_out(self, now: float) -> bool:
         """Whether every server is ejected, and none may be tried."""

@@ -190,7 +190,7 @@ class Endpoints:
         """A place at the best server.
 
         Args:
-            avoid: names of servers that are asked only where no other has room.
+            avoid: names of servers that are asked only where no other can be.
 
         Raises:
             AllEjected: every server is ejected; says at once when to come again.
@@ -289,23 +289,34 @@ class Endpoints:
     def _grant(self) -> None:
         """Give places while there are some and anyone waits."""
         now = self._clock()
-        while self._turns:
-            ticket, waiting = self._turns.head()
+        while self._turns and self._grant_one(now):
+            pass
+        if self._balance.all_out(now):
+            self._refuse(lambda: self._all_ejected(now))
+        self._set_alarm(now)
+
+    def _grant_one(self, now: float) -> bool:
+        """Give one place, or take leave of those who cannot take theirs; False where none is left.
+
+        Whoever avoids the servers that have room lets the next one go first.
+        """
+        for ticket, waiting in self._turns.order():
             if waiting.lease.done():  # cancelled; its task has yet to hear of it
                 self._turns.leave(ticket)
-            elif waiting.urgency.late(now):
+                return True
+            if waiting.urgency.late(now):
                 self._turns.leave(ticket)
                 waiting.lease.set_exception(work.too_late(self.name))
-            elif (taken := self._balance.choose(now, waiting.avoid)) is not None:
+                return True
+            if (taken := self._balance.choose(now, waiting.avoid)) is not None:
                 taken.member.waited += 1
                 taken.member.wait_seconds += now - waiting.since
                 self._turns.taken(ticket)
                 waiting.lease.set_result(Lease(self, taken))
-            else:
-                break
-        if self._balance.all_out(now):
-            self._refuse(lambda: self._all_ejected(now))
-        self._set_alarm(now)
+                return True
+            if not self._balance.has_room(now):
+                return False
+        return False
 
     def _refuse(self, why: Callable[[], VivaceError]) -> None:
         while self._turns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 from vivace.run.work import Priority
@@ -37,6 +38,13 @@ class Turns(Generic[T]):
         if self._turns % PATIENCE == PATIENCE - 1:
             return min(heads, key=lambda head: head[0])
         return heads[0]
+
+    def order(self) -> Iterator[tuple[int, T]]:
+        """All, as their turns would come now; stop after a change."""
+        first, item = self.head()
+        yield first, item
+        for queue in self._queues.values():
+            yield from ((ticket, item) for ticket, item in queue.items() if ticket != first)
 
     def taken(self, ticket: int) -> None:
         """It has had its turn."""
