@@ -331,7 +331,7 @@ class Endpoints:
             self._alarm.cancel()
             self._alarm = None
         if self._turns and (change := self._balance.next_change(now)) is not None:
-            loop = asyncio.get_running_loop()
+            loop = next(iter(self._turns.order()))[1].lease.get_loop()
             self._alarm = loop.call_later(max(change - now, _TICK), self._grant)
 
     def _all_ejected(self, now: float) -> AllEjected:
