@@ -29,7 +29,8 @@ class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="`builtin` (all-MiniLM-L6-v2, English) or `given:DIM` "
             "(every vector is passed in; questions without one use keywords alone), "
-            "`openai:NAME@URL` (`#DIM` behind it spares asking the server at the start), "
+            "`openai:NAME@URL` (several servers of one model: `URL,URL*2`, behind the `*` a "
+            "weight; `#DIM` at the end spares asking a server at the start), "
             "or `fastembed:NAME-or-folder` (extra `[models]`)"
         ),
     ] = "builtin"
@@ -44,7 +45,7 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     api_key: Annotated[str, Meta(description="sent as a bearer token; never shown")] = ""
     batch: Annotated[int, Meta(ge=1, le=2048, description="most texts in one request")] = 64
-    concurrency: Annotated[int, Meta(ge=1, description="most requests at once")] = 4
+    concurrency: Annotated[int, Meta(ge=1, description="most requests at once to a server")] = 4
     seconds: Annotated[float, Meta(gt=0, description="timeout of a request")] = 30.0
     retries: Annotated[int, Meta(ge=0, description="further tries of a failed request")] = 3
 
@@ -117,7 +118,10 @@ class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[
         str,
-        Meta(description="empty (quotes, no model) or `openai:NAME@URL`, URL ending in /v1"),
+        Meta(
+            description="empty (quotes, no model) or `openai:NAME@URL`, URL ending in /v1; "
+            "several servers of one model: `URL,URL*2`, behind the `*` a weight"
+        ),
     ] = ""
     api_key: Annotated[str, Meta(description="sent as a bearer token; never shown")] = ""
     max_tokens: Annotated[int, Meta(ge=1, description="most tokens of an answer")] = 1024
@@ -135,7 +139,9 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retries: Annotated[
         int, Meta(ge=0, description="further tries, before the first token only")
     ] = 2
-    connections: Annotated[int, Meta(ge=1, description="most connections to the server")] = 64
+    connections: Annotated[
+        int, Meta(ge=1, description="most connections, and so requests at once, to a server")
+    ] = 64
     price_prompt: Annotated[
         float, Meta(ge=0, description="per million prompt tokens, in any currency")
     ] = 0.0

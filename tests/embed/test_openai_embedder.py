@@ -7,6 +7,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -17,7 +18,11 @@ from vivace.embed import names
 from vivace.embed.openai import OpenAIEmbedder
 from vivace.engine import Engine
 from vivace.errors import BadSettings, EmbeddingError
+from vivace.run.balance import Server
+from vivace.run.breaker import State, Tolerance
 from vivace.run.endpoint import Endpoint
+from vivace.run.endpoints import Endpoints
+from vivace.run.work import Priority, doing
 from vivace.settings import Embed, Remote, Settings, load
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -245,3 +250,62 @@ async def test_a_collection_embedded_over_the_wire(fake: FakeModel) -> None:
         degraded = await docs.search("green grass, again")
         assert degraded.hits
         assert "openai:e5" in degraded.degraded[0]
+
+
+@pytest.mark.parametrize("kind", ["429", "500", "cut", "dead"])
+async def test_another_server_goes_on(fake: FakeModel, kind: str) -> None:
+    faults = [] if kind == "dead" else [Fault(kind)]
+    with FakeModel(dim=16, faults=faults, retry_after=0.01) as bad:
+        if kind == "dead":
+            bad.stop()
+        several = [Endpoint("e5", bad.url, "16"), Endpoint("e5", fake.url, "16")]
+        model = OpenAIEmbedder(several, Remote(batch=1, concurrency=2, retries=1))
+        try:
+            for _ in range(4):
+                found = await model.embed([f"text {n}" for n in range(8)], kind="passage")
+                assert found.vectors.any(axis=1).all()
+            first, second = model.statistics().servers
+            assert second.succeeded == 32
+            assert 1 <= second.idle <= 2
+            assert fake.statistics().most_running <= 2
+            assert (first.state is State.CLOSED) is (kind == "429")
+            assert first.in_use == second.in_use == 0
+        finally:
+            model.close()
+
+
+async def test_servers_that_are_down_are_told_at_once_and_waited_for_by_those_who_can() -> None:
+    with FakeModel(dim=16, faults=[Fault("500", first=5)]) as fake:
+        model = embedder(fake, dim="16", retries=0)
+        try:
+            for _ in range(5):
+                with pytest.raises(EmbeddingError, match="status 500"):
+                    await model.embed(["x"], kind="query")
+            with pytest.raises(EmbeddingError, match="every server"):
+                await model.embed(["x"], kind="query")
+            assert fake.statistics().requests == 5
+        finally:
+            model.close()
+        patient = embedder(fake, dim="16", retries=8)
+        server = Server(fake.url, bound=1)
+        short = Tolerance(in_row=1, first=0.05)
+        patient.endpoints = Endpoints(patient.name, [server], tolerance=short)
+        fake._state.behaviour = replace(fake._state.behaviour, faults=(Fault("500", first=7),))
+        try:
+            with doing(Priority.INGEST):
+                assert (await patient.embed(["x"], kind="passage")).vectors.any()
+            assert patient.statistics().servers[0].ejections == 2
+        finally:
+            patient.close()
+
+
+def test_several_by_name(fake: FakeModel) -> None:
+    with FakeModel(dim=16) as other:
+        name = f"openai:bge@{fake.url}*2,{other.url}#16"
+        model = names.load(Settings(embed=Embed(model=name)))
+        try:
+            assert isinstance(model, OpenAIEmbedder)
+            assert (model.name, model.dim) == ("openai:bge", 16)
+            assert [s.weight for s in model.statistics().servers] == [2, 1]
+        finally:
+            model.close()

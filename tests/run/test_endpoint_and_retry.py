@@ -8,21 +8,55 @@ from email.utils import formatdate
 
 import pytest
 
-from vivace.run.endpoint import Endpoint, endpoint
+from vivace.errors import BadSettings
+from vivace.run.endpoint import Endpoint, endpoints
 from vivace.run.retry import FIRST, LONGEST, backoff, retry_after
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("openai:m@http://h/v1", Endpoint("m", "http://h/v1")),
-        ("openai:a/b:7b@https://h:8/v1/", Endpoint("a/b:7b", "https://h:8/v1")),
-        ("openai:@cf/m@http://[::1]:8/v1#384", Endpoint("@cf/m", "http://[::1]:8/v1", "384")),
-        ("builtin", None),
+        ("openai:m@http://h/v1", [Endpoint("m", "http://h/v1")]),
+        ("openai:a/b:7b@https://h:8/v1/", [Endpoint("a/b:7b", "https://h:8/v1")]),
+        ("openai:@cf/m@http://[::1]:8/v1#384", [Endpoint("@cf/m", "http://[::1]:8/v1", "384")]),
+        (
+            "openai:m@http://a/v1*3, https://b:8/v1/*0.5",
+            [Endpoint("m", "http://a/v1", "", 3.0), Endpoint("m", "https://b:8/v1", "", 0.5)],
+        ),
+        (
+            "openai:m@http://a/v1,http://b/v1*2#384",
+            [Endpoint("m", "http://a/v1", "384"), Endpoint("m", "http://b/v1", "384", 2.0)],
+        ),
+        ("openai:m@http://h:8*2", [Endpoint("m", "http://h:8", "", 2.0)]),
+        ("builtin", []),
     ],
 )
-def test_endpoints(text: str, expected: Endpoint | None) -> None:
-    assert endpoint("embed.model", text) == expected
+def test_endpoints(text: str, expected: list[Endpoint]) -> None:
+    assert list(endpoints("embed.model", text)) == expected
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        "http://a/v1,http://a/v1/",
+        "http://a/v1,b/v1",
+        "http://a/v1 http://b/v1",
+        "http://a/v1,",
+        "http://a/v1*0",
+        "http://a/v1*1001",
+        "http://a/v1*x",
+        "http://a/v1*2*2",
+        "http://a/v1*-1",
+        "http://a/v1#1,http://b/v1#2",
+        "http://a/v1,https://u:hush@b/v1",
+        "http://a/v1,https://b/v1?k=hush",
+        "http://a/v1,http://b:99999999/v1",
+    ],
+)
+def test_what_names_no_servers(urls: str) -> None:
+    with pytest.raises(BadSettings, match=r"^embed\.model: ") as raised:
+        endpoints("embed.model", f"openai:m@{urls}")
+    assert "hush" not in str(raised.value)
 
 
 def test_full_jitter_within_its_bounds() -> None:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.run.test_host import V2, tree
 
+from tests.run.test_host import V2, tree
 from vivace.run import host, pressure
 from vivace.run.pressure import Memory, Process, Throttling
 

@@ -1,4 +1,4 @@
-"""Embedders behind the OpenAI wire: `openai:NAME@URL`, or `openai:NAME@URL#DIM`."""
+"""Embedders behind the OpenAI wire: `openai:NAME@URL`, `openai:NAME@URL,URL#DIM`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ import aiohttp
 import msgspec
 import numpy as np
 
-from vivace.errors import BadSettings, EmbeddingError
+from vivace.errors import BadSettings, Closed, EmbeddingError, VivaceError
 from vivace.protocols import Kind
+from vivace.run import work
+from vivace.run.balance import Server
+from vivace.run.connections import with_idle
 from vivace.run.endpoint import Endpoint
-from vivace.run.retry import STATUSES, backoff, retry_after
+from vivace.run.endpoints import AllEjected, Endpoints, Lease, Limit, Statistics
+from vivace.run.retry import MISPLACED, STATUSES, backoff, refused, retry_after
 from vivace.settings import Remote
 from vivace.text.tokens import estimate
 from vivace.types import Embedded, Vectors
@@ -41,17 +45,22 @@ class _Answer(msgspec.Struct):
 class _Failed(Exception):
     """One try failed; `again` says whether another may do better, `told` after how many seconds."""
 
-    def __init__(self, why: str, *, again: bool, told: float | None = None) -> None:
+    def __init__(
+        self, why: str, *, again: bool, told: float | None = None, status: int = 0
+    ) -> None:
         super().__init__(why)
         self.again = again
         self.told = told
+        self.status = status
+        """HTTP; 0 where it is not what failed."""
 
 
 class OpenAIEmbedder:
-    """One embedding model of one server. An `Embedder`; safe from any thread and event loop.
+    """One embedding model of one or several servers. Safe from any thread and event loop.
 
-    Requests run on an event loop of its own thread: an embedder outlives event loops and is closed
-    without one. The dimension is asked of the server here, by one request, unless given as `#DIM`.
+    All servers must give a text the same vector. Requests run on an event loop of its own thread:
+    an embedder outlives event loops and is closed without one. The dimension is asked of a server
+    here, by one request, unless given as `#DIM`.
 
     Raises:
         EmbeddingError: the server does not say the dimension.
@@ -59,19 +68,27 @@ class OpenAIEmbedder:
     """
 
     def __init__(
-        self, endpoint: Endpoint, settings: Remote, *, draw: random.Random | None = None
+        self,
+        endpoint: Endpoint | Sequence[Endpoint],
+        settings: Remote,
+        *,
+        limit: Limit | None = None,
+        draw: random.Random | None = None,
     ) -> None:
-        self.name = f"openai:{endpoint.model}"
+        several = [endpoint] if isinstance(endpoint, Endpoint) else endpoint
+        self._model = several[0].model
+        self.name = f"openai:{self._model}"
         """Without the URL: a server that moves does not make its vectors others."""
-        self._endpoint = endpoint
         self._settings = settings
         self._draw = draw or random.Random()
         self._session: aiohttp.ClientSession | None = None
         self._closing = threading.Lock()
         self._closed = False
-        self.dim = _dimension(endpoint.fragment)
+        self.dim = _dimension(several[0].fragment)
         self._loop = asyncio.new_event_loop()
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        servers = [Server(one.url, one.weight, settings.concurrency) for one in several]
+        self.endpoints = Endpoints(self.name, servers, limit=limit, draw=self._draw)
+        """Used on the embedder's own loop."""
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vivace-embed-openai", daemon=True
         )
@@ -98,11 +115,12 @@ class OpenAIEmbedder:
     async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
         """Vectors (n, dim) float32 of unit length; an empty text has a zero vector.
 
-        Batches of `remote.batch` texts, at most `remote.concurrency` at once. The first failure
-        fails the call; cancelling it closes its connections.
+        Batches of `remote.batch` texts, at most `remote.concurrency` at once to a server. The first
+        failure fails the call; cancelling it closes its connections.
 
         Raises:
             EmbeddingError: the server failed, after all tries, or answered what is no embedding.
+            Overloaded, DeadlineExceeded: too many requests waited for a server, or too long.
         """
         vectors = np.zeros((len(texts), self.dim), np.float32)
         # servers refuse empty texts, and with one of them the whole batch
@@ -129,6 +147,10 @@ class OpenAIEmbedder:
             vectors[row] = part
         return Embedded(vectors)
 
+    def statistics(self) -> Statistics:
+        """Of the servers and the connections to them. From any thread."""
+        return with_idle(self.endpoints.statistics(), self._session)
+
     def close(self) -> None:
         """Close the connections and stop the thread; running calls fail. Idempotent, blocks."""
         with self._closing:
@@ -154,7 +176,7 @@ class OpenAIEmbedder:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._request(batch)) for batch in batches]
-        except* EmbeddingError as failed:
+        except* VivaceError as failed:
             first = failed.exceptions[0]
             raise first from first.__cause__
         return [task.result() for task in tasks]
@@ -162,25 +184,52 @@ class OpenAIEmbedder:
     async def _request(self, texts: list[str]) -> Vectors:
         """The vectors (n, dim) of one batch, tried again as the settings allow."""
         body = msgspec.json.encode(
-            {"model": self._endpoint.model, "input": texts, "encoding_format": "base64"}
+            {"model": self._model, "input": texts, "encoding_format": "base64"}
         )
         tries = 0
+        tried: set[str] = set()
         while True:
+            server = self.name
             try:
-                async with self._slots:
-                    return _vectors(await self._try(body), len(texts))
+                with await self._lease(tried) as lease:
+                    server = lease.server
+                    tried.add(server)
+                    try:
+                        found = _vectors(await self._try(server, body), len(texts))
+                    except _Failed as failure:
+                        if not failure.status:
+                            lease.failed(str(failure))
+                        else:
+                            refused(lease, failure.status, str(failure), failure.told)
+                            elsewhere = failure.status in MISPLACED and lease.others
+                            failure.again = failure.again or elsewhere
+                        raise
+                    lease.alive()
+                    return found
             except _Failed as failure:
                 tries += 1
                 if not failure.again or tries > self._settings.retries:
                     raise EmbeddingError(
-                        f"{self.name}: {self._endpoint.url}: {failure}",
+                        f"{self.name}: {server}: {failure}",
                         fix="See the embedding server's log; check embed.model and remote.api_key",
                     ) from failure
                 wait = backoff(tries, failure.told, self._draw)
+                if server in tried and self.endpoints.another(tried):
+                    wait = 0.0
             await asyncio.sleep(min(wait, self._settings.seconds))
 
-    async def _try(self, body: bytes) -> bytes:
-        url = f"{self._endpoint.url}/embeddings"
+    async def _lease(self, tried: set[str]) -> Lease:
+        """A place at a server. Where none can be asked, only work that nobody waits for waits."""
+        try:
+            return await self.endpoints.lease(avoid=tried)
+        except Closed as error:
+            raise self._gone() from error
+        except AllEjected as error:
+            patient = work.current().priority > work.Priority.INTERACTIVE
+            raise _Failed(error.what, again=patient, told=error.retry_after) from error
+
+    async def _try(self, server: str, body: bytes) -> bytes:
+        url = f"{server}/embeddings"
         try:
             async with self._open().post(url, data=body, allow_redirects=False) as response:
                 if response.status == 200:
@@ -192,6 +241,7 @@ class OpenAIEmbedder:
                     f"status {response.status}: {' '.join(said.split())[:500]}",
                     again=response.status in STATUSES,
                     told=retry_after(response.headers),
+                    status=response.status,
                 )
         except TimeoutError as error:
             raise _Failed(f"no answer in {self._settings.seconds:g} s", again=True) from error
@@ -204,7 +254,7 @@ class OpenAIEmbedder:
             if self._settings.api_key:
                 headers["Authorization"] = f"Bearer {self._settings.api_key}"
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._settings.concurrency),
+                connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=self._settings.seconds),
                 headers=headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -212,6 +262,7 @@ class OpenAIEmbedder:
         return self._session
 
     async def _shut(self) -> None:
+        self.endpoints.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vivace.errors import BadSettings
-from vivace.run.endpoint import check_key, endpoint
+from vivace.run.endpoint import check_key, endpoints
 from vivace.settings import Generate
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def load(settings: Generate) -> OpenAI | None:
     """
     if not settings.model:
         return None
-    found = endpoint("generate.model", settings.model)
-    if found is None or found.fragment:
+    found = endpoints("generate.model", settings.model)
+    if not found or found[0].fragment:
         raise BadSettings(
             "generate.model: this names no model",
             fix="Leave it empty, or write openai:NAME@URL, the URL ending in /v1",

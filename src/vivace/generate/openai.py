@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 
 from vivace.errors import (
+    Closed,
     GenerationError,
     ModelRefused,
     ModelTimeout,
@@ -23,10 +24,14 @@ from vivace.errors import (
 )
 from vivace.generate import wire
 from vivace.generate.arriving import Arriving, cut
+from vivace.generate.attempts import blame, pause
 from vivace.generate.sse import Events
 from vivace.generate.watch import Watch
+from vivace.run.balance import Server
+from vivace.run.connections import with_idle
 from vivace.run.endpoint import Endpoint
-from vivace.run.retry import STATUSES, backoff, retry_after
+from vivace.run.endpoints import AllEjected, Endpoints, Lease, Limit, Statistics
+from vivace.run.retry import retry_after
 from vivace.settings import Generate
 from vivace.types import Delta, Message
 
@@ -43,32 +48,37 @@ _ADAPTABLE: Final = {
 """Parameters that some servers refuse, and what their refusal names."""
 
 
-_Begun: TypeAlias = tuple[aiohttp.ClientResponse, Watch, bytes]
-"""A response with status 200, the watch over it, and the first bytes of its body."""
+_Begun: TypeAlias = tuple[aiohttp.ClientResponse, Watch, bytes, Lease]
+"""A response with status 200, the watch over it, the first bytes of its body, its place."""
 
 
 class OpenAI:
-    """One model of one server. A client is used on one event loop; it connects when first asked.
+    """One model of one or several servers. Used on one event loop; it connects when first asked.
 
     `streaming=False` asks for whole answers, for servers that cannot stream: an answer is then one
-    delta. Everything before the first token may be tried again, nothing after it.
+    delta. Everything before the first token may be tried again, on another server where there is
+    one; nothing after it. `endpoints` is the set of servers; `limit` stands before it.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | Sequence[Endpoint],
         settings: Generate,
         *,
         streaming: bool = True,
+        limit: Limit | None = None,
         draw: random.Random | None = None,
     ) -> None:
-        self.name = f"openai:{endpoint.model}"
-        self._endpoint = endpoint
+        several = [endpoint] if isinstance(endpoint, Endpoint) else endpoint
+        self._model = several[0].model
+        self.name = f"openai:{self._model}"
         self._settings = settings
         self._streaming = streaming
         self._draw = draw or random.Random()
-        self._omitted: set[str] = set()
-        """Of `_ADAPTABLE`, what the server has refused before."""
+        servers = [Server(one.url, one.weight, settings.connections) for one in several]
+        self.endpoints = Endpoints(self.name, servers, limit=limit, draw=self._draw)
+        self._omitted: dict[str, set[str]] = {}
+        """Of `_ADAPTABLE`, what a server has refused before."""
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -87,7 +97,7 @@ class OpenAI:
         loop = asyncio.get_running_loop()
         total = loop.time() + self._settings.total_seconds
         body = self._body(messages, max_tokens, temperature)
-        response, watch, data = await self._response(body, total)
+        response, watch, data, lease = await self._response(body, total)
         answer = Arriving(max_tokens)
         try:
             if not self._streaming or response.content_type == "application/json":
@@ -122,68 +132,103 @@ class OpenAI:
             yield answer.last()
             await self._drain(response)
         except (aiohttp.ClientError, OSError) as error:
-            raise self._interrupted(watch, answer, error) from error
+            failure = self._interrupted(lease.server, watch, answer, error)
+            blame(lease, failure)
+            raise failure from error
         except GenerationError as error:
+            blame(lease, error)
             error.text = error.text or answer.text()
             raise
         finally:
             watch.cancel()
             response.close()
+            lease.end()
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True
+        self.endpoints.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
 
+    def statistics(self) -> Statistics:
+        """Of the servers and the connections to them."""
+        return with_idle(self.endpoints.statistics(), self._session)
+
     # -- before the first byte --------------------------------------------------------------
 
-    async def _response(self, body: bytes, total: float) -> _Begun:
+    async def _response(self, body: dict[str, Any], total: float) -> _Begun:
         loop = asyncio.get_running_loop()
         tries = 0
+        tried: set[str] = set()
+        failure: GenerationError | None = None
         while True:
+            first = loop.time() + self._settings.first_token_seconds
+            lease = await self._lease(tried, first, total, failure)
             try:
-                return await self._try(body, total)
-            except (ModelUnreachable, ModelRefused, StreamCut) as error:
-                if isinstance(error, ModelRefused):
-                    if (adapted := self._adapted(error, body)) is not None:
-                        body = adapted
-                        continue
-                    if error.status not in STATUSES:
-                        raise
+                sent = self._fitted(lease.server, body)
+                response, watch, data = await self._try(lease.server, sent, first, total)
+                lease.alive()
+                return response, watch, data, lease
+            except GenerationError as error:
+                failure = error
+                tried.add(lease.server)
+                blame(lease, error)
+                lease.end()
+                if isinstance(error, ModelRefused) and self._adapt(lease.server, error, sent):
+                    tried.discard(lease.server)
+                    continue
+                elsewhere = self.endpoints.another(tried)
                 tries += 1
-                told = error.retry_after if isinstance(error, ModelRefused) else None
-                wait = backoff(tries, told, self._draw)
-                if tries == 1 and isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
-                    wait = 0.0  # most likely a kept connection that the server had closed
-                if tries > self._settings.retries or loop.time() + wait >= total:
+                wait = pause(error, tries, elsewhere=elsewhere, draw=self._draw)
+                if wait is None or tries > self._settings.retries or loop.time() + wait >= total:
                     raise
+            except BaseException:
+                lease.end()
+                raise
             await asyncio.sleep(wait)
 
-    async def _try(self, body: bytes, total: float) -> _Begun:
+    async def _lease(
+        self, tried: set[str], first: float, total: float, failure: GenerationError | None
+    ) -> Lease:
+        """A place at a server; where none can be asked, the failure of the last try stands."""
+        try:
+            async with asyncio.timeout_at(min(first, total)):
+                return await self.endpoints.lease(avoid=tried)
+        except AllEjected as error:
+            if failure is None:
+                raise ModelUnreachable(error.what, fix=error.fix) from error
+        except Closed as error:
+            raise ModelUnreachable(f"{self.name} is closed", fix="Open a new engine") from error
+        except TimeoutError as error:
+            raise self._late(self.name, total <= first) from error
+        raise failure
+
+    async def _try(
+        self, server: str, body: bytes, first: float, total: float
+    ) -> tuple[aiohttp.ClientResponse, Watch, bytes]:
         loop = asyncio.get_running_loop()
-        first = loop.time() + self._settings.first_token_seconds
         session = self._open()
-        url = f"{self._endpoint.url}/chat/completions"
+        url = f"{server}/chat/completions"
         try:
             async with asyncio.timeout_at(min(first, total)):
                 response = await session.post(url, data=body, allow_redirects=False)
         except aiohttp.ConnectionTimeoutError as error:
             seconds = self._settings.connect_seconds
-            raise self._unreachable(f"no connection within {seconds:g} s") from error
+            raise self._unreachable(server, f"no connection within {seconds:g} s") from error
         except TimeoutError as error:
-            raise self._late(loop.time() >= total) from error
+            raise self._late(server, loop.time() >= total) from error
         except aiohttp.ClientConnectorError as error:
-            raise self._unreachable(str(error)) from error
+            raise self._unreachable(server, str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._hung_up(error) from error
+            raise self._hung_up(server, error) from error
         watch = Watch(
             response.close, first=first, between=self._settings.between_seconds, total=total
         )
         try:
             if response.status != 200:
-                raise await self._refusal(response)
+                raise await self._refusal(server, response)
             # until its first byte the server may fail, and be asked again
             data = await response.content.readany()
             if not data:
@@ -195,8 +240,8 @@ class OpenAI:
             if not isinstance(error, aiohttp.ClientError | OSError):
                 raise
             if watch.expired:
-                raise self._late(watch.expired == "total") from error
-            raise self._hung_up(error) from error
+                raise self._late(server, watch.expired == "total") from error
+            raise self._hung_up(server, error) from error
 
     def _open(self) -> aiohttp.ClientSession:
         if self._closed:
@@ -207,9 +252,10 @@ class OpenAI:
             headers["Accept-Encoding"] = "identity"
             if self._settings.api_key:
                 headers["Authorization"] = f"Bearer {self._settings.api_key}"
-            # connecting has a timeout of its own; the watch keeps the others
+            # the set of servers bounds the connections; of the timeouts only that of connecting is
+            # here, the watch keeps the others
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._settings.connections),
+                connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=self._settings.connect_seconds
                 ),
@@ -218,36 +264,42 @@ class OpenAI:
             )
         return self._session
 
-    def _body(self, messages: Sequence[Message], max_tokens: int, temperature: float) -> bytes:
+    def _body(
+        self, messages: Sequence[Message], max_tokens: int, temperature: float
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "model": self._endpoint.model,
+            "model": self._model,
             "messages": [{"role": m.role, "content": m.content} for m in messages],
             "max_tokens": max_tokens,
             "temperature": temperature,
         }
         if self._streaming:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        for name in self._omitted:
-            _omit(body, name)
+        return body
+
+    def _fitted(self, server: str, body: dict[str, Any]) -> bytes:
+        """The request without the parameters that this server has refused before."""
+        omitted = self._omitted.get(server)
+        if omitted:
+            body = body.copy()
+            for name in omitted:
+                _omit(body, name)
         return _encode(body)
 
-    def _adapted(self, error: ModelRefused, body: bytes) -> bytes | None:
-        """The request without the parameter that the server has just refused, if it was one."""
+    def _adapt(self, server: str, error: ModelRefused, sent: bytes) -> bool:
+        """Whether the server refused a parameter that it can do without."""
         if error.status not in (400, 422):
-            return None
-        sent: dict[str, Any] = msgspec.json.decode(body)
+            return False
+        body: dict[str, Any] = msgspec.json.decode(sent)
         for refused in _ADAPTABLE:
-            if refused in sent and _ADAPTABLE[refused] in error.what:
-                break
-        else:
-            return None
-        self._omitted.add(refused)
-        _omit(sent, refused)
-        return _encode(sent)
+            if refused in body and _ADAPTABLE[refused] in error.what:
+                self._omitted.setdefault(server, set()).add(refused)
+                return True
+        return False
 
     # -- what went wrong --------------------------------------------------------------------
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> ModelRefused:
+    async def _refusal(self, server: str, response: aiohttp.ClientResponse) -> ModelRefused:
         try:
             said = wire.message_of_body(await response.content.read(_MAX_ERROR))
         except (aiohttp.ClientError, OSError):
@@ -261,46 +313,48 @@ class OpenAI:
             429: "Wait, or raise the server's limits",
         }
         return ModelRefused(
-            f"{self._endpoint.url} answered {response.status}: {said}".rstrip(": "),
+            f"{server} answered {response.status}: {said}".rstrip(": "),
             status=response.status,
             retry_after=retry_after(response.headers),
             fix=fixes.get(response.status, "See the model server's log"),
         )
 
-    def _unreachable(self, why: str) -> ModelUnreachable:
+    def _unreachable(self, server: str, why: str) -> ModelUnreachable:
         return ModelUnreachable(
-            f"the model server {self._endpoint.url} cannot be reached: {why}",
+            f"the model server {server} cannot be reached: {why}",
             fix="Start it, or correct generate.model",
         )
 
-    def _hung_up(self, error: Exception) -> StreamCut:
+    def _hung_up(self, server: str, error: Exception) -> StreamCut:
         why = str(error) or type(error).__name__
-        return cut(f"{self._endpoint.url} hung up before the first byte: {why}", "")
+        return cut(f"{server} hung up before the first byte: {why}", "")
 
-    def _late(self, whole: bool, text: str = "") -> ModelTimeout:
+    def _late(self, server: str, whole: bool, text: str = "") -> ModelTimeout:
         if whole:
             what, name = "whole answer", "total_seconds"
         else:
             what, name = "first token", "first_token_seconds"
         seconds = getattr(self._settings, name)
         return ModelTimeout(
-            f"{self._endpoint.url}: no {what} within {seconds:g} s",
+            f"{server}: no {what} within {seconds:g} s",
             fix=f"Raise generate.{name}, or use a faster model",
             text=text,
         )
 
-    def _interrupted(self, watch: Watch, answer: Arriving, error: Exception) -> GenerationError:
+    def _interrupted(
+        self, server: str, watch: Watch, answer: Arriving, error: Exception
+    ) -> GenerationError:
         """Why reading failed: a clock of ours, or the connection."""
         text = answer.text()
         if watch.expired in ("first", "total"):
-            return self._late(watch.expired == "total", text)
+            return self._late(server, watch.expired == "total", text)
         if watch.expired == "between":
             return StreamStalled(
-                f"{self._endpoint.url}: no token for {self._settings.between_seconds:g} s",
+                f"{server}: no token for {self._settings.between_seconds:g} s",
                 fix="Raise generate.between_seconds, or see the model server's log",
                 text=text,
             )
-        return cut(f"{self._endpoint.url}: {error or type(error).__name__}", text)
+        return cut(f"{server}: {error or type(error).__name__}", text)
 
     async def _drain(self, response: aiohttp.ClientResponse) -> None:
         """Read the end of a stream that has said all, or leave its connection to be closed."""

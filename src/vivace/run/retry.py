@@ -1,4 +1,7 @@
-"""How long until the next try? Exponential with full jitter, unless the server says."""
+"""What does a failure say of its server, and how long until the next try?
+
+Delays are exponential with full jitter, unless the server says.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,37 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from math import isfinite
+from typing import Final
+
+from vivace.run.endpoints import Lease
 
 FIRST = 0.5
 LONGEST = 8.0
 """Seconds: the bounds within which a delay is drawn when the server says nothing."""
 STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses after which another try may do better."""
+
+MISPLACED: Final = frozenset({401, 403, 404})
+"""Statuses that another server may not answer: of a key or a model that only this one lacks."""
+_BUSY: Final = frozenset({503, 529})
+"""Statuses of a server that is well but has too much to do, where they come with a time."""
+_REST: Final = 1.0
+"""Seconds that a server is left alone for after a 429 which tells none, if there are others."""
+
+
+def refused(lease: Lease, status: int, why: str, told: float | None) -> None:
+    """Tell the set of servers what an HTTP error says of this one.
+
+    A request that is wrong by itself says nothing against it. A key or a model that it lacks does,
+    where there are other servers.
+    """
+    if status == 429 or (status in _BUSY and told is not None):
+        lease.alive()
+        lease.busy(_REST if told is None else told)
+    elif status < 500 and not (status in MISPLACED and lease.others):
+        lease.alive()
+    else:
+        lease.failed(why, retry_after=told)
 
 
 def backoff(tries: int, told: float | None, draw: random.Random) -> float:

@@ -1,0 +1,235 @@
+"""Which server of a set gets the next request? Without a clock or waiting of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Final
+
+from vivace.errors import BadInput
+from vivace.run.breaker import Breaker, State, Tolerance, Try
+
+MOST_EJECTED: Final = 0.5
+"""The share of a set that may be ejected at once for failing in part."""
+_SMOOTHING: Final = 0.1
+"""Of the mean of latencies: what the newest counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One of a set. `name` is its URL or address."""
+
+    name: str
+    weight: float = 1.0
+    """Twice the weight, twice the requests."""
+    bound: int = 64
+    """Most requests at once."""
+
+
+@dataclass(slots=True)
+class Member:
+    """A server of the set and what became of its requests."""
+
+    server: Server
+    breaker: Breaker
+    passed: float
+    """Requests begun by weight: of servers equally busy, the one with the least is next."""
+    draining: bool = False
+    rests_until: float = 0.0
+    """It said that it has too much to do."""
+    in_use: int = 0
+    started: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    dropped: int = 0
+    ejections: int = 0
+    seconds: float = 0.0
+    """Mean time to the first sign of life, the newest counting most."""
+    waited: int = 0
+    wait_seconds: float = 0.0
+    failure: str = ""
+    """The last one, in words."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """One request's place at a server, from `choose` to `end`."""
+
+    member: Member
+    one: Try
+    began: float
+    alive: bool = False
+    """The server has begun to answer."""
+    failure: str | None = None
+    told: float | None = None
+    """Seconds that the server asks to be left alone for."""
+
+
+class Balance:
+    """Least outstanding requests by weight; of equals, weighted round robin.
+
+    Exact, not the better of two drawn at random (Mitzenmacher 2001): a set has a handful of
+    servers and one process sees all of its own requests. Round robin by weight is stride
+    scheduling (Waldspurger and Weihl 1995). A slow server needs no further penalty: its requests
+    stay outstanding.
+
+    A server that fails several times in a row is ejected whatever the others do; one that fails
+    only in part, only while at most `MOST_EJECTED` of the set are out. `now` is of any monotonic
+    clock.
+
+    Raises:
+        BadInput: no server, two of one name, a weight or a bound out of range.
+    """
+
+    def __init__(
+        self, servers: Sequence[Server], *, tolerance: Tolerance, draw: random.Random
+    ) -> None:
+        self._tolerance = tolerance
+        self._draw = draw
+        self.members: dict[str, Member] = {}
+        for server in servers:
+            if server.name in self.members:
+                raise BadInput(f"the server {server.name} is named twice", fix="Name it once")
+            self.put(server)
+        if not self.members:
+            raise BadInput("a set of servers is empty", fix="Name one")
+
+    def put(self, server: Server) -> None:
+        """Add a server, or change the weight and the bound of one; one on its way out stays."""
+        if not (isfinite(server.weight) and server.weight > 0):
+            raise BadInput(f"{server.name}: {server.weight} is no weight", fix="Give one over 0")
+        if server.bound < 1:
+            raise BadInput(f"{server.name}: no request at once", fix="Allow at least 1")
+        found = self.members.get(server.name)
+        if found is None:
+            breaker = Breaker(self._tolerance, self._draw)
+            self.members[server.name] = Member(server, breaker, self._least_passed())
+            return
+        if found.draining:
+            found.passed = max(found.passed, self._least_passed())
+        found.server, found.draining = server, False
+
+    def remove(self, name: str) -> None:
+        """Send nothing more to the server; it is forgotten with its last request.
+
+        Raises:
+            BadInput: there is none of that name, or no other.
+        """
+        staying = [member for member in self.members.values() if not member.draining]
+        if name not in self.members:
+            raise BadInput(f"the set has no server {name}", fix="See its statistics")
+        if [member.server.name for member in staying] == [name]:
+            raise BadInput(f"{name} is the last server of its set", fix="Add another one before")
+        self.members[name].draining = True
+        self._forget(self.members[name])
+
+    def choose(self, now: float, avoid: Collection[str] = ()) -> Taken | None:
+        """Take a place at the best server; None where none has room.
+
+        Args:
+            avoid: names that are taken only where no other can be asked. One that can but is full
+                is waited for: a server that fails at once always has room.
+        """
+        awake = self._awake(now)
+        wanted = [m for m in awake if m.server.name not in avoid] or awake
+        fit = [m for m in wanted if m.in_use < m.server.bound]
+        if not fit:
+            return None
+        best = min(fit, key=lambda m: (m.in_use / m.server.weight, m.passed))
+        best.passed += 1 / best.server.weight
+        best.in_use += 1
+        best.started += 1
+        return Taken(best, best.breaker.begin(), now)
+
+    def has_room(self, now: float) -> bool:
+        """Whether a request that avoids nothing would find a place."""
+        return any(m.in_use < m.server.bound for m in self._awake(now))
+
+    def all_out(self, now: float) -> bool:
+        """Whether every server is ejected, and none may be tried."""
+        return not self._usable(now)
+
+    def another(self, now: float, avoid: Collection[str]) -> bool:
+        """Whether a server that is not to be avoided can be asked, now or when it has room."""
+        return any(member.server.name not in avoid for member in self._usable(now))
+
+    def next_change(self, now: float) -> float | None:
+        """When time alone next lets a server be asked; None where it does not."""
+        times = [
+            time
+            for member in self.members.values()
+            if not member.draining
+            for time in (member.breaker.until, member.rests_until)
+            if time > now
+        ]
+        return min(times, default=None)
+
+    def alive(self, taken: Taken, now: float) -> None:
+        """The server has begun to answer."""
+        if taken.alive:
+            return
+        taken.alive = True
+        self._closing(taken, now)
+        taken.member.breaker.alive(taken.one)
+        seconds = now - taken.began
+        mean = taken.member.seconds
+        taken.member.seconds = mean + _SMOOTHING * (seconds - mean) if mean else seconds
+
+    def rest(self, taken: Taken, now: float, seconds: float) -> None:
+        """The server has too much to do: leave it alone so long, while there are others."""
+        until = now + min(seconds, self._tolerance.longest)
+        taken.member.rests_until = max(taken.member.rests_until, until)
+
+    def end(self, taken: Taken, now: float) -> None:
+        """Give the place back. Once."""
+        member = taken.member
+        member.in_use -= 1
+        if taken.failure is not None:
+            member.failed += 1
+            member.failure = taken.failure
+            opened = member.breaker.failed(taken.one, now, spare=self._spare(now), told=taken.told)
+            member.ejections += opened
+        elif taken.alive:
+            member.succeeded += 1
+            member.breaker.succeeded(taken.one, now)
+        else:
+            member.dropped += 1
+            member.breaker.dropped(taken.one)
+        self._forget(member)
+
+    def _spare(self, now: float) -> bool:
+        """Whether one more server may be out."""
+        staying = [member for member in self.members.values() if not member.draining]
+        out = sum(member.breaker.state(now) is not State.CLOSED for member in staying)
+        return out + 1 <= MOST_EJECTED * len(staying)
+
+    def _usable(self, now: float) -> list[Member]:
+        return [m for m in self.members.values() if not m.draining and m.breaker.admits(now)]
+
+    def _awake(self, now: float) -> list[Member]:
+        """Those that can be asked and do not rest; where all rest, all."""
+        usable = self._usable(now)
+        return [m for m in usable if m.rests_until <= now] or usable
+
+    def _closing(self, taken: Taken, now: float) -> None:
+        """A server that comes back shall not be given all that it missed."""
+        if taken.one.trial:
+            member = taken.member
+            member.passed = max(member.passed, self._least_passed(now))
+
+    def _least_passed(self, now: float | None = None) -> float:
+        return min(
+            (
+                member.passed
+                for member in self.members.values()
+                if not member.draining
+                and (now is None or member.breaker.state(now) is State.CLOSED)
+            ),
+            default=0.0,
+        )
+
+    def _forget(self, member: Member) -> None:
+        if member.draining and not member.in_use:
+            self.members.pop(member.server.name, None)

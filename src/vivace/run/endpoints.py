@@ -1,0 +1,383 @@
+"""One set of servers of a kind: who gets the next request, who is left alone, who has to wait.
+
+Used for whatever is asked over a network: model servers, remote embedders, caches, other Vivaces.
+What a request is does not matter here; whoever makes one holds a `Lease` while it runs and says
+what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from vivace.errors import Closed, Overloaded, VivaceError
+from vivace.run import work
+from vivace.run.balance import Balance, Member, Server, Taken
+from vivace.run.breaker import State, Tolerance
+from vivace.run.turns import Turns
+
+_TICK: Final = 0.001
+"""Seconds: a timer may be early by the resolution of the loop's clock."""
+MOST_WAITING: Final = 1000
+"""Requests that wait for a place; with more, the next is refused."""
+
+
+class AllEjected(Overloaded):
+    """No server of the set can be asked before a pause is over. Nothing was sent."""
+
+
+class Permit(Protocol):
+    """Leave to begin one request, from a `Limit`."""
+
+    def release(self, *, dropped: bool) -> None:
+        """Once. `dropped`: the request says nothing of how long one takes."""
+
+
+class Limit(Protocol):
+    """How many requests the set takes at once; in front of the bounds of its servers."""
+
+    async def acquire(self) -> Permit: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """One server, since it joined the set. Times are in seconds."""
+
+    name: str
+    state: State
+    weight: float
+    bound: int
+    draining: bool
+    in_use: int
+    idle: int
+    """Connections kept open for the next request, where its adapter knows."""
+    started: int
+    succeeded: int
+    failed: int
+    dropped: int
+    """Given up by their user before the server had said anything."""
+    ejections: int
+    latency: float
+    """Mean time to the first sign of life, the newest counting most; 0 before there was one."""
+    waited: int
+    """Requests that had to wait for a place before they came here."""
+    wait_seconds: float
+    """What they waited, in all."""
+    failure: str
+    """The last one, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A set of servers."""
+
+    name: str
+    servers: tuple[ServerStatistics, ...]
+    waiting: int
+    refused: int
+    """Requests that found every server ejected, or the queue full."""
+
+
+class Lease:
+    """A place at one server, as a context manager; it is given back once, however often it ends.
+
+    Without a word it counts as given up: neither for nor against the server.
+    """
+
+    __slots__ = ("_ended", "_endpoints", "_permit", "_taken", "server")
+
+    def __init__(self, endpoints: Endpoints, taken: Taken) -> None:
+        self.server = taken.member.server.name
+        self._endpoints = endpoints
+        self._taken = taken
+        self._permit: Permit | None = None
+        self._ended = False
+
+    @property
+    def others(self) -> bool:
+        """Whether there is another server to ask."""
+        return self._endpoints.another((self.server,))
+
+    def alive(self) -> None:
+        """The server has begun to answer: a success, unless it fails later."""
+        self._endpoints._alive(self._taken)
+
+    def failed(self, why: str, *, retry_after: float | None = None) -> None:
+        """The server is to blame. `retry_after`: seconds that it asks to be left alone for."""
+        self._taken.failure, self._taken.told = why, retry_after
+
+    def busy(self, seconds: float) -> None:
+        """The server is well but has too much to do; others go first for so long."""
+        self._endpoints._busy(self._taken, seconds)
+
+    def end(self) -> None:
+        """Give the place back. Idempotent."""
+        if not self._ended:
+            self._ended = True
+            self._endpoints._end(self._taken)
+            if self._permit is not None:
+                said_nothing = not self._taken.alive or self._taken.failure is not None
+                self._permit.release(dropped=said_nothing)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.end()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request in the queue."""
+
+    urgency: work.Work
+    since: float
+    avoid: Collection[str]
+    lease: asyncio.Future[Lease]
+
+
+class Endpoints:
+    """A set of servers, used on one event loop.
+
+    Everything but `statistics`, which any thread may call, belongs on that loop: another thread
+    goes through `loop.call_soon_threadsafe`. Requests that find no place wait by the priority of
+    `work.current()`, see `Turns`; at the deadline of their work they leave.
+
+    Args:
+        name: of the set, for its errors.
+        limit: a learned limit of the whole set, in front.
+        clock: seconds, as `time.monotonic`.
+        draw: spreads the pauses of ejected servers.
+
+    Raises:
+        BadInput: see `Balance`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        servers: Sequence[Server],
+        *,
+        tolerance: Tolerance | None = None,
+        limit: Limit | None = None,
+        most_waiting: int = MOST_WAITING,
+        clock: Callable[[], float] = time.monotonic,
+        draw: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self._tolerance = tolerance or Tolerance()
+        self._balance = Balance(servers, tolerance=self._tolerance, draw=draw or random.Random())
+        self._limit = limit
+        self._most_waiting = most_waiting
+        self._clock = clock
+        self._turns: Turns[_Waiting] = Turns()
+        self._refused = 0
+        self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._emptied: dict[str, asyncio.Event] = {}
+
+    async def lease(self, *, avoid: Collection[str] = ()) -> Lease:
+        """A place at the best server.
+
+        Args:
+            avoid: names of servers that are asked only where no other can be.
+
+        Raises:
+            AllEjected: every server is ejected; says at once when to come again.
+            Overloaded: too many wait already.
+            DeadlineExceeded: the work's deadline passed in the queue.
+            Closed: the set is closed.
+        """
+        if self._closed:
+            raise Closed(self.name)
+        if self._balance.all_out(now := self._clock()):
+            raise self._all_ejected(now)
+        if self._limit is None:
+            return await self._place(avoid)
+        permit = await self._limit.acquire()
+        try:
+            lease = await self._place(avoid)
+        except BaseException:
+            permit.release(dropped=True)
+            raise
+        lease._permit = permit
+        return lease
+
+    def another(self, avoid: Collection[str]) -> bool:
+        """Whether there is a server to ask besides those to be avoided."""
+        return self._balance.another(self._clock(), avoid)
+
+    def put(self, server: Server) -> None:
+        """Add a server, or change the weight and the bound of the one with its name.
+
+        Raises:
+            BadInput: a weight or a bound out of range.
+        """
+        self._balance.put(server)
+        self._emptied.pop(server.name, asyncio.Event()).set()
+        self._grant()
+
+    def remove(self, name: str) -> None:
+        """Send nothing more to the server; what runs there runs on, which `drained` waits for.
+
+        Raises:
+            BadInput: there is none of that name, or no other.
+        """
+        self._balance.remove(name)
+        self._grant()
+
+    async def drained(self, name: str) -> None:
+        """Wait until a removed server has no request left; returns if it comes back meanwhile."""
+        while (member := self._balance.members.get(name)) is not None and member.draining:
+            await self._emptied.setdefault(name, asyncio.Event()).wait()
+
+    def close(self) -> None:
+        """Refuse whoever waits or comes; what runs runs on. Idempotent."""
+        self._closed = True
+        self._refuse(lambda: Closed(self.name))
+        self._set_alarm(self._clock())
+
+    def statistics(self) -> Statistics:
+        """Now; from another thread, the numbers may be some microseconds apart."""
+        now = self._clock()
+        members = list(self._balance.members.values())
+        servers = tuple(_statistics(member, now) for member in members)
+        return Statistics(self.name, servers, len(self._turns), self._refused)
+
+    # -- the queue --------------------------------------------------------------------------
+
+    async def _place(self, avoid: Collection[str]) -> Lease:
+        now = self._clock()
+        urgency = work.current()
+        if urgency.late(now):
+            raise work.too_late(self.name)
+        if not self._turns:
+            taken = self._balance.choose(now, avoid)
+            if taken is not None:
+                return Lease(self, taken)
+        if len(self._turns) >= self._most_waiting:
+            self._refused += 1
+            raise Overloaded(f"{self.name}: {len(self._turns)} requests wait", retry_after=1.0)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(urgency, now, avoid, loop.create_future())
+        ticket = self._turns.push(waiting, urgency.priority)
+        self._grant()
+        left = None if urgency.deadline is None else urgency.deadline - now
+        try:
+            async with asyncio.timeout(left):
+                return await waiting.lease
+        except BaseException as error:
+            self._turns.leave(ticket)
+            self._set_alarm(self._clock())
+            lease = waiting.lease
+            if lease.done() and not lease.cancelled() and lease.exception() is None:
+                lease.result().end()  # given and cancelled in the same moment
+            if isinstance(error, TimeoutError):
+                raise work.too_late(self.name) from error
+            raise
+
+    def _grant(self) -> None:
+        """Give places while there are some and anyone waits."""
+        now = self._clock()
+        while self._turns and self._grant_one(now):
+            pass
+        if self._balance.all_out(now):
+            self._refuse(lambda: self._all_ejected(now))
+        self._set_alarm(now)
+
+    def _grant_one(self, now: float) -> bool:
+        """Give one place, or take leave of those who cannot take theirs; False where none is left.
+
+        Whoever avoids the servers that have room lets the next one go first.
+        """
+        for ticket, waiting in self._turns.order():
+            if waiting.lease.done():  # cancelled; its task has yet to hear of it
+                self._turns.leave(ticket)
+                return True
+            if waiting.urgency.late(now):
+                self._turns.leave(ticket)
+                waiting.lease.set_exception(work.too_late(self.name))
+                return True
+            if (taken := self._balance.choose(now, waiting.avoid)) is not None:
+                taken.member.waited += 1
+                taken.member.wait_seconds += now - waiting.since
+                self._turns.taken(ticket)
+                waiting.lease.set_result(Lease(self, taken))
+                return True
+            if not self._balance.has_room(now):
+                return False
+        return False
+
+    def _refuse(self, why: Callable[[], VivaceError]) -> None:
+        while self._turns:
+            ticket, waiting = self._turns.head()
+            self._turns.leave(ticket)
+            if not waiting.lease.done():
+                waiting.lease.set_exception(why())
+
+    def _set_alarm(self, now: float) -> None:
+        """Look again when time alone brings a server back, while anyone waits."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._turns and (change := self._balance.next_change(now)) is not None:
+            loop = next(iter(self._turns.order()))[1].lease.get_loop()
+            self._alarm = loop.call_later(max(change - now, _TICK), self._grant)
+
+    def _all_ejected(self, now: float) -> AllEjected:
+        self._refused += 1
+        change = self._balance.next_change(now)
+        last = next((m.failure for m in self._balance.members.values() if m.failure), "")
+        return AllEjected(
+            f"{self.name}: every server is left alone for a while after failures; one was: {last}",
+            retry_after=self._tolerance.first if change is None else change - now,
+        )
+
+    # -- of leases --------------------------------------------------------------------------
+
+    def _alive(self, taken: Taken) -> None:
+        closing = taken.one.trial
+        self._balance.alive(taken, self._clock())
+        if closing:
+            self._grant()
+
+    def _busy(self, taken: Taken, seconds: float) -> None:
+        self._balance.rest(taken, self._clock(), seconds)
+
+    def _end(self, taken: Taken) -> None:
+        self._balance.end(taken, self._clock())
+        member = taken.member
+        if member.draining and not member.in_use:
+            self._emptied.pop(member.server.name, asyncio.Event()).set()
+        self._grant()
+
+
+def _statistics(member: Member, now: float) -> ServerStatistics:
+    return ServerStatistics(
+        name=member.server.name,
+        state=member.breaker.state(now),
+        weight=member.server.weight,
+        bound=member.server.bound,
+        draining=member.draining,
+        in_use=member.in_use,
+        idle=0,
+        started=member.started,
+        succeeded=member.succeeded,
+        failed=member.failed,
+        dropped=member.dropped,
+        ejections=member.ejections,
+        latency=member.seconds,
+        waited=member.waited,
+        wait_seconds=member.wait_seconds,
+        failure=member.failure,
+    )

@@ -1,0 +1,286 @@
+"""One model on two servers, of which one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.generate.canned import DONE, END, SSE, canned, chunk, deltas, refused
+from vivace.errors import ModelRefused, ModelTimeout, ModelUnreachable, StreamCut
+from vivace.generate import names
+from vivace.generate.openai import OpenAI
+from vivace.run.balance import Server
+from vivace.run.breaker import State, Tolerance
+from vivace.run.endpoint import Endpoint
+from vivace.run.endpoints import Endpoints, ServerStatistics
+from vivace.settings import Generate
+from vivace.testing.fake_llm import FakeModel
+from vivace.testing.faults import Fault
+
+FakeModels = Callable[..., FakeModel]
+GOOD = SSE + chunk("a") + END + DONE
+
+
+@pytest.fixture
+def fakes() -> Any:
+    made: list[FakeModel] = []
+
+    def make(**arguments: Any) -> FakeModel:
+        made.append(FakeModel(**arguments).start())
+        return made[-1]
+
+    yield make
+    for fake in made:
+        fake.stop()
+
+
+def client(*urls: str, tolerance: Tolerance | None = None, **settings: Any) -> OpenAI:
+    settings = {"retries": 1, "max_tokens": 64, **settings}
+    several = [Endpoint("m", url) for url in urls]
+    model = OpenAI(several, Generate(**settings), draw=random.Random(0))
+    if tolerance is not None:
+        servers = [Server(url, bound=model._settings.connections) for url in urls]
+        model.endpoints = Endpoints(model.name, servers, tolerance=tolerance)
+    return model
+
+
+def seen(model: OpenAI) -> list[ServerStatistics]:
+    return list(model.statistics().servers)
+
+
+async def test_requests_are_shared_and_connections_counted(fakes: FakeModels) -> None:
+    one, other = fakes(), fakes()
+    model = client(one.url, other.url)
+    try:
+        await asyncio.gather(*(deltas(model) for _ in range(8)))
+        found = seen(model)
+        assert [server.name for server in found] == [one.url, other.url]
+        for server, fake in zip(found, (one, other), strict=True):
+            assert fake.statistics().requests == 4
+            assert (server.started, server.succeeded, server.in_use) == (4, 4, 0)
+            assert 1 <= server.idle <= 4
+            assert server.latency > 0
+    finally:
+        await model.close()
+
+
+async def test_weights_by_the_settings(fakes: FakeModels) -> None:
+    one, other = fakes(), fakes()
+    model = names.load(Generate(model=f"openai:m@{one.url}*3,{other.url}"))
+    assert model is not None
+    try:
+        for _ in range(8):
+            await deltas(model)
+        assert [fake.statistics().requests for fake in (one, other)] == [6, 2]
+    finally:
+        await model.close()
+
+
+@pytest.mark.parametrize("kind", ["429", "500", "cut"])
+async def test_requests_go_on_when_one_fails(fakes: FakeModels, kind: str) -> None:
+    bad, good = fakes(faults=[Fault(kind)], retry_after=0.01), fakes()
+    model = client(bad.url, good.url)
+    try:
+        for _ in range(30):
+            assert (await deltas(model))[-1].finish_reason == "stop"
+        first, second = seen(model)
+        assert second.succeeded == 30
+        assert second.failed == 0
+        if kind != "429":
+            assert first.state is State.OPEN
+            assert (first.failed, first.ejections) == (5, 1)
+            assert bad.statistics().requests == 5
+            assert first.failure
+        else:  # it is well: it only gets less
+            assert first.state is State.CLOSED
+    finally:
+        await model.close()
+
+
+async def test_requests_go_on_when_one_is_dead(fakes: FakeModels) -> None:
+    dead, good = fakes(), fakes()
+    dead.stop()
+    model = client(dead.url, good.url)
+    try:
+        for found in await asyncio.gather(*(deltas(model) for _ in range(20))):
+            assert found[-1].finish_reason == "stop"
+        first, second = seen(model)
+        assert (first.state, second.state) == (State.OPEN, State.CLOSED)
+        assert "cannot be reached" in first.failure
+    finally:
+        await model.close()
+
+
+async def test_a_server_that_hangs_is_not_waited_for_twice(fakes: FakeModels) -> None:
+    """One server is not asked again after it was too slow; another one is."""
+    hangs, good = fakes(faults=[Fault("slow")]), fakes()
+    model = client(hangs.url, good.url, first_token_seconds=0.5)
+    try:
+        assert (await deltas(model))[-1].finish_reason == "stop"
+        assert [server.failed for server in seen(model)] == [1, 0]
+    finally:
+        await model.close()
+    alone = client(hangs.url, first_token_seconds=0.5)
+    try:
+        with pytest.raises(ModelTimeout):
+            await deltas(alone)
+        assert seen(alone)[0].started == 1
+    finally:
+        await alone.close()
+
+
+async def test_a_slow_server_gets_less(fakes: FakeModels) -> None:
+    slow, fast = fakes(ttft_ms=300), fakes()
+    model = client(slow.url, fast.url)
+
+    async def user() -> None:
+        for _ in range(10):
+            await deltas(model)
+
+    try:
+        await asyncio.gather(*(user() for _ in range(4)))
+        first, second = seen(model)
+        assert first.started + second.started == 40
+        assert second.started > 2 * first.started
+        assert first.latency > second.latency
+    finally:
+        await model.close()
+
+
+async def test_a_recovered_server_is_used_again(fakes: FakeModels) -> None:
+    ill, good = fakes(faults=[Fault("500", first=2)]), fakes()
+    model = client(ill.url, good.url, tolerance=Tolerance(in_row=2, first=0.05))
+    try:
+        states = set()
+        async with asyncio.timeout(20):
+            while ill.statistics().completed < 3:
+                assert (await deltas(model))[-1].finish_reason == "stop"
+                states.add(seen(model)[0].state)
+        assert State.OPEN in states
+        assert seen(model)[0].state is State.CLOSED
+        assert seen(model)[0].ejections == 1
+    finally:
+        await model.close()
+
+
+@pytest.mark.parametrize("status", [401, 404])
+async def test_a_key_or_model_that_one_server_lacks(status: int) -> None:
+    async with canned(refused(status, "no")) as lacks, canned(GOOD) as has:
+        model = client(lacks.url, has.url)
+        try:
+            for _ in range(12):
+                assert (await deltas(model))[0].text == "a"
+            assert len(lacks.requests) == 5, "it is asked no more"
+        finally:
+            await model.close()
+        alone = client(lacks.url)
+        try:
+            for _ in range(12):
+                with pytest.raises(ModelRefused, match=str(status)):
+                    await deltas(alone)
+        finally:
+            await alone.close()
+
+
+async def test_a_wrong_request_is_no_fault_of_the_server() -> None:
+    async with canned(refused(400, "too long")) as one, canned(refused(400, "too long")) as two:
+        model = client(one.url, two.url)
+        try:
+            for _ in range(12):
+                with pytest.raises(ModelRefused, match="too long"):
+                    await deltas(model)
+            assert {server.state for server in seen(model)} == {State.CLOSED}
+            assert len(one.requests) == len(two.requests) == 6, "nor is another asked"
+        finally:
+            await model.close()
+
+
+async def test_refused_parameters_are_remembered_by_server() -> None:
+    no = refused(400, "Unsupported: temperature")
+    async with canned(no, GOOD) as picky, canned(GOOD) as plain:
+        model = client(picky.url, plain.url)
+        try:
+            for _ in range(4):
+                assert (await deltas(model))[0].text == "a"
+            assert ["temperature" in sent for sent in picky.requests] == [True, False, False]
+            assert all("temperature" in sent for sent in plain.requests)
+        finally:
+            await model.close()
+
+
+async def test_all_dead_is_told_at_once(fakes: FakeModels) -> None:
+    one, other = fakes(), fakes()
+    one.stop()
+    other.stop()
+    long = Tolerance(in_row=1, first=60, longest=60)
+    model = client(one.url, other.url, tolerance=long)
+    try:
+        with pytest.raises(ModelUnreachable, match="cannot be reached"):
+            await deltas(model)
+        for _ in range(3):
+            with pytest.raises(ModelUnreachable, match=r"every server .* Try again in \d+"):
+                await deltas(model)
+        assert [server.started for server in seen(model)] == [1, 1], "nobody was asked"
+    finally:
+        await model.close()
+
+
+async def test_a_stream_that_breaks_off_is_the_error_it_was(fakes: FakeModels) -> None:
+    cut, good = fakes(faults=[Fault("cut", after=True)]), fakes()
+    model = client(cut.url, good.url)
+    try:
+        with pytest.raises(StreamCut) as raised:
+            await deltas(model)
+        assert raised.value.text
+        assert [server.started for server in seen(model)] == [1, 0], "nothing is tried again"
+        first = seen(model)[0]
+        assert (first.failed, first.succeeded, first.in_use) == (1, 0, 0)
+    finally:
+        await model.close()
+
+
+async def test_no_more_requests_at_once_than_allowed_while_servers_come_and_go(
+    fakes: FakeModels,
+) -> None:
+    one, other = fakes(ttft_ms=20), fakes(ttft_ms=20)
+    model = client(one.url, connections=2)
+    try:
+        tasks = [asyncio.create_task(deltas(model)) for _ in range(24)]
+        await asyncio.to_thread(one.wait, lambda s: s.completed >= 4)
+        model.endpoints.put(Server(other.url, bound=3))
+        await asyncio.to_thread(other.wait, lambda s: s.completed >= 3)
+        model.endpoints.remove(one.url)
+        await model.endpoints.drained(one.url)
+        assert all(found[-1].finish_reason == "stop" for found in await asyncio.gather(*tasks))
+        assert one.statistics().most_running == 2
+        assert 1 <= other.statistics().most_running <= 3
+        assert [server.name for server in seen(model)] == [other.url]
+        assert model.statistics().waiting == 0
+    finally:
+        await model.close()
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_cancelling_gives_the_place_back(fakes: FakeModels, running: bool) -> None:
+    fake = fakes(faults=[Fault("slow", first=1)])
+    model = client(fake.url, connections=1)
+    try:
+        first = asyncio.create_task(deltas(model))
+        await asyncio.to_thread(fake.wait, lambda s: s.running == 1)
+        second = asyncio.create_task(deltas(model))
+        await asyncio.sleep(0)
+        (first if running else second).cancel()
+        if running:
+            assert (await second)[-1].finish_reason == "stop"
+        else:
+            first.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        server = seen(model)[0]
+        assert (server.in_use, server.failed) == (0, 0)
+        assert model.statistics().waiting == 0
+    finally:
+        await model.close()

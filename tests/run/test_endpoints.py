@@ -1,0 +1,386 @@
+"""Who gets the next request, and who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.run.simulated import SimulatedLoop
+from vivace.errors import BadInput, Closed, DeadlineExceeded, Overloaded
+from vivace.run import work
+from vivace.run.balance import Server
+from vivace.run.breaker import State, Tolerance
+from vivace.run.endpoints import AllEjected, Endpoints, Lease
+from vivace.run.turns import PATIENCE, Turns
+from vivace.run.work import Priority
+
+
+@pytest.fixture
+def loop() -> Iterator[SimulatedLoop]:
+    loop = SimulatedLoop()
+    yield loop
+    loop.settle()
+    assert not asyncio.all_tasks(loop)
+    loop.close()
+
+
+def servers(loop: SimulatedLoop, *several: Server, **more: Any) -> Endpoints:
+    more = {"tolerance": Tolerance(in_row=2), "draw": random.Random(0), **more}
+    return Endpoints("set", several, clock=loop.time, **more)
+
+
+def take(loop: SimulatedLoop, endpoints: Endpoints, *avoid: str) -> Lease:
+    return loop.run_until_complete(endpoints.lease(avoid=avoid))
+
+
+def fail(loop: SimulatedLoop, endpoints: Endpoints, name: str, times: int = 2) -> None:
+    others = [server.name for server in endpoints.statistics().servers if server.name != name]
+    for _ in range(times):
+        with take(loop, endpoints, *others) as lease:
+            assert lease.server == name
+            lease.failed("it broke")
+
+
+def state(endpoints: Endpoints, name: str) -> State:
+    return next(s.state for s in endpoints.statistics().servers if s.name == name)
+
+
+@pytest.mark.parametrize("at_once", [1, 12])
+def test_weights(loop: SimulatedLoop, at_once: int) -> None:
+    """By turns where one request runs at a time, by what is outstanding where many do."""
+    endpoints = servers(loop, Server("a", 3), Server("b", 2), Server("c", 1))
+    draw, held, seen = random.Random(1), list[Lease](), Counter[str]()
+    for _ in range(600):
+        if len(held) == at_once:
+            held.pop(draw.randrange(at_once)).end()
+        held.append(take(loop, endpoints))
+        seen[held[-1].server] += 1
+    for lease in held:
+        lease.end()
+    for name, wanted in (("a", 300), ("b", 200), ("c", 100)):
+        assert abs(seen[name] - wanted) <= (2 if at_once == 1 else 30)
+
+
+def test_a_slow_server_gets_less_by_itself(loop: SimulatedLoop) -> None:
+    """One takes a second, one three; four requests at once."""
+    endpoints = servers(loop, Server("fast"), Server("slow"))
+    seen = Counter[str]()
+
+    async def user(until: float) -> None:
+        while loop.time() < until:
+            with await endpoints.lease() as lease:
+                seen[lease.server] += 1
+                await asyncio.sleep(1 if lease.server == "fast" else 3)
+                lease.alive()
+
+    users = [loop.create_task(user(loop.time() + 300)) for _ in range(4)]
+    loop.advance(310)
+    assert all(one.done() for one in users)
+    assert 2 < seen["fast"] / seen["slow"] < 4
+
+
+def test_a_failing_server_is_left_alone_and_tried_again(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("good"), Server("bad"))
+    fail(loop, endpoints, "bad")
+    assert state(endpoints, "bad") is State.OPEN
+    for _ in range(20):
+        with take(loop, endpoints) as lease:
+            assert lease.server == "good"
+            lease.alive()
+    loop.advance(1)
+    trial = take(loop, endpoints)
+    assert trial.server == "bad"
+    held = [take(loop, endpoints) for _ in range(5)]
+    assert {lease.server for lease in held} == {"good"}, "one trial at a time"
+    trial.alive()
+    assert state(endpoints, "bad") is State.CLOSED
+    assert take_all(loop, endpoints, 3)["bad"] == 3, "the idle one is next"
+    for lease in (trial, *held):
+        lease.end()
+    counts = take_all(loop, endpoints, 40)
+    assert abs(counts["good"] - counts["bad"]) <= 6, "it is not given what it missed"
+
+
+def take_all(loop: SimulatedLoop, endpoints: Endpoints, times: int) -> Counter[str]:
+    """Where so many requests go that succeed one after another."""
+    seen = Counter[str]()
+    for _ in range(times):
+        with take(loop, endpoints) as lease:
+            lease.alive()
+            seen[lease.server] += 1
+    return seen
+
+
+def test_all_ejected_is_an_error_at_once(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1))
+    with pytest.raises(BadInput, match="last server"):
+        endpoints.remove("a")
+    first = take(loop, endpoints)
+    waiting = loop.create_task(endpoints.lease())
+    loop.settle()
+    first.failed("it broke")
+    first.end()
+    loop.settle()
+    second = waiting.result()
+    waiting = loop.create_task(endpoints.lease())
+    loop.settle()
+    second.failed("it broke again")
+    second.end()
+    loop.settle()
+    for error in (waiting.exception(), refused(loop, endpoints)):
+        assert isinstance(error, AllEjected)
+        assert 0 < error.retry_after <= 1
+        assert "it broke again" in str(error)
+    loop.advance(1)
+    trial = take(loop, endpoints)
+    assert isinstance(refused(loop, endpoints), AllEjected), "nobody waits behind a trial"
+    trial.alive()
+    trial.end()
+    assert take_all(loop, endpoints, 1) == {"a": 1}
+    assert endpoints.statistics().refused == 3
+
+
+def refused(loop: SimulatedLoop, endpoints: Endpoints) -> BaseException:
+    with pytest.raises(Overloaded) as raised:
+        take(loop, endpoints)
+    return raised.value
+
+
+def test_failing_in_part_ejects_only_while_others_are_left(loop: SimulatedLoop) -> None:
+    """Every second request fails everywhere: half of the servers may be out, not all."""
+    several = [Server(name) for name in "abcd"]
+    endpoints = servers(loop, *several, tolerance=Tolerance(in_row=100))
+    for turn in range(400):
+        with take(loop, endpoints) as lease:
+            lease.alive()
+            if turn // 4 % 2:
+                lease.failed("now and then")
+    states = Counter(server.state for server in endpoints.statistics().servers)
+    assert states == {State.CLOSED: 2, State.OPEN: 2}
+
+
+def test_a_busy_server_rests_while_there_are_others(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1), Server("b", bound=1))
+    with take(loop, endpoints, "b") as lease:
+        lease.alive()
+        lease.busy(2.0)
+    assert take_all(loop, endpoints, 5) == {"b": 5}
+    assert state(endpoints, "a") is State.CLOSED
+    one = take(loop, endpoints)
+    waiting = loop.create_task(endpoints.lease())
+    loop.advance(1)
+    assert not waiting.done()
+    loop.advance(1.5)
+    assert waiting.result().server == "a", "the rest is over and nothing else happened"
+    waiting.result().busy(5)
+    waiting.result().end()
+    one.busy(5)
+    one.end()
+    assert take_all(loop, endpoints, 2).total() == 2, "where all rest, all are asked"
+
+
+def test_time_alone_brings_a_server_back_to_those_who_wait(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1), Server("b", bound=1))
+    fail(loop, endpoints, "b")
+    one = take(loop, endpoints)
+    waiting = loop.create_task(endpoints.lease())
+    loop.advance(1.5)
+    assert waiting.result().server == "b"
+    one.end()
+    waiting.result().end()
+
+
+def test_the_urgent_go_first_and_nobody_starves(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1))
+    order: list[Priority] = []
+
+    async def one(priority: Priority) -> None:
+        with work.doing(priority), await endpoints.lease() as lease:
+            order.append(priority)
+            await asyncio.sleep(1)
+            lease.alive()
+
+    tasks = [loop.create_task(one(Priority.BACKGROUND)) for _ in range(3)]
+    loop.settle()
+    tasks += [loop.create_task(one(Priority.INTERACTIVE)) for _ in range(20)]
+    loop.advance(25)
+    assert all(task.done() for task in tasks)
+    assert order[0] is order[PATIENCE] is order[2 * PATIENCE] is Priority.BACKGROUND
+    assert Counter(order) == {Priority.BACKGROUND: 3, Priority.INTERACTIVE: 20}
+    seen = endpoints.statistics().servers[0]
+    assert (seen.waited, seen.started, seen.in_use) == (22, 23, 0)
+    assert seen.wait_seconds == pytest.approx(sum(range(1, 23)), rel=0.05)
+
+
+def test_turns_are_in_order_and_left_at_any_time() -> None:
+    turns: Turns[str] = Turns()
+    tickets = {name: turns.push(name, Priority(p)) for name, p in zip("abcd", (2, 0, 1, 0))}
+    turns.leave(tickets["d"])
+    turns.leave(tickets["d"])
+    order = []
+    while turns:
+        ticket, name = turns.head()
+        assert turns.head() == (ticket, name)
+        turns.taken(ticket)
+        order.append(name)
+    assert order == ["b", "c", "a"]
+
+
+def test_a_deadline_ends_the_wait(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1))
+    one = take(loop, endpoints)
+
+    async def hurried() -> Lease:
+        # `doing` reads the real clock; here the deadline is of the simulated one
+        token = work._current.set(work.Work(deadline=loop.time() + 2))
+        try:
+            return await endpoints.lease()
+        finally:
+            work._current.reset(token)
+
+    waiting = loop.create_task(hurried())
+    loop.advance(1)
+    assert endpoints.statistics().waiting == 1
+    loop.advance(1.5)
+    assert isinstance(waiting.exception(), DeadlineExceeded)
+    assert endpoints.statistics().waiting == 0
+    one.end()
+    one.end()
+    assert take_all(loop, endpoints, 1) == {"a": 1}
+
+
+def test_the_queue_is_bounded(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1), most_waiting=1)
+    one = take(loop, endpoints)
+    waiting = loop.create_task(endpoints.lease())
+    loop.settle()
+    error = refused(loop, endpoints)
+    assert isinstance(error, Overloaded)
+    assert not isinstance(error, AllEjected)
+    one.end()
+    loop.settle()
+    waiting.result().end()
+
+
+def test_given_and_cancelled_in_the_same_moment(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1))
+    one = take(loop, endpoints)
+    cancelled = loop.create_task(endpoints.lease())
+    next_one = loop.create_task(endpoints.lease())
+    loop.settle()
+    one.end()  # which gives the place to the first
+    cancelled.cancel()
+    loop.settle()
+    assert cancelled.cancelled()
+    assert next_one.result().server == "a"
+    next_one.result().end()
+    assert endpoints.statistics().servers[0].in_use == 0
+
+
+def test_closing_refuses_those_who_wait(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1))
+    one = take(loop, endpoints)
+    waiting = loop.create_task(endpoints.lease())
+    loop.settle()
+    endpoints.close()
+    endpoints.close()
+    loop.settle()
+    assert isinstance(waiting.exception(), Closed)
+    with pytest.raises(Closed):
+        take(loop, endpoints)
+    one.end()
+
+
+def test_servers_come_and_go_while_requests_run(loop: SimulatedLoop) -> None:
+    endpoints = servers(loop, Server("a", bound=1))
+    one = take(loop, endpoints)
+    tasks = [loop.create_task(endpoints.lease()) for _ in range(4)]
+    loop.settle()
+    endpoints.put(Server("b", bound=2))
+    loop.settle()
+    assert [task.done() for task in tasks] == [True, True, False, False]
+    endpoints.put(Server("a", bound=2))
+    loop.settle()
+    assert tasks[2].result().server == "a"
+    endpoints.remove("a")
+    with pytest.raises(BadInput, match="last server"):
+        endpoints.remove("b")
+    drained = loop.create_task(endpoints.drained("a"))
+    one.end()
+    loop.settle()
+    assert not drained.done()
+    assert not tasks[3].done(), "nothing more goes to a server on its way out"
+    tasks[2].result().end()
+    loop.settle()
+    assert drained.done()
+    assert [server.name for server in endpoints.statistics().servers] == ["b"]
+    tasks[0].result().end()
+    loop.settle()
+    assert tasks[3].result().server == "b"
+    endpoints.put(Server("a"))
+    endpoints.put(Server("b", bound=1))  # two are running: none is lost
+    assert take(loop, endpoints).server == "a"
+    endpoints.remove("a")
+    back = loop.create_task(endpoints.drained("a"))
+    loop.settle()
+    endpoints.put(Server("a"))
+    loop.settle()
+    assert back.done(), "it came back"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [],
+        [Server("a"), Server("a")],
+        [Server("a", weight=0)],
+        [Server("a", weight=float("nan"))],
+        [Server("a", bound=0)],
+    ],
+)
+def test_what_is_no_set(loop: SimulatedLoop, bad: list[Server]) -> None:
+    with pytest.raises(BadInput):
+        servers(loop, *bad)
+
+
+def test_a_limit_stands_in_front(loop: SimulatedLoop) -> None:
+    limit = OneAtOnce()
+    endpoints = servers(loop, Server("a"), Server("b"), limit=limit)
+    one = take(loop, endpoints)
+    waiting = loop.create_task(endpoints.lease())
+    given_up = loop.create_task(endpoints.lease())
+    loop.settle()
+    assert not waiting.done()
+    one.alive()
+    one.end()
+    given_up.cancel()
+    loop.settle()
+    waiting.result().failed("it broke")
+    waiting.result().end()
+    assert limit.released == [False, True]
+    endpoints.put(Server("a", bound=1))
+    endpoints.remove("b")
+    fail(loop, endpoints, "a")
+    assert isinstance(refused(loop, endpoints), AllEjected)
+    assert limit.free.locked() is False
+
+
+class OneAtOnce:
+    """A limit, and a permit of it."""
+
+    def __init__(self) -> None:
+        self.free = asyncio.Semaphore(1)
+        self.released: list[bool] = []
+
+    async def acquire(self) -> OneAtOnce:
+        await self.free.acquire()
+        return self
+
+    def release(self, *, dropped: bool) -> None:
+        self.released.append(dropped)
+        self.free.release()
