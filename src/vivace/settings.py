@@ -156,6 +156,13 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="0 is any free port")] = 8765
+    hosts: Annotated[
+        str,
+        Meta(
+            description="names the Host header may carry, with commas; empty is localhost and "
+            "127.0.0.1 when only this machine can reach the server, else any"
+        ),
+    ] = ""
     max_body_mib: Annotated[int, Meta(ge=1, description="larger requests are refused")] = 8
     drain_seconds: Annotated[
         float, Meta(ge=0, description="how long a shutdown waits for running answers")

@@ -14,21 +14,38 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from vivace.server import errors, health, openapi
 from vivace.server.body import BodyLimit
 from vivace.server.chat import HEARTBEAT, Chat
 from vivace.server.door import Door
 from vivace.server.embeddings import Embeddings
+from vivace.server.entrance import Entrance
 from vivace.server.search import Search
 from vivace.server.served import Served
 
 
-def create(served: Served, *, heartbeat: float = HEARTBEAT) -> FastAPI:
+class Application(FastAPI):
+    """FastAPI behind the entrance."""
+
+    def __init__(self, hosts: frozenset[str] | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.hosts = hosts
+        self.hot: dict[str, ASGIApp] = {}
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Entrance(self.hot, super().build_middleware_stack(), self.hosts)
+
+
+def create(
+    served: Served, *, heartbeat: float = HEARTBEAT, hosts: frozenset[str] | None = None
+) -> FastAPI:
     """The ASGI application. Its lifespan opens what is served, and closes it after draining.
 
     Args:
         heartbeat: seconds of silence after which a stream sends a comment.
+        hosts: names that a request's Host header may carry; None is any.
     """
 
     @asynccontextmanager
@@ -36,7 +53,9 @@ def create(served: Served, *, heartbeat: float = HEARTBEAT) -> FastAPI:
         async with served.opened():
             yield
 
-    app = FastAPI(
+    most = served.settings.server.max_body_mib << 20
+    app = Application(
+        hosts,
         title="Vivace",
         version=version("vivace"),
         docs_url=None,  # its page is loaded from elsewhere; /openapi.json is not
@@ -45,12 +64,15 @@ def create(served: Served, *, heartbeat: float = HEARTBEAT) -> FastAPI:
         # the outermost first
         middleware=[
             Middleware(Door, served.trace, served.running),
-            Middleware(BodyLimit, served.settings.server.max_body_mib << 20),
+            Middleware(BodyLimit, most),
         ],
         exception_handlers={HTTPException: _http_error, RequestValidationError: _bad_request},
     )
     hot = (Search(served), Chat(served, heartbeat=heartbeat), Embeddings(served))
     app.router.routes[:0] = [Route(route.path, route, methods=["POST"]) for route in hot]
+    for route in hot:
+        inside = Door(BodyLimit(route, most), served.trace, served.running, route.path)
+        app.hot[route.path] = inside
     app.include_router(health.router(served))
     plain = app.openapi
 

@@ -15,6 +15,7 @@ from vivace.errors import VivaceError
 from vivace.server import errors
 from vivace.server.asgi import read, send_json
 from vivace.server.disconnect import Attended
+from vivace.server.door import PLAIN_SEND
 from vivace.server.events import DONE, EventStream, TextFrame, event
 from vivace.server.passages import annotate, sources
 from vivace.server.served import Served
@@ -52,7 +53,8 @@ class Chat:
         collection = self._served.collection(request.model)
         what = asked(request)
         if request.stream:
-            await self._stream(request, collection, what, receive, send)
+            stream = EventStream(send, scope.get(PLAIN_SEND, send))
+            await self._stream(request, collection, what, receive, stream)
             return
         async with Attended(receive):
             answer = await collection.ask(
@@ -66,9 +68,8 @@ class Chat:
         collection: Collection,
         what: Asked,
         receive: Receive,
-        send: Send,
+        stream: EventStream,
     ) -> None:
-        stream = EventStream(send)
         deltas = collection.stream(
             what.question, k=request.k, filters=request.filters, asking=what.asking
         )

@@ -17,6 +17,9 @@ GONE = "gone"
 """The status class of a request whose client left before its answer began."""
 ELSEWHERE = "other"
 """The route of a request for a path that does not exist."""
+PLAIN_SEND = "vivace.send"
+"""Of a scope: the `send` without our wrappers, which look at a response's first message only. A
+stream sends the others through it, one a token."""
 
 
 class Running:
@@ -43,13 +46,17 @@ class Running:
 class Door:
     """ASGI middleware: an exception becomes an error in OpenAI's shape, and all is measured.
 
-    The labels are bounded: the route's own path and the class of the status.
+    The labels are bounded: the route's own path and the class of the status. `path` is given where
+    one route alone lies behind this door.
     """
 
-    def __init__(self, app: ASGIApp, trace: Trace, running: Running) -> None:
+    def __init__(
+        self, app: ASGIApp, trace: Trace, running: Running, path: str | None = None
+    ) -> None:
         self._app = app
         self._trace = trace
         self._running = running
+        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,6 +70,7 @@ class Door:
                 status = message["status"]
             await send(message)
 
+        scope[PLAIN_SEND] = send
         start = time.perf_counter()
         self._running.enter()
         try:
@@ -77,7 +85,8 @@ class Door:
         finally:
             self._running.leave()
             kind = f"{status // 100}xx" if status else GONE
-            self._trace.observe(f"{_route(scope)} {kind}", time.perf_counter() - start)
+            route = self._path or _route(scope)
+            self._trace.observe(f"{route} {kind}", time.perf_counter() - start)
 
     async def _fail(self, error: Exception, send: Send, *, started: bool) -> None:
         """Tell the client, unless its answer has begun: then uvicorn cuts it off, visibly."""

@@ -36,6 +36,10 @@ class NoSuchModel(errors.VivaceError):
     param = "model"
 
 
+class WrongHost(errors.BadInput):
+    """The Host header carries a name that is not this server's."""
+
+
 class ClientGone(Exception):
     """The client has closed its connection: there is nobody to tell."""
 
@@ -65,6 +69,7 @@ TABLE: dict[type[BaseException], Told] = {
     errors.BadVectors: Told(400, _THEIRS, "bad_vectors"),
     errors.BadSettings: Told(500, _OURS, "bad_settings", told=False),
     BodyTooLarge: Told(413, _THEIRS, "body_too_large"),
+    WrongHost: Told(421, _THEIRS, "wrong_host"),
     NoSuchModel: Told(404, _THEIRS, "model_not_found"),
     errors.IngestError: Told(422, _THEIRS, "unreadable_document"),
     errors.CollectionLocked: Told(503, _OURS, "collection_locked"),

@@ -47,10 +47,15 @@ def event(value: object) -> bytes:
 class EventStream:
     """A response of events. Its head is sent with the first one, so that an error before it can
     still have a status of its own.
+
+    Args:
+        send: takes the first message.
+        plain: takes the others; see `door.PLAIN_SEND`.
     """
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, plain: Send) -> None:
+        self._start = send
+        self._send = plain
         self._writing = False
         self._written = 0
         self._written_at_last_beat = 0
@@ -64,7 +69,7 @@ class EventStream:
         self._writing = True
         if not self.started:
             self.started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await self._start({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
         self._written += 1
         self._writing = False

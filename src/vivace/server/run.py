@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from vivace.errors import BadInput
 from vivace.server.app import create
+from vivace.server.entrance import LOOPBACK
 from vivace.server.served import Served
 
 _BACKLOG = 2048
@@ -85,6 +86,14 @@ class Server(uvicorn.Server):
                 signal.signal(number, previous)
 
 
+def _hosts(served: Served, bound: socket.socket) -> frozenset[str] | None:
+    """The names a request may ask for: those that are set, or this machine's on loopback."""
+    named = served.settings.server.hosts
+    if named:
+        return frozenset(name.strip().lower() for name in named.split(",")) | LOOPBACK
+    return LOOPBACK | {bound.getsockname()[0]} if is_loopback(bound) else None
+
+
 def server(served: Served, app: FastAPI, ready: Callable[[], None] = lambda: None) -> Server:
     """A server for the application; `ready` is called when requests are accepted."""
     uvloop = "uvloop" if sys.platform != "win32" else "asyncio"
@@ -112,7 +121,7 @@ def serve(served: Served, bound: socket.socket, ready: Callable[[], None]) -> No
     Raises:
         VivaceError: what is served could not be opened.
     """
-    running = server(served, create(served), ready)
+    running = server(served, create(served, hosts=_hosts(served, bound)), ready)
 
     async def opened() -> None:
         async with served.opened():
@@ -120,6 +129,9 @@ def serve(served: Served, bound: socket.socket, ready: Callable[[], None]) -> No
             gc.collect()
             gc.freeze()
             await running.serve(sockets=[bound])
+            # after a second signal uvicorn returns at once and leaves them running
+            for task in running.server_state.tasks:
+                task.cancel()
 
     try:
         with asyncio.Runner(loop_factory=running.config.get_loop_factory()) as runner:
