@@ -101,7 +101,7 @@ class Client:
 
     async def _send(self, path: str, body: bytes) -> bytes:
         self._writer.write(
-            b"POST %b%b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"POST %b%b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (self._base.encode(), path.encode(), len(body), body)
         )
         head = await self._reader.readuntil(b"\r\n\r\n")
