@@ -99,7 +99,7 @@ class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of binary formats, which are read in a process that can be killed."""
+    """Of binary files, web pages and large ones, which are read in a process that can be killed."""
 
     seconds: Annotated[float, Meta(gt=0, description="most seconds a file may take")] = 30.0
     memory_mib: Annotated[int, Meta(ge=64, description="most memory a worker may use")] = 768
@@ -199,6 +199,11 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         _put(tree, name, value, where="keyword arguments")
     settings = _convert(tree)
     return settings if settings.home else msgspec.structs.replace(settings, home=_default_home())
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment without our settings, which may be secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def describe(settings: Settings) -> dict[str, Any]:
