@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -41,6 +42,13 @@ _ADAPTABLE: Final = {
     "max_tokens": "max_completion_tokens",
 }
 """Parameters that some servers refuse, and what their refusal names."""
+_NOT_KNOWN: Final = re.compile(
+    r"unsupported|not? support(?:ed)?\b|unknown|unrecogni[sz]ed|unexpected|extra (?:input|field)"
+    r"|not (?:permitted|allowed)|only (?:the default|1(?:\.0)? is)",
+    re.IGNORECASE,
+)
+"""How servers say that they do not take a parameter, and not that its value is a wrong one."""
+_OWN_TEMPERATURE: Final = "the model server takes no temperature, so its own was used"
 
 
 _Begun: TypeAlias = tuple[aiohttp.ClientResponse, Watch, bytes]
@@ -88,7 +96,8 @@ class OpenAI:
         total = loop.time() + self._settings.total_seconds
         body = self._body(messages, max_tokens, temperature)
         response, watch, data = await self._response(body, total)
-        answer = Arriving(max_tokens)
+        own = (_OWN_TEMPERATURE,) if "temperature" in self._omitted else ()
+        answer = Arriving(max_tokens, secret=self._settings.api_key, degraded=own)
         try:
             if not self._streaming or response.content_type == "application/json":
                 for piece in answer.whole(await _read(response, data, watch)):
@@ -142,12 +151,16 @@ class OpenAI:
     async def _response(self, body: bytes, total: float) -> _Begun:
         loop = asyncio.get_running_loop()
         tries = 0
+        omitted: set[str] = set()
         while True:
             try:
-                return await self._try(body, total)
+                begun = await self._try(body, total)
+                # remembered where it helped: else the value was wrong, not the parameter
+                self._omitted |= omitted
+                return begun
             except (ModelUnreachable, ModelRefused, StreamCut) as error:
                 if isinstance(error, ModelRefused):
-                    if (adapted := self._adapted(error, body)) is not None:
+                    if (adapted := self._adapted(error, body, omitted)) is not None:
                         body = adapted
                         continue
                     if error.status not in STATUSES:
@@ -231,9 +244,9 @@ class OpenAI:
             _omit(body, name)
         return _encode(body)
 
-    def _adapted(self, error: ModelRefused, body: bytes) -> bytes | None:
+    def _adapted(self, error: ModelRefused, body: bytes, omitted: set[str]) -> bytes | None:
         """The request without the parameter that the server has just refused, if it was one."""
-        if error.status not in (400, 422):
+        if error.status not in (400, 422) or not _NOT_KNOWN.search(error.what):
             return None
         sent: dict[str, Any] = msgspec.json.decode(body)
         for refused in _ADAPTABLE:
@@ -241,7 +254,7 @@ class OpenAI:
                 break
         else:
             return None
-        self._omitted.add(refused)
+        omitted.add(refused)
         _omit(sent, refused)
         return _encode(sent)
 
@@ -249,11 +262,10 @@ class OpenAI:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> ModelRefused:
         try:
-            said = wire.message_of_body(await response.content.read(_MAX_ERROR))
+            data = await response.content.read(_MAX_ERROR)
+            said = wire.message_of_body(data, self._settings.api_key)
         except (aiohttp.ClientError, OSError):
             said = ""  # the status says enough
-        if self._settings.api_key:
-            said = said.replace(self._settings.api_key, "***")
         fixes = {
             401: "Set generate.api_key",
             403: "Set generate.api_key to one that may use this model",
@@ -274,7 +286,7 @@ class OpenAI:
         )
 
     def _hung_up(self, error: Exception) -> StreamCut:
-        why = str(error) or type(error).__name__
+        why = wire.redacted(str(error), self._settings.api_key) or type(error).__name__
         return cut(f"{self._endpoint.url} hung up before the first byte: {why}", "")
 
     def _late(self, whole: bool, text: str = "") -> ModelTimeout:
@@ -300,7 +312,8 @@ class OpenAI:
                 fix="Raise generate.between_seconds, or see the model server's log",
                 text=text,
             )
-        return cut(f"{self._endpoint.url}: {error or type(error).__name__}", text)
+        why = wire.redacted(str(error), self._settings.api_key) or type(error).__name__
+        return cut(f"{self._endpoint.url}: {why}", text)
 
     async def _drain(self, response: aiohttp.ClientResponse) -> None:
         """Read the end of a stream that has said all, or leave its connection to be closed."""
