@@ -46,6 +46,9 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Annotated[int, Meta(ge=1, le=2048, description="most texts in one request")] = 64
     concurrency: Annotated[int, Meta(ge=1, description="most requests at once")] = 4
     seconds: Annotated[float, Meta(gt=0, description="timeout of a request")] = 30.0
+    query_seconds: Annotated[
+        float, Meta(gt=0, description="timeout of a question with all its tries")
+    ] = 5.0
     retries: Annotated[int, Meta(ge=0, description="further tries of a failed request")] = 3
 
 

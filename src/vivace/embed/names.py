@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 
-from vivace.embed.given import Given
+from vivace.embed.given import MAX_DIM, Given
 from vivace.embed.minilm import MiniLM
 from vivace.errors import BadSettings
 from vivace.protocols import Embedder
 from vivace.run.endpoint import check_key, endpoint
 from vivace.run.host import cores
 from vivace.settings import Settings
-
-MAX_DIM = 65_536
 
 
 def load(settings: Settings) -> Embedder:
