@@ -88,6 +88,8 @@ _CONTROL: Final = re.compile("[\0-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffe\ufff
 _NOT_ASCII: Final = re.compile("[^\0-\x7f]")
 _FOREIGN: Final = re.compile("[^\0-\x7f]+")
 _BESIDE_LATIN: Final = re.compile("[A-Za-z][^\0-\x7f]|[^\0-\x7f][A-Za-z]")
+_NO_LATIN_WORD: Final = re.compile(rb"[\x80-\xff]{6}")
+"""So many accented letters in a row has no word in Latin letters."""
 _LATIN: Final = re.compile("[\u00a0-\u024f\u2010-\u2122]")
 
 
@@ -199,12 +201,12 @@ def _is_short_chinese(data: bytes, text: str) -> bool:
 def _legacy(data: bytes, declared: str, why_not_utf_8: str) -> str:
     readings = {encoding: _sample(data, encoding) for encoding in _SCORES}
     scores: dict[str, float] = {}
-    overruled = False
+    overruled, may_be_latin = False, _NO_LATIN_WORD.search(data) is None
     for encoding, text in readings.items():
         if text is not None:
             found, doubt = score(text, encoding), _ACCIDENT / max(1, _foreign(text))
             overruled = overruled or found >= _OVERRULES + doubt
-            if not _BESIDE_LATIN.search(text):
+            if not (may_be_latin and _BESIDE_LATIN.search(text)):
                 found += _PRIOR.get(encoding, 0.0) / max(1, _foreign(text))
             elif found < PLAUSIBLE + doubt and encoding != declared:
                 continue  # accented letters of a Latin word
