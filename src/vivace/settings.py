@@ -47,6 +47,9 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Annotated[int, Meta(ge=1, le=2048, description="most texts in one request")] = 64
     concurrency: Annotated[int, Meta(ge=1, description="most requests at once to a server")] = 4
     seconds: Annotated[float, Meta(gt=0, description="timeout of a request")] = 30.0
+    query_seconds: Annotated[
+        float, Meta(gt=0, description="timeout of a question with all its tries")
+    ] = 5.0
     retries: Annotated[int, Meta(ge=0, description="further tries of a failed request")] = 3
 
 
@@ -100,7 +103,7 @@ class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of binary formats, which are read in a process that can be killed."""
+    """Of binary files, web pages and large ones, which are read in a process that can be killed."""
 
     seconds: Annotated[float, Meta(gt=0, description="most seconds a file may take")] = 30.0
     memory_mib: Annotated[int, Meta(ge=64, description="most memory a worker may use")] = 768
@@ -212,6 +215,11 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         _put(tree, name, value, where="keyword arguments")
     settings = _convert(tree)
     return settings if settings.home else msgspec.structs.replace(settings, home=_default_home())
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment without our settings, which may be secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def describe(settings: Settings) -> dict[str, Any]:

@@ -194,6 +194,8 @@ class Answer:
     cost: float | None = None
     """In the currency of `generate.price_*`; None where no price is set or nothing was billed."""
     finish_reason: str = "stop"
+    read: int | None = None
+    """Of the hits, so many of the first had room in what the text was written from; None is all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,8 @@ class Delta:
     answer: Answer | None = None
     finish_reason: str = ""
     usage: Usage | None = None
+    degraded: tuple[str, ...] = ()
+    """From a `Generator`, on the last one: what the model was not told as it was asked."""
 
 
 @dataclass(frozen=True, slots=True)

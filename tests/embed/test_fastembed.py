@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -44,8 +45,8 @@ def model(folder: Path) -> Iterator[FastEmbed]:
 
 
 async def test_a_folder(model: FastEmbed, folder: Path) -> None:
-    size = (folder / "model.onnx").stat().st_size
-    assert (model.name, model.dim) == (f"fastembed:mini/{size}", 384)
+    assert re.fullmatch(r"fastembed:mini/[0-9a-f]{16}", model.name)
+    assert model.dim == 384
     texts = ["How do I reset my password?", "The volcano erupted.", "", "caf\ud800e"] * 3
     found = (await model.embed(texts, kind="passage")).vectors
     assert found.shape == (12, 384)
@@ -59,6 +60,31 @@ async def test_a_folder(model: FastEmbed, folder: Path) -> None:
     assert (await model.embed([], kind="query")).vectors.shape == (0, 384)
     assert model.reads("zh")
     assert model.count_tokens(["检索"]) == [2]
+
+
+def test_what_vectors_depend_on_is_in_the_name(
+    model: FastEmbed, folder: Path, tmp_path: Path
+) -> None:
+    """A model trained further has the size of the first, and other vectors."""
+
+    def name(copy: Path) -> str:
+        made = FastEmbed(str(copy), workers=1, batch=1)
+        made.close()
+        return made.name
+
+    copy = tmp_path / "elsewhere" / "mini"
+    shutil.copytree(folder, copy)
+    assert name(copy) == model.name
+    weights = bytearray((copy / "model.onnx").read_bytes())
+    at = len(weights) // 2
+    weights[at : at + 4] = weights[at + 4 : at + 8]
+    assert len(weights) == (folder / "model.onnx").stat().st_size
+    (copy / "model.onnx").write_bytes(weights)
+    trained = name(copy)
+    assert trained != model.name
+    (copy / "1_Pooling").mkdir()
+    (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert name(copy) not in (trained, model.name)
 
 
 async def test_closed(folder: Path) -> None:

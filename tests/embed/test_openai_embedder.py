@@ -18,6 +18,7 @@ from vivace.embed import names
 from vivace.embed.openai import OpenAIEmbedder
 from vivace.engine import Engine
 from vivace.errors import BadSettings, EmbeddingError
+from vivace.run import work
 from vivace.run.balance import Server
 from vivace.run.breaker import State, Tolerance
 from vivace.run.endpoint import Endpoint
@@ -123,6 +124,33 @@ def test_failures_are_named(kind: str, said: str) -> None:
         done = fake.wait(lambda s: s.running == 0 and s.connections == 0)
         assert done.requests == 1
     assert threading.active_count() == before
+
+
+async def test_a_question_does_not_wait_for_a_stalled_server() -> None:
+    """Documents have all the time that the settings give; a question has its own."""
+    with FakeModel(faults=[Fault("slow")]) as fake:
+        model = embedder(fake, dim="64", seconds=600, retries=9, query_seconds=0.2)
+        try:
+            with pytest.raises(EmbeddingError, match=r"no answer to a question in 0.2 s"):
+                await model.embed(["x"], kind="query")
+            late = pytest.raises(EmbeddingError, match=r"to a question in 0(\.0\d+)? s")
+            with work.doing(seconds=0.05), late:
+                await model.embed(["x"], kind="query")
+            await asyncio.to_thread(fake.wait, lambda s: s.running == 0)
+            with work.doing(work.Priority.BATCH):
+                task = asyncio.create_task(model.embed(["x"], kind="query"))
+            others = asyncio.create_task(model.embed(["x"], kind="passage"))
+            await asyncio.to_thread(fake.wait, lambda s: s.running == 2)
+            with pytest.raises(EmbeddingError, match="to a question"):
+                await model.embed(["y"], kind="query")
+            assert not task.done()
+            assert not others.done()
+            for waiting in (task, others):
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+        finally:
+            model.close()
 
 
 async def test_cancelling_closes_the_connection() -> None:

@@ -78,7 +78,7 @@ async def deltas(model: OpenAI, *, max_tokens: int = 100) -> list[Delta]:
     return [d async for d in model.stream(asked, max_tokens=max_tokens, temperature=0.5)]
 
 
-def chunk(text: str | None = None, **choice: Any) -> bytes:
+def chunk(text: object = None, **choice: Any) -> bytes:
     value = {"choices": [{"index": 0, "delta": {"content": text}, **choice}]}
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 

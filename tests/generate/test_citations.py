@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from vivace.generate.citations import Checked, check
@@ -63,6 +65,29 @@ def test_unknown_numbers_are_told_and_not_cited() -> None:
     checked = check("Grass is green [1][7]. So is moss [0].", CHUNKS)
     assert [c.number for c in checked.citations] == [1]
     assert checked.unknown == (7, 0)
+
+
+@pytest.mark.parametrize("answer", ["a{}b [1]", "[1]{}b", "a [1]{}. b"])
+def test_a_run_of_spaces_costs_what_its_length_does(answer: str) -> None:
+    """Eight times the spaces take eight times the time, not sixty-four."""
+
+    def seconds(spaces: int) -> float:
+        text = answer.format(" " * spaces)
+        started = time.process_time()
+        for _ in range(3):
+            check(text, CHUNKS)
+        return time.process_time() - started
+
+    seconds(1_000)
+    assert seconds(32_000) < 30 * max(seconds(4_000), 1e-3)
+
+
+def test_spaces_before_a_marker_are_not_the_claims() -> None:
+    checked = check("Grass is green   [1]  [2] .\n  [1] Snow.", CHUNKS)
+    assert spans("Grass is green   [1]  [2] .\n  [1] Snow.", checked)[:2] == [
+        ("Grass is green", 1),
+        ("Grass is green", 2),
+    ]
 
 
 def test_many_brackets_cost_little() -> None:

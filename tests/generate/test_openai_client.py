@@ -13,6 +13,7 @@ import pytest
 from tests.generate.canned import DONE, END, SSE, canned, chunk, client, deltas, refused
 from vivace.errors import (
     BadSettings,
+    GenerationError,
     ModelRefused,
     ModelTimeout,
     ModelUnreachable,
@@ -67,6 +68,9 @@ async def test_a_stream() -> None:
         chunk("a") + END + USAGE + b'"prompt_tokens_details":null,"x":{}}}\n\n' + DONE,
         b'data: {"choices":null}\n\n' + chunk("a") + b"event: ping\ndata: x\n\n" + END + DONE,
         b'data: {"choices":[{}]}\n\n' + chunk("a") + END + DONE,
+        chunk([{"type": "text", "text": "a"}, {"type": "image"}, 7]) + END + DONE,
+        chunk("a") + END + b'data: {"choices":[],"usage":"none"}\n\n' + DONE,
+        chunk("a") + END + b'data: {"choices":[],"usage":{"prompt_tokens":"9"}}\n\n' + DONE,
     ],
 )
 async def test_dialects(rest: bytes) -> None:
@@ -74,6 +78,14 @@ async def test_dialects(rest: bytes) -> None:
         found = await deltas(model)
         assert "".join(delta.text for delta in found) == "a"
         assert found[-1].finish_reason == "stop"
+
+
+async def test_counts_may_be_floats() -> None:
+    told = b'data: {"choices":[],"usage":{"prompt_tokens":9.0,"completion_tokens":2.0,'
+    told += b'"prompt_tokens_details":{"cached_tokens":null},"prompt_cache_hit_tokens":4e0}}\n\n'
+    body = SSE + chunk("a") + END + told + DONE
+    async with canned(body) as server, client(server) as model:
+        assert (await deltas(model))[-1].usage == Usage(9, 2, 4)
 
 
 async def test_no_usage_told_is_none_invented() -> None:
@@ -106,6 +118,7 @@ async def test_plain_json_is_an_answer_too(streaming: bool) -> None:
         (chunk("a") + b"data: {", StreamMalformed, "a"),
         (chunk("a") + b"data: [1]\n\n", StreamMalformed, "a"),
         (chunk("a") + b'data: {"choices": 7}\n\n', StreamMalformed, "a"),
+        (chunk("a") + b'data: {"error":' + b"[" * 10_000 + b"\n\n", StreamMalformed, "a"),
         (chunk("a") + b'data: "\xff"\n\n', StreamMalformed, "a"),
         (chunk("a") + b'data: {"error":{"message":"oom","code":503}}\n\n', ModelRefused, "a"),
         (b'event: error\ndata: {"error":"oom"}\n\n', ModelRefused, ""),
@@ -197,6 +210,73 @@ async def test_refused_parameters_are_left_out_and_remembered() -> None:
         assert len(server.requests) == 4
         assert last["max_completion_tokens"] == 100
         assert not {"max_tokens", "stream_options"} & last.keys()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Invalid 'temperature': expected a value <= 1, but got 1.5 instead.",
+        "temperature must be in [0, 1]",
+        "max_completion_tokens is too large: 100000",
+    ],
+)
+async def test_a_wrong_value_is_no_unknown_parameter(said: str) -> None:
+    """To leave it out would answer this question otherwise than asked, and all later ones."""
+    no = refused(400, json.dumps({"error": {"message": said}}))
+    async with canned(no, SSE + chunk("a") + END + DONE) as server, client(server) as model:
+        with pytest.raises(ModelRefused):
+            await deltas(model)
+        (last,) = [d for d in await deltas(model) if d.finish_reason]
+        assert last.degraded == ()
+        assert {"temperature", "max_tokens"} <= server.requests[-1].keys()
+
+
+async def test_what_did_not_help_to_leave_out_is_not_remembered() -> None:
+    no = refused(400, '{"error":"temperature is not supported"}')
+    good = SSE + chunk("a") + END + DONE
+    async with canned(no, refused(400), good) as server, client(server) as model:
+        with pytest.raises(ModelRefused):
+            await deltas(model)
+        await deltas(model)
+        assert ["temperature" in request for request in server.requests] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Unsupported value: 'temperature' does not support 0.0. Only the default (1) value is ...",
+        "invalid temperature: only 1 is allowed for this model",
+        "body.temperature: Extra inputs are not permitted",
+    ],
+)
+async def test_a_temperature_that_was_left_out_is_told(said: str) -> None:
+    no = refused(400, json.dumps({"detail": said}))
+    good = SSE + chunk("a") + END + DONE
+    async with canned(no, good, good) as server, client(server) as model:
+        for _ in range(2):
+            last = (await deltas(model))[-1]
+            assert last.degraded == ("the model server takes no temperature, so its own was used",)
+        assert len(server.requests) == 3
+
+
+KEY = "sk-" + "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        SSE + f'data: {{"error":{{"message":"bad key {KEY}"}}}}\n\n'.encode(),
+        SSE + f'event: error\ndata: {{"error":"{KEY}"}}\n\n'.encode(),
+        refused(500, json.dumps({"error": {"message": "x" * 480 + KEY}})),
+        refused(500, "x" * 480 + KEY),
+        f"HTTP/1.1 {KEY} {KEY}\r\n\r\n".encode(),
+    ],
+)
+async def test_no_part_of_the_key_is_in_an_error(reply: bytes) -> None:
+    async with canned(reply) as server, client(server, api_key=KEY) as model:
+        with pytest.raises(GenerationError) as raised:
+            await deltas(model)
+        assert KEY[:8] not in str(raised.value)
 
 
 async def test_nobody_listens() -> None:

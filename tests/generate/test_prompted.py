@@ -10,6 +10,7 @@ import pytest
 from vivace.engine import Collection, Engine
 from vivace.errors import ModelTimeout, StreamCut
 from vivace.generate.prompted import Prompted, cost, says_not_found
+from vivace.server.passages import sources
 from vivace.settings import Answering, Generate, load
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -102,6 +103,7 @@ async def test_a_dead_server_is_replaced_by_quotes(tmp_path: Path) -> None:
         assert answer.generator == "extractive"
         assert answer.found
         assert "cannot be reached" in answer.degraded[-1]
+        assert "configured" not in answer.text  # one is
         assert answer.usage is None
 
 
@@ -180,6 +182,31 @@ async def test_what_was_asked_reaches_the_model() -> None:
     assert (most, temperature) == (7, 0.5)
     assert messages[0].content.endswith("Rhyme.\nBe brief.")
     assert messages[1:3] == history
+
+
+@pytest.mark.parametrize(("asked", "most"), [(None, 9), (7, 7), (1_000_000, 9)])
+async def test_no_more_tokens_are_asked_for_than_set(asked: int | None, most: int) -> None:
+    model = Says(Delta("Blue [1]."), STOP)
+    prompted = Prompted(model, Answering(), Generate(max_tokens=9))
+    async for _ in prompted.stream(Query("sky?"), RESULT, Asking(max_tokens=asked)):
+        pass
+    assert model.asked[0][1] == most
+
+
+async def test_what_the_model_was_not_told_is_noted() -> None:
+    answer = await answer_of(Says(Delta("Blue [1]."), Delta(finish_reason="stop", degraded=("x",))))
+    assert answer.degraded == ("slow", "x")
+
+
+async def test_an_answer_says_how_many_hits_it_was_written_from() -> None:
+    hits = tuple(Hit(Chunk(f"d{n}", "word " * 400, 0, 2000, id=n), 1.0) for n in range(9))
+    for budget, read in ((1_500, 2), (100_000, 5)):
+        prompted = Prompted(Says(Delta("a"), STOP), Answering(), Generate(context_tokens=budget))
+        found = [d async for d in prompted.stream(Query("q"), SearchResult(hits, 1))]
+        answer = found[-1].answer
+        assert answer is not None
+        assert (len(answer.hits), answer.read) == (9, read)
+        assert [source.id for source in sources(answer)] == list(range(read))
 
 
 async def test_nothing_found_costs_nothing() -> None:

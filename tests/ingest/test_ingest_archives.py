@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import random
 import zipfile
 from pathlib import Path
 
@@ -113,6 +114,31 @@ def test_the_directory_alone_can_be_too_large(path: Path) -> None:
 def test_what_is_no_zip(path: Path, content: bytes, reason: str) -> None:
     path.write_bytes(content)
     assert reason in refused(path)
+
+
+def test_a_part_under_a_password(path: Path) -> None:
+    data = bytearray(packed(path, ROOT).read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags, twice
+        data[data.index(mark) + at] |= 1
+    path.write_bytes(data)
+    assert refused(path) == "has parts under a password"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_part_that_does_not_unpack(path: Path, method: int) -> None:
+    """Each library has an error of its own for it."""
+    noise = random.Random(1).randbytes(2_000).hex()
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("word/document.xml", f"<a>{noise}</a>")
+    whole = path.read_bytes()
+    for at in (50, 70, 90):
+        path.write_bytes(whole[:at] + b"\xff" * 40 + whole[at + 40 :])
+        assert "is damaged" in refused(path)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        check(path, Parse())
 
 
 def test_a_damaged_part(path: Path) -> None:

@@ -118,6 +118,29 @@ def test_notes_stand_at_the_end(tmp_path: Path) -> None:
     )
 
 
+BOX = (
+    "<mc:AlternateContent><mc:Choice Requires='wps'><w:txbxContent>{0}</w:txbxContent></mc:Choice>"
+    "<mc:Fallback><w:pict><w:txbxContent>{0}</w:txbxContent></w:pict></mc:Fallback>"
+    "</mc:AlternateContent>"
+)
+WORDS = f"{nsdecls('w')} xmlns:mc='http://schemas.openxmlformats.org/markup-compatibility/2006'"
+
+
+def paragraph(text: str, box: str = "", attributes: str = "") -> str:
+    held = f"<w:r>{box}</w:r>" if box else ""
+    return f"<w:p {attributes}><w:r><w:t>{text}</w:t></w:r>{held}</w:p>"
+
+
+def test_text_in_boxes_is_read_once(tmp_path: Path) -> None:
+    package = docx.Document()
+    nested = paragraph("outer", BOX.format(paragraph("middle", BOX.format(paragraph("inner")))))
+    package.element.body.insert(0, parse_xml(paragraph("above", BOX.format(nested), WORDS)))
+    cell = package.add_table(1, 2).cell(0, 0)._tc
+    cell.append(parse_xml(paragraph("in a cell", BOX.format(paragraph("its box")), WORDS)))
+    found = parsed(package, tmp_path)
+    assert found.text == "above\n\nouter\n\nmiddle\n\ninner\n\nin a cell; its box |"
+
+
 def test_limits(tmp_path: Path) -> None:
     package = docx.Document()
     for _ in range(10):

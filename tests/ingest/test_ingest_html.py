@@ -113,6 +113,8 @@ def test_the_title_falls_back_to_the_stem(page: Path) -> None:
         ("<script>app()</script><div id=root></div>", "no text"),
         ("<frameset><frame></frameset>", "no text"),
         ("<div>" * 6_000 + "x", "nests over"),
+        ("<div></x>" * 6_000 + "x", "nests over"),
+        ("<!-- c --><style>i{}</style>" + "<div></x><!--><i></p>" * 3_000 + "x", "nests over"),
         (" ", "is empty"),
     ],
 )
@@ -127,6 +129,11 @@ def test_deep_and_unclosed_pages(page: Path) -> None:
     assert parsed(page, "<div>" * 4_000 + "x").text == "x"
     assert parsed(page, "<p>x" * 10_000 + "<br>" * 10_000 + "</div>" * 10_000).text[:4] == "x\n\nx"
     assert parsed(page, "<table><tr><td>" * 1_000 + "x").text == "x"
+
+
+@pytest.mark.parametrize("around", ["<!--{}-->", "<script>{}</script>", "<STYLE a=b>{}</style >"])
+def test_what_is_no_element_is_not_deep(page: Path, around: str) -> None:
+    assert parsed(page, "<p>x" + around.format("<div>" * 6_000)).text == "x"
 
 
 def test_a_real_page(data: Path) -> None:

@@ -51,6 +51,20 @@ def test_pages_are_sections(tmp_path: Path) -> None:
     assert found.title == "a"
 
 
+def test_damaged_pages_are_told_from_empty_ones(tmp_path: Path) -> None:
+    path = pdf(tmp_path / "a.pdf", "first page", "second page", "")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"6 0 R 8 0 R", b"0 0 R 8 0 R"))  # which nothing is
+    (found,) = read(path, max_bytes=1 << 20)
+    assert isinstance(found, Document)
+    assert found.text == "first page"
+    assert found.metadata == {"pages": 3, "pages_without_text": [3], "pages_damaged": [2]}
+    path.write_bytes(whole.replace(b"[4 0 R 6 0 R 8 0 R]", b"[0 0 R 0 0 R 8 0 R]"))
+    (found,) = read(path, max_bytes=1 << 20)
+    assert isinstance(found, IngestError)
+    assert found.reason == "has no text, and 2 of 3 pages are damaged"
+
+
 def test_a_scan_says_so_and_can_be_recognised(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.pdf", "", "")
     (found,) = read(path, max_bytes=1 << 20)

@@ -13,6 +13,7 @@ import pytest
 from vivace.collection.preparation import Source, from_paths
 from vivace.errors import Closed, IngestError
 from vivace.ingest import wire
+from vivace.ingest.formats import SMALL, sandboxed
 from vivace.ingest.sandbox import Sandbox
 from vivace.settings import Parse
 from vivace.types import Document, Section
@@ -70,9 +71,40 @@ def test_a_batch_with_every_kind_of_bad_file(tmp_path: Path, sandbox: Sandbox) -
 
 
 def test_text_needs_no_process(tmp_path: Path, sandbox: Sandbox) -> None:
-    found = batch(tmp_path, sandbox, "a.txt", "b.md", "c.html", "d.csv")
+    found = batch(tmp_path, sandbox, "a.txt", "b.md", "c.rst", "d.csv")
     assert all(isinstance(item, Document) for item in found)
     assert sandbox.statistics().started == 0
+
+
+def test_a_large_table_or_tree_and_any_web_page_needs_one(tmp_path: Path, sandbox: Sandbox) -> None:
+    large = {"a.csv": "x,y\n", "b.json": "1", "c.md": "# x\n", "d.html": "<p>x"}
+    for name, text in large.items():
+        (tmp_path / name).write_text(text + " " * SMALL)
+        (tmp_path / f"small_{name}").write_text(text)
+    confined = {path.name for path in tmp_path.iterdir() if sandboxed(path)}
+    assert confined == {"a.csv", "b.json", "d.html", "small_d.html"}
+    assert not sandboxed(tmp_path / "gone.json")
+    limits = {"max_bytes": 64 << 20, "parse": LIMITS, "sandbox": sandbox}
+    found = list(from_paths([tmp_path], **limits))  # type: ignore[arg-type]
+    assert len(found) == 8
+    assert sandbox.statistics().tasks.done == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
+def test_a_web_page_that_grows_when_parsed_costs_one_error(tmp_path: Path) -> None:
+    """Each paragraph opens every unclosed element again: 16 KB become 150 MiB."""
+    bold = "".join(f"<b id={n}>" for n in range(900))
+    (tmp_path / "a.html").write_text(f"<div>{bold}</div>" + "<p>x</p>" * 900)
+    (tmp_path / "b.html").write_text("<p>good</p>")
+    limits = msgspec.structs.replace(LIMITS, memory_mib=64, seconds=30)
+    sandbox = Sandbox(limits)
+    try:
+        bad, good = from_paths([tmp_path], max_bytes=1 << 20, parse=limits, sandbox=sandbox)
+    finally:
+        sandbox.close()
+    assert isinstance(bad, IngestError)
+    assert "needs over 64 MiB" in bad.reason
+    assert isinstance(good, Document)
 
 
 def test_what_is_no_longer_wanted_is_cancelled(tmp_path: Path, sandbox: Sandbox) -> None:

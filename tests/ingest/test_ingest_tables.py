@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from vivace.errors import IngestError
 from vivace.ingest.formats import read
+from vivace.ingest.sandbox import Sandbox
 from vivace.settings import Parse
 from vivace.types import Document
 
@@ -78,6 +80,11 @@ def test_json_values_stand_after_their_keys(tmp_path: Path) -> None:
         "title: T", "address.city: Ulm", "address.zip: 89073", "tags: a", "tags: true",
         "tags: 1.5", "deep.x: 1", "deep.x: 2",
     ]  # fmt: skip
+
+
+def test_a_number_of_any_length(tmp_path: Path) -> None:
+    digits = "7" * 400
+    assert document(write(tmp_path, "a.json", f'{{"n": {digits}}}')).text == f"n: {digits}"
 
 
 def test_json_documents(tmp_path: Path) -> None:
@@ -160,6 +167,80 @@ def test_e_books_that_are_none(tmp_path: Path) -> None:
     path = book(tmp_path / "c.epub", **{"META-INF/container.xml": "<a/>"})
     assert "damaged" in error(path).reason
     assert "2 chapters, more than 1" in error(book(tmp_path / "d.epub"), Parse(pages=1)).reason
+
+
+def test_damage_beyond_what_is_looked_at_first(tmp_path: Path) -> None:
+    """The end of a long part is only met by its own reader."""
+    noise = random.Random(1).randbytes(100_000).hex()
+    for name in ("a.docx", "a.pptx", "a.epub"):
+        path = book(tmp_path / name, **{"OPS/one.xhtml": f"<p>{noise}</p>"})
+        with zipfile.ZipFile(path) as archive:
+            parts = {entry: archive.read(entry) for entry in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for entry, content in parts.items():
+                archive.writestr(entry, content)
+            if name != "a.epub":
+                archive.writestr("[Content_Types].xml", TYPES)
+                archive.writestr("_rels/.rels", RELATIONS)
+        whole = bytearray(path.read_bytes())
+        at = whole.index(b"OPS/one.xhtml") + 90_000
+        whole[at : at + 40] = b"\xff" * 40
+        path.write_bytes(whole)
+        assert "is damaged: " in error(path).reason, name
+
+
+PACKAGE = "http://schemas.openxmlformats.org/package/2006"
+TYPES = (
+    f'<Types xmlns="{PACKAGE}/content-types"><Default Extension="xhtml" ContentType="a/b"/>'
+    f'<Default Extension="rels" ContentType="a/b"/></Types>'
+)
+RELATIONS = (
+    f'<Relationships xmlns="{PACKAGE}/relationships"><Relationship Id="r" Type="x/officeDocument" '
+    'Target="OPS/one.xhtml"/></Relationships>'
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
+def test_a_sparse_sheet_needs_too_much_memory(tmp_path: Path) -> None:
+    """Two cells far apart: the library makes room for all between them, or aborts."""
+    path = workbook(tmp_path / "a.xlsx", "A1", "XFD5000")
+    sandbox = Sandbox(Parse(workers=1))
+    try:
+        (found,) = sandbox.read(path)
+        (good,) = sandbox.read(workbook(tmp_path / "b.xlsx", "A1", "B2"))
+    finally:
+        sandbox.close()
+    assert isinstance(found, IngestError)
+    assert "needs over 768 MiB" in found.reason
+    assert isinstance(good, Document)
+
+
+def workbook(path: Path, *cells: str) -> Path:
+    office = "http://schemas.openxmlformats.org"
+    main = f"{office}/spreadsheetml/2006/main"
+    to = f"{office}/officeDocument/2006/relationships"
+    rows = "".join(
+        f'<row><c r="{cell}" t="inlineStr"><is><t>x</t></is></c></row>' for cell in cells
+    )
+    parts = {
+        "_rels/.rels": ("officeDocument", "xl/workbook.xml"),
+        "xl/_rels/workbook.xml.rels": ("worksheet", "worksheets/s.xml"),
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("[Content_Types].xml", TYPES)
+        for name, (kind, target) in parts.items():
+            relation = f'<Relationship Id="r" Type="{to}/{kind}" Target="{target}"/>'
+            archive.writestr(
+                name, f'<Relationships xmlns="{PACKAGE}/relationships">{relation}</Relationships>'
+            )
+        archive.writestr(
+            "xl/workbook.xml",
+            f'<workbook xmlns="{main}" xmlns:r="{to}"><sheets><sheet name="S" sheetId="1" '
+            'r:id="r"/></sheets></workbook>',
+        )
+        sheet = f'<worksheet xmlns="{main}"><sheetData>{rows}</sheetData></worksheet>'
+        archive.writestr("xl/worksheets/s.xml", sheet)
+    return path
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

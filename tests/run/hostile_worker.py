@@ -30,6 +30,16 @@ def work(task: bytes) -> Iterator[bytes]:
         child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
         yield str(child.pid).encode()
         signal.pause()
+    elif name == b"orphan":
+        child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        yield str(child.pid).encode()
+        os._exit(5)
+    elif name == b"refused":
+        print("memory allocation of 262144000 bytes failed\nnote: no more", file=sys.stderr)
+        sys.stderr.flush()
+        os.abort()
+    elif name == b"environment":
+        yield from sorted(n.encode() for n in os.environ if n.startswith(("VIVACE_", "OTHER_")))
     elif name == b"kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif name == b"crash":

@@ -97,6 +97,8 @@ def test_workers_are_started_as_needed(make: Callable[..., ProcessPool]) -> None
         ("kill", LIMITS, WorkerDied, "SIGKILL"),
         ("crash", LIMITS, WorkerDied, "SIGSEGV"),
         ("exit", LIMITS, WorkerDied, "exit status 7: the last words"),
+        ("orphan", LIMITS, WorkerDied, "exit status 5"),
+        ("refused", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
         ("leak", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
         ("touch", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
         ("flood", LIMITS, WorkerFlooded, "gave more than it may"),
@@ -116,12 +118,20 @@ def test_a_bad_task_costs_itself(
     frames, found = outcome(bad)
     assert type(found) is error
     assert said in str(found)
-    # the worker, and in "family" the child that it started
+    # the worker, and in "family" and "orphan" the child that it started
     assert all(ended(int(frame)) for frame in frames[:2] if name != "flood" or len(frame) < 10)
     assert list(after) == [b"2"]
     statistics = pool.statistics()
     assert (statistics.tasks.done, statistics.tasks.failed, statistics.started) == (2, 1, 2)
     assert statistics.peak_bytes < 1 << 30
+
+
+def test_a_worker_is_told_none_of_our_settings(
+    make: Callable[..., ProcessPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIVACE_GENERATE__API_KEY", "sk-secret")
+    monkeypatch.setenv("OTHER_NAME", "1")
+    assert list(make().submit(b"environment"))[1:] == [b"OTHER_NAME"]
 
 
 def test_an_exception_costs_no_worker(make: Callable[..., ProcessPool]) -> None:

@@ -75,7 +75,9 @@ def clients(live: Live, what: tuple[str, dict[str, Any]]) -> Iterator[list[socke
     host, port = live.address.removeprefix("http://").split(":")
     path, value = what
     body = json.dumps(value).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    )
     with ExitStack() as stack:
         opened = []
         for _ in range(CLIENTS):

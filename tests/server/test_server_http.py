@@ -300,6 +300,14 @@ def test_metrics(serve: Serve) -> None:
     assert [int(count) for _, count in buckets] == sorted(int(count) for _, count in buckets)
 
 
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/chat/completions", "/v1/embeddings"])
+def test_a_body_nested_too_deeply_is_the_clients_fault(http: httpx.Client, path: str) -> None:
+    deep = b'{"filters":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001
+    response = http.post(path, content=deep)
+    assert response.status_code == 400
+    assert "nested too deeply" in (error_of(response)["message"] or "")
+
+
 def test_openapi(http: httpx.Client) -> None:
     schema = http.get("/openapi.json").json()
     assert {"/v1/search", "/v1/chat/completions", "/v1/embeddings", "/readyz"} <= set(

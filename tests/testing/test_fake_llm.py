@@ -113,9 +113,24 @@ def test_schedules() -> None:
     assert struck(parse("cut:after@every=3")) == [3, 6]
     assert 0 < len(struck(parse("slow@p=0.5"))) < 8
     assert parse("cut:after@every=3") == Fault("cut", after=True, every=3)
+    assert struck(parse("slow@p=1")) == list(range(1, 9))
 
 
-@pytest.mark.parametrize("text", ["", "fire", "500:before", "500@first=x", "500@first=1.5", "cut@"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "fire",
+        "500:before",
+        "500@first=x",
+        "500@first=1.5",
+        "cut@",
+        "429@first=0",
+        "429@every=0",
+        "429@p=0",
+        "429@p=1.5",
+    ],
+)
 def test_what_is_no_fault(text: str) -> None:
     with pytest.raises(BadInput):
         parse(text)
@@ -157,6 +172,8 @@ def test_a_port_in_use_and_an_unknown_mode() -> None:
         taken.listen()
         with pytest.raises(BadInput, match="cannot listen"):
             FakeModel(port=taken.getsockname()[1]).start()
+    with pytest.raises(BadInput, match="cannot listen"):
+        FakeModel(port=70_000).start()
     with pytest.raises(BadInput, match="no mode"):
         FakeModel(mode="psychic")
 

@@ -97,6 +97,62 @@ def test_what_the_file_names_is_believed_where_it_is_plausible() -> None:
         decode(b"\x81\x8d\x8f bad", "windows-1252")
 
 
+RUSSIAN = "Все люди рождаются свободными и равными в своем достоинстве и правах. "
+GREEK = "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια. "
+FRENCH = "Tous les êtres humains naissent libres et égaux, où ça, à l'été. "
+
+
+@pytest.mark.parametrize("declared", ["iso-8859-1", "windows-1251", "koi8-r"])
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (CHINESE, GB),
+        (TRADITIONAL, "big5"),
+        (JAPANESE, "cp932"),
+        (KOREAN, "euc_kr"),
+        (f"<p>API: {CHINESE}</p>", GB),
+    ],
+)
+def test_a_single_byte_encoding_is_not_believed_of_east_asian_text(
+    text: str, encoding: str, declared: str
+) -> None:
+    assert decode(text.encode(encoding), declared).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "declared"),
+    [
+        (RUSSIAN, "koi8-r"),
+        (RUSSIAN, "windows-1251"),
+        (RUSSIAN.upper(), "windows-1251"),
+        (RUSSIAN, "iso-8859-5"),
+        (GREEK, "windows-1253"),
+        (FRENCH, "iso-8859-1"),
+        (FRENCH.upper(), "windows-1252"),
+    ],
+)
+def test_text_of_other_alphabets_stays_what_it_is_declared_as(text: str, declared: str) -> None:
+    """Wherever it is cut: a part of it can look like a few Chinese characters."""
+    data = text.encode(declared)
+    chance = random.Random(5)
+    for length in (5, 12, 24, len(text)):
+        for _ in range(50):
+            at = chance.randrange(len(data) - length + 1)
+            part = data[at : at + length]
+            if not part.isascii():
+                assert decode(part, declared).text == text[at : at + length]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["LISTE DES FILMS CRÉÉES", "INFORMAÇÃO", "AÇÕES", "PÄÄ", "MÄÄRÄÄ", "TÖÖ", "ÄÄNI", "naïïf"],
+)
+def test_accented_letters_of_a_latin_word_are_not_chinese(word: str) -> None:
+    with pytest.raises(Undecodable):
+        decode(word.encode("cp1252"))
+    assert decode(word.encode("cp1252"), "iso-8859-1").text == word
+
+
 def test_only_the_beginning_is_scored() -> None:
     data = ("x" + CHINESE * 2_000).encode(GB)
     assert len(data) > SAMPLE

@@ -40,8 +40,8 @@ def from_paths(
 ) -> Iterator[Source]:
     """Every document below the paths, and what could not be read or was skipped, in order.
 
-    Binary files are read in the sandbox, a few ahead of what is asked for, so that its workers are
-    busy while what came before is chunked and embedded.
+    Files that could hold everything up are read in the sandbox, a few ahead of what is asked for,
+    so that its workers are busy while what came before is chunked and embedded.
     """
     ahead: deque[Path | Reading | Skipped | Failure] = deque()
     reading = 0
@@ -52,7 +52,7 @@ def from_paths(
                 item = next(found, None)
                 if item is None:
                     break
-                if isinstance(item, Path) and item.suffix.lower() in formats.SANDBOXED:
+                if isinstance(item, Path) and formats.sandboxed(item):
                     ahead.append(sandbox.read(item, max_bytes=max_bytes, ask=ask))
                     reading += 1
                 else:

@@ -29,6 +29,7 @@ MAX_CHARS = 20_000
 BUDGET_CHARS = 4_000
 _NONE: Vector = np.zeros(0, np.float32)
 _FILES = ("model.onnx", "onnx/model.onnx")
+_POOLING = "1_Pooling/config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class FastEmbed:
         self._model = _in_folder(folder) if folder.is_dir() else _by_name(model)
         if folder.is_dir():
             # where a folder lies is not what its model is
-            self.name = f"fastembed:{folder.resolve().name}/{_model_file(folder).stat().st_size}"
+            self.name = f"fastembed:{folder.resolve().name}/{_digest(folder)}"
         else:
             self.name = f"fastembed:{model}"
         try:
@@ -193,6 +194,24 @@ def _model_file(folder: Path) -> Path:
     )
 
 
+def _digest(folder: Path) -> str:
+    """Of everything that vectors depend on: a model trained further has the size of the first."""
+    whole = hashlib.blake2b(digest_size=8)
+    file = _model_file(folder)
+    for path in (
+        file,
+        file.with_name(file.name + "_data"),  # where large models keep their weights
+        folder / "tokenizer.json",
+        folder / _POOLING,
+    ):
+        part = b""
+        if path.is_file():
+            with path.open("rb") as opened:
+                part = hashlib.file_digest(opened, hashlib.blake2b).digest()
+        whole.update(part.ljust(hashlib.blake2b().digest_size, b"\0"))
+    return whole.hexdigest()
+
+
 def _pooling(folder: Path, file: Path) -> Any:
     """How tokens become a text's vector: as the folder says; not at all where the model does it."""
     import onnxruntime
@@ -204,7 +223,7 @@ def _pooling(folder: Path, file: Path) -> Any:
         raise EmbeddingError(f"{file}: {error}", fix="Export the model again") from error
     if len(session.get_outputs()[0].shape) == 2:
         return PoolingType.DISABLED
-    path = folder / "1_Pooling" / "config.json"
+    path = folder / _POOLING
     try:
         modes = json.loads(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:

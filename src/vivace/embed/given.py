@@ -10,6 +10,8 @@ from vivace.errors import EmbeddingError
 from vivace.protocols import Kind
 from vivace.types import Embedded
 
+MAX_DIM: Final = 65_536
+"""Most dimensions of a vector, of any embedder."""
 _WORD: Final = re.compile(
     r"[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # one ideograph, kana or syllable
     r"|[^\W\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\w\s]"  # one word, one sign

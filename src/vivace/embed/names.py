@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vivace.embed.given import Given
+from vivace.embed.given import MAX_DIM, Given
 from vivace.embed.minilm import MiniLM
 from vivace.errors import BadSettings
 from vivace.protocols import Embedder
@@ -12,8 +12,6 @@ from vivace.run.endpoint import check_key, endpoints
 from vivace.run.host import cores
 from vivace.run.threads import Cores
 from vivace.settings import Settings
-
-MAX_DIM = 65_536
 
 
 def load(settings: Settings, share: Cores | None = None) -> Embedder:

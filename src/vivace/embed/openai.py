@@ -7,6 +7,7 @@ import base64
 import binascii
 import random
 import threading
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import aiohttp
 import msgspec
 import numpy as np
 
+from vivace.embed.given import MAX_DIM
 from vivace.errors import BadSettings, Closed, EmbeddingError, VivaceError
 from vivace.protocols import Kind
 from vivace.run import work
@@ -27,7 +29,6 @@ from vivace.text.tokens import estimate
 from vivace.types import Embedded, Vectors
 
 T = TypeVar("T")
-MAX_DIM = 65_536
 MAX_BODY = 256 << 20
 """Bytes of an answer."""
 
@@ -116,10 +117,12 @@ class OpenAIEmbedder:
         """Vectors (n, dim) float32 of unit length; an empty text has a zero vector.
 
         Batches of `remote.batch` texts, at most `remote.concurrency` at once to a server. The first
-        failure fails the call; cancelling it closes its connections.
+        failure fails the call; cancelling it closes its connections. A question that somebody waits
+        for has `remote.query_seconds` in all, and no longer than its own deadline.
 
         Raises:
-            EmbeddingError: the server failed, after all tries, or answered what is no embedding.
+            EmbeddingError: the server failed, after all tries, or answered what is no embedding, or
+                nothing in time.
             Overloaded, DeadlineExceeded: too many requests waited for a server, or too long.
         """
         vectors = np.zeros((len(texts), self.dim), np.float32)
@@ -130,7 +133,9 @@ class OpenAIEmbedder:
         size = self._settings.batch
         rows = [wanted[at : at + size] for at in range(0, len(wanted), size)]
         batches = [[_sendable(texts[at]) for at in row] for row in rows]
-        future = self._submit(self._all(batches))
+        urgent = work.current().priority is work.Priority.INTERACTIVE
+        soon = kind == "query" and urgent and len(batches) == 1
+        future = self._submit(self._soon(batches) if soon else self._all(batches))
         try:
             found = await asyncio.wrap_future(future)
         except asyncio.CancelledError as error:
@@ -180,6 +185,20 @@ class OpenAIEmbedder:
             first = failed.exceptions[0]
             raise first from first.__cause__
         return [task.result() for task in tasks]
+
+    async def _soon(self, batches: Sequence[list[str]]) -> list[Vectors]:
+        """The same within the time of a question: keywords alone are better than a long wait."""
+        seconds = self._settings.query_seconds
+        if (deadline := work.current().deadline) is not None:
+            seconds = max(0.0, min(seconds, deadline - time.monotonic()))
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._all(batches)
+        except TimeoutError as error:
+            raise EmbeddingError(
+                f"{self.name}: no answer to a question in {seconds:.3g} s",
+                fix="See the embedding server's log, or raise remote.query_seconds",
+            ) from error
 
     async def _request(self, texts: list[str]) -> Vectors:
         """The vectors (n, dim) of one batch, tried again as the settings allow."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from vivace.errors import StreamCut, StreamEmpty, StreamTooLong
 from vivace.generate import wire
@@ -17,13 +17,28 @@ _DONE: Final = b"[DONE]"
 class Arriving:
     """What has come of one answer."""
 
-    __slots__ = ("_chars", "_finish", "_most", "_parts", "_usage", "done", "moved", "running")
+    __slots__ = (
+        "_chars",
+        "_degraded",
+        "_finish",
+        "_most",
+        "_parts",
+        "_secret",
+        "_usage",
+        "done",
+        "moved",
+        "running",
+    )
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(
+        self, max_tokens: int, *, secret: str = "", degraded: tuple[str, ...] = ()
+    ) -> None:
+        self._secret = secret
+        self._degraded = degraded
         self._most = max_tokens * MAX_CHARS_A_TOKEN + 1024
         self._chars = 0
         self._parts: list[str] = []
-        self._usage: wire.Counts | None = None
+        self._usage: Any = None
         self._finish = ""
         self.done = False
         self.running = False
@@ -36,7 +51,7 @@ class Arriving:
             self.done = True
             self.moved = False
             return None
-        found = wire.decode(data)
+        found = wire.decode(data, self._secret)
         if found.usage is not None:
             self._usage = found.usage
         if not found.choices:
@@ -49,7 +64,7 @@ class Arriving:
         if piece is None:
             self.moved = self.running
             return None
-        text = piece.content or piece.refusal
+        text = wire.text(piece)
         if not text:
             self.moved = self.running or bool(piece.reasoning_content or piece.reasoning)
             return None
@@ -81,7 +96,8 @@ class Arriving:
                 f"the model answered nothing (finish reason: {self._finish or 'none'})",
                 fix="Raise generate.max_tokens where it is `length`; else ask again",
             )
-        return Delta(finish_reason=self._finish or "stop", usage=wire.usage(self._usage))
+        usage = wire.usage(self._usage)
+        return Delta(finish_reason=self._finish or "stop", usage=usage, degraded=self._degraded)
 
     def text(self) -> str:
         return "".join(self._parts)

@@ -14,7 +14,8 @@ from vivace.types import Chunk, Citation, Span
 
 _NUMBERS: Final = r"\s*\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*\s*"
 _MARKER: Final = re.compile(rf"\[{_NUMBERS}\]|【{_NUMBERS}】|［{_NUMBERS}］")
-_MARKERS: Final = re.compile(rf"(?:\s*(?:{_MARKER.pattern}))+")
+_MARKERS: Final = re.compile(rf"(?:{_MARKER.pattern})(?:\s*(?:{_MARKER.pattern}))*")
+"""Without the spaces before it: looking for those takes time quadratic in a run of them."""
 _NUMBER: Final = re.compile(r"\d+")
 
 
@@ -54,16 +55,14 @@ def _cited(answer: str) -> Iterable[tuple[int, int, list[int]]]:
     """(start, end, numbers) of each sentence with markers in it or behind it."""
     before: tuple[int, int] | None = None
     for start, end in sentences(answer):
-        leading = _MARKERS.match(answer, start, end)
+        leading = _MARKERS.match(answer, _past_spaces(answer, start, end), end)
         if leading is not None:
             # "One. [1] Two." — the marker belongs to what stands before it on its line
             numbers = _numbers(leading[0])
             if before is not None and "\n" not in answer[before[1] : start]:
                 yield (*before, numbers)
                 numbers = []
-            start = leading.end()
-            while start < end and answer[start].isspace():
-                start += 1
+            start = _past_spaces(answer, leading.end(), end)
         else:
             numbers = []
         numbers += [n for found in _MARKER.finditer(answer, start, end) for n in _numbers(found[0])]
@@ -76,11 +75,16 @@ def _cited(answer: str) -> Iterable[tuple[int, int, list[int]]]:
 
 def _trimmed(answer: str, start: int, end: int) -> tuple[int, int]:
     """The span without the markers at its end."""
-    last = end
-    for found in _MARKERS.finditer(answer, start, end):
-        if not answer[found.end() : end].strip(" .。．!！?？;；"):
-            last = found.start()
-    return start, last
+    found = list(_MARKERS.finditer(answer, start, end))
+    if not found or answer[found[-1].end() : end].strip(" .。．!！?？;；"):
+        return start, end
+    return start, start + len(answer[start : found[-1].start()].rstrip())
+
+
+def _past_spaces(answer: str, start: int, end: int) -> int:
+    while start < end and answer[start].isspace():
+        start += 1
+    return start
 
 
 def _numbers(marker: str) -> list[int]:

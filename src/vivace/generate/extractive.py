@@ -13,6 +13,7 @@ from vivace.errors import EmbeddingError
 from vivace.generate.prompts import NOT_FOUND
 from vivace.protocols import Embedder
 from vivace.settings import Answering
+from vivace.text.asking import without_asking
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
@@ -32,17 +33,11 @@ FOUND = 0.4
 alone. Calibrated: of questions that the documents answer 97 % reach it in English (SQuAD) and 90 %
 in Chinese (CMRC 2018), of questions about something else 2 % and 10 %."""
 
-_ASKING = re.compile(
-    "什么|怎么|怎样|如何|为何|哪[些个位里一种年家座次]?|多[少长久大高远]|几[个年月次]?|谁|吗|呢|请问"
-    "|是否|何[时地处]|[的了是在有和与及被将为]"
-)
-"""Chinese words that ask or bind: an answer does not repeat them."""
-
 _MARKUP = re.compile(r"^(#{1,6}\s|[|>]|```|[-=*_]{3,}\s*$)")
 
 _INTRODUCTION = {
-    "en": "No language model is configured, so these are the documents' own words:\n",
-    "zh": "尚未配置语言模型，以下是文档原文：\n",
+    "en": "These are the documents' own words; no language model wrote them:\n",
+    "zh": "以下是文档原文，并非由语言模型撰写：\n",
 }
 
 
@@ -73,7 +68,8 @@ class Extractive:
         """
         asked_in = "zh" if language(query.text) == "zh" else "en"
         introduction, not_found = _INTRODUCTION[asked_in], NOT_FOUND[asked_in]
-        candidates = _candidates(result.hits[: self._settings.passages])
+        read = min(self._settings.passages, len(result.hits))
+        candidates = _candidates(result.hits[:read])
         degraded = result.degraded
         coverage = _coverage(query.text, candidates)
         cosine: Scores | None = None
@@ -87,7 +83,12 @@ class Extractive:
             yield Delta(not_found)
             yield Delta(
                 answer=Answer(
-                    not_found, result.hits, found=False, generator=self.name, degraded=degraded
+                    not_found,
+                    result.hits,
+                    found=False,
+                    generator=self.name,
+                    degraded=degraded,
+                    read=read,
                 )
             )
             return
@@ -112,6 +113,7 @@ class Extractive:
                 tuple(spans),
                 generator=self.name,
                 degraded=degraded,
+                read=read,
             )
         )
 
@@ -160,7 +162,7 @@ def _candidates(hits: Sequence[Hit]) -> list[_Sentence]:
 
 def _coverage(question: str, candidates: Sequence[_Sentence]) -> Scores:
     """The share of the question's terms in each sentence, weighted by how rare they are here."""
-    wanted = set(terms(_ASKING.sub(" ", question)))
+    wanted = set(terms(without_asking(question)))
     held = [wanted.intersection(terms(sentence.text)) for sentence in candidates]
     total = len(held) + 1
     weights = {t: log(1 + total / (1 + sum(t in words for words in held))) for t in wanted}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -46,6 +47,13 @@ _ADAPTABLE: Final = {
     "max_tokens": "max_completion_tokens",
 }
 """Parameters that some servers refuse, and what their refusal names."""
+_NOT_KNOWN: Final = re.compile(
+    r"unsupported|not? support(?:ed)?\b|unknown|unrecogni[sz]ed|unexpected|extra (?:input|field)"
+    r"|not (?:permitted|allowed)|only (?:the default|1(?:\.0)? is)",
+    re.IGNORECASE,
+)
+"""How servers say that they do not take a parameter, and not that its value is a wrong one."""
+_OWN_TEMPERATURE: Final = "the model server takes no temperature, so its own was used"
 
 
 _Begun: TypeAlias = tuple[aiohttp.ClientResponse, Watch, bytes, Lease]
@@ -98,7 +106,9 @@ class OpenAI:
         total = loop.time() + self._settings.total_seconds
         body = self._body(messages, max_tokens, temperature)
         response, watch, data, lease = await self._response(body, total)
-        answer = Arriving(max_tokens)
+        taken_out = self._omitted.get(lease.server, ())
+        own = (_OWN_TEMPERATURE,) if "temperature" in taken_out else ()
+        answer = Arriving(max_tokens, secret=self._settings.api_key, degraded=own)
         try:
             if not self._streaming or response.content_type == "application/json":
                 for piece in answer.whole(await _read(response, data, watch)):
@@ -162,6 +172,7 @@ class OpenAI:
         loop = asyncio.get_running_loop()
         tries = 0
         tried: set[str] = set()
+        adapted: set[tuple[str, str]] = set()
         failure: GenerationError | None = None
         while True:
             first = loop.time() + self._settings.first_token_seconds
@@ -176,7 +187,9 @@ class OpenAI:
                 tried.add(lease.server)
                 blame(lease, error)
                 lease.end()
-                if isinstance(error, ModelRefused) and self._adapt(lease.server, error, sent):
+                if isinstance(error, ModelRefused) and self._adapt(
+                    lease.server, error, sent, adapted
+                ):
                     tried.discard(lease.server)
                     continue
                 elsewhere = self.endpoints.another(tried)
@@ -286,26 +299,31 @@ class OpenAI:
                 _omit(body, name)
         return _encode(body)
 
-    def _adapt(self, server: str, error: ModelRefused, sent: bytes) -> bool:
-        """Whether the server refused a parameter that it can do without."""
-        if error.status not in (400, 422):
+    def _adapt(
+        self, server: str, error: ModelRefused, sent: bytes, adapted: set[tuple[str, str]]
+    ) -> bool:
+        """Whether the server refused a parameter that it can do without: it is left out from now.
+
+        Not where that did not help: then the request was wrong, not the parameter. `adapted` is
+        what was left out for this request, by server.
+        """
+        omitted = self._omitted.setdefault(server, set())
+        name = _not_known(error, sent)
+        if name is None:
+            omitted -= {name for at, name in adapted if at == server}
             return False
-        body: dict[str, Any] = msgspec.json.decode(sent)
-        for refused in _ADAPTABLE:
-            if refused in body and _ADAPTABLE[refused] in error.what:
-                self._omitted.setdefault(server, set()).add(refused)
-                return True
-        return False
+        omitted.add(name)
+        adapted.add((server, name))
+        return True
 
     # -- what went wrong --------------------------------------------------------------------
 
     async def _refusal(self, server: str, response: aiohttp.ClientResponse) -> ModelRefused:
         try:
-            said = wire.message_of_body(await response.content.read(_MAX_ERROR))
+            data = await response.content.read(_MAX_ERROR)
+            said = wire.message_of_body(data, self._settings.api_key)
         except (aiohttp.ClientError, OSError):
             said = ""  # the status says enough
-        if self._settings.api_key:
-            said = said.replace(self._settings.api_key, "***")
         fixes = {
             401: "Set generate.api_key",
             403: "Set generate.api_key to one that may use this model",
@@ -326,7 +344,7 @@ class OpenAI:
         )
 
     def _hung_up(self, server: str, error: Exception) -> StreamCut:
-        why = str(error) or type(error).__name__
+        why = wire.redacted(str(error), self._settings.api_key) or type(error).__name__
         return cut(f"{server} hung up before the first byte: {why}", "")
 
     def _late(self, server: str, whole: bool, text: str = "") -> ModelTimeout:
@@ -354,7 +372,8 @@ class OpenAI:
                 fix="Raise generate.between_seconds, or see the model server's log",
                 text=text,
             )
-        return cut(f"{server}: {error or type(error).__name__}", text)
+        why = wire.redacted(str(error), self._settings.api_key) or type(error).__name__
+        return cut(f"{server}: {why}", text)
 
     async def _drain(self, response: aiohttp.ClientResponse) -> None:
         """Read the end of a stream that has said all, or leave its connection to be closed."""
@@ -366,6 +385,16 @@ class OpenAI:
                     pass
         except (TimeoutError, aiohttp.ClientError, OSError):
             return
+
+
+def _not_known(error: ModelRefused, sent: bytes) -> str | None:
+    """The parameter that the server refused because it does not take it at all, if that was it."""
+    if error.status not in (400, 422) or not _NOT_KNOWN.search(error.what):
+        return None
+    body: dict[str, Any] = msgspec.json.decode(sent)
+    return next(
+        (name for name, said in _ADAPTABLE.items() if name in body and said in error.what), None
+    )
 
 
 async def _read(response: aiohttp.ClientResponse, data: bytes, watch: Watch) -> bytes:

@@ -66,7 +66,7 @@ class Prompted:
             yield Delta(answer=Answer(text, result.hits, found=False, degraded=result.degraded))
             return
         parts: list[str] = []
-        finish, usage = "", None
+        last = Delta()
         try:
             async with closing(self._ask(prompt, asking)) as deltas:
                 async for delta in deltas:
@@ -74,14 +74,14 @@ class Prompted:
                         parts.append(delta.text)
                         yield delta if not delta.finish_reason else Delta(delta.text)
                     if delta.finish_reason:
-                        finish, usage = delta.finish_reason, delta.usage
+                        last = delta
         except GenerationError as error:
             if parts or self._fallback is None:
                 raise
             failure = error
         else:
             text = "".join(parts)
-            yield Delta(answer=self._answer(text, prompt, result, finish, usage))
+            yield Delta(answer=self._answer(text, prompt, result, last))
             return
         reason = f"the model did not answer, so documents are quoted instead: {failure.what}"
         degraded = replace(result, degraded=(*result.degraded, reason))
@@ -94,23 +94,21 @@ class Prompted:
         temperature = asking.temperature
         return self._generator.stream(
             prompt.messages,
-            max_tokens=asking.max_tokens or settings.max_tokens,
+            max_tokens=min(asking.max_tokens or settings.max_tokens, settings.max_tokens),
             temperature=settings.temperature if temperature is None else temperature,
         )
 
-    def _answer(
-        self, text: str, prompt: Prompt, result: SearchResult, finish: str, usage: Usage | None
-    ) -> Answer:
+    def _answer(self, text: str, prompt: Prompt, result: SearchResult, last: Delta) -> Answer:
         checked = citations.check(text, prompt.chunks)
-        notes = list(result.degraded)
+        notes = [*result.degraded, *last.degraded]
         if prompt.forgotten:
             notes.append(f"the {prompt.forgotten} oldest messages had no room in the prompt")
         if checked.unknown:
             numbers = ", ".join(map(str, checked.unknown))
             notes.append(f"the answer cites {numbers}, which no passage has")
-        if finish == "length":
+        if last.finish_reason == "length":
             notes.append("the answer was cut at the most tokens allowed")
-        notes += _cut_prompt(prompt, usage)
+        notes += _cut_prompt(prompt, last.usage)
         return Answer(
             text,
             result.hits,
@@ -119,9 +117,10 @@ class Prompted:
             found=bool(checked.citations) or not says_not_found(text),
             generator=self.name,
             degraded=tuple(notes),
-            usage=usage,
-            cost=cost(usage, self._settings),
-            finish_reason=finish,
+            usage=last.usage,
+            cost=cost(last.usage, self._settings),
+            finish_reason=last.finish_reason,
+            read=len(prompt.chunks),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -14,7 +15,8 @@ MAX_MESSAGE = 500
 
 
 class Piece(msgspec.Struct):
-    content: str | None = None
+    content: str | list[Any] | None = None
+    """Text, or from some servers a list of parts, of which those with a "text" count."""
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
@@ -26,31 +28,20 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class Counts(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: PromptDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
-    """DeepSeek's name for the cached ones."""
-
-
 class Completion(msgspec.Struct):
     """A chunk of a stream, or the whole answer of a request that is not streamed."""
 
     choices: list[Choice] | None = None
-    usage: Counts | None = None
+    usage: Any = None
+    """Of any shape: an answer is worth more than its count."""
     error: Any = None
 
 
 _decoder = msgspec.json.Decoder(Completion)
 
 
-def decode(data: bytes) -> Completion:
-    """One event's data, or a whole body.
+def decode(data: bytes, secret: str = "") -> Completion:
+    """One event's data, or a whole body. `secret` is shown in no error.
 
     Raises:
         StreamMalformed: it is no JSON, or not of this shape.
@@ -58,47 +49,67 @@ def decode(data: bytes) -> Completion:
     """
     try:
         found = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StreamMalformed(
             f"the model server sent what is no chat completion: {error}",
             fix="Check that generate.model names an OpenAI-compatible server's /v1",
         ) from error
     if found.error is not None:
         raise ModelRefused(
-            f"the model server broke off with an error: {message(found.error)}",
+            f"the model server broke off with an error: {message(found.error, secret)}",
             status=_status(found.error),
             fix="See the model server's log",
         )
     return found
 
 
-def usage(counts: Counts | None) -> Usage | None:
-    """The counts as ours; None where the server told none."""
-    if counts is None or counts.prompt_tokens is None:
+def text(piece: Piece) -> str:
+    """What the piece says to the reader."""
+    content = piece.content
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict))
+        content = "".join(part for part in parts if isinstance(part, str))
+    return content or piece.refusal or ""
+
+
+def usage(told: Any) -> Usage | None:
+    """The counts as ours; None where the server told none, or none that is a number."""
+    if not isinstance(told, dict) or (prompt := _count(told.get("prompt_tokens"))) is None:
         return None
-    details = counts.prompt_tokens_details
-    cached = details.cached_tokens if details is not None else None
+    details = told.get("prompt_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
     if cached is None:
-        cached = counts.prompt_cache_hit_tokens or 0
-    prompt = max(0, counts.prompt_tokens)
-    return Usage(prompt, max(0, counts.completion_tokens or 0), min(max(0, cached), prompt))
+        cached = _count(told.get("prompt_cache_hit_tokens")) or 0  # DeepSeek's name
+    return Usage(prompt, _count(told.get("completion_tokens")) or 0, min(cached, prompt))
 
 
-def message(error: Any) -> str:
-    """What an error object says, in one line of bounded length."""
+def _count(value: Any) -> int | None:
+    """A number of tokens; some servers count in floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        return None
+    return max(0, int(value))
+
+
+def message(error: Any, secret: str = "") -> str:
+    """What an error object says, in one line of bounded length, without the secret."""
     if isinstance(error, dict):
         error = error.get("error", error)
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
-    return " ".join(str(error).split())[:MAX_MESSAGE]
+    # first of all: a part of a secret that was cut would not be known again
+    return " ".join(redacted(str(error), secret).split())[:MAX_MESSAGE]
 
 
-def message_of_body(body: bytes) -> str:
+def redacted(text: str, secret: str) -> str:
+    return text.replace(secret, "***") if secret else text
+
+
+def message_of_body(body: bytes, secret: str = "") -> str:
     """What the body of an HTTP error says."""
     try:
-        return message(msgspec.json.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return message(body.decode("utf-8", "replace"))
+        return message(msgspec.json.decode(body), secret)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return message(body.decode("utf-8", "replace"), secret)
 
 
 def _status(error: Any) -> int:

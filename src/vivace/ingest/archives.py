@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +22,15 @@ _SMALL: Final = 4 * MIB
 _DIRECTORY_ENTRY: Final = 512
 """Bytes of the zip directory that an entry takes at most: names within packages are short."""
 _OLE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED: Final = 1
+_DAMAGE: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,  # of bz2, without a number
+    EOFError,
+    NotImplementedError,
+)
 _END: Final = b"PK\x05\x06"
 _END_SIZE: Final = 22
 _LONGEST_COMMENT: Final = 1 << 16
@@ -41,16 +54,30 @@ def check(path: Path, parse: Parse, *, doctype: bool = False) -> None:
     """
     source = path.as_posix()
     _check_directory(path, parse)
+    with damage_told(source), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        _check_sizes(source, entries, path.stat().st_size, parse)
+        if any(entry.flag_bits & _ENCRYPTED for entry in entries):
+            raise IngestError(
+                source, "has parts under a password", fix="Pack it again without a password"
+            )
+        for entry in entries:
+            if not entry.is_dir():
+                with archive.open(entry) as part:
+                    _check_part(source, entry.filename, part.read(HEAD), doctype=doctype)
+
+
+@contextmanager
+def damage_told(source: str) -> Iterator[None]:
+    """Around reading a zip file's parts: each is unpacked by a library with errors of its own.
+
+    Raises:
+        IngestError: instead of those; not of what the system says of the file.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            _check_sizes(source, entries, path.stat().st_size, parse)
-            for entry in entries:
-                if not entry.is_dir():
-                    with archive.open(entry) as part:
-                        _check_part(source, entry.filename, part.read(HEAD), doctype=doctype)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, RecursionError):
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = "is damaged: " + str(error).removeprefix("File is ")
         raise IngestError(source, reason, fix="Open it in its program and save it anew") from None

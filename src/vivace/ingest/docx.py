@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from zipfile import BadZipFile
 
 import docx
 from docx.opc.exceptions import OpcError
@@ -55,8 +54,9 @@ class DocxReader:
         archives.check(path, self.parse)
         source = path.as_posix()
         try:
-            package = docx.Document(str(path))
-        except (OpcError, KeyError, ValueError, BadZipFile, etree.XMLSyntaxError) as error:
+            with archives.damage_told(source):
+                package = docx.Document(str(path))
+        except (OpcError, KeyError, ValueError, etree.XMLSyntaxError) as error:
             if isinstance(error, etree.XMLSyntaxError) and error.code in _NO_MEMORY:
                 raise MemoryError from None
             raise IngestError(
@@ -97,7 +97,8 @@ class _Writer:
             else:
                 self.prose.paragraph(text)
         for box in paragraph.iter(_W + "txbxContent"):
-            if not any(above.tag == _FALLBACK for above in box.iterancestors()):
+            # a box within a box is its own paragraph's
+            if next(box.iterancestors(_W + "p")) is paragraph and not _is_fallback(box):
                 self.blocks(box)
 
     def _kind(self, paragraph: Any) -> tuple[int | None, bool, int]:
@@ -135,8 +136,13 @@ def _through(parent: Any, tag: str) -> Iterator[Any]:
 
 def _cell(cell: Any) -> str:
     """A cell on one line; what stood on lines of its own is divided by "; ", also nested tables."""
-    paragraphs = (_text(p).strip() for p in cell.iter(_W + "p"))
+    paragraphs = (_text(p).strip() for p in cell.iter(_W + "p") if not _is_fallback(p))
     return "; ".join(text for text in paragraphs if text)
+
+
+def _is_fallback(node: Any) -> bool:
+    """Whether it stands there a second time, for programs that do not know the first."""
+    return next(node.iterancestors(_FALLBACK), None) is not None
 
 
 def _text(paragraph: Any) -> str:
@@ -225,7 +231,9 @@ def _write_notes(package: Any, writer: _Writer) -> None:
         for note in root.iterfind(_W + tag):
             if note.get(_W + "type") in ("separator", "continuationSeparator"):
                 continue
-            text = " ".join(_text(p).strip() for p in note.iter(_W + "p")).strip()
+            text = " ".join(
+                _text(p).strip() for p in note.iter(_W + "p") if not _is_fallback(p)
+            ).strip()
             if not text:
                 continue
             if mark:

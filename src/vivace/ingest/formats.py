@@ -19,7 +19,6 @@ from vivace.types import Document
 _READERS: Final = {
     "vivace.ingest.text:TextReader": (".txt", ".text", ".rst", ".log"),
     "vivace.ingest.markdown:MarkdownReader": (".md", ".markdown"),
-    "vivace.ingest.html:HtmlReader": (".html", ".htm"),
     "vivace.ingest.jsonl:JsonLinesReader": (".jsonl", ".ndjson"),
 }
 _PARSERS: Final = {
@@ -27,25 +26,44 @@ _PARSERS: Final = {
     "vivace.ingest.jsontree:JsonReader": (".json",),
     "vivace.ingest.jsontree:NotebookReader": (".ipynb",),
 }
-"""Readers with limits of their own, which are not worth a process: they are linear and ours."""
-_SANDBOXED: Final = {
+"""Readers of ours that hold a file's whole structure: a small one is not worth a process."""
+_CONFINED: Final = {
+    "vivace.ingest.html:HtmlReader": (".html", ".htm"),
+}
+_BINARY: Final = {
     "vivace.ingest.pdf:PdfReader": (".pdf",),
     "vivace.ingest.docx:DocxReader": (".docx",),
     "vivace.ingest.office:XlsxReader": (".xlsx",),
     "vivace.ingest.office:PptxReader": (".pptx",),
     "vivace.ingest.office:EpubReader": (".epub",),
 }
-_LIMITED: Final = _PARSERS | _SANDBOXED
+_LIMITED: Final = _PARSERS | _BINARY
 _BY_SUFFIX: Final = {
-    suffix: name for name, suffixes in (_READERS | _LIMITED).items() for suffix in suffixes
+    suffix: name
+    for name, suffixes in (_READERS | _CONFINED | _LIMITED).items()
+    for suffix in suffixes
 }
 
 SUFFIXES: Final = tuple(_BY_SUFFIX)
 """Every suffix that can be read, lower case, with the dot."""
 
 
-SANDBOXED: Final = frozenset(suffix for found in _SANDBOXED.values() for suffix in found)
-"""Suffixes of binary formats, whose files are read in a process that can be killed."""
+SMALL: Final = 4 << 20
+"""Bytes; a larger file of `_PARSERS` is read in a process as well."""
+_ALWAYS: Final = frozenset(s for found in (_CONFINED | _BINARY).values() for s in found)
+_WHEN_LARGE: Final = frozenset(s for found in _PARSERS.values() for s in found)
+
+
+def sandboxed(path: Path) -> bool:
+    """Whether the file is read in a process that can be killed: its parser is not ours, or it is
+    large enough to hold everything else up. A file that cannot be looked at is not."""
+    suffix = path.suffix.lower()
+    if suffix not in _WHEN_LARGE:
+        return suffix in _ALWAYS
+    try:
+        return path.stat().st_size > SMALL
+    except OSError:
+        return False  # its reader says why
 
 
 def known_suffixes() -> str:

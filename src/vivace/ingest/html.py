@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from vivace.errors import IngestError
 from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, read_text
@@ -39,7 +40,13 @@ _PARAGRAPHS: Final = _words(
     figcaption form fieldset address details summary center caption hr body
     """
 )
-_TAG: Final = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)(?=[\s/>])")
+_TAG: Final = re.compile(
+    r"<!--(?:-?>|.*?(?:--!?>|\Z))"
+    r"|<(?P<raw>script|style)(?=[\s/>]).*?(?:</(?P=raw)(?=[\s/>])|\Z)"
+    r"|<(?P<slash>/?)(?P<name>[a-zA-Z][a-zA-Z0-9-]*)(?=[\s/>])",
+    re.DOTALL | re.IGNORECASE,
+)
+"""A tag, or what looks like tags and holds none: a comment, a script, a style sheet."""
 _CHARSET: Final = re.compile(
     rb"(?:<meta[^>]*?charset|<\?xml[^>]*?encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE
 )
@@ -98,9 +105,13 @@ def laid_out(html: str, source: str) -> tuple[str, list[tuple[int, int, str]], s
 
     Raises:
         IngestError: it nests too deeply to be parsed in reasonable time.
+        MemoryError: the parser got no more, which is the only way in which it fails.
     """
     _require_shallow(html, source)
-    tree = LexborHTMLParser(html)
+    try:
+        tree = LexborHTMLParser(html)
+    except SelectolaxError:
+        raise MemoryError from None
     page = PageWriter()
     if tree.body is not None:
         _write(_main_part(tree, tree.body), page)
@@ -109,11 +120,23 @@ def laid_out(html: str, source: str) -> tuple[str, list[tuple[int, int, str]], s
 
 
 def _require_shallow(html: str, source: str) -> None:
+    """Refuse at once what the parser would take minutes over.
+
+    A count of tags cannot know all that a parser does: which elements it opens again, which closing
+    tags it passes over. The sandbox's limits are for that.
+    """
     depth = 0
-    for slash, tag in _TAG.findall(html):
-        if tag.lower() in _UNNESTED:
+    open_elements: Counter[str] = Counter()
+    for found in _TAG.finditer(html):
+        tag = (found["name"] or "").lower()
+        if not tag or tag in _UNNESTED:
             continue
-        depth = max(0, depth - 1) if slash else depth + 1
+        if not found["slash"]:
+            open_elements[tag] += 1
+            depth += 1
+        elif open_elements[tag]:
+            open_elements[tag] -= 1
+            depth -= 1
         if depth > DEEPEST:
             raise IngestError(
                 source,

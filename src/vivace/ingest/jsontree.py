@@ -131,4 +131,6 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 def plain_number(value: float) -> str:
     """A number as people write it: without the zero of a float that is whole."""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else str(value)
+    if isinstance(value, int):
+        return str(value)  # of any length; a float has no room for all of them
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else str(value)

@@ -99,7 +99,8 @@ class PptxReader(_OfficeReader):
         source = path.as_posix()
         prose = Prose(source, self.parse.chars)
         try:
-            show = pptx.Presentation(str(path))
+            with archives.damage_told(source):
+                show = pptx.Presentation(str(path))
         except (PythonPptxError, KeyError, ValueError, SyntaxError) as error:
             reason = f"is no presentation or damaged: {error}"
             raise IngestError(source, reason, fix=_FIX) from None
@@ -143,11 +144,11 @@ class EpubReader(_OfficeReader):
         path = self._checked(path, doctype=True)
         source = path.as_posix()
         try:
-            with zipfile.ZipFile(path) as archive:
+            with archives.damage_told(source), zipfile.ZipFile(path) as archive:
                 title, chapters = _spine(archive)
                 self._require_pages(source, len(chapters), "chapters")
                 yield self._document(path, title, archive, chapters)
-        except (KeyError, SyntaxError, zipfile.BadZipFile) as error:
+        except (KeyError, SyntaxError) as error:
             raise IngestError(source, f"is no e-book or damaged: {error}", fix=_FIX) from None
 
     def _document(

@@ -18,8 +18,18 @@ def outline(headings: Iterable[tuple[int, int, str]]) -> tuple[Section, ...]:
     for start, level, text in headings:
         if not text:
             continue
-        while above and above[-1][0] >= level:
-            above.pop()
-        above.append((level, text))
-        sections.append(Section(start, tuple(heading for _, heading in above)))
+        stand(above, level, text)
+        sections.append(Section(start, path(above)))
     return tuple(sections)
+
+
+def stand(above: list[tuple[int, str]], level: int, text: str) -> None:
+    """Put a heading under those of `above` that it stands under, and drop the others from it."""
+    while above and above[-1][0] >= level:
+        above.pop()
+    above.append((level, text))
+
+
+def path(above: Iterable[tuple[int, str]]) -> tuple[str, ...]:
+    """The texts of the headings that something stands under."""
+    return tuple(text for _, text in above)

@@ -36,7 +36,8 @@ class PdfReader:
     """PDF: one document whose sections are its pages. A page ends a paragraph.
 
     Pages without text are left to `ocr`, where there is one; else their numbers are in the metadata
-    as `pages_without_text`, and a file of nothing else is an error that says so.
+    as `pages_without_text`, and a file of nothing else is an error that says so. The numbers of
+    pages that PDFium cannot open are there as `pages_damaged`.
     """
 
     suffixes: frozenset[str] = frozenset({".pdf"})
@@ -91,13 +92,22 @@ class PdfReader:
             )
         prose = Prose(source, self.parse.chars)
         empty: list[int] = []
+        damaged: list[int] = []
         for number in range(1, count + 1):
             text = self._page(pdf, number)
-            if text:
+            if text is None:
+                damaged.append(number)
+            elif text:
                 prose.page(number)
                 prose.paragraph(text)
             else:
                 empty.append(number)
+        if not prose.length and damaged:
+            raise IngestError(
+                source,
+                f"has no text, and {len(damaged)} of {count} pages are damaged",
+                fix="Open it in a PDF reader and save it anew, or fetch it again",
+            )
         if not prose.length:
             raise IngestError(
                 source,
@@ -108,13 +118,16 @@ class PdfReader:
         metadata: dict[str, Any] = {"pages": count}
         if empty:
             metadata["pages_without_text"] = empty
+        if damaged:
+            metadata["pages_damaged"] = damaged
         return prose.document(path, title=_title(pdf), metadata=metadata)
 
-    def _page(self, pdf: pypdfium2.PdfDocument, number: int) -> str:
+    def _page(self, pdf: pypdfium2.PdfDocument, number: int) -> str | None:
+        """The page's text; None where the page is damaged."""
         try:
             page = pdf[number - 1]
-        except pypdfium2.PdfiumError:  # a damaged page among good ones
-            return ""
+        except pypdfium2.PdfiumError:
+            return None
         try:
             layer = page.get_textpage()
             try:

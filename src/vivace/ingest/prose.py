@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vivace.errors import IngestError
+from vivace.ingest import outline
 from vivace.ingest.decode import empty
 from vivace.types import Document, Section
 
@@ -57,9 +58,7 @@ class Prose:
         text = _SPACES.sub(" ", _UNWANTED.sub("", text)).strip()
         if not text:
             return
-        while self._above and self._above[-1][0] >= level:
-            self._above.pop()
-        self._above.append((level, text))
+        outline.stand(self._above, level, text)
         self._begin()
         self.paragraph(text)
 
@@ -93,7 +92,7 @@ class Prose:
         )
 
     def _begin(self) -> None:
-        self._owed = Section(0, tuple(text for _, text in self._above), self._page)
+        self._owed = Section(0, outline.path(self._above), self._page)
         self._together = False
 
     def _add(self, text: str, gap: str) -> None:

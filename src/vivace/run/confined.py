@@ -17,6 +17,7 @@ import msgspec
 
 from vivace.errors import Closed, VivaceError
 from vivace.run import worker
+from vivace.settings import child_environment
 
 TICK: Final = 0.02
 """Seconds between two looks at a running worker's memory and at the clock."""
@@ -65,6 +66,9 @@ class TaskLimits:
 class Confined:
     """One worker process, used by one thread.
 
+    Confined are its time, memory and output. It runs as this process's user: files, network and
+    environment are open to it, but for settings of ours, which may be secrets.
+
     Args:
         name: of what it does, for its errors.
         memory_bytes: what a task may use on top of what the idle process holds.
@@ -82,6 +86,7 @@ class Confined:
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,  # Ctrl-C is for us; and its children go with it
+            env=child_environment() | {"RUST_BACKTRACE": "0"},  # what it says last is what counts
         )
         self._pipes = [
             pipe
@@ -143,9 +148,11 @@ class Confined:
                 raise self._out_of_memory(limits)
             else:
                 raise WorkFailed(body.decode("utf-8", "replace"))
-        if self._grown() > limits.memory_bytes // 2:  # a library that aborts when it gets no more
+        died = self._died()
+        # a library that aborts when it gets no more
+        if self._grown() > limits.memory_bytes // 2 or _RUST_NO_MEMORY in self._noise:
             raise self._out_of_memory(limits)
-        raise self._died()
+        raise died
 
     def kill(self) -> None:
         """End the process and everything it started. Blocks until it is gone. Idempotent."""
@@ -155,7 +162,7 @@ class Confined:
 
     def _end(self) -> None:
         if self._process.returncode is None:  # not waited for: the number is still its own
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # all ended already
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
@@ -250,8 +257,9 @@ class Confined:
 
     def _died(self) -> WorkerDied:
         """The error for an output that ended: how the process did, and the last thing it said."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(TICK)  # an end of its own has a status worth telling
+        until = time.monotonic() + TICK
+        while self.running and time.monotonic() < until:
+            time.sleep(TICK / 10)  # an end of its own has a status worth telling
         self._end()
         with contextlib.suppress(WorkerFlooded):
             self._drain()
@@ -264,6 +272,7 @@ class Confined:
         return WorkerDied(f"{self._name}: it ended by {how}{': ' + said if said else ''}")
 
 
+_RUST_NO_MEMORY: Final = b"memory allocation of "
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 

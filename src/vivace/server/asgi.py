@@ -35,6 +35,8 @@ async def read(receive: Receive, decoder: msgspec.json.Decoder[T]) -> T:
         param = path.rstrip("`").lstrip(".") or None
         what = f"{param}: {text}" if param else text
         raise BadRequest(what, fix="See the server's /openapi.json", param=param) from error
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply", fix="Flatten it") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is no JSON: {error}", fix="Send one JSON object") from error
 

@@ -21,7 +21,8 @@ def sources(answer: Answer) -> list[Source]:
         cited.setdefault(citation.chunk.id, []).append(
             Quote(citation.number, citation.start, citation.end, citation.text)
         )
-    return [Source(**_fields(hit), citations=cited.get(hit.chunk.id, [])) for hit in answer.hits]
+    read = answer.hits[: answer.read]
+    return [Source(**_fields(hit), citations=cited.get(hit.chunk.id, [])) for hit in read]
 
 
 def annotate(answer: Answer) -> list[Annotation]:

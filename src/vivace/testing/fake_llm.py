@@ -183,8 +183,10 @@ class FakeModel:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except OSError as error:
-            self._failure = error
+        except BaseException as error:
+            if self._started.is_set():
+                raise
+            self._failure = error  # `start` raises it
         finally:
             self._started.set()
 

@@ -68,7 +68,7 @@ def parse(text: str) -> Fault:
         )
     when, value = found["when"], found["value"]
     try:
-        return Fault(
+        fault = Fault(
             found["kind"],
             after=found["after"] is not None,
             first=int(value) if when == "first" else 0,
@@ -77,3 +77,10 @@ def parse(text: str) -> Fault:
         )
     except ValueError as error:
         raise BadInput(f"{text!r}: {value} is no number for {when}", fix="E.g. 2") from error
+    # of none set, every request would be struck
+    if when is not None and not (fault.first or fault.every or 0 < fault.chance <= 1):
+        raise BadInput(
+            f"{text!r}: {value} is out of range for {when}",
+            fix="first and every from 1, p above 0 and at most 1",
+        )
+    return fault

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from vivace.generate.prompts import NOT_FOUND, QUESTION, TAG, asked_in
+from vivace.text.asking import without_asking
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.types import Message, Vectors
@@ -21,10 +22,6 @@ _PASSAGE: Final = re.compile(
     re.DOTALL,
 )
 _QUESTION: Final = re.compile("|".join(re.escape(label) for label in QUESTION.values()))
-_ASKING: Final = re.compile(
-    "什么|怎么|怎样|如何|为何|哪[些个位里一种年家座次]?|多[少长久大高远]|几[个年月次]?|谁|吗|呢|请问"
-    "|是否|何[时地处]|[的了是在有和与及被将为]"
-)
 _ANSWERS: Final = 0.34
 """The share of the question's terms (by rarity) that a sentence must hold to answer it."""
 _HALF: Final = 0.5
@@ -49,7 +46,7 @@ def answer(messages: Sequence[Message]) -> str:
         for start, end in sentences(passage["text"])
         if not passage["text"][start:end].startswith("#")
     ]
-    wanted = frozenset(terms(_ASKING.sub(" ", question)))
+    wanted = frozenset(terms(without_asking(question)))
     held = [wanted.intersection(terms(text)) for _, text in candidates]
     weights = {t: log(1 + (len(held) + 1) / (1 + sum(t in h for h in held))) for t in wanted}
     scores = [sum(weights[t] for t in sorted(words)) for words in held]

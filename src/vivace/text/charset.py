@@ -31,6 +31,12 @@ _RIVAL: Final = 0.15
 _RIVAL_SHORT: Final = 0.8
 """A reading must be better than the next one by the first, and by the second over its characters:
 a few characters can look common by accident."""
+_OVERRULES: Final = 0.9
+"""Least mean score with which a reading is believed against a single-byte encoding that the file
+names: of 16 characters or more, text of other alphabets had at most 0.7."""
+_ACCIDENT: Final = 4.0
+"""What is needed more, over the reading's characters, where the file or Latin letters speak against
+it: two or three characters can all be common ones by accident."""
 _PRIOR: Final = {"gb18030": 1.0, "big5hkscs": 0.5, "cp950": 0.5, "cp932": 0.5}
 """What is met more often, in a text of one character; in longer ones it fades."""
 
@@ -81,6 +87,9 @@ _LABELS: Final = {
 _CONTROL: Final = re.compile("[\0-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffe\uffff]")
 _NOT_ASCII: Final = re.compile("[^\0-\x7f]")
 _FOREIGN: Final = re.compile("[^\0-\x7f]+")
+_BESIDE_LATIN: Final = re.compile("[A-Za-z][^\0-\x7f]|[^\0-\x7f][A-Za-z]")
+_NO_LATIN_WORD: Final = re.compile(rb"[\x80-\xff]{6}")
+"""So many accented letters in a row has no word in Latin letters."""
 _LATIN: Final = re.compile("[\u00a0-\u024f\u2010-\u2122]")
 
 
@@ -192,12 +201,17 @@ def _is_short_chinese(data: bytes, text: str) -> bool:
 def _legacy(data: bytes, declared: str, why_not_utf_8: str) -> str:
     readings = {encoding: _sample(data, encoding) for encoding in _SCORES}
     scores: dict[str, float] = {}
+    overruled, may_be_latin = False, _NO_LATIN_WORD.search(data) is None
     for encoding, text in readings.items():
         if text is not None:
-            prior = _PRIOR.get(encoding, 0.0) / max(1, _foreign(text))
-            scores[encoding] = score(text, encoding) + prior
-            scores[encoding] += _DECLARED if encoding == declared else 0.0
-    if declared not in _SCORES and declared not in ("", "utf-8"):
+            found, doubt = score(text, encoding), _ACCIDENT / max(1, _foreign(text))
+            overruled = overruled or found >= _OVERRULES + doubt
+            if not (may_be_latin and _BESIDE_LATIN.search(text)):
+                found += _PRIOR.get(encoding, 0.0) / max(1, _foreign(text))
+            elif found < PLAUSIBLE + doubt and encoding != declared:
+                continue  # accented letters of a Latin word
+            scores[encoding] = found + (_DECLARED if encoding == declared else 0.0)
+    if not overruled and declared not in _SCORES and declared not in ("", "utf-8"):
         text = _sample(data, declared)
         if text is not None and not _CONTROL.search(text):
             return declared
