@@ -11,18 +11,24 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from vivace.errors import Closed, DeadlineExceeded, Overloaded, ShareExceeded
 from vivace.run.line import Line, Place
 from vivace.run.vegas import Vegas
-from vivace.run.work import current, too_late
+from vivace.run.work import Work, current, too_late
 
 START: Final = 8
 """The limit before anything is learned, within its bounds."""
 LONGEST_RETRY: Final = 30.0
 """Seconds."""
+PART: Final = 0.5
+"""Share of the time beside its own work for which a call is let wait."""
+HOPELESS: Final = 0.5
+"""A call with less time left than this share of what calls take is not begun."""
+_TICK: Final = 0.001
 MEMORY: Final = 1.0
 """Seconds over which the refused are counted for `retry_after`."""
 
@@ -66,7 +72,7 @@ class Permit:
     def __init__(self, limit: Limit, user: str, waited: float) -> None:
         self._limit: Limit | None = limit
         self._user = user
-        self._began = limit._clock()
+        self._began = limit.clock()
         self.waited = waited
         """Seconds in the line."""
 
@@ -114,7 +120,10 @@ class Limit:
     """A learned number of slots (see `Vegas`), and a short line of those who wait for one.
 
     It belongs to one event loop. Priority, deadline and user of a call are those of
-    `vivace.run.work.current()`.
+    `vivace.run.work.current()`. A call waits only while, by the rate at which slots come free, it
+    will wait for at most half of the time its deadline leaves it beside its own work: what waits
+    longer is served so late that any error of that forecast makes it worthless. A call for which
+    there is no room takes the place of a less urgent one, or of one whose user holds more.
 
     Args:
         name: of what is limited, for errors.
@@ -135,7 +144,21 @@ class Limit:
         patience: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        raise NotImplementedError
+        self.name = name
+        self.clock = clock
+        self._queue = queue
+        self._patience = patience
+        self._vegas = Vegas(lowest=lowest, highest=highest, start=start, clock=clock)
+        self._line: Line[Permit] = Line()
+        self._held: Counter[str] = Counter()
+        """Slots by user; no user is without one."""
+        self._refused: Counter[str] = Counter()
+        self._admitted = 0
+        self._crowd = 0.0
+        """Refused of late: each counts for about `MEMORY` seconds."""
+        self._crowd_at = clock()
+        self._serving = False
+        self.closed = False
 
     def admit(self) -> _Admission:
         """`async with limit.admit():` a slot for the block; raises what `acquire` raises."""
@@ -150,20 +173,227 @@ class Limit:
             DeadlineExceeded: the deadline passed, here or in the line.
             Closed: the limit is closed.
         """
-        raise NotImplementedError
+        work = current()
+        if self.free and not work.late(self.clock()):
+            return self._grant(work.user, 0.0)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Permit] = loop.create_future()
+        place = self.enter(work, partial(_tell, future))
+        if isinstance(place, Permit):
+            return place
+        timer = self._watch(future, work, loop)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._line.remove(place)
+            # told and cancelled at once: nobody else can give the slot back
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release(Outcome.IGNORED)
+            raise
+        finally:
+            timer.cancel()
+
+    def _watch(
+        self, future: asyncio.Future[Permit], work: Work, loop: asyncio.AbstractEventLoop
+    ) -> _Timer:
+        """See that the wait ends at its deadline."""
+        timer = _Timer()
+
+        def expire() -> None:
+            self.expire()
+            if work.deadline is not None and not future.done():  # the loop's clock is a coarse one
+                later = max(_TICK, work.deadline - self.clock())
+                timer.handle = loop.call_later(later, expire)
+
+        expire()
+        return timer
+
+    @property
+    def free(self) -> bool:
+        """Whether a call would get a slot at once."""
+        return self._vegas.in_flight < self._vegas.limit and not self._line and not self.closed
 
     def try_acquire(self) -> Permit | None:
         """A slot if one is free now and nobody waits; never waits, refuses nobody."""
-        raise NotImplementedError
+        return self._grant(current().user, 0.0) if self.free else None
+
+    def enter(
+        self, work: Work, told: Callable[[Permit | Exception], bool]
+    ) -> Permit | Place[Permit]:
+        """What `acquire` does, without an event loop: a slot, or a place in the line.
+
+        `told` is called once for a place, with the slot or the error, unless it is left with
+        `leave`; it returns False where nobody listens any more.
+
+        Raises:
+            As `acquire`.
+        """
+        if self.closed:
+            raise Closed(self.name)
+        now = self.clock()
+        if work.late(now):
+            self._refused["expired"] += 1
+            raise too_late(self.name)
+        if self.free:
+            return self._grant(work.user, 0.0)
+        self.expire()
+        place: Place[Permit] = Place(work, now, told)
+        self._make_room(work, now)
+        self._line.add(place)
+        self._serve()
+        return place
+
+    def leave(self, place: Place[Permit]) -> None:
+        """Wait no longer; nobody is told. Nothing happens where the wait is over already."""
+        self._line.remove(place)
+
+    def expire(self) -> None:
+        """Tell those in the line whose deadline has passed. A timer calls it at each deadline."""
+        for place in self._line.late(self.clock()):
+            self._line.remove(place)
+            self._refuse(place)
 
     def bound(self, lowest: int, highest: int) -> None:
         """Move the bounds while it runs. Slots above a lowered limit are not taken away: they are
         not given again."""
-        raise NotImplementedError
+        self._vegas.bound(lowest, highest)
+        self._serve()
 
     def close(self) -> None:
-        """Refuse who waits and who comes, with `Closed`. Slots that are held stay so. Idempotent."""
-        raise NotImplementedError
+        """Refuse who waits and who comes, with `Closed`. Held slots stay held. Idempotent."""
+        self.closed = True
+        while self._line:
+            self._refused["closed"] += 1
+            self._line.take(self._held).told(Closed(self.name))
 
     def statistics(self) -> LimitStatistics:
-        raise NotImplementedError
+        vegas = self._vegas
+        return LimitStatistics(
+            vegas.limit,
+            vegas.lowest,
+            vegas.highest,
+            vegas.in_flight,
+            len(self._line),
+            self._admitted,
+            dict(self._refused),
+            vegas.latency,
+            vegas.rate,
+        )
+
+    # -- slots ----------------------------------------------------------------------------------
+
+    def _grant(self, user: str, waited: float) -> Permit:
+        self._vegas.began()
+        self._held[user] += 1
+        self._admitted += 1
+        return Permit(self, user, waited)
+
+    def _release(self, user: str, began: float, outcome: Outcome) -> None:
+        self._held[user] -= 1
+        if not self._held[user]:
+            del self._held[user]
+        seconds = None if outcome is Outcome.IGNORED else self.clock() - began
+        self._vegas.ended(seconds, done=outcome is Outcome.DONE)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Give free slots to the line."""
+        if self._serving:  # one who is told may give the slot back at once
+            return
+        self._serving = True
+        try:
+            while self._line and self._vegas.in_flight < self._vegas.limit:
+                place = self._line.take(self._held)
+                now = self.clock()
+                if self._vegas.in_flight and self._hopeless(place.work, now):
+                    self._refuse(place)
+                    continue
+                permit = self._grant(place.work.user, now - place.came)
+                if not place.told(permit):
+                    permit.release(Outcome.IGNORED)
+        finally:
+            self._serving = False
+
+    # -- the line -------------------------------------------------------------------------------
+
+    def _own(self, left: float) -> float:
+        """Seconds of `left` that a call's own work takes. Never more than half of it: where calls
+        are of very different lengths the mean says little about one."""
+        return min(self._vegas.latency or 0.0, left / 2)
+
+    def _hopeless(self, work: Work, now: float) -> bool:
+        if work.deadline is None:
+            return False
+        return work.deadline - now < HOPELESS * (self._vegas.latency or 0.0)
+
+    def _in_time(self, work: Work, now: float) -> bool:
+        """Whether the line moves fast enough for one more call."""
+        rate = self._vegas.rate
+        if rate is None or not self._vegas.in_flight:
+            return True
+        left = self._patience
+        if work.deadline is not None:
+            left = work.deadline - now
+            left = PART * (left - self._own(left))
+        return (self._line.ahead(work) + 1) / rate <= left
+
+    def _make_room(self, work: Work, now: float) -> None:
+        """Send one away for the arrival if need be; raises where it is the arrival's turn to go."""
+        in_time = self._in_time(work, now)
+        if in_time and len(self._line) < self._queue:
+            return
+        # one who is less urgent is behind the arrival: without him it is no sooner served
+        victim = self._line.victim(work, self._held, equals=not in_time)
+        if victim is None:
+            raise self._no_room(work)
+        self._line.remove(victim)
+        victim.told(self._no_room(victim.work))
+
+    def _no_room(self, work: Work) -> Overloaded:
+        """Counted; says when to come again."""
+        now = self.clock()
+        self._crowd = 1 + self._crowd * max(0.0, 1 - (now - self._crowd_at) / MEMORY)
+        self._crowd_at = now
+        after = self._retry_after()
+        users = self._held.keys() | self._line.waiting.keys()
+        mine = self._held[work.user] + self._line.waiting[work.user]
+        room = self._vegas.in_flight + len(self._line)
+        if work.user and len(users) > 1 and mine * len(users) > room:
+            self._refused["share"] += 1
+            return ShareExceeded(
+                f"{self.name}: you hold more than your share of the room", retry_after=after
+            )
+        self._refused["full" if len(self._line) >= self._queue else "late"] += 1
+        return Overloaded(f"{self.name}: no room for more now", retry_after=after)
+
+    def _retry_after(self) -> float:
+        """Seconds until the line and those turned away of late would all have been served."""
+        rate = self._vegas.rate or 1.0
+        return min(LONGEST_RETRY, (len(self._line) + 1 + self._crowd) / rate)
+
+    def _refuse(self, place: Place[Permit]) -> None:
+        self._refused["expired"] += 1
+        place.told(too_late(self.name))
+
+
+class _Timer:
+    """The timer of a wait, whichever it is by now."""
+
+    __slots__ = ("handle",)
+
+    def __init__(self) -> None:
+        self.handle: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        if self.handle is not None:
+            self.handle.cancel()
+
+
+def _tell(future: asyncio.Future[Permit], result: Permit | Exception) -> bool:
+    if future.done():  # cancelled
+        return False
+    if isinstance(result, Permit):
+        future.set_result(result)
+    else:
+        future.set_exception(result)
+    return True
