@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from vivace.errors import Closed, DeadlineExceeded, Overloaded, ShareExceeded
+from vivace.errors import Closed, Overloaded, ShareExceeded
 from vivace.run.line import Line, Place
+from vivace.run.permit import Outcome, Permit, outcome_of
+from vivace.run.recent import Recent
 from vivace.run.vegas import Vegas
 from vivace.run.work import Work, current, too_late
 
@@ -31,17 +32,6 @@ HOPELESS: Final = 0.5
 _TICK: Final = 0.001
 MEMORY: Final = 1.0
 """Seconds over which the refused are counted for `retry_after`."""
-
-
-class Outcome(Enum):
-    """What a call that held a slot says about the service."""
-
-    DONE = "done"
-    """It was served: its time is a sample."""
-    DROPPED = "dropped"
-    """It took a slot for nothing: its deadline passed, or the service said it was overloaded."""
-    IGNORED = "ignored"
-    """Nothing: it was cancelled, or refused for what it asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,44 +50,6 @@ class LimitStatistics:
     rate: float | None
 
 
-class Permit:
-    """A slot that is held. Give it back once, with `release`, or use it as a context manager.
-
-    As a context manager it tells the outcome from how the block ended: `DONE` if normally,
-    `DROPPED` by `DeadlineExceeded` or `Overloaded`, `IGNORED` by anything else.
-    """
-
-    __slots__ = ("_began", "_limit", "_user", "waited")
-
-    def __init__(self, limit: Limit, user: str, waited: float) -> None:
-        self._limit: Limit | None = limit
-        self._user = user
-        self._began = limit.clock()
-        self.waited = waited
-        """Seconds in the line."""
-
-    def release(self, outcome: Outcome = Outcome.DONE) -> None:
-        """Give the slot back. Idempotent."""
-        limit, self._limit = self._limit, None
-        if limit is not None:
-            limit._release(self._user, self._began, outcome)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.release(_outcome(error))
-
-
-def _outcome(error: BaseException | None) -> Outcome:
-    if error is None:
-        return Outcome.DONE
-    dropped = isinstance(error, DeadlineExceeded | Overloaded)
-    return Outcome.DROPPED if dropped else Outcome.IGNORED
-
-
 class _Admission:
     """What `Limit.admit` returns: `acquire` and `release` around a block."""
 
@@ -113,7 +65,7 @@ class _Admission:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._permit.release(_outcome(error))
+        self._permit.release(outcome_of(error))
 
 
 class Limit:
@@ -154,9 +106,8 @@ class Limit:
         """Slots by user; no user is without one."""
         self._refused: Counter[str] = Counter()
         self._admitted = 0
-        self._crowd = 0.0
-        """Refused of late: each counts for about `MEMORY` seconds."""
-        self._crowd_at = clock()
+        self._sent_away = Recent(MEMORY, clock())
+        self._let_in = Recent(MEMORY, clock())
         self._serving = False
         self.closed = False
 
@@ -173,15 +124,24 @@ class Limit:
             DeadlineExceeded: the deadline passed, here or in the line.
             Closed: the limit is closed.
         """
+        return self.try_acquire() or await self.join()
+
+    def join(self) -> Awaitable[Permit]:
+        """The two halves of `acquire`: it is refused now or in the line; await the rest at once.
+
+        Raises:
+            As `acquire`, but for what comes later.
+        """
         work = current()
-        if self.free and not work.late(self.clock()):
-            return self._grant(work.user, 0.0)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Permit] = loop.create_future()
+        future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         place = self.enter(work, partial(_tell, future))
         if isinstance(place, Permit):
-            return place
-        timer = self._watch(future, work, loop)
+            future.set_result(place)
+            return future
+        return self._wait(place, future)
+
+    async def _wait(self, place: Place[Permit], future: asyncio.Future[Permit]) -> Permit:
+        timer = self._watch(future, place.work)
         try:
             return await future
         except asyncio.CancelledError:
@@ -193,9 +153,7 @@ class Limit:
         finally:
             timer.cancel()
 
-    def _watch(
-        self, future: asyncio.Future[Permit], work: Work, loop: asyncio.AbstractEventLoop
-    ) -> _Timer:
+    def _watch(self, future: asyncio.Future[Permit], work: Work) -> _Timer:
         """See that the wait ends at its deadline."""
         timer = _Timer()
 
@@ -203,7 +161,7 @@ class Limit:
             self.expire()
             if work.deadline is not None and not future.done():  # the loop's clock is a coarse one
                 later = max(_TICK, work.deadline - self.clock())
-                timer.handle = loop.call_later(later, expire)
+                timer.handle = future.get_loop().call_later(later, expire)
 
         expire()
         return timer
@@ -215,7 +173,10 @@ class Limit:
 
     def try_acquire(self) -> Permit | None:
         """A slot if one is free now and nobody waits; never waits, refuses nobody."""
-        return self._grant(current().user, 0.0) if self.free else None
+        work = current()
+        if not self.free or work.late(self.clock()):
+            return None
+        return self._grant(work.user, 0.0)
 
     def enter(
         self, work: Work, told: Callable[[Permit | Exception], bool]
@@ -259,6 +220,14 @@ class Limit:
         self._vegas.bound(lowest, highest)
         self._serve()
 
+    @property
+    def shedding(self) -> float:
+        """Share of the calls of late (see `MEMORY`) that were sent away."""
+        now = self.clock()
+        away = self._sent_away.value(now)
+        # a single one that was sent away is no load
+        return away / max(1.0 + away + self._let_in.value(now), 10.0)
+
     def close(self) -> None:
         """Refuse who waits and who comes, with `Closed`. Held slots stay held. Idempotent."""
         self.closed = True
@@ -286,7 +255,8 @@ class Limit:
         self._vegas.began()
         self._held[user] += 1
         self._admitted += 1
-        return Permit(self, user, waited)
+        self._let_in.add(self.clock())
+        return Permit(self._release, user, self.clock(), waited)
 
     def _release(self, user: str, began: float, outcome: Outcome) -> None:
         self._held[user] -= 1
@@ -352,9 +322,8 @@ class Limit:
     def _no_room(self, work: Work) -> Overloaded:
         """Counted; says when to come again."""
         now = self.clock()
-        self._crowd = 1 + self._crowd * max(0.0, 1 - (now - self._crowd_at) / MEMORY)
-        self._crowd_at = now
-        after = self._retry_after()
+        self._sent_away.add(now)
+        after = self._retry_after(now)
         users = self._held.keys() | self._line.waiting.keys()
         mine = self._held[work.user] + self._line.waiting[work.user]
         room = self._vegas.in_flight + len(self._line)
@@ -366,10 +335,10 @@ class Limit:
         self._refused["full" if len(self._line) >= self._queue else "late"] += 1
         return Overloaded(f"{self.name}: no room for more now", retry_after=after)
 
-    def _retry_after(self) -> float:
+    def _retry_after(self, now: float) -> float:
         """Seconds until the line and those turned away of late would all have been served."""
         rate = self._vegas.rate or 1.0
-        return min(LONGEST_RETRY, (len(self._line) + 1 + self._crowd) / rate)
+        return min(LONGEST_RETRY, (len(self._line) + 1 + self._sent_away.value(now)) / rate)
 
     def _refuse(self, place: Place[Permit]) -> None:
         self._refused["expired"] += 1

@@ -25,6 +25,8 @@ LEAST: Final = 24
 """Ends of work in a window; twice the limit where that is more."""
 WEIGHT: Final = 0.4
 """Of a new window against those before at the same limit."""
+WORTH: Final = 0.5
+"""Where a smaller share of a window's calls was done in time, the limit falls."""
 FIRST_PROBE: Final = 4
 LAST_PROBE: Final = 32
 """Windows between two looks at a neighbour; doubled while they change nothing."""
@@ -140,13 +142,24 @@ class Vegas:
         took = self._at - self._opened
         latency = self._seconds / self._ended
         self._least = latency if self._least is None else min(self._least, latency)
-        if took <= 0 or self._full < SATURATED * took:
+        if self._done < WORTH * self._ended:
+            self._fall()
+        elif took <= 0 or self._full < SATURATED * took:
             self._take(self._base)
-            return
-        self._windows += 1
-        self._learn(self._done / took)
-        self._choose()
-        self._take(self._next())
+        else:
+            self._windows += 1
+            self._learn(self._done / took)
+            self._choose()
+            self._take(self._next())
+
+    def _fall(self) -> None:
+        """Most was for nothing: the service is past its knee, or slower than anybody waits. What
+        was known of it is of another time."""
+        self._base = max(self.lowest, _below(min(self.limit, self._base)))
+        self._known.clear()
+        self._least = None
+        self._interval = FIRST_PROBE
+        self._take(self._base)
 
     def _learn(self, throughput: float) -> None:
         rung = self._known.get(self.limit)
@@ -183,8 +196,7 @@ class Vegas:
     def _next(self) -> int:
         """The limit of the next window: the one held, or a neighbour that should be looked at."""
         above = next((n for n in LADDER if n > self._base), self._base)
-        below = next((n for n in reversed(LADDER) if n < self._base), self._base)
-        near = {min(above, self.highest), max(below, self.lowest)} - {self._base}
+        near = {min(above, self.highest), max(_below(self._base), self.lowest)} - {self._base}
         if self._base not in self._known:
             return self._base
         unknown = sorted(near - self._known.keys(), reverse=True)
@@ -196,3 +208,7 @@ class Vegas:
             self._interval = min(2 * self._interval, LAST_PROBE)
             return min(near, key=lambda limit: self._known[limit].seen)
         return self._base
+
+
+def _below(limit: int) -> int:
+    return next((n for n in reversed(LADDER) if n < limit), limit)

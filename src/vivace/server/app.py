@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vivace.server import errors, health, openapi
+from vivace.server.admission import Admission
 from vivace.server.body import BodyLimit
 from vivace.server.chat import HEARTBEAT, Chat
 from vivace.server.door import Door
@@ -45,6 +46,7 @@ def create(served: Served, *, heartbeat: float = HEARTBEAT) -> FastAPI:
         # the outermost first
         middleware=[
             Middleware(Door, served.trace, served.running),
+            Middleware(Admission, served),
             Middleware(BodyLimit, served.settings.server.max_body_mib << 20),
         ],
         exception_handlers={HTTPException: _http_error, RequestValidationError: _bad_request},

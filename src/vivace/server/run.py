@@ -60,9 +60,14 @@ def is_loopback(bound: socket.socket) -> bool:
 class Server(uvicorn.Server):
     """Says when it can be reached, and ends with the caller's status when a signal stops it."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, served: Served, ready: Callable[[], None]) -> None:
         super().__init__(config)
+        self._served = served
         self._ready = ready
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._served.draining = True
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -102,7 +107,7 @@ def server(served: Served, app: FastAPI, ready: Callable[[], None] = lambda: Non
         # a fraction is fine: it goes to asyncio.wait_for
         timeout_graceful_shutdown=served.settings.server.drain_seconds,  # type: ignore[arg-type]
     )
-    return Server(config, ready)
+    return Server(config, served, ready)
 
 
 def serve(served: Served, bound: socket.socket, ready: Callable[[], None]) -> None:
