@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vivace.errors import VivaceError
-from vivace.run.limit import Limit, Outcome, Permit
+from vivace.run.limit import Limit
+from vivace.run.permit import Outcome, Permit
 from vivace.run.work import Work
 
 Curve = Callable[[int], float]
@@ -46,7 +47,7 @@ class Run:
     late: int = 0
     refused: int = 0
     latencies: list[float] = field(default_factory=list)
-    limits: list[int] = field(default_factory=list)
+    limit: int = 0
 
 
 @dataclass(eq=False)
@@ -93,7 +94,7 @@ class Simulation:
                 self._finish(run)
             else:
                 self._arrive(run)
-            run.limits.append(self.limit.statistics().limit)
+        run.limit = self.limit.statistics().limit
         return run
 
     def _finish(self, run: Run) -> None:

@@ -317,9 +317,10 @@ class Limit:
         if victim is None:
             raise self._no_room(work)
         self._line.remove(victim)
-        victim.told(self._no_room(victim.work))
+        fairer = victim.work.priority == work.priority
+        victim.told(self._no_room(victim.work, greedy=fairer))
 
-    def _no_room(self, work: Work) -> Overloaded:
+    def _no_room(self, work: Work, *, greedy: bool = False) -> Overloaded:
         """Counted; says when to come again."""
         now = self.clock()
         self._sent_away.add(now)
@@ -327,7 +328,7 @@ class Limit:
         users = self._held.keys() | self._line.waiting.keys()
         mine = self._held[work.user] + self._line.waiting[work.user]
         room = self._vegas.in_flight + len(self._line)
-        if work.user and len(users) > 1 and mine * len(users) > room:
+        if greedy or (work.user and len(users) > 1 and mine * len(users) > room):
             self._refused["share"] += 1
             return ShareExceeded(
                 f"{self.name}: you hold more than your share of the room", retry_after=after
