@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Final
 
@@ -19,7 +20,7 @@ from vivace.run.line import Line, Place
 from vivace.run.permit import Outcome, Permit, outcome_of
 from vivace.run.recent import Recent
 from vivace.run.vegas import Vegas
-from vivace.run.work import Work, current, too_late
+from vivace.run.work import Priority, Work, current, too_late
 
 START: Final = 8
 """The limit before anything is learned, within its bounds."""
@@ -108,6 +109,8 @@ class Limit:
         self._admitted = 0
         self._sent_away = Recent(MEMORY, clock())
         self._let_in = Recent(MEMORY, clock())
+        self._refusal: _Refusal | None = None
+        """Of the last arrival, while nothing has changed since."""
         self._serving = False
         self.closed = False
 
@@ -145,7 +148,7 @@ class Limit:
         try:
             return await future
         except asyncio.CancelledError:
-            self._line.remove(place)
+            self.leave(place)
             # told and cancelled at once: nobody else can give the slot back
             if future.done() and not future.cancelled() and future.exception() is None:
                 future.result().release(Outcome.IGNORED)
@@ -178,6 +181,25 @@ class Limit:
             return None
         return self._grant(work.user, 0.0)
 
+    @property
+    def refusing(self) -> bool:
+        """Whether `refusal` may know an answer."""
+        return self._refusal is not None
+
+    def refusal(self, user: str, seconds: float) -> Overloaded | None:
+        """What an interactive call of this user that wants its result in `seconds` would be told,
+        where that is known at once; it counts as refused. None: ask `enter`.
+
+        Under overload most arrivals find everything as the one before them did, which was sent
+        away. To say so again costs a tenth of finding out.
+        """
+        known = self._refusal
+        if known is None or known.user != user or seconds > known.seconds:
+            return None
+        self._sent_away.add(self.clock())
+        self._refused[known.reason] += 1
+        return known.error
+
     def enter(
         self, work: Work, told: Callable[[Permit | Exception], bool]
     ) -> Permit | Place[Permit]:
@@ -200,23 +222,27 @@ class Limit:
         self.expire()
         place: Place[Permit] = Place(work, now, told)
         self._make_room(work, now)
+        self._refusal = None
         self._line.add(place)
         self._serve()
         return place
 
     def leave(self, place: Place[Permit]) -> None:
         """Wait no longer; nobody is told. Nothing happens where the wait is over already."""
+        self._refusal = None
         self._line.remove(place)
 
     def expire(self) -> None:
         """Tell those in the line whose deadline has passed. A timer calls it at each deadline."""
         for place in self._line.late(self.clock()):
+            self._refusal = None
             self._line.remove(place)
             self._refuse(place)
 
     def bound(self, lowest: int, highest: int) -> None:
         """Move the bounds while it runs. Slots above a lowered limit are not taken away: they are
         not given again."""
+        self._refusal = None
         self._vegas.bound(lowest, highest)
         self._serve()
 
@@ -231,6 +257,7 @@ class Limit:
     def close(self) -> None:
         """Refuse who waits and who comes, with `Closed`. Held slots stay held. Idempotent."""
         self.closed = True
+        self._refusal = None
         while self._line:
             self._refused["closed"] += 1
             self._line.take(self._held).told(Closed(self.name))
@@ -259,6 +286,7 @@ class Limit:
         return Permit(self._release, user, self.clock(), waited)
 
     def _release(self, user: str, began: float, outcome: Outcome) -> None:
+        self._refusal = None
         self._held[user] -= 1
         if not self._held[user]:
             del self._held[user]
@@ -315,7 +343,11 @@ class Limit:
         # one who is less urgent is behind the arrival: without him it is no sooner served
         victim = self._line.victim(work, self._held, equals=not in_time)
         if victim is None:
-            raise self._no_room(work)
+            error = self._no_room(work)
+            if work.priority is Priority.INTERACTIVE:
+                left = inf if work.deadline is None else work.deadline - now
+                self._refusal = _Refusal(work.user, left, self._reason(error), error)
+            raise error
         self._line.remove(victim)
         fairer = victim.work.priority == work.priority
         victim.told(self._no_room(victim.work, greedy=fairer))
@@ -329,12 +361,18 @@ class Limit:
         mine = self._held[work.user] + self._line.waiting[work.user]
         room = self._vegas.in_flight + len(self._line)
         if greedy or (work.user and len(users) > 1 and mine * len(users) > room):
-            self._refused["share"] += 1
-            return ShareExceeded(
+            error: Overloaded = ShareExceeded(
                 f"{self.name}: you hold more than your share of the room", retry_after=after
             )
-        self._refused["full" if len(self._line) >= self._queue else "late"] += 1
-        return Overloaded(f"{self.name}: no room for more now", retry_after=after)
+        else:
+            error = Overloaded(f"{self.name}: no room for more now", retry_after=after)
+        self._refused[self._reason(error)] += 1
+        return error
+
+    def _reason(self, error: Overloaded) -> str:
+        if isinstance(error, ShareExceeded):
+            return "share"
+        return "full" if len(self._line) >= self._queue else "late"
 
     def _retry_after(self, now: float) -> float:
         """Seconds until the line and those turned away of late would all have been served."""
@@ -344,6 +382,15 @@ class Limit:
     def _refuse(self, place: Place[Permit]) -> None:
         self._refused["expired"] += 1
         place.told(too_late(self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    user: str
+    seconds: float
+    """The arrival had before its deadline."""
+    reason: str
+    error: Overloaded
 
 
 class _Timer:

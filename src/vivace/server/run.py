@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from vivace.errors import BadInput
+from vivace.server.admission import Turnstile
 from vivace.server.app import create
 from vivace.server.served import Served
 
@@ -93,7 +94,7 @@ def server(served: Served, app: FastAPI, ready: Callable[[], None] = lambda: Non
     """A server for the application; `ready` is called when requests are accepted."""
     uvloop = "uvloop" if sys.platform != "win32" else "asyncio"
     config = uvicorn.Config(
-        app,
+        Turnstile(app, served),
         loop=uvloop,
         http="httptools",
         ws="none",
