@@ -155,6 +155,20 @@ async def test_closing_refuses_who_waits_and_who_comes() -> None:
     assert limit.statistics().in_flight == 0
 
 
+async def test_a_refusal_is_remembered_until_anything_changes() -> None:
+    limit = fixed(1, queue=0)
+    held = await limit.acquire()
+    assert limit.refusal("", 1.0) is None  # nobody was refused yet
+    with doing(seconds=1.0), pytest.raises(Overloaded) as error:
+        await limit.acquire()
+    assert limit.refusal("", 0.5) is error.value
+    assert limit.refusal("", 2.0) is None  # with more time there may be room
+    assert limit.refusal("another", 0.5) is None
+    assert limit.statistics().refused == {"full": 2}
+    held.release()
+    assert limit.refusal("", 0.5) is None
+
+
 PRIORITIES = st.sampled_from(list(Priority))
 
 
