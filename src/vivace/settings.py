@@ -172,6 +172,27 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10.0
 
 
+class Admission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the server: how many requests of a kind run at once, and how long one may wait."""
+
+    search: Annotated[
+        int, Meta(ge=0, description="most searches and embeddings at once; 0 is learned")
+    ] = 0
+    chat: Annotated[int, Meta(ge=0, description="most answers at once; 0 is learned")] = 0
+    highest: Annotated[int, Meta(ge=1, description="the most that may be learned")] = 256
+    queue: Annotated[int, Meta(ge=0, description="most requests of a kind that wait")] = 64
+    search_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="deadline of a search that sends no `x-request-timeout-ms`",
+        ),
+    ] = 10.0
+    chat_wait_seconds: Annotated[
+        float, Meta(gt=0, description="longest foreseen wait of an answer without a deadline")
+    ] = 10.0
+
+
 class QueryLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: Annotated[bool, Meta(description="keep the questions asked; tuning learns from them")] = (
         True
@@ -195,6 +216,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer: Answering = Answering()
     generate: Generate = Generate()
     server: Server = Server()
+    admission: Admission = Admission()
     queries: QueryLog = QueryLog()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from vivace.types import Bitmap, Hit, Ids, Matches, Query, Scores, SearchResult,
 
 _NO_DENSE = "dense side skipped: "
 _MOST_HITS = 10_000
+_APART: Final = 2
+"""Questions at once whose two sides run side by side; with more, no thread is idle for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class HybridSearcher:
         self._pool = pool
         self._settings = settings
         self._trace = trace
+        self._asking = 0
+        """Questions between their arrival and their answer."""
 
     async def search(self, query: Query) -> SearchResult:
         """The k best passages, best first; empty where nothing matches.
@@ -63,21 +68,41 @@ class HybridSearcher:
         check(query, self._settings.max_question_chars)
         query = _encodable(query)
         if query.vector is not None or not self._readable(query.text):
-            return await self._pool.run(self._whole, query)
+            vector = None if query.vector is None else _unit(query.vector)
+            return await self._pool.run(self._whole, query, vector, ())
+        self._asking += 1
+        try:
+            if self._asking > _APART:
+                return await self._together(query)
+            return await self._apart(query)
+        finally:
+            self._asking -= 1
+
+    async def _together(self, query: Query) -> SearchResult:
+        """One hop after the embedding: with others waiting, a second one costs them its time."""
+        vector, degraded = await self._embed(query)
+        return await self._pool.run(self._whole, query, vector, degraded)
+
+    async def _apart(self, query: Query) -> SearchResult:
+        """The keyword side's hop while the question is embedded."""
         keyword = asyncio.ensure_future(self._pool.run(self._keyword, query))
         keyword.add_done_callback(_looked_at)
+        try:
+            vector, degraded = await self._embed(query)
+        except BaseException:
+            keyword.cancel()
+            raise
+        return await self._pool.run(self._fused, query, await keyword, vector, degraded)
+
+    async def _embed(self, query: Query) -> tuple[Vector | None, tuple[str, ...]]:
+        """The question's vector, or why there is none."""
         try:
             with self._trace.span("embed"):
                 embedded = await self._embedder.embed([query.text], kind="query")
         except EmbeddingError as error:
             self._trace.count("search.embedding_failed")
-            return await self._pool.run(
-                self._fused, query, await keyword, None, (f"{_NO_DENSE}{error.what}",)
-            )
-        except BaseException:
-            keyword.cancel()
-            raise
-        return await self._pool.run(self._fused, query, await keyword, embedded.vectors[0], ())
+            return None, (f"{_NO_DENSE}{error.what}",)
+        return embedded.vectors[0], ()
 
     async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
         """One result or error a query, in order; they run at once and share embedding batches."""
@@ -92,9 +117,10 @@ class HybridSearcher:
     def _readable(self, text: str) -> bool:
         return self._embedder.reads(language(text))
 
-    def _whole(self, query: Query) -> SearchResult:
-        vector = None if query.vector is None else _unit(query.vector)
-        return self._fused(query, self._keyword(query), vector, ())
+    def _whole(
+        self, query: Query, vector: Vector | None, degraded: tuple[str, ...]
+    ) -> SearchResult:
+        return self._fused(query, self._keyword(query), vector, degraded)
 
     def _keyword(self, query: Query) -> _Keyword:
         source = self._source()

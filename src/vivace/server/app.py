@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from vivace.server import errors, health, openapi
+from vivace.server.admission import Admission
 from vivace.server.body import BodyLimit
 from vivace.server.chat import HEARTBEAT, Chat
 from vivace.server.door import Door
@@ -64,6 +65,7 @@ def create(
         # the outermost first
         middleware=[
             Middleware(Door, served.trace, served.running),
+            Middleware(Admission, served),
             Middleware(BodyLimit, most),
         ],
         exception_handlers={HTTPException: _http_error, RequestValidationError: _bad_request},
@@ -71,7 +73,8 @@ def create(
     hot = (Search(served), Chat(served, heartbeat=heartbeat), Embeddings(served))
     app.router.routes[:0] = [Route(route.path, route, methods=["POST"]) for route in hot]
     for route in hot:
-        inside = Door(BodyLimit(route, most), served.trace, served.running, route.path)
+        admitted = Admission(BodyLimit(route, most), served)
+        inside = Door(admitted, served.trace, served.running, route.path)
         app.hot[route.path] = inside
     app.include_router(health.router(served))
     plain = app.openapi

@@ -93,7 +93,10 @@ class Door:
         errors.note(error, self._trace)
         if not started:
             answer = errors.reply(error)
-            await send_json(send, answer.body, answer.status, answer.headers)
+            headers = answer.headers
+            if isinstance(error, Closed):  # another server has to be found: this connection ends
+                headers = [*headers, (b"connection", b"close")]
+            await send_json(send, answer.body, answer.status, headers)
 
 
 def _route(scope: Scope) -> str:

@@ -37,9 +37,13 @@ def router(served: Served) -> APIRouter:
 
     @routes.get("/readyz", tags=["operation"])
     async def readyz() -> JSONResponse:
-        """The collections are open and the model is loaded; 503 before and after."""
-        value = {"status": "ready" if served.ready else "not ready", "collections": served.names}
-        return JSONResponse(value, 200 if served.ready else 503)
+        """The collections are open, the model is loaded and there is room.
+
+        503 before and after, and while most requests of a kind are turned away.
+        """
+        ready = served.accepting
+        value = {"status": "ready" if ready else "not ready", "collections": served.names}
+        return JSONResponse(value, 200 if ready else 503)
 
     @routes.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from vivace.run.limit import Limit
 from vivace.server.served import Served
 from vivace.trace import Histogram
 
@@ -34,9 +35,30 @@ def render(served: Served) -> str:
         *_header("vivace_http_requests_running", "gauge", "Requests being answered"),
         f"vivace_http_requests_running {served.running.count}",
         *_header("vivace_ready", "gauge", "1 while requests are served"),
-        f"vivace_ready {int(served.ready)}",
+        f"vivace_ready {int(served.accepting)}",
+        *_admission(served.limits),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _admission(limits: Mapping[str, Limit]) -> Iterator[str]:
+    rows = {kind: limit.statistics() for kind, limit in limits.items()}
+    gauges = {
+        "limit": "Requests of a kind that may run at once",
+        "in_flight": "Requests of a kind that run",
+        "queued": "Requests of a kind that wait",
+    }
+    for field, help in gauges.items():
+        yield from _header(f"vivace_admission_{field}", "gauge", help)
+        for kind, row in rows.items():
+            yield f'vivace_admission_{field}{{kind="{kind}"}} {getattr(row, field)}'
+    yield from _header("vivace_admission_admitted_total", "counter", "Requests that were let in")
+    for kind, row in rows.items():
+        yield f'vivace_admission_admitted_total{{kind="{kind}"}} {row.admitted}'
+    yield from _header("vivace_admission_refused_total", "counter", "Requests turned away")
+    for kind, row in rows.items():
+        for reason, n in sorted(row.refused.items()):
+            yield f'vivace_admission_refused_total{{kind="{kind}",reason="{reason}"}} {n}'
 
 
 def _request_labels(name: str) -> str:

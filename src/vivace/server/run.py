@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from vivace.errors import BadInput
+from vivace.server.admission import Turnstile
 from vivace.server.app import create
 from vivace.server.entrance import LOOPBACK
 from vivace.server.served import Served
@@ -62,9 +63,14 @@ def is_loopback(bound: socket.socket) -> bool:
 class Server(uvicorn.Server):
     """Says when it can be reached, and ends with the caller's status when a signal stops it."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, served: Served, ready: Callable[[], None]) -> None:
         super().__init__(config)
+        self._served = served
         self._ready = ready
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._served.draining = True
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -98,7 +104,7 @@ def server(served: Served, app: FastAPI, ready: Callable[[], None] = lambda: Non
     """A server for the application; `ready` is called when requests are accepted."""
     uvloop = "uvloop" if sys.platform != "win32" else "asyncio"
     config = uvicorn.Config(
-        app,
+        Turnstile(app, served),
         loop=uvloop,
         http="httptools",
         ws="none",
@@ -112,7 +118,7 @@ def server(served: Served, app: FastAPI, ready: Callable[[], None] = lambda: Non
         # a fraction is fine: it goes to asyncio.wait_for
         timeout_graceful_shutdown=served.settings.server.drain_seconds,  # type: ignore[arg-type]
     )
-    return Server(config, ready)
+    return Server(config, served, ready)
 
 
 def serve(served: Served, bound: socket.socket, ready: Callable[[], None]) -> None:

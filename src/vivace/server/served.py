@@ -8,13 +8,33 @@ from pathlib import Path
 
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, EmbeddingError
+from vivace.run.limit import Limit
 from vivace.server.door import Running
 from vivace.server.errors import NoSuchModel
 from vivace.server.wire import DEFAULT_MODEL
-from vivace.settings import Settings
+from vivace.settings import Admission, Settings
 from vivace.trace import Trace
 
 _WARM = "How long does it take to load the model?"
+
+
+MOST = 0.5
+"""Share of the requests of a kind that are turned away, from which on the server is not ready."""
+SEARCH, CHAT = "search", "chat"
+"""The kinds of requests that are limited."""
+
+
+def limits(settings: Admission) -> dict[str, Limit]:
+    """One for each kind of requests."""
+
+    def limit(kind: str, fixed: int, patience: float) -> Limit:
+        lowest, highest = (fixed, fixed) if fixed else (1, settings.highest)
+        return Limit(kind, lowest=lowest, highest=highest, queue=settings.queue, patience=patience)
+
+    return {
+        SEARCH: limit(SEARCH, settings.search, settings.search_seconds),
+        CHAT: limit(CHAT, settings.chat, settings.chat_wait_seconds),
+    }
 
 
 class Served:
@@ -35,6 +55,9 @@ class Served:
         self.trace = Trace()
         self.running = Running()
         self.ready = False
+        self.draining = False
+        """The server is stopping: what has begun goes on, nothing new begins."""
+        self.limits = limits(settings.admission)
         self._places = {served_name(name): name for name in collections}
         if len(self._places) < len(collections) or DEFAULT_MODEL in self._places:
             raise BadInput(
@@ -74,6 +97,12 @@ class Served:
             await engine.embedder.embed([_WARM], kind="query")
         except EmbeddingError:
             self.trace.count("warm_up.failed")
+
+    @property
+    def accepting(self) -> bool:
+        """Whether more requests should be sent here: not while most of one kind are turned away."""
+        shedding = max(limit.shedding for limit in self.limits.values())
+        return self.ready and not self.draining and shedding < MOST
 
     @property
     def engine(self) -> Engine:

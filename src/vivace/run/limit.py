@@ -1,0 +1,419 @@
+"""How many may run at once, and who waits? One learned limit with a short line in front of it.
+
+Used for admission to a server of ours and for calls of a model server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from types import TracebackType
+from typing import Final
+
+from vivace.errors import Closed, Overloaded, ShareExceeded
+from vivace.run.line import Line, Place
+from vivace.run.permit import Outcome, Permit, outcome_of
+from vivace.run.recent import Recent
+from vivace.run.vegas import Vegas
+from vivace.run.work import Priority, Work, current, too_late
+
+START: Final = 8
+"""The limit before anything is learned, within its bounds."""
+LONGEST_RETRY: Final = 30.0
+"""Seconds."""
+PART: Final = 0.4
+"""Share of the time beside its own work for which a call is let wait."""
+HOPELESS: Final = 0.8
+"""A call with less time left than this share of what calls take is not begun."""
+_TICK: Final = 0.001
+ALIKE: Final = 0.005
+"""Seconds between two deadlines that make no difference: the call that was refused had spent a part
+of a millisecond on its way."""
+MEMORY: Final = 1.0
+"""Seconds over which the refused are counted for `retry_after`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStatistics:
+    """`refused` counts by reason: full, late (it could not be in time), share, expired (while it
+    waited), closed. `latency` is in seconds, `rate` in calls a second; None before the first."""
+
+    limit: int
+    lowest: int
+    highest: int
+    in_flight: int
+    queued: int
+    admitted: int
+    refused: dict[str, int]
+    latency: float | None
+    rate: float | None
+
+
+class _Admission:
+    """What `Limit.admit` returns: `acquire` and `release` around a block."""
+
+    __slots__ = ("_limit", "_permit")
+
+    def __init__(self, limit: Limit) -> None:
+        self._limit = limit
+
+    async def __aenter__(self) -> Permit:
+        self._permit = await self._limit.acquire()
+        return self._permit
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._permit.release(outcome_of(error))
+
+
+class Limit:
+    """A learned number of slots (see `Vegas`), and a short line of those who wait for one.
+
+    It belongs to one event loop. Priority, deadline and user of a call are those of
+    `vivace.run.work.current()`. A call waits only while, by the rate at which slots come free, it
+    will wait for at most PART of the time its deadline leaves it beside its own work: what waits
+    longer is served so late that any error of that forecast makes it worthless. A call for which
+    there is no room takes the place of a less urgent one, or of one whose user holds more.
+
+    Args:
+        name: of what is limited, for errors.
+        lowest, highest: hard bounds of the limit; equal ones fix it.
+        queue: most calls that wait.
+        patience: most seconds a call without a deadline is let wait, as far as can be foreseen.
+        clock: `time.monotonic`, or a simulated one; deadlines are times of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        lowest: int = 1,
+        highest: int = 256,
+        start: int = START,
+        queue: int = 64,
+        patience: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self._queue = queue
+        self._patience = patience
+        self._vegas = Vegas(lowest=lowest, highest=highest, start=start, clock=clock)
+        self._line: Line[Permit] = Line()
+        self._held: Counter[str] = Counter()
+        """Slots by user; no user is without one."""
+        self._refused: Counter[str] = Counter()
+        self._admitted = 0
+        self._sent_away = Recent(MEMORY, clock())
+        self._let_in = Recent(MEMORY, clock())
+        self._refusal: _Refusal | None = None
+        """Of the last arrival, while nothing has changed since."""
+        self._serving = False
+        self.closed = False
+
+    def admit(self) -> _Admission:
+        """`async with limit.admit():` a slot for the block; raises what `acquire` raises."""
+        return _Admission(self)
+
+    async def acquire(self) -> Permit:
+        """A slot: at once where one is free and nobody waits, else after some time in the line.
+
+        Raises:
+            Overloaded: no room, or it could not be in time; carries `retry_after`.
+            ShareExceeded: the same, and this user holds more than an equal share of the room.
+            DeadlineExceeded: the deadline passed, here or in the line.
+            Closed: the limit is closed.
+        """
+        return self.try_acquire() or await self.join()
+
+    def join(self) -> Awaitable[Permit]:
+        """The two halves of `acquire`: it is refused now or in the line; await the rest at once.
+
+        Raises:
+            As `acquire`, but for what comes later.
+        """
+        work = current()
+        future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
+        place = self.enter(work, partial(_tell, future))
+        if isinstance(place, Permit):
+            future.set_result(place)
+            return future
+        return self._wait(place, future)
+
+    async def _wait(self, place: Place[Permit], future: asyncio.Future[Permit]) -> Permit:
+        timer = self._watch(future, place.work)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.leave(place)
+            # told and cancelled at once: nobody else can give the slot back
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release(Outcome.IGNORED)
+            raise
+        finally:
+            timer.cancel()
+
+    def _watch(self, future: asyncio.Future[Permit], work: Work) -> _Timer:
+        """See that the wait ends at its deadline."""
+        timer = _Timer()
+
+        def expire() -> None:
+            self.expire()
+            if work.deadline is not None and not future.done():  # the loop's clock is a coarse one
+                later = max(_TICK, work.deadline - self.clock())
+                timer.handle = future.get_loop().call_later(later, expire)
+
+        expire()
+        return timer
+
+    @property
+    def free(self) -> bool:
+        """Whether a call would get a slot at once."""
+        return self._vegas.in_flight < self._vegas.limit and not self._line and not self.closed
+
+    def try_acquire(self) -> Permit | None:
+        """A slot if one is free now and nobody waits; never waits, refuses nobody."""
+        work = current()
+        if not self.free or work.late(self.clock()):
+            return None
+        return self._grant(work.user, 0.0)
+
+    @property
+    def refusing(self) -> bool:
+        """Whether `refusal` may know an answer."""
+        return self._refusal is not None
+
+    def refusal(self, user: str, seconds: float) -> Overloaded | None:
+        """What an interactive call of this user that wants its result in `seconds` would be told,
+        where that is known at once; it counts as refused. None: ask `enter`.
+
+        Under overload most arrivals find everything as the one before them did, which was sent
+        away. To say so again costs a tenth of finding out.
+        """
+        known = self._refusal
+        if known is None or known.user != user or seconds > known.seconds + ALIKE:
+            return None
+        self._sent_away.add(self.clock())
+        self._refused[known.reason] += 1
+        return known.error
+
+    def enter(
+        self, work: Work, told: Callable[[Permit | Exception], bool]
+    ) -> Permit | Place[Permit]:
+        """What `acquire` does, without an event loop: a slot, or a place in the line.
+
+        `told` is called once for a place, with the slot or the error, unless it is left with
+        `leave`; it returns False where nobody listens any more.
+
+        Raises:
+            As `acquire`.
+        """
+        if self.closed:
+            raise Closed(self.name)
+        now = self.clock()
+        if work.late(now):
+            self._refused["expired"] += 1
+            raise too_late(self.name)
+        if self.free:
+            return self._grant(work.user, 0.0)
+        self.expire()
+        place: Place[Permit] = Place(work, now, told)
+        self._make_room(work, now)
+        self._refusal = None
+        self._line.add(place)
+        self._serve()
+        return place
+
+    def leave(self, place: Place[Permit]) -> None:
+        """Wait no longer; nobody is told. Nothing happens where the wait is over already."""
+        self._refusal = None
+        self._line.remove(place)
+
+    def expire(self) -> None:
+        """Tell those in the line whose deadline has passed. A timer calls it at each deadline."""
+        for place in self._line.late(self.clock()):
+            self._refusal = None
+            self._line.remove(place)
+            self._refuse(place)
+
+    def bound(self, lowest: int, highest: int) -> None:
+        """Move the bounds while it runs. Slots above a lowered limit are not taken away: they are
+        not given again."""
+        self._refusal = None
+        self._vegas.bound(lowest, highest)
+        self._serve()
+
+    @property
+    def shedding(self) -> float:
+        """Share of the calls of late (see `MEMORY`) that were sent away."""
+        now = self.clock()
+        away = self._sent_away.value(now)
+        # a single one that was sent away is no load
+        return away / max(1.0 + away + self._let_in.value(now), 10.0)
+
+    def close(self) -> None:
+        """Refuse who waits and who comes, with `Closed`. Held slots stay held. Idempotent."""
+        self.closed = True
+        self._refusal = None
+        while self._line:
+            self._refused["closed"] += 1
+            self._line.take(self._held).told(Closed(self.name))
+
+    def statistics(self) -> LimitStatistics:
+        vegas = self._vegas
+        return LimitStatistics(
+            vegas.limit,
+            vegas.lowest,
+            vegas.highest,
+            vegas.in_flight,
+            len(self._line),
+            self._admitted,
+            dict(self._refused),
+            vegas.latency,
+            vegas.rate,
+        )
+
+    # -- slots ----------------------------------------------------------------------------------
+
+    def _grant(self, user: str, waited: float) -> Permit:
+        self._vegas.began()
+        self._held[user] += 1
+        self._admitted += 1
+        self._let_in.add(self.clock())
+        return Permit(self._release, user, self.clock(), waited)
+
+    def _release(self, user: str, began: float, outcome: Outcome) -> None:
+        self._refusal = None
+        self._held[user] -= 1
+        if not self._held[user]:
+            del self._held[user]
+        seconds = None if outcome is Outcome.IGNORED else self.clock() - began
+        self._vegas.ended(seconds, done=outcome is Outcome.DONE)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Give free slots to the line."""
+        if self._serving:  # one who is told may give the slot back at once
+            return
+        self._serving = True
+        try:
+            while self._line and self._vegas.in_flight < self._vegas.limit:
+                place = self._line.take(self._held)
+                now = self.clock()
+                if self._vegas.in_flight and self._hopeless(place.work, now):
+                    self._refuse(place)
+                    continue
+                permit = self._grant(place.work.user, now - place.came)
+                if not place.told(permit):
+                    permit.release(Outcome.IGNORED)
+        finally:
+            self._serving = False
+
+    # -- the line -------------------------------------------------------------------------------
+
+    def _own(self, left: float) -> float:
+        """Seconds of `left` that a call's own work takes. Never more than half of it: where calls
+        are of very different lengths the mean says little about one."""
+        return min(self._vegas.latency or 0.0, left / 2)
+
+    def _hopeless(self, work: Work, now: float) -> bool:
+        if work.deadline is None:
+            return False
+        return work.deadline - now < HOPELESS * (self._vegas.latency or 0.0)
+
+    def _in_time(self, work: Work, now: float) -> bool:
+        """Whether the line moves fast enough for one more call."""
+        rate = self._vegas.rate
+        if rate is None or not self._vegas.in_flight:
+            return True
+        left = self._patience
+        if work.deadline is not None:
+            left = work.deadline - now
+            left = PART * (left - self._own(left))
+        return (self._line.ahead(work) + 1) / rate <= left
+
+    def _make_room(self, work: Work, now: float) -> None:
+        """Send one away for the arrival if need be; raises where it is the arrival's turn to go."""
+        in_time = self._in_time(work, now)
+        if in_time and len(self._line) < self._queue:
+            return
+        # one who is less urgent is behind the arrival: without him it is no sooner served
+        victim = self._line.victim(work, self._held, equals=not in_time)
+        if victim is None:
+            error = self._no_room(work)
+            if work.priority is Priority.INTERACTIVE:
+                left = inf if work.deadline is None else work.deadline - now
+                self._refusal = _Refusal(work.user, left, self._reason(error), error)
+            raise error
+        self._line.remove(victim)
+        fairer = victim.work.priority == work.priority
+        victim.told(self._no_room(victim.work, greedy=fairer))
+
+    def _no_room(self, work: Work, *, greedy: bool = False) -> Overloaded:
+        """Counted; says when to come again."""
+        now = self.clock()
+        self._sent_away.add(now)
+        after = self._retry_after(now)
+        users = self._held.keys() | self._line.waiting.keys()
+        mine = self._held[work.user] + self._line.waiting[work.user]
+        room = self._vegas.in_flight + len(self._line)
+        if greedy or (work.user and len(users) > 1 and mine * len(users) > room):
+            error: Overloaded = ShareExceeded(
+                f"{self.name}: you hold more than your share of the room", retry_after=after
+            )
+        else:
+            error = Overloaded(f"{self.name}: no room for more now", retry_after=after)
+        self._refused[self._reason(error)] += 1
+        return error
+
+    def _reason(self, error: Overloaded) -> str:
+        if isinstance(error, ShareExceeded):
+            return "share"
+        return "full" if len(self._line) >= self._queue else "late"
+
+    def _retry_after(self, now: float) -> float:
+        """Seconds until the line and those turned away of late would all have been served."""
+        rate = self._vegas.rate or 1.0
+        return min(LONGEST_RETRY, (len(self._line) + 1 + self._sent_away.value(now)) / rate)
+
+    def _refuse(self, place: Place[Permit]) -> None:
+        self._refused["expired"] += 1
+        place.told(too_late(self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    user: str
+    seconds: float
+    """The arrival had before its deadline."""
+    reason: str
+    error: Overloaded
+
+
+class _Timer:
+    """The timer of a wait, whichever it is by now."""
+
+    __slots__ = ("handle",)
+
+    def __init__(self) -> None:
+        self.handle: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        if self.handle is not None:
+            self.handle.cancel()
+
+
+def _tell(future: asyncio.Future[Permit], result: Permit | Exception) -> bool:
+    if future.done():  # cancelled
+        return False
+    if isinstance(result, Permit):
+        future.set_result(result)
+    else:
+        future.set_exception(result)
+    return True
