@@ -142,7 +142,7 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
             for number, kind in product(range(options.rounds), KINDS):
                 load, rate = loads[kind], options.share * capacity[kind]
                 draws = (random.Random(f"{number}{kind}") for _ in range(2))  # the same arrivals
-                quiet = await load.arriving(rate, options.seconds.__lt__, next(draws))
+                quiet = await load.arriving(rate, lambda t: t > options.seconds, next(draws))
                 path = write(folder / f"{kind}{number}.jsonl", documents, part)
                 ingest = asyncio.create_task(server.ingest(path))
                 loud = await load.arriving(rate, ending(ingest), next(draws))

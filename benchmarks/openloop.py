@@ -158,6 +158,6 @@ class Load:
 def post(path: str, body: bytes, *headers: bytes) -> bytes:
     lines = b"".join(header + b"\r\n" for header in headers)
     return (
-        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%bContent-Length: %d"
-        b"\r\n\r\n%b" % (path.encode(), lines, len(body), body)
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%b"
+        b"Content-Length: %d\r\n\r\n%b" % (path.encode(), lines, len(body), body)
     )

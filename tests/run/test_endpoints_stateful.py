@@ -95,6 +95,7 @@ class Servers(RuleBasedStateMachine):
         lease = self.held.pop(at % len(self.held)).lease
         if how in ("succeed", "break off", "refuse"):
             lease.alive()
+            self.settle()  # who waited for it has a place from this moment, whatever comes then
         if how in ("fail", "break off"):
             lease.failed("it broke", retry_after=at % 3 or None)
         if how == "refuse":
