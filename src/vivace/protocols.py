@@ -11,6 +11,7 @@ from vivace.types import (
     Asking,
     Bitmap,
     Chunk,
+    Decision,
     Delta,
     Document,
     Embedded,
@@ -184,3 +185,11 @@ class Answerer(Protocol):
     def stream(
         self, query: Query, result: SearchResult, asking: Asking = ...
     ) -> AsyncIterator[Delta]: ...
+
+
+class DecisionSink(Protocol):
+    """Where decisions are remembered."""
+
+    def record(self, decision: Decision) -> None:
+        """Remember it. Never raises: what cannot be kept is counted. Any thread may call."""
+        ...

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -266,3 +267,31 @@ class CollectionInfo:
     chunks: int
     embedder: str
     dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was chosen for a collection, and on what grounds; every field is a JSON value.
+
+    `what` is its kind: "rebuild", "default", "plan", "policy" and so on.
+    """
+
+    what: str
+    before: Any
+    after: Any
+    reason: str
+    """One sentence."""
+    evidence: Metadata = field(default_factory=dict)
+    """The trials or signals it rests on."""
+    rejected: tuple[Any, ...] = ()
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepProgress:
+    """How far a check, a rebuild or a compaction is: `done` of `total` in its current step."""
+
+    step: str
+    done: int = 0
+    total: int = 0
