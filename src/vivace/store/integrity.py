@@ -51,10 +51,8 @@ def _file(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
 def _documents(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
     def whole(row: Sequence[Any]) -> bool:
         n, id, title, source, metadata, titled, sections, text, crc, text_crc = row
-        return (
-            rows.document_crc(n, id, title, source, metadata, titled) == crc
-            and rows.text_crc(n, sections, text) == text_crc
-        )
+        head = rows.document_crc(n, id, title, source, metadata, titled)
+        return (head, rows.text_crc(n, sections, text)) == (crc, text_crc)
 
     columns = "n, id, title, source, metadata, title_indexed, sections, text, crc32, text_crc32"
     return [

@@ -30,6 +30,8 @@ from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata,
 FILE = "store.db"
 _BATCH = 4096
 _LAST_ID = 2**63 - 1
+_FREE_SHARE = 0.1
+"""Of the pages; below it, copying the file costs more than it gives back."""
 R = TypeVar("R")
 
 
@@ -322,11 +324,13 @@ class Store:
         self._write(delete)
 
     def compact(self) -> None:
-        """Give free pages back to the disk and empty the write-ahead log; searches go on."""
+        """Give free pages back where they are many, empty the write-ahead log; searches go on."""
         with self._write_lock, translated(self._connections.path):
             if self._writer is None:
                 self._writer = self._connections.writer()
-            self._writer.execute("VACUUM")
+            free = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
+            if free > _FREE_SHARE * self._writer.execute("PRAGMA page_count").fetchone()[0]:
+                self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def log_queries(
