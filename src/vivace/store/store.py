@@ -80,7 +80,7 @@ class Store:
                 raise EmbedderMismatch(
                     f"{folder} was made with the embedder {store.embedder} ({store.dim}"
                     f" dimensions), not {embedder} ({dim})",
-                    fix="Set embed.model back, or ingest its sources into a new collection",
+                    fix="Set embed.model back, or embed it anew: vivace rebuild --reembed",
                 )
         except BaseException:
             connections.close()
@@ -93,14 +93,29 @@ class Store:
     # -- what is there ------------------------------------------------------------------
 
     def epoch(self) -> int:
-        """Grows by one with every transaction of any process. Costs microseconds when unchanged."""
+        """Grows by one with every transaction of any process. Costs microseconds when unchanged.
+
+        Raises:
+            EmbedderMismatch: the collection was embedded anew while it was open.
+        """
         reader = self._connections.reader()
         seen = self._read("PRAGMA data_version")[0][0]
         last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
         if last is None or last[0] is not reader or last[1] != seen:
-            value = self._read("SELECT value FROM meta WHERE key = 'epoch'")[0][0]
-            last = self._local.seen = (reader, seen, int(value))
+            meta = dict(self._read("SELECT key, value FROM meta"))
+            if (meta["embedder"], int(meta["dim"])) != (self.embedder, self.dim):
+                raise EmbedderMismatch(
+                    f"{self._connections.path.parent} has been embedded anew with"
+                    f" {meta['embedder']}, not {self.embedder}",
+                    fix=f"Set embed.model to {meta['embedder']} and open it again",
+                )
+            last = self._local.seen = (reader, seen, int(meta["epoch"]))
         return last[2]
+
+    def vectors_epoch(self) -> int:
+        """When every vector was last replaced: what was derived from vectors before is stale."""
+        found = self._read("SELECT value FROM meta WHERE key = 'vectors_epoch'")
+        return int(found[0][0]) if found else 0
 
     def info(self) -> CollectionInfo:
         documents, chunks = self._read(
