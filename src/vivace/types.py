@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ Scores: TypeAlias = NDArray[np.float32]
 """A higher score is always better."""
 Bitmap: TypeAlias = NDArray[np.bool_]
 """By chunk id: `bitmap[id]` says whether the chunk may be returned; ids past its end may not."""
+
+Metric: TypeAlias = Literal["cosine", "ip", "l2"]
+"""How near two vectors are. `cosine` is the inner product of vectors that have unit length already;
+the score of `l2` is minus the squared distance, so that a higher score is better everywhere."""
 
 Metadata: TypeAlias = Mapping[str, Any]
 """JSON values by name."""
@@ -104,6 +108,17 @@ class Matches:
 
     ids: Ids
     scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a family of vector indexes promises."""
+
+    exact: bool
+    """Recall is 1: answers equal brute force over the stored vectors, ties to the lower id."""
+    effort: bool
+    """More `effort` finds more and costs more; without it, the number changes nothing."""
+    metrics: frozenset[Metric] = frozenset({"cosine", "ip", "l2"})
 
 
 @dataclass(frozen=True, slots=True)

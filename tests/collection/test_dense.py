@@ -71,7 +71,7 @@ def test_copying_stays_within_n_log_n() -> None:
 
     rng = np.random.default_rng(0)
     dense, n = Dense(), 2048
-    FlatIndex.build = counted  # type: ignore[method-assign]
+    FlatIndex.build = counted  # type: ignore[method-assign, assignment]
     try:
         for id in range(n):
             dense = dense.changed(np.array([id]), rows(rng, 1), np.empty(0, np.int64))

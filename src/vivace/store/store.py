@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +25,26 @@ from vivace.store.changes import Change, Committed
 from vivace.store.connections import Connections, translated, translation
 from vivace.store.filters import to_sql
 from vivace.store.transaction import Transaction
-from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata
+from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata, Metric
 
 FILE = "store.db"
 _BATCH = 4096
+_LAST_ID = 2**63 - 1
+_FREE_SHARE = 0.1
+"""Of the pages; below it, copying the file costs more than it gives back."""
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What every index of a collection has to agree with."""
+
+    uuid: str
+    embedder: str
+    dim: int
+    metric: Metric
+    generation: int
+    """Grows when stored vectors are replaced by others under the same ids."""
 
 
 class Store:
@@ -44,14 +60,23 @@ class Store:
         self._write_lock = threading.Lock()
         self._known_keys: tuple[int, frozenset[str]] = (-1, frozenset())
         self._local = threading.local()
-        meta = dict(self._read("SELECT key, value FROM meta"))
-        self.uuid = str(meta["uuid"])
-        self.embedder = str(meta["embedder"])
-        self.dim = int(meta["dim"])
+        self.identity = self.stored_identity()
+        self.uuid = self.identity.uuid
+        self.embedder = self.identity.embedder
+        self.dim = self.identity.dim
+        self.metric: Metric = self.identity.metric
 
     @classmethod
-    def open(cls, folder: Path, *, embedder: str, dim: int, create: bool = True) -> Store:
-        """Open the collection in `folder`, making it where there is none.
+    def open(
+        cls,
+        folder: Path,
+        *,
+        embedder: str,
+        dim: int,
+        metric: Metric = "cosine",
+        create: bool = True,
+    ) -> Store:
+        """Open the collection in `folder`, making it where there is none; it keeps its metric.
 
         Raises:
             CollectionNotFound: there is none and `create` is False.
@@ -66,14 +91,14 @@ class Store:
                     f"there is no collection at {folder}",
                     fix="Make one: vivace ingest DIR --collection NAME",
                 )
-            _make(folder, path, embedder, dim)
+            _make(folder, path, embedder, dim, metric)
         connections = Connections(path)
         try:
             with translated(path):
                 if schema.version(connections.reader()) != schema.VERSION:
                     writer = connections.writer()
                     if schema.version(writer) == 0:
-                        _write_identity(writer, embedder, dim)
+                        _write_identity(writer, embedder, dim, metric)
                     schema.migrate(writer, str(path))
             store = cls(connections)
             if (store.embedder, store.dim) != (embedder, dim):
@@ -132,8 +157,18 @@ class Store:
         )
 
     def document(self, id: str) -> Document | None:
+        """The document with this id.
+
+        Raises:
+            StoreError: it fails its checksum.
+        """
         found = self._read(f"SELECT {rows.DOCUMENT} FROM documents d WHERE d.id = ?", [id])
-        return rows.document_of(found[0]) if found else None
+        if not found:
+            return None
+        _, _, _, _, sections, text, n, crc = found[0]
+        if rows.text_crc(n, sections, text) != crc:
+            raise rows.damaged(f"document {id!r}")
+        return rows.document_of(found[0])
 
     def documents(self, *, limit: int = -1, offset: int = 0) -> list[tuple[Document, int]]:
         """Documents in the order they were added, without their text, each with its chunk count."""
@@ -200,19 +235,50 @@ class Store:
 
     # -- what indexes are derived from ----------------------------------------------------
 
-    def vectors(self, *, since: int = 0) -> Iterator[tuple[Ids, Halves]]:
-        """Batches of (ids, vectors) of the chunks added after epoch `since`, ids ascending."""
-        batches = (
-            self._batches("SELECT id, vector FROM vectors ORDER BY id")
-            if since == 0
-            else self._batches(
-                "SELECT v.id, v.vector FROM chunks c JOIN vectors v ON v.id = c.id"
-                " WHERE c.epoch > ? ORDER BY v.id",
-                [since],
-            )
+    def stored_identity(self) -> Identity:
+        """As it stands now: another process may have changed the embedder since."""
+        meta = dict(self._read("SELECT key, value FROM meta"))
+        return Identity(
+            str(meta["uuid"]),
+            str(meta["embedder"]),
+            int(meta["dim"]),
+            meta["metric"],
+            int(meta["generation"]),
         )
-        for batch in batches:
-            yield np.array([row[0] for row in batch], np.int64), rows.vectors_of(batch, self.dim)
+
+    def stamp(self, epoch: int) -> str:
+        """The random stamp of the transaction that made `epoch`; "" where it is not known.
+
+        Two histories that reached one epoch on different ways (a restored backup that was written
+        to) differ in it.
+        """
+        found = self._read("SELECT stamp FROM commits WHERE epoch = ?", [epoch])
+        return str(found[0][0]) if found else ""
+
+    def trimmed(self) -> int:
+        """What was removed up to this epoch is no longer listed by `removed`."""
+        return int(self._read("SELECT value FROM meta WHERE key = 'trimmed'")[0][0])
+
+    def next_id(self) -> int:
+        """Above the id of every chunk there ever was."""
+        found = self._read("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'chunks'")
+        return int(found[0][0] or 0) + 1
+
+    def count(self) -> int:
+        """How many chunks there are; milliseconds a million."""
+        return int(self._read("SELECT COUNT(*) FROM chunks")[0][0])
+
+    def vectors(self, *, first: int = 0, last: int = _LAST_ID) -> Iterator[tuple[Ids, Halves]]:
+        """Batches of (ids, vectors) of the chunks with ids from `first` to `last`, ascending.
+
+        Raises:
+            StoreError: a vector fails its checksum.
+        """
+        for batch in self._batches(
+            "SELECT id, vector, crc32 FROM vectors WHERE id BETWEEN ? AND ? ORDER BY id",
+            [first, last],
+        ):
+            yield rows.vectors_of(batch, self.dim)
 
     def texts(self, *, since: int = 0) -> Iterator[tuple[Chunk, bool]]:
         """Chunks added after epoch `since` in the order of their ids; is the title indexed?"""
@@ -225,7 +291,7 @@ class Store:
                 yield rows.chunk_of(row), bool(row[10])
 
     def removed(self, *, since: int = 0) -> Ids:
-        """Ids of the chunks removed after epoch `since`."""
+        """Ids of the chunks removed after epoch `since`, which must not be before `trimmed`."""
         found = self._read("SELECT id FROM removed WHERE epoch > ?", [since])
         return np.array([row[0] for row in found], np.int64)
 
@@ -259,6 +325,28 @@ class Store:
             StoreUnwritable: the disk is full or read-only; nothing of the transaction remains.
         """
         return self._write(lambda connection: Transaction(connection, self.dim).apply(changes))
+
+    def trim(self, through: int) -> None:
+        """Forget what was removed up to an epoch that every index shows."""
+
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM removed WHERE epoch <= ?", [through])
+            connection.execute("DELETE FROM commits WHERE epoch < ?", [through])
+            connection.execute(
+                "UPDATE meta SET value = MAX(value, ?) WHERE key = 'trimmed'", [through]
+            )
+
+        self._write(delete)
+
+    def compact(self) -> None:
+        """Give free pages back where they are many, empty the write-ahead log; searches go on."""
+        with self._write_lock, translated(self._connections.path):
+            if self._writer is None:
+                self._writer = self._connections.writer()
+            free = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
+            if free > _FREE_SHARE * self._writer.execute("PRAGMA page_count").fetchone()[0]:
+                self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def log_queries(
         self, entries: Sequence[tuple[float, str, int, str, str, float]], keep: int
@@ -329,7 +417,7 @@ def _is_file(path: Path) -> bool:
         ) from error
 
 
-def _make(folder: Path, path: Path, embedder: str, dim: int) -> None:
+def _make(folder: Path, path: Path, embedder: str, dim: int, metric: Metric) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -343,17 +431,20 @@ def _make(folder: Path, path: Path, embedder: str, dim: int) -> None:
         )
     connections = Connections(path)
     try:
-        _write_identity(connections.writer(), embedder, dim)
+        _write_identity(connections.writer(), embedder, dim, metric)
     finally:
         connections.close()
 
 
-def _write_identity(writer: sqlite3.Connection, embedder: str, dim: int) -> None:
+def _write_identity(
+    writer: sqlite3.Connection, embedder: str, dim: int, metric: Metric
+) -> None:
     with translated(Path(FILE)):
         identity: dict[str, str | int] = {
             "uuid": uuid.uuid4().hex,
             "embedder": embedder,
             "dim": dim,
+            "metric": metric,
             "epoch": 0,
         }
         schema.create(writer, identity)
