@@ -48,6 +48,7 @@ class Corpus:
         self._lock = WriteLock(folder / LOCK)
         self._refreshing = threading.Lock()
         self._next_follow = 0.0
+        self._generation = store.identity.generation
         self._terms = self._open_terms()
         with self.store.reading():
             epoch, dense = self.store.epoch(), self._dense_since(Dense(), 0)
@@ -174,7 +175,8 @@ class Corpus:
             epoch = self.store.epoch()
             dense = self._dense
             if epoch != since:
-                stale = self.store.vectors_epoch() > since
+                generation = self.store.stored_identity().generation
+                stale, self._generation = generation != self._generation, generation
                 dense = self._dense_since(*((Dense(), 0) if stale else (dense, since)))
         self._next_follow = time.monotonic() + _FOLLOW_SECONDS
         shown = self._terms.epoch
@@ -189,7 +191,8 @@ class Corpus:
             self._publish(epoch, dense)
 
     def _dense_since(self, dense: Dense, since: int) -> Dense:
-        batches = list(self.store.vectors(since=since))
+        first = max([int(s.index.ids[-1]) + 1 for s in dense.segments], default=0)
+        batches = list(self.store.vectors(first=first))
         ids = np.concatenate([b[0] for b in batches]) if batches else np.empty(0, np.int64)
         vectors = (
             np.concatenate([b[1] for b in batches])

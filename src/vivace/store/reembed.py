@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +32,7 @@ class Reembedding:
     def __init__(self, connections: Connections, embedder: str, dim: int) -> None:
         self._connections = connections
         self._connection = connections.writer()
-        self._connection.create_function("crc32", 1, zlib.crc32, deterministic=True)
+        self._connection.create_function("vector_crc", 2, rows.vector_crc, deterministic=True)
         self._dim = dim
         self._embedder = embedder
         self._after = 0
@@ -98,7 +97,7 @@ class Reembedding:
                 fix=f"Give each chunk {self._dim} finite numbers",
             )
         blobs = [np.ascontiguousarray(row).tobytes() for row in vectors]
-        entries = [(id, blob, zlib.crc32(blob)) for id, blob in zip(ids.tolist(), blobs)]
+        entries = [(id, blob, rows.vector_crc(id, blob)) for id, blob in zip(ids.tolist(), blobs)]
         self._do(
             lambda c: c.executemany(f"INSERT OR REPLACE INTO {_ASIDE} VALUES (?, ?, ?)", entries)
         )
@@ -122,19 +121,17 @@ class Reembedding:
                 fix="Go on: vivace rebuild --reembed",
             )
         connection.execute("DELETE FROM vectors")  # without a condition it drops whole pages
-        connection.execute(f"INSERT INTO vectors (id, vector) SELECT id, vector FROM {_ASIDE}")
+        connection.execute(f"INSERT INTO vectors SELECT id, vector, crc32 FROM {_ASIDE}")
         connection.execute(f"DROP TABLE {_ASIDE}")
         connection.execute("DELETE FROM meta WHERE key = ?", [_TARGET])
         (value,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         epoch = int(value) + 1
+        connection.execute("INSERT INTO commits VALUES (?, lower(hex(randomblob(8))))", [epoch])
+        # what was derived from vectors of an earlier generation is stale
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
         connection.executemany(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-            [
-                ("embedder", self._embedder),
-                ("dim", self._dim),
-                ("epoch", epoch),
-                ("vectors_epoch", epoch),
-            ],
+            "UPDATE meta SET value = ? WHERE key = ?",
+            [(self._embedder, "embedder"), (self._dim, "dim"), (epoch, "epoch")],
         )
         return epoch
 
@@ -150,7 +147,7 @@ class Reembedding:
         # what was removed since the interruption, and what the disk has changed
         connection.execute(
             f"DELETE FROM {_ASIDE} WHERE id NOT IN (SELECT id FROM chunks)"
-            " OR length(vector) <> ? OR crc32(vector) <> crc32",
+            " OR length(vector) <> ? OR vector_crc(id, vector) <> crc32",
             [2 * self._dim],
         )
 

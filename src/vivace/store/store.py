@@ -137,11 +137,6 @@ class Store:
             last = self._local.seen = (reader, seen, int(meta["epoch"]))
         return last[2]
 
-    def vectors_epoch(self) -> int:
-        """When every vector was last replaced: what was derived from vectors before is stale."""
-        found = self._read("SELECT value FROM meta WHERE key = 'vectors_epoch'")
-        return int(found[0][0]) if found else 0
-
     def info(self) -> CollectionInfo:
         documents, chunks = self._read(
             "SELECT (SELECT COUNT(*) FROM documents), (SELECT COUNT(*) FROM chunks)"
@@ -436,9 +431,7 @@ def _make(folder: Path, path: Path, embedder: str, dim: int, metric: Metric) -> 
         connections.close()
 
 
-def _write_identity(
-    writer: sqlite3.Connection, embedder: str, dim: int, metric: Metric
-) -> None:
+def _write_identity(writer: sqlite3.Connection, embedder: str, dim: int, metric: Metric) -> None:
     with translated(Path(FILE)):
         identity: dict[str, str | int] = {
             "uuid": uuid.uuid4().hex,
