@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from vivace.settings import Settings as Settings
     from vivace.sync import BlockingCollection as BlockingCollection
     from vivace.sync import open as open
+    from vivace.sync import reembed as reembed
     from vivace.types import Answer as Answer
     from vivace.types import Asking as Asking
     from vivace.types import Chunk as Chunk
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from vivace.types import Delta as Delta
     from vivace.types import Document as Document
     from vivace.types import Failure as Failure
+    from vivace.types import Finding as Finding
     from vivace.types import Hit as Hit
     from vivace.types import IngestProgress as IngestProgress
     from vivace.types import IngestReport as IngestReport
@@ -90,9 +92,9 @@ _HOMES = {
     "protocols": "Answerer CandidateSource DecisionSink Embedder Generator Reader Searcher"
     " TermIndex VectorIndex",
     "settings": "Settings",
-    "sync": "BlockingCollection open",
+    "sync": "BlockingCollection open reembed",
     "types": "Answer Asking Chunk Citation CollectionInfo Decision Delta Document Failure"
-    " Hit IngestProgress IngestReport Message Query SearchResult Section Skipped Span"
+    " Finding Hit IngestProgress IngestReport Message Query SearchResult Section Skipped Span"
     " UpkeepProgress Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -304,6 +304,15 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong in a collection: where, what, and what mends it."""
+
+    where: str
+    what: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpkeepProgress:
     """How far a check, a rebuild or a compaction is: `done` of `total` in its current step."""
 

@@ -112,7 +112,7 @@ def test_what_indexes_read(store: Store) -> None:
     store.commit([put("b", "three")])
     batches = list(store.vectors())
     assert np.concatenate([b[0] for b in batches]).tolist() == [1, 2, 3]
-    assert [ids.tolist() for ids, _ in store.vectors(since=1)] == [[3]]
+    assert [ids.tolist() for ids, _ in store.vectors(first=3)] == [[3]]
     assert [chunk.text for chunk, _ in store.texts(since=1)] == ["three"]
 
 

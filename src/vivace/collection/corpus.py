@@ -5,26 +5,30 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from vivace.collection.dense import Dense
 from vivace.collection.snapshot import Snapshot
 from vivace.errors import CollectionLocked, CorruptIndex, StoreUnwritable
-from vivace.index.terms import TantivyTerms
+from vivace.index.terms import TantivyTerms, damage
 from vivace.ingest.chunking import indexed_text
 from vivace.store.changes import Change, Committed
 from vivace.store.lock import WriteLock
 from vivace.store.store import Store
 from vivace.text.terms import terms as terms_of
 from vivace.trace import Trace
-from vivace.types import Chunk, Ids
+from vivace.types import Chunk, Decision, Finding, Ids, UpkeepProgress
 
+Progress: TypeAlias = Callable[[UpkeepProgress], None]
+Decide: TypeAlias = Callable[[Decision], None]
 LOCK = "write.lock"
 TERMS = "terms"
+_REBUILD = "vivace rebuild"
 _FOLLOW_SECONDS = 0.02
 """How often at most to look whether another process's terms have caught up with its store."""
 
@@ -36,13 +40,15 @@ class Corpus:
     published and the change acknowledged. A crash in between is replayed from the store.
     """
 
-    def __init__(self, store: Store, folder: Path, trace: Trace) -> None:
+    def __init__(self, store: Store, folder: Path, trace: Trace, decide: Decide) -> None:
         self.store = store
-        self._folder = folder
+        self.folder = folder
         self._trace = trace
+        self._decide = decide
         self._lock = WriteLock(folder / LOCK)
         self._refreshing = threading.Lock()
         self._next_follow = 0.0
+        self._generation = store.identity.generation
         self._terms = self._open_terms()
         with self.store.reading():
             epoch, dense = self.store.epoch(), self._dense_since(Dense(), 0)
@@ -51,12 +57,19 @@ class Corpus:
 
     @classmethod
     def open(
-        cls, folder: Path, *, embedder: str, dim: int, trace: Trace, create: bool = True
+        cls,
+        folder: Path,
+        *,
+        embedder: str,
+        dim: int,
+        trace: Trace,
+        create: bool = True,
+        decide: Decide = lambda _: None,
     ) -> Corpus:
         """Open or make the collection in `folder`; raises what `Store.open` raises."""
         store = Store.open(folder, embedder=embedder, dim=dim, create=create)
         try:
-            return cls(store, folder, trace)
+            return cls(store, folder, trace, decide)
         except BaseException:
             store.close()
             raise
@@ -128,6 +141,29 @@ class Corpus:
             self._publish(committed.epoch, dense)
             return committed
 
+    # -- upkeep: outside `writing`, from any thread ----------------------------------------
+
+    def verify(self, progress: Progress) -> list[Finding]:
+        """Everything that is wrong with the files; nothing is changed."""
+        progress(UpkeepProgress("terms", 0, 1))
+        bad = damage(self.folder / TERMS) if (self.folder / TERMS).exists() else [TERMS]
+        progress(UpkeepProgress("terms", 1, 1))
+        return [Finding(f"{TERMS}/{name}", "missing or damaged", _REBUILD) for name in bad]
+
+    def rebuild(self, progress: Progress, what: str | None = None) -> None:
+        """Make every index anew from the store."""
+        with self.writing(), self._refreshing:
+            progress(UpkeepProgress("terms", 0, 1))
+            self._terms = self._mended_terms(None, self.folder / TERMS)
+            dense = self._dense_since(Dense(), 0)
+            self._publish(self._current.epoch, dense)
+            progress(UpkeepProgress("terms", 1, 1))
+
+    def compact(self, progress: Progress) -> None:
+        """Merge what is in several pieces into one, without what has been removed."""
+        with self.writing(), self._refreshing:
+            self._publish(self._current.epoch, self._dense_since(Dense(), 0))
+
     def _publish(self, epoch: int, dense: Dense) -> None:
         self._dense = dense
         self._current = Snapshot(self.store, epoch, dense, self._terms.searcher())
@@ -137,7 +173,11 @@ class Corpus:
         since = self._current.epoch
         with self.store.reading():
             epoch = self.store.epoch()
-            dense = self._dense if epoch == since else self._dense_since(self._dense, since)
+            dense = self._dense
+            if epoch != since:
+                generation = self.store.stored_identity().generation
+                stale, self._generation = generation != self._generation, generation
+                dense = self._dense_since(*((Dense(), 0) if stale else (dense, since)))
         self._next_follow = time.monotonic() + _FOLLOW_SECONDS
         shown = self._terms.epoch
         try:
@@ -151,7 +191,8 @@ class Corpus:
             self._publish(epoch, dense)
 
     def _dense_since(self, dense: Dense, since: int) -> Dense:
-        batches = list(self.store.vectors(since=since))
+        first = max([int(s.index.ids[-1]) + 1 for s in dense.segments], default=0)
+        batches = list(self.store.vectors(first=first))
         ids = np.concatenate([b[0] for b in batches]) if batches else np.empty(0, np.int64)
         vectors = (
             np.concatenate([b[1] for b in batches])
@@ -163,7 +204,7 @@ class Corpus:
 
     def _open_terms(self) -> TantivyTerms:
         """The term index as the store has it: opened, caught up, or built anew."""
-        folder = self._folder / TERMS
+        folder = self.folder / TERMS
         terms: TantivyTerms | None = None
         try:
             terms = TantivyTerms.open(folder)
@@ -184,6 +225,9 @@ class Corpus:
         try:
             if self.store.epoch():
                 self._trace.count(stale)
+                if terms is None:
+                    reason = f"The term index was {stale.partition('.')[2]}."
+                    self._decide(Decision("rebuild", TERMS, TERMS, reason))
             return self._mended_terms(terms, folder)
         except (OSError, ValueError):
             self._trace.count("terms.unwritable")

@@ -64,11 +64,19 @@ class Operations:
         self._connection: sqlite3.Connection | None = None
         self._unwritten: deque[Decision] = deque(maxlen=keep)
         self._closed = False
+        self._mended: list[Decision] = []
+
+    @property
+    def mended(self) -> tuple[Decision, ...]:
+        """What has been rebuilt since this was made, oldest first."""
+        return tuple(self._mended)
 
     def record(self, decision: Decision) -> None:
         """Remember a decision; see `DecisionSink.record`."""
         text = self._text(decision)
         with self._lock:
+            if decision.what == "rebuild":
+                self._mended.append(decision)
             try:
                 self._with_file(lambda connection: self._insert(connection, text))
             except StoreError:
@@ -191,6 +199,7 @@ class Operations:
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}", fix="Delete it") from error
         anew = Decision("rebuild", FILE, "empty", f"The decisions could not be read: {reason}.")
+        self._mended.append(anew)
         with suppress(_Damaged):  # the next use says so again
             self._attempt(lambda connection: self._insert(connection, self._text(anew)))
 

@@ -105,7 +105,7 @@ class Store:
                 raise EmbedderMismatch(
                     f"{folder} was made with the embedder {store.embedder} ({store.dim}"
                     f" dimensions), not {embedder} ({dim})",
-                    fix="Set embed.model back, or ingest its sources into a new collection",
+                    fix="Set embed.model back, or embed it anew: vivace rebuild --reembed",
                 )
         except BaseException:
             connections.close()
@@ -118,13 +118,23 @@ class Store:
     # -- what is there ------------------------------------------------------------------
 
     def epoch(self) -> int:
-        """Grows by one with every transaction of any process. Costs microseconds when unchanged."""
+        """Grows by one with every transaction of any process. Costs microseconds when unchanged.
+
+        Raises:
+            EmbedderMismatch: the collection was embedded anew while it was open.
+        """
         reader = self._connections.reader()
         seen = self._read("PRAGMA data_version")[0][0]
         last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
         if last is None or last[0] is not reader or last[1] != seen:
-            value = self._read("SELECT value FROM meta WHERE key = 'epoch'")[0][0]
-            last = self._local.seen = (reader, seen, int(value))
+            meta = dict(self._read("SELECT key, value FROM meta"))
+            if (meta["embedder"], int(meta["dim"])) != (self.embedder, self.dim):
+                raise EmbedderMismatch(
+                    f"{self._connections.path.parent} has been embedded anew with"
+                    f" {meta['embedder']}, not {self.embedder}",
+                    fix=f"Set embed.model to {meta['embedder']} and open it again",
+                )
+            last = self._local.seen = (reader, seen, int(meta["epoch"]))
         return last[2]
 
     def info(self) -> CollectionInfo:
@@ -421,9 +431,7 @@ def _make(folder: Path, path: Path, embedder: str, dim: int, metric: Metric) -> 
         connections.close()
 
 
-def _write_identity(
-    writer: sqlite3.Connection, embedder: str, dim: int, metric: Metric
-) -> None:
+def _write_identity(writer: sqlite3.Connection, embedder: str, dim: int, metric: Metric) -> None:
     with translated(Path(FILE)):
         identity: dict[str, str | int] = {
             "uuid": uuid.uuid4().hex,
