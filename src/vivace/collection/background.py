@@ -32,7 +32,9 @@ class Background:
             self._wanted = True
             if self._thread is None:
                 # most processes never write: they need no thread
-                self._thread = threading.Thread(target=self._run, name="vivace-background", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="vivace-background", daemon=True
+                )
                 self._thread.start()
             self._changed.notify_all()
 

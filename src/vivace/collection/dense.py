@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from vivace.types import Bitmap, Halves, Ids, Matches, Metric, Scores, Vectors
 
 _REBUILD_SHARE = 0.25
 """A segment in memory is rebuilt without its removed rows once they are this share of it."""
-_NOTHING: Bitmap = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Dense:
 
     segments: tuple[Segment, ...] = ()
     """None is empty; the ids of each are below those of the next."""
-    live: Bitmap = _NOTHING
+    live: Bitmap = field(default_factory=lambda: np.zeros(0, np.bool_))
     """By chunk id: what exists. It holds for both sides of a collection."""
     metric: Metric = "cosine"
 

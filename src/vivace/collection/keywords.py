@@ -159,7 +159,10 @@ class Keywords:
         self._terms.commit(self._epoch)
         if not self.in_memory:
             shown = Shown(
-                self._store.uuid, self._epoch, self._store.stamp(self._epoch), _opstamp(self._folder)
+                self._store.uuid,
+                self._epoch,
+                self._store.stamp(self._epoch),
+                _opstamp(self._folder),
             )
             files.replace(self._folder / SHOWN, msgspec.json.encode(shown))
         self.shown = self._epoch
@@ -206,6 +209,8 @@ class Keywords:
     def catch_up(self, *, anew: bool) -> None:
         """Bring the tail to the store's epoch, without writing: what a reading process does."""
         if self.in_memory:
+            if 0 < self.shown < self._store.trimmed():
+                self._terms, self.shown = TantivyTerms.volatile(), 0
             self.replay()
             return
         epoch, trimmed = self._store.epoch(), self._store.trimmed()
@@ -233,6 +238,14 @@ class Keywords:
             return any(segment.get("deletes") for segment in meta["segments"])
         except (OSError, ValueError, KeyError, TypeError):
             return True
+
+
+def problem(store: Store, folder: Path) -> str:
+    """Why the index in `folder` shows no state of this store; "" if it does."""
+    try:
+        return _stale(_shown(folder), store)
+    except CorruptIndex as error:
+        return error.what
 
 
 def _terms(chunks: Iterable[tuple[Chunk, bool]]) -> Iterable[tuple[int, list[str]]]:

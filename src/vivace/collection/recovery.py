@@ -142,8 +142,12 @@ def _state(
             return Loaded(dense, epoch, manifest, tuple(problems))
         reason = f"it leads to {len(dense)} chunks; the store has {store.count()}"
         problems.append(Problem("stale", manifests.FILE, reason))
-    dense = _in_memory(Dense(metric=store.metric), store, 0, store.next_id() - 1)
-    return Loaded(dense, epoch, None, tuple(problems))
+    return Loaded(from_store(store), epoch, None, tuple(problems))
+
+
+def from_store(store: Store) -> Dense:
+    """Everything in memory, read from the store."""
+    return _in_memory(Dense(metric=store.metric), store, 0, store.next_id() - 1)
 
 
 def _from_manifest(
