@@ -102,6 +102,7 @@ class Engine:
                 embedder=self.embedder.name,
                 dim=self.embedder.dim,
                 trace=trace,
+                settings=self.settings.index,
                 create=create,
                 decide=operations.record,
             )

@@ -36,6 +36,22 @@ def halves(dim: int, metric: Metric) -> Any:
     return faiss.IndexScalarQuantizer(dim, kind, measure(metric))
 
 
+def refining(codes: Any, rows: Any) -> Any:
+    """An index that scores what `codes` finds by `rows`; both stay as they are."""
+    import faiss
+
+    return faiss.IndexRefine(codes, rows)
+
+
+def refining_width(width: int, k: int) -> Any:
+    """Search parameters that score the first `width` candidates to find k."""
+    import faiss
+
+    native: Any = faiss
+    # half a candidate more, so that rounding down what FAISS multiplies gives `width`
+    return native.IndexRefineSearchParameters(k_factor=(width + 0.5) / k)
+
+
 def selecting(mask: Bitmap) -> Any:
     """Search parameters that pass over the rows whose bit is not set."""
     import faiss

@@ -1,0 +1,105 @@
+"""Is everything derived what the store says, and the store what was written?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vivace.collection import keywords, recovery
+from vivace.collection import manifest as manifests
+from vivace.collection.manifest import SegmentEntry
+from vivace.errors import CorruptIndex, VivaceError
+from vivace.index import files, segments
+from vivace.index import terms as term_index
+from vivace.run.host import cores
+from vivace.store import integrity
+from vivace.store.store import FILE as STORE
+from vivace.store.store import Store
+from vivace.types import Finding, Ids, UpkeepProgress
+
+Progress = Callable[[UpkeepProgress], None]
+_REBUILD = "Run `vivace rebuild`"
+_RESTORE = "Restore a backup, or delete the document and ingest it again"
+
+
+def findings(store: Store, folder: Path, progress: Progress) -> list[Finding]:
+    """Everything that is wrong, read from the files as another process would find them."""
+    found = [
+        Finding(STORE, what, _RESTORE)
+        for what in integrity.findings(folder / STORE, store.dim, progress)
+    ]
+    for check in (_segments, _terms):
+        try:
+            found += check(store, folder, progress)
+        except VivaceError as error:
+            found.append(Finding(str(folder), error.what, error.fix))
+    return found
+
+
+def _segments(store: Store, folder: Path, progress: Progress) -> Iterator[Finding]:
+    try:
+        manifest = manifests.read(folder)
+    except CorruptIndex as error:
+        yield Finding(manifests.FILE, error.what, _REBUILD)
+        return
+    if manifest is None:
+        return
+    if reason := recovery.stale(manifest, store):
+        yield Finding(manifests.FILE, reason, _REBUILD)
+        return
+    total = sum(entry.files.n for entry in manifest.segments)
+    done = 0
+    removed = set(store.removed(since=manifest.epoch).tolist())
+    for entry in manifest.segments:
+        progress(UpkeepProgress("segments", done, total))
+        for what in _segment(store, folder / manifests.FOLDER / entry.name, entry, removed):
+            # a writer at work may have replaced it meanwhile
+            if manifests.read(folder) != manifest:
+                yield from _segments(store, folder, progress)
+                return
+            yield Finding(f"{manifests.FOLDER}/{entry.name}", what, _REBUILD)
+        done += entry.files.n
+    progress(UpkeepProgress("segments", total, total))
+
+
+def _segment(store: Store, here: Path, entry: SegmentEntry, removed: set[int]) -> Iterator[str]:
+    if not here.is_dir():
+        yield "missing"
+        return
+    bad = files.damaged(here, entry.files.files, threads=cores())
+    if bad:
+        yield f"{', '.join(bad)} damaged"
+        return
+    index = segments.open_segment(here, entry.files)
+    live = ~manifests.dead_rows(entry)
+    live &= ~np.isin(index.ids, list(removed))
+    ids: Ids = index.ids[live]
+    rows = index.vectors.view(np.uint8)[live]
+    at = 0
+    for stored, vectors in store.vectors(first=entry.first, last=entry.last):
+        here_ids = ids[at : at + len(stored)]
+        if not np.array_equal(here_ids, stored):
+            yield "holds other chunks than the store"
+            return
+        if not np.array_equal(rows[at : at + len(stored)], vectors.view(np.uint8)):
+            yield "holds other vectors than the store"
+            return
+        at += len(stored)
+    if at != len(ids):
+        yield "holds chunks that the store does not have"
+
+
+def _terms(store: Store, folder: Path, progress: Progress) -> Iterator[Finding]:
+    here = folder / keywords.FOLDER
+    progress(UpkeepProgress("terms", 0, 1))
+    if not here.is_dir():
+        if store.epoch():
+            yield Finding(keywords.FOLDER, "missing", _REBUILD)
+        return
+    for name in term_index.damage(here):
+        yield Finding(f"{keywords.FOLDER}/{name}", "missing or damaged", _REBUILD)
+    if reason := keywords.problem(store, here):
+        yield Finding(keywords.FOLDER, reason, _REBUILD)
+    progress(UpkeepProgress("terms", 1, 1))
