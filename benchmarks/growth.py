@@ -184,9 +184,7 @@ async def filtering(folder: Path, count: int, cache: Path) -> dict[str, Any]:
 
 async def settled(docs: Collection) -> None:
     """Wait until nothing is sealed or merged in the background."""
-    settle = getattr(docs, "settled", None)
-    if settle is not None:
-        await settle()
+    await asyncio.to_thread(docs._corpus.settle)
 
 
 async def _adding(

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,14 +26,11 @@ Versions = Mapping[int, int]
 
 
 def settings(family: str = "flat") -> Settings:
-    """Segments are sealed and merged after a few chunks, where there is a setting for it."""
-    plain = load(embed__model=f"given:{DIM}", search__threads=1)
-    if "index" not in {field.name for field in msgspec.structs.fields(Settings)}:
-        return plain
+    """Segments are sealed and merged after a few chunks."""
     return load(
         embed__model=f"given:{DIM}",
         search__threads=1,
-        index={"seal_chunks": 24, "merge_factor": 2, "family": family},
+        index={"seal_chunks": 24, "merge_factor": 2, "family": family, "terms_chunks": 40},
     )
 
 

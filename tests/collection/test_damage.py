@@ -70,6 +70,10 @@ def files(folder: Path) -> list[Path]:
     return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
 
 
+def folders(folder: Path) -> list[Path]:
+    return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_dir())
+
+
 def derived(name: Path) -> bool:
     return not name.name.startswith("store.db")
 
@@ -93,10 +97,8 @@ async def survives(
             await docs.close()
     except VivaceError as error:
         # only the store's own damage may cost an answer, and says what and what to do
-        assert not derived(name), f"{name}: {error}"
-        assert isinstance(error, StoreError), repr(error)
-        assert error.what
-        assert error.fix
+        if derived(name) or not (isinstance(error, StoreError) and error.what and error.fix):
+            raise
     finally:
         shutil.rmtree(folder)
 
@@ -171,8 +173,7 @@ async def test_a_missing_file(engine: Engine, template: Path, tmp_path: Path) ->
 
 
 async def test_a_missing_folder(engine: Engine, template: Path, tmp_path: Path) -> None:
-    folders = sorted(p.relative_to(template) for p in template.rglob("*") if p.is_dir())
-    for name in folders:
+    for name in folders(template):
         await told(survives(engine, template, tmp_path, name, shutil.rmtree), str(name))
 
 
@@ -196,9 +197,9 @@ async def test_what_is_damaged_is_named(engine: Engine, template: Path, tmp_path
             assert findings or name.name == "store.db", f"{name} is damaged and nothing says so"
             assert all(f.where and f.what and f.fix for f in findings)
             assert all(decisions)
-        except StoreError as error:
-            assert name.name == "store.db"
-            assert error.fix
+        except StoreError:
+            if derived(name):
+                raise
         finally:
             shutil.rmtree(folder)
 
