@@ -353,7 +353,9 @@ class Corpus:
         """The term index as the store has it: opened, or built anew."""
         found = self._committed_keywords()
         if found is not None and not found.unfinished:
-            return found
+            # a tail may be behind it, but not for ever
+            if self.store.count(since=found.shown) <= self._settings.terms_chunks:
+                return found
         try:
             self._lock.acquire()
         except (CollectionLocked, StoreUnwritable):
