@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,10 @@ from vivace.index.files import checksum
 from vivace.types import Bitmap, Ids, Matches
 
 STATE = "vivace.json"
+META = "meta.json"
+"""Tantivy's listing of its segments, which has no checksum of its own."""
+_PARTS = ("fast", "fieldnorm", "idx", "pos", "store", "term")
+"""The files of a segment of our schema, by suffix; deletions have one more."""
 FORMAT = 1
 _HEAP_BYTES = 32_000_000
 _MAX_TERMS = 512
@@ -247,17 +253,23 @@ class TantivyTerms:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.wait_merging_threads()
+            with suppress(OSError):  # then the listing stays unchecked, as while writing
+                self._write_state(at_rest=True)
 
     def _writing(self) -> Any:
         if self._writer is None:
+            # from here on its merges change what it lists, at moments of their own
+            self._write_state()
             self._writer = self._index.writer(heap_size=_HEAP_BYTES, num_threads=1)
         return self._writer
 
-    def _write_state(self) -> None:
+    def _write_state(self, *, at_rest: bool = False) -> None:
         if self._folder is None:
             return
+        listing = zlib.crc32((self._folder / META).read_bytes()) if at_rest else None
+        state = {"format": FORMAT, "epoch": self.epoch, "listing_crc32": listing}
         temporary = self._folder / f"{STATE}.new"
-        temporary.write_text(json.dumps({"format": FORMAT, "epoch": self.epoch}))
+        temporary.write_text(json.dumps(state))
         temporary.replace(self._folder / STATE)
 
 
@@ -267,15 +279,31 @@ def damage(folder: Path, *, threads: int = 2) -> list[str]:
     Every byte is read, `threads` files at once.
     """
     try:
-        segments = json.loads((folder / "meta.json").read_text())["segments"]
-        live = {segment["segment_id"].replace("-", "") for segment in segments}
+        names = _listed(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ["meta.json"]
-    paths = [p for p in sorted(folder.iterdir()) if p.name.partition(".")[0] in live]
+        return [META]
     with ThreadPoolExecutor(threads) as pool:
-        intact = list(pool.map(_intact, paths))
-    bad = [path.name for path, whole in zip(paths, intact, strict=True) if not whole]
-    return bad + sorted(live - {path.name.partition(".")[0] for path in paths})
+        intact = list(pool.map(_intact, [folder / name for name in names]))
+    return [name for name, whole in zip(names, intact, strict=True) if not whole]
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files of the segments that tantivy's listing names, sorted.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError: it cannot be read, or is not what
+            it was when the index was last let go of.
+    """
+    data = (folder / META).read_bytes()
+    expected = json.loads((folder / STATE).read_bytes()).get("listing_crc32")
+    if expected is not None and expected != zlib.crc32(data):
+        raise ValueError(f"{META} fails its checksum")
+    names = []
+    for segment in json.loads(data)["segments"]:
+        id, deletes = segment["segment_id"].replace("-", ""), segment["deletes"]
+        names += [f"{id}.{part}" for part in _PARTS]
+        names += [f"{id}.{deletes['opstamp']}.del"] if deletes else []
+    return sorted(names)
 
 
 def _intact(path: Path) -> bool:

@@ -98,6 +98,7 @@ class Store:
                 if schema.version(connections.reader()) != schema.VERSION:
                     writer = connections.writer()
                     if schema.version(writer) == 0:
+                        _check_begun(folder)
                         _write_identity(writer, embedder, dim, metric)
                     schema.migrate(writer, str(path))
             store = cls(connections)
@@ -411,6 +412,20 @@ def _is_file(path: Path) -> bool:
         raise StoreError(
             f"{path.parent} is no usable path: {error.strerror}", fix="Give a shorter or other path"
         ) from error
+
+
+def _check_begun(folder: Path) -> None:
+    """An empty store is one that somebody has just begun to make, unless others stand beside it.
+
+    Raises:
+        StoreError: indexes were made from what it held.
+    """
+    others = [p.name for p in folder.iterdir() if not p.name.startswith((FILE, "write.lock"))]
+    if others:
+        raise StoreError(
+            f"{folder / FILE} is empty, but {', '.join(sorted(others))} were made from it",
+            fix="Restore a backup of it, or delete the folder and ingest its sources again",
+        )
 
 
 def _make(folder: Path, path: Path, embedder: str, dim: int, metric: Metric) -> None:
