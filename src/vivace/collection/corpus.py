@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +13,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vivace.collection import manifest as manifests
-from vivace.collection import recovery, sealing, verification
+from vivace.collection import recovery, sealing, term_recovery, verification
 from vivace.collection.background import Background
 from vivace.collection.dense import Dense, Segment
 from vivace.collection.keywords import FAILURES, Keywords
-from vivace.collection.manifest import Manifest, SegmentEntry
+from vivace.collection.published import Published
 from vivace.collection.recovery import Problem
 from vivace.collection.snapshot import Snapshot
 from vivace.errors import CollectionLocked, CorruptIndex, EmbedderMismatch, StoreUnwritable
@@ -30,6 +28,7 @@ from vivace.store.store import Store
 from vivace.trace import Trace
 from vivace.types import Decision, Finding, Halves, Ids, UpkeepProgress
 
+logger = logging.getLogger("vivace.collection")
 LOCK = "write.lock"
 Progress: TypeAlias = Callable[[UpkeepProgress], None]
 Decide: TypeAlias = Callable[[Decision], None]
@@ -53,7 +52,7 @@ class Corpus:
     ) -> None:
         self.store = store
         self.folder = folder
-        self._segments = folder / manifests.FOLDER
+        self._published = Published(store, folder)
         self._trace = trace
         self._settings = settings
         self._decide = decide
@@ -68,13 +67,15 @@ class Corpus:
         self._background = Background(self._tend)
         self._removed_since = 0
         """Chunks, since the manifest was written: whoever opens it has to replay them."""
-        self._manifest: Manifest | None = None
-        self._keywords = self._opened_keywords()
+        self._families: set[str] = set()
+        self._keywords = term_recovery.opened(
+            store, folder, settings, trace, self._lock, self._lost_terms
+        )
         problems = self._load({}, anew=True)
         if problems:
             self._tell(problems)
-        if problems or sealing.next_job(self._dense, settings):
-            self._tend()
+        if problems or self._to_do():
+            self._tend(mend=bool(problems))
 
     @classmethod
     def open(
@@ -184,7 +185,7 @@ class Corpus:
                 try:
                     with self._changing:
                         self._refresh()
-                    self._clean()
+                    self._published.clean(self._dense)
                 except BaseException:
                     self._lock.release()
                     raise
@@ -205,17 +206,21 @@ class Corpus:
             or sealing.next_job(self._dense, self._settings) is not None
         )
 
-    def _tend(self) -> None:
+    def _tend(self, *, mend: bool = False) -> None:
         """Do what there is to do; if somebody else is writing, it is theirs."""
         try:
             with self._working, self._held():
-                while self._to_do():
-                    job = sealing.next_job(self._dense, self._settings)
-                    self._run(job)
+                try:
+                    while self._to_do():
+                        self._run(sealing.next_job(self._dense, self._settings))
+                    if mend:
+                        self._run(None)
+                except (OSError, CorruptIndex):
+                    # everything is still found: in the tail, or in the segments to be merged
+                    self._trace.count("segments.failed")
+                    self._published.clean(self._dense)
         except (CollectionLocked, StoreUnwritable):
             self._trace.count("segments.left_to_others")
-        except (OSError, CorruptIndex):
-            self._trace.count("segments.failed")
 
     def _run(self, job: sealing.Job | None) -> None:
         """One job to its end; without one, the manifest alone. Inside `_working` and `_held`."""
@@ -224,7 +229,7 @@ class Corpus:
             with self._trace.span(f"segments.{job.reason}"):
                 new = sealing.write(
                     job,
-                    self._segments,
+                    self._published.folder,
                     dim=self.store.dim,
                     metric=self.store.metric,
                     settings=self._settings,
@@ -234,59 +239,13 @@ class Corpus:
                 self._tell_family(new)
         with self._changing:
             dense = self._dense if job is None else self._dense.replaced(job.first, job.last, new)
-            if all(s.sealed for s in dense.segments[: len(dense.segments) - len(dense.tail)]):
-                self._write_manifest(dense)
+            self._published.publish(dense, self._current.epoch, self._next_id)
+            self._removed_since = 0
             self._publish(self._current.epoch, dense)
-        if (shown := self._shown()) > self.store.trimmed():
-            self.store.trim(shown)
-        self._clean()
-
-    def _write_manifest(self, dense: Dense) -> None:
-        identity, epoch = self.store.identity, self._current.epoch
-        entries = tuple(
-            SegmentEntry(
-                s.sealed.name,
-                s.first,
-                s.last,
-                s.sealed.files,
-                manifests.dead_bits(s.index.ids, dense.live),
-            )
-            for s in dense.segments
-            if s.sealed is not None
-        )
-        manifest = Manifest(
-            identity.uuid,
-            identity.embedder,
-            identity.dim,
-            identity.metric,
-            self.store.stored_identity().generation,
-            epoch,
-            self.store.stamp(epoch),
-            dense.tail[0].first if dense.tail else self._next_id,
-            entries,
-        )
-        manifests.write(self.folder, manifest)
-        self._manifest, self._signature = manifest, _signature(self.folder)
-        self._removed_since = 0
-
-    def _shown(self) -> int:
-        """The epoch up to which both sides are durable without the store's help."""
         shown = 0 if self._keywords.in_memory else self._keywords.shown
-        return min(shown, self._manifest.epoch if self._manifest else 0)
-
-    def _clean(self) -> None:
-        """Remove the folders of segments that the manifest does not name."""
-        if not self._segments.is_dir():
-            return
-        try:
-            manifest = manifests.read(self.folder)
-        except CorruptIndex:
-            return
-        named = {entry.name for entry in manifest.segments} if manifest else set()
-        named |= {s.sealed.name for s in self._dense.segments if s.sealed}
-        for path in self._segments.iterdir():
-            if path.name not in named:
-                shutil.rmtree(path, ignore_errors=True)
+        if (through := min(shown, self._published.epoch)) > self.store.trimmed():
+            self.store.trim(through)
+        self._published.clean(self._dense)
 
     # -- the state --------------------------------------------------------------------------
 
@@ -297,12 +256,12 @@ class Corpus:
 
     def _load(self, known: dict[str, Segment], *, anew: bool) -> tuple[Problem, ...]:
         """Take the whole state over from the files and the store."""
-        self._signature = _signature(self.folder)
+        self._published.noticed()
         with recovery.load(self.store, self.folder, known=known) as loaded:
             self._keywords.catch_up(anew=anew)
             self._next_id = self.store.next_id()
             self._generation = self.store.stored_identity().generation
-        self._manifest = loaded.manifest
+        self._published.manifest = loaded.manifest
         self._publish(loaded.epoch, loaded.dense)
         return loaded.problems
 
@@ -311,11 +270,9 @@ class Corpus:
         self._check_identity()
         since = self._current.epoch
         followed = not self._keywords.in_memory and self._keywords.follow()
-        signature = _signature(self.folder)
-        if signature != self._signature or self._replaced_vectors():
+        if self._published.noticed() or self._replaced_vectors():
             known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
-            if problems := self._load(known, anew=followed):
-                self._tell(problems)
+            self._tell(self._load(known, anew=followed))
             return
         with self.store.reading():
             epoch = self.store.epoch()
@@ -349,58 +306,14 @@ class Corpus:
 
     # -- the keyword side -------------------------------------------------------------------
 
-    def _opened_keywords(self) -> Keywords:
-        """The term index as the store has it: opened, or built anew."""
-        found = self._committed_keywords()
-        if found is not None and not found.unfinished:
-            # a tail may be behind it, but not for ever
-            if self.store.count(since=found.shown) <= self._settings.terms_chunks:
-                return found
-        try:
-            self._lock.acquire()
-        except (CollectionLocked, StoreUnwritable):
-            return found or self._volatile_keywords()
-        try:
-            return self._mended_keywords(found)
-        finally:
-            self._lock.release()
-
-    def _committed_keywords(self) -> Keywords | None:
-        def lost(kind: str, reason: str) -> None:
-            self._tell((Problem(kind, "terms", reason),))
-
-        return Keywords.open(self.store, self.folder, self._settings, lost)
-
-    def _mended_keywords(self, found: Keywords | None) -> Keywords:
-        """The index on the disk at the store's epoch. Caller holds the write lock."""
-        try:
-            keywords = found or Keywords.anew(self.store, self.folder, self._settings)
-            try:
-                with self.store.reading():
-                    keywords.replay()
-            finally:
-                keywords.release()
-            return keywords
-        except FAILURES:
-            self._trace.count("terms.unwritable")
-            return self._volatile_keywords()
-
-    def _volatile_keywords(self) -> Keywords:
-        keywords = Keywords.volatile(self.store, self.folder, self._settings)
-        with self.store.reading():
-            keywords.replay()
-        return keywords
+    def _lost_terms(self, kind: str, reason: str) -> None:
+        self._tell((Problem(kind, "terms", reason),))
 
     def _begin_terms(self) -> None:
-        """The index on the disk, at the newest epoch, before it is written to."""
-        keywords = self._keywords
-        if keywords.in_memory:
-            keywords = self._mended_keywords(self._committed_keywords())
-        elif keywords.unfinished or keywords.shown < self._current.epoch:
-            keywords = self._mended_keywords(keywords)
-        if keywords is not self._keywords or keywords.shown == self._current.epoch:
-            self._keywords = keywords
-            self._publish(self._current.epoch, self._dense)
+        self._keywords = term_recovery.begun(
+            self._keywords, self.store, self.folder, self._settings, self._trace, self._lost_terms
+        )
+        self._publish(self._current.epoch, self._dense)
 
     def _commit_terms(self) -> None:
         try:
@@ -410,7 +323,7 @@ class Corpus:
 
     def _replace_terms(self, counted: str) -> None:
         self._trace.count(counted)
-        self._keywords = self._volatile_keywords()
+        self._keywords = term_recovery.volatile(self.store, self.folder, self._settings)
 
     # -- upkeep: outside `writing`, from any thread -------------------------------------------
 
@@ -431,7 +344,7 @@ class Corpus:
                 with self._changing:
                     with self.store.reading():
                         dense = recovery.from_store(self.store)
-                    self._manifest = None
+                    self._published.manifest = None
                     self._publish(self._current.epoch, dense)
                 self._compact_segments(progress, "rebuild")
             if what in (None, "terms"):
@@ -460,7 +373,7 @@ class Corpus:
             self._run(replace(job, live=self._dense.live))
             done += sum(len(s) for s in job.inputs)
             progress(UpkeepProgress(f"{step}: segments", min(done, total), total))
-        if self._manifest is None or self._manifest.epoch < self._current.epoch:
+        if self._published.manifest is None or self._published.epoch < self._current.epoch:
             self._run(None)
 
     def _rebuild_terms(self, progress: Progress) -> None:
@@ -473,7 +386,7 @@ class Corpus:
                     keywords.replay(lambda at: progress(UpkeepProgress("terms", at, total)))
             except BaseException:
                 keywords.release()
-                self._keywords = self._volatile_keywords()
+                self._keywords = term_recovery.volatile(self.store, self.folder, self._settings)
                 self._publish(self._current.epoch, self._dense)
                 raise
             self._keywords = keywords
@@ -487,11 +400,14 @@ class Corpus:
             self._trace.count(f"{side}.{problem.kind}")
             reason = f"{problem.what} is {problem.kind}: {problem.reason}."
             self._decide(Decision("rebuild", problem.what, "rebuilt from the store", reason))
+            logger.warning("%s: %s It is rebuilt from the store", self.folder, reason)
 
     def _tell_family(self, new: Segment) -> None:
         family = new.index.family
-        if any(s.sealed and s.index.family == family for s in self._dense.segments):
+        here = {s.index.family for s in self._dense.segments if s.sealed}
+        if family in self._families | here:
             return
+        self._families.add(family)
         auto = self._settings.family == "auto"
         self._decide(
             Decision(
@@ -505,12 +421,3 @@ class Corpus:
                 evidence={"chunks": len(new.index.ids), "at": time.time()},
             )
         )
-
-
-def _signature(folder: Path) -> tuple[int, int, int]:
-    """Of the manifest's file: it is replaced, never changed."""
-    try:
-        status = os.stat(folder / manifests.FILE)
-    except OSError:
-        return (0, 0, 0)
-    return (status.st_ino, status.st_mtime_ns, status.st_size)

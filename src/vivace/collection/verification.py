@@ -9,7 +9,7 @@ import numpy as np
 
 from vivace.collection import keywords, recovery
 from vivace.collection import manifest as manifests
-from vivace.collection.manifest import SegmentEntry
+from vivace.collection.manifest import Manifest, SegmentEntry
 from vivace.errors import CorruptIndex, VivaceError
 from vivace.index import files, segments
 from vivace.index import terms as term_index
@@ -21,6 +21,7 @@ from vivace.types import Finding, Ids, UpkeepProgress
 
 Progress = Callable[[UpkeepProgress], None]
 _REBUILD = "Run `vivace rebuild`"
+_TRIES = 3
 _RESTORE = "Restore a backup, or delete the document and ingest it again"
 
 
@@ -38,33 +39,40 @@ def findings(store: Store, folder: Path, progress: Progress) -> list[Finding]:
     return found
 
 
-def _segments(store: Store, folder: Path, progress: Progress) -> Iterator[Finding]:
-    try:
-        manifest = manifests.read(folder)
-    except CorruptIndex as error:
-        yield Finding(manifests.FILE, error.what, _REBUILD)
-        return
-    if manifest is None:
-        return
+def _segments(store: Store, folder: Path, progress: Progress) -> list[Finding]:
+    for _ in range(_TRIES):
+        try:
+            manifest = manifests.read(folder)
+        except CorruptIndex as error:
+            return [Finding(manifests.FILE, error.what, _REBUILD)]
+        if manifest is None:
+            missing = Finding(manifests.FILE, "missing", _REBUILD)
+            return [missing] if store.trimmed() else []
+        with store.reading():
+            found = list(_against_store(store, folder, manifest, progress))
+        if not found or manifests.read(folder) == manifest:
+            break
+        # a writer at work has replaced it meanwhile
+    return found
+
+
+def _against_store(
+    store: Store, folder: Path, manifest: Manifest, progress: Progress
+) -> Iterator[Finding]:
     if reason := recovery.stale(manifest, store):
         yield Finding(manifests.FILE, reason, _REBUILD)
         return
-    total = sum(entry.files.n for entry in manifest.segments)
-    done = 0
-    removed = set(store.removed(since=manifest.epoch).tolist())
+    done, total = 0, sum(entry.files.n for entry in manifest.segments)
+    removed = store.removed(since=manifest.epoch)
     for entry in manifest.segments:
         progress(UpkeepProgress("segments", done, total))
         for what in _segment(store, folder / manifests.FOLDER / entry.name, entry, removed):
-            # a writer at work may have replaced it meanwhile
-            if manifests.read(folder) != manifest:
-                yield from _segments(store, folder, progress)
-                return
             yield Finding(f"{manifests.FOLDER}/{entry.name}", what, _REBUILD)
         done += entry.files.n
     progress(UpkeepProgress("segments", total, total))
 
 
-def _segment(store: Store, here: Path, entry: SegmentEntry, removed: set[int]) -> Iterator[str]:
+def _segment(store: Store, here: Path, entry: SegmentEntry, removed: Ids) -> Iterator[str]:
     if not here.is_dir():
         yield "missing"
         return
@@ -74,7 +82,7 @@ def _segment(store: Store, here: Path, entry: SegmentEntry, removed: set[int]) -
         return
     index = segments.open_segment(here, entry.files)
     live = ~manifests.dead_rows(entry)
-    live &= ~np.isin(index.ids, list(removed))
+    live &= ~np.isin(index.ids, removed)
     ids: Ids = index.ids[live]
     rows = index.vectors.view(np.uint8)[live]
     at = 0
