@@ -20,7 +20,7 @@ from vivace.collection.keywords import FAILURES, Keywords
 from vivace.collection.published import Published
 from vivace.collection.recovery import Problem
 from vivace.collection.snapshot import Snapshot
-from vivace.errors import CollectionLocked, CorruptIndex, EmbedderMismatch, StoreUnwritable
+from vivace.errors import CollectionLocked, CorruptIndex, StoreUnwritable
 from vivace.settings import Index
 from vivace.store.changes import Change, Committed
 from vivace.store.lock import WriteLock
@@ -267,7 +267,6 @@ class Corpus:
 
     def _refresh(self) -> None:
         """Catch up with other processes. Caller holds `_changing`."""
-        self._check_identity()
         since = self._current.epoch
         followed = not self._keywords.in_memory and self._keywords.follow()
         if self._published.noticed() or self._replaced_vectors():
@@ -294,15 +293,6 @@ class Corpus:
 
     def _replaced_vectors(self) -> bool:
         return self.store.stored_identity().generation != self._generation
-
-    def _check_identity(self) -> None:
-        now, then = self.store.stored_identity(), self.store.identity
-        if (now.embedder, now.dim) != (then.embedder, then.dim):
-            raise EmbedderMismatch(
-                f"{self.folder} has been given the embedder {now.embedder} ({now.dim} dimensions)"
-                f" since it was opened with {then.embedder} ({then.dim})",
-                fix="Open it again with embed.model set to that",
-            )
 
     # -- the keyword side -------------------------------------------------------------------
 

@@ -241,11 +241,24 @@ class Keywords:
 
 
 def problem(store: Store, folder: Path) -> str:
-    """Why the index in `folder` shows no state of this store; "" if it does."""
+    """Why the index in `folder` does not hold what it says of this store; "" if it does.
+
+    Call it in a reading transaction of the store.
+    """
     try:
-        return _stale(_shown(folder), store)
-    except CorruptIndex as error:
-        return error.what
+        shown = _shown(folder)
+        if (reason := _stale(shown, store)) or _opstamp(folder) != shown.opstamp:
+            return reason or "its last commit was cut off"
+        held = TantivyTerms.open(folder).searcher().ids()
+    except FAILURES as error:
+        return str(error)
+    # what was removed since may be in it or not: its own merges drop it early
+    added = store.ids(since=shown.epoch)
+    here = np.setdiff1d(store.ids(), added)
+    gone = store.removed(since=shown.epoch)
+    if len(np.setdiff1d(here, held)) or len(np.setdiff1d(held, np.concatenate([here, gone]))):
+        return "it holds other chunks than the store"
+    return ""
 
 
 def _terms(chunks: Iterable[tuple[Chunk, bool]]) -> Iterable[tuple[int, list[str]]]:

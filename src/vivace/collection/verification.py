@@ -106,8 +106,17 @@ def _terms(store: Store, folder: Path, progress: Progress) -> Iterator[Finding]:
         if store.epoch():
             yield Finding(keywords.FOLDER, "missing", _REBUILD)
         return
-    for name in term_index.damage(here):
-        yield Finding(f"{keywords.FOLDER}/{name}", "missing or damaged", _REBUILD)
-    if reason := keywords.problem(store, here):
+    for _ in range(_TRIES):
+        found = [
+            Finding(f"{keywords.FOLDER}/{name}", "missing or damaged", _REBUILD)
+            for name in term_index.damage(here)
+        ]
+        with store.reading():
+            reason = "" if found else keywords.problem(store, here)
+        if not found and not reason:
+            break
+        # a writer at work may have committed or merged meanwhile: look again
+    yield from found
+    if reason:
         yield Finding(keywords.FOLDER, reason, _REBUILD)
     progress(UpkeepProgress("terms", 1, 1))

@@ -60,6 +60,16 @@ class TermSearcher:
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
+    def ids(self) -> Ids:
+        """Every chunk it holds, ascending; a check's, not a search's."""
+        from tantivy import Query
+
+        if not len(self):
+            return np.empty(0, np.int64)
+        hits = self._searcher.search(Query.all_query(), len(self), count=False).hits
+        found = self._searcher.fast_field_values("id", [address for _, address in hits])
+        return np.sort(np.array(found, np.int64))
+
     def statistics(self, terms: Sequence[str]) -> Statistics | None:
         """Of these terms; None where no chunk holds any of them. Microseconds."""
         found = {term: int(self._searcher.doc_freq("terms", term)) for term in distinct(terms)}

@@ -262,6 +262,11 @@ class Store:
         where = "WHERE epoch > ?" if since else "WHERE ? = 0"
         return int(self._read(f"SELECT COUNT(*) FROM chunks {where}", [since])[0][0])
 
+    def ids(self, *, since: int = 0) -> Ids:
+        """Ids of all chunks that were added after epoch `since`, ascending."""
+        found = self._read("SELECT id FROM chunks WHERE epoch > ? ORDER BY id", [since])
+        return np.array([row[0] for row in found], np.int64)
+
     def vectors(self, *, first: int = 0, last: int = _LAST_ID) -> Iterator[tuple[Ids, Halves]]:
         """Batches of (ids, vectors) of the chunks with ids from `first` to `last`, ascending.
 
