@@ -114,6 +114,9 @@ class Engine:
     ) -> Reembedded:
         """Give every chunk a vector of this engine's embedder: see `collection.reembedding`."""
         folder = collection_path(name, self.settings)
+        opened = self._collections.get(folder)
+        if opened is not None and not opened.closed:
+            return await opened.upkeep.reembed(progress)
         return await reembed(folder, self.embedder, progress=progress)
 
     def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
@@ -167,7 +170,7 @@ class Collection:
         self._searcher = engine.searcher(corpus, trace)
         self._answerer = engine.answerer()
         self._writer = Writer(corpus)
-        self._upkeep = Upkeep(corpus, operations)
+        self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
         self._searching = 0
@@ -350,7 +353,7 @@ class Collection:
 
     async def verify(self, *, progress: UpkeepProgressed | None = None) -> Findings:
         """Check every file against its checksums and against the store; nothing is changed."""
-        return await self._upkeep.verify(progress)
+        return await self.upkeep.verify(progress)
 
     async def rebuild(
         self, *, reembed: bool = False, progress: UpkeepProgressed | None = None
@@ -362,12 +365,12 @@ class Collection:
             StoreUnwritable: the folder cannot be written.
         """
         if reembed:
-            await self._engine.reembed(self._corpus.folder, progress=progress)
-        await self._upkeep.rebuild(progress)
+            await self.upkeep.reembed(progress)
+        await self.upkeep.rebuild(progress)
 
     async def compact(self, *, progress: UpkeepProgressed | None = None) -> None:
         """Merge every index into one piece without what was removed; raises as `rebuild` does."""
-        await self._upkeep.compact(progress)
+        await self.upkeep.compact(progress)
 
     async def close(self) -> None:
         """Let searches in flight end, write what waits, let go of the files. Idempotent."""

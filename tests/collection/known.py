@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.engine import Collection, Engine
+from vivace.protocols import Kind
 from vivace.settings import Settings, load
-from vivace.types import Chunk, Query
+from vivace.types import Chunk, Embedded, Query
 
 DIM = 32
 PARTS = 3
@@ -36,8 +37,15 @@ def settings(family: str = "flat") -> Settings:
     )
 
 
+async def embed(texts: Sequence[str], *, kind: Kind) -> Embedded:
+    return Embedded(np.stack([vector(text) for text in texts]))
+
+
 def engine(family: str = "flat") -> Engine:
-    return Engine(settings(family))
+    """Its embedder gives a chunk's text the vector that `put` gives it."""
+    made = Engine(settings(family))
+    made.embedder.embed = embed  # type: ignore[method-assign]
+    return made
 
 
 def word(number: int, version: int) -> str:

@@ -34,7 +34,9 @@ async def work(folder: Path, seed: int) -> None:
         highest = max([*versions.values(), 0])
         while True:
             highest += 1
-            (kind,) = rng.choices(("put", "delete", "compact", "rebuild"), (60, 20, 10, 10))
+            (kind,) = rng.choices(
+                ("put", "delete", "compact", "rebuild", "reembed"), (60, 20, 8, 8, 4)
+            )
             some = rng.sample(range(60), rng.randint(1, 12))
             if kind == "put":
                 change: dict[int, int | None] = dict.fromkeys(some, highest)
@@ -48,7 +50,7 @@ async def work(folder: Path, seed: int) -> None:
             elif kind == "compact":
                 await docs.compact()
             else:
-                await docs.rebuild()
+                await docs.rebuild(reembed=kind == "reembed")
             tell({"done": kind, "change": change})
 
 

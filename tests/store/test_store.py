@@ -255,3 +255,18 @@ def test_readers_never_see_half_a_transaction(store: Store) -> None:
     for reader in readers:
         reader.join()
     assert wrong == []
+
+
+def test_an_empty_store_beside_its_indexes_is_no_new_collection(tmp_path: Path) -> None:
+    """Cut to nothing it would pass for one just begun, and everything would be gone in silence."""
+    opened(tmp_path).close()
+    for name in ("write.lock", "manifest.json"):
+        (tmp_path / name).touch()
+    (tmp_path / FILE).write_bytes(b"")
+    with pytest.raises(StoreError, match="were made from it"):
+        opened(tmp_path)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(StoreError, match="were made from it"):
+        opened(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    assert opened(tmp_path).epoch() == 0

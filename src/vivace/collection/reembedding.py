@@ -38,12 +38,15 @@ class Reembedded:
 
 
 async def reembed(
-    folder: Path, embedder: Embedder, *, progress: Progress | None = None
+    folder: Path, embedder: Embedder, *, progress: Progress | None = None, locked: bool = False
 ) -> Reembedded:
     """Give every chunk of the collection in `folder` a vector of `embedder`, and swap them in.
 
     Until the swap the collection stays as it was and can be searched by processes with its old
     embedder, not written. Cancelled or killed, the next call goes on where this one was.
+
+    Args:
+        locked: the caller holds the collection's write lock.
 
     Raises:
         CollectionNotFound: there is none.
@@ -52,7 +55,8 @@ async def reembed(
         EmbeddingError: the embedder failed; what it has embedded is kept.
     """
     lock = WriteLock(folder / LOCK)
-    await asyncio.to_thread(_acquire, lock, folder)
+    if not locked:
+        await asyncio.to_thread(_acquire, lock, folder)
     try:
         work = await asyncio.to_thread(
             Reembedding.open, folder, embedder=embedder.name, dim=embedder.dim
@@ -71,18 +75,20 @@ async def reembed(
 
 
 async def _through(work: Reembedding, embedder: Embedder, progress: Progress) -> Reembedded:
-    before = work.done
+    embedded, epoch = 0, None
     progress(UpkeepProgress("embed", work.done, work.total))
-    while chunks := await asyncio.to_thread(work.missing, _BATCH):
-        vectors = (await embedder.embed([_text(*item) for item in chunks], kind="passage")).vectors
-        ids = np.array([chunk.id for chunk, _ in chunks], np.int64)
-        # not left running behind a cancellation: the connection is about to be closed
-        await _finished(asyncio.to_thread(work.add, ids, vectors.astype(np.float16)))
-        progress(UpkeepProgress("embed", work.done, work.total))
-    progress(UpkeepProgress("swap", 0, 1))
-    epoch = await _finished(asyncio.to_thread(work.swap))
+    while epoch is None:
+        while chunks := await asyncio.to_thread(work.missing, _BATCH):
+            texts = [_text(*item) for item in chunks]
+            vectors = (await embedder.embed(texts, kind="passage")).vectors
+            ids = np.array([chunk.id for chunk, _ in chunks], np.int64)
+            # not left running behind a cancellation: the connection is about to be closed
+            await _finished(asyncio.to_thread(work.add, ids, vectors.astype(np.float16)))
+            embedded += len(chunks)
+            progress(UpkeepProgress("embed", work.done, work.total))
+        progress(UpkeepProgress("swap", 0, 1))
+        epoch = await _finished(asyncio.to_thread(work.swap))
     progress(UpkeepProgress("swap", 1, 1))
-    embedded = work.done - before
     name, dim = work.was
     decision = Decision(
         "reembed",

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
 from vivace.collection.corpus import Corpus
+from vivace.collection.reembedding import Reembedded, reembed
+from vivace.collection.writer import Writer
+from vivace.protocols import Embedder
 from vivace.run.work import Priority, doing
 from vivace.store.operations import FILE, Operations
 from vivace.types import Finding, UpkeepProgress
@@ -27,8 +30,12 @@ class Upkeep:
     `progress` is called on the event loop.
     """
 
-    def __init__(self, corpus: Corpus, operations: Operations) -> None:
+    def __init__(
+        self, corpus: Corpus, operations: Operations, writer: Writer, embedder: Embedder
+    ) -> None:
         self._corpus = corpus
+        self._writer = writer
+        self._embedder = embedder
         self._operations = operations
 
     async def verify(self, progress: Progress | None) -> list[Finding]:
@@ -44,6 +51,13 @@ class Upkeep:
             return [*self._corpus.verify(step), *bad, *mended]
 
         return await _stepping(verify, progress)
+
+    async def reembed(self, progress: Progress | None) -> Reembedded:
+        """See `Engine.reembed`; this process may go on writing meanwhile."""
+        async with self._writer.session():
+            return await reembed(
+                self._corpus.folder, self._embedder, progress=progress, locked=True
+            )
 
     async def rebuild(self, progress: Progress | None) -> None:
         """See `Collection.rebuild`."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from vivace.errors import BadVectors, CollectionNotFound, StoreError
+from vivace.errors import BadVectors, CollectionNotFound
 from vivace.store import rows, schema
 from vivace.store.connections import Connections, translated
 from vivace.store.store import FILE
@@ -105,21 +105,18 @@ class Reembedding:
             self._after = max(self._after, entries[-1][0])
             self.done += len(entries)
 
-    def swap(self) -> int:
+    def swap(self) -> int | None:
         """Put the new vectors in the place of the old ones; returns the epoch that shows them.
 
-        Raises:
-            StoreError: a chunk has no new vector; nothing was changed.
+        None, and nothing changed, where chunks have come meanwhile that have no new vector yet.
         """
         return self._do(self._swap)
 
-    def _swap(self, connection: sqlite3.Connection) -> int:
-        total, done = _counts(connection)
-        if done != total:
-            raise StoreError(
-                f"{total - done} chunks have no vector of {self._embedder} yet",
-                fix="Go on: vivace rebuild --reembed",
-            )
+    def _swap(self, connection: sqlite3.Connection) -> int | None:
+        connection.execute(f"DELETE FROM {_ASIDE} WHERE id NOT IN (SELECT id FROM chunks)")
+        self.total, self.done = _counts(connection)
+        if self.done < self.total:
+            return None
         connection.execute("DELETE FROM vectors")  # without a condition it drops whole pages
         connection.execute(f"INSERT INTO vectors SELECT id, vector, crc32 FROM {_ASIDE}")
         connection.execute(f"DROP TABLE {_ASIDE}")

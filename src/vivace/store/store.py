@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,17 +16,15 @@ from vivace.errors import (
     BadInput,
     CollectionNotFound,
     EmbedderMismatch,
-    StoreError,
-    StoreUnwritable,
 )
-from vivace.store import rows, schema
+from vivace.store import making, rows, schema
 from vivace.store.changes import Change, Committed
 from vivace.store.connections import Connections, translated, translation
 from vivace.store.filters import to_sql
 from vivace.store.transaction import Transaction
 from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata, Metric
 
-FILE = "store.db"
+FILE = making.FILE
 _BATCH = 4096
 _LAST_ID = 2**63 - 1
 _FREE_SHARE = 0.1
@@ -85,21 +82,21 @@ class Store:
             StoreUnwritable: it has to be made or migrated and cannot be.
         """
         path = folder / FILE
-        if not _is_file(path):
+        if not making.is_file(path):
             if not create:
                 raise CollectionNotFound(
                     f"there is no collection at {folder}",
                     fix="Make one: vivace ingest DIR --collection NAME",
                 )
-            _make(folder, path, embedder, dim, metric)
+            making.make(folder, path, embedder, dim, metric)
         connections = Connections(path)
         try:
             with translated(path):
                 if schema.version(connections.reader()) != schema.VERSION:
                     writer = connections.writer()
                     if schema.version(writer) == 0:
-                        _check_begun(folder)
-                        _write_identity(writer, embedder, dim, metric)
+                        making.check_begun(folder)
+                        making.write_identity(writer, embedder, dim, metric)
                     schema.migrate(writer, str(path))
             store = cls(connections)
             if (store.embedder, store.dim) != (embedder, dim):
@@ -408,57 +405,3 @@ class Store:
         for at in range(0, len(values), 500):
             part = values[at : at + 500]
             yield from self._read(f"{sql} ({','.join('?' * len(part))})", part)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError as error:
-        raise StoreError(
-            f"{path.parent} is no usable path: {error.strerror}", fix="Give a shorter or other path"
-        ) from error
-
-
-def _check_begun(folder: Path) -> None:
-    """An empty store is one that somebody has just begun to make, unless others stand beside it.
-
-    Raises:
-        StoreError: indexes were made from what it held.
-    """
-    others = [p.name for p in folder.iterdir() if not p.name.startswith((FILE, "write.lock"))]
-    if others:
-        raise StoreError(
-            f"{folder / FILE} is empty, but {', '.join(sorted(others))} were made from it",
-            fix="Restore a backup of it, or delete the folder and ingest its sources again",
-        )
-
-
-def _make(folder: Path, path: Path, embedder: str, dim: int, metric: Metric) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnwritable(
-            f"{folder} cannot be made: {error.strerror}", fix="Choose a folder you can write to"
-        ) from error
-    if any(folder.iterdir()) and not path.exists() and not (folder / "write.lock").exists():
-        raise StoreError(
-            f"{folder} holds other files and no collection",
-            fix="Give an empty or new folder for the collection",
-        )
-    connections = Connections(path)
-    try:
-        _write_identity(connections.writer(), embedder, dim, metric)
-    finally:
-        connections.close()
-
-
-def _write_identity(writer: sqlite3.Connection, embedder: str, dim: int, metric: Metric) -> None:
-    with translated(Path(FILE)):
-        identity: dict[str, str | int] = {
-            "uuid": uuid.uuid4().hex,
-            "embedder": embedder,
-            "dim": dim,
-            "metric": metric,
-            "epoch": 0,
-        }
-        schema.create(writer, identity)
