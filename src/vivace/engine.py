@@ -120,14 +120,8 @@ class Engine:
         return await reembed(folder, self.embedder, progress=progress)
 
     def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
-        return HybridSearcher(
-            corpus.snapshot,
-            self.embedder,
-            self._pool,
-            self.settings.search,
-            trace,
-            metric=corpus.store.metric,
-        )
+        parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)
+        return HybridSearcher(*parts, metric=corpus.store.metric)
 
     def answerer(self) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""
@@ -393,9 +387,8 @@ class Collection:
     async def _add_chunks(
         self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]] | None
     ) -> IngestReport:
-        changes, embedded = await given.changes(
-            chunks, vectors, self._engine.embedder, self._corpus.store.metric
-        )
+        metric = self._corpus.store.metric
+        changes, embedded = await given.changes(chunks, vectors, self._engine.embedder, metric)
         if not changes:
             return IngestReport(epoch=self._corpus.store.epoch())
         async with self._writer.session():

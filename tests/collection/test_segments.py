@@ -85,7 +85,7 @@ def filled(folder: Path) -> list[object]:
 
 class TestSealing:
     def test_rows_written_stay_within_n_log_n(self, corpus: Corpus) -> None:
-        n = 640
+        n = 320
         for at in range(0, n, 10):
             write(corpus, [put(id) for id in range(at, at + 10)])
         written = corpus._trace.counters()["segments.rows_written"]
@@ -280,7 +280,7 @@ class TestFollowing:
             lambda c: c.execute("UPDATE meta SET value = 'other' WHERE key = 'embedder'")
         )
         writer.store.commit([put(1)])
-        with pytest.raises(EmbedderMismatch, match="embedder other|embedded anew with other"):
+        with pytest.raises(EmbedderMismatch, match="embedded anew with other"):
             reader.snapshot()
         reader.close()
         writer.close()
