@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vivace.errors import VivaceError as VivaceError
     from vivace.protocols import Answerer as Answerer
     from vivace.protocols import CandidateSource as CandidateSource
+    from vivace.protocols import DecisionSink as DecisionSink
     from vivace.protocols import Embedder as Embedder
     from vivace.protocols import Generator as Generator
     from vivace.protocols import Reader as Reader
@@ -58,14 +59,17 @@ if TYPE_CHECKING:
     from vivace.settings import Settings as Settings
     from vivace.sync import BlockingCollection as BlockingCollection
     from vivace.sync import open as open
+    from vivace.sync import reembed as reembed
     from vivace.types import Answer as Answer
     from vivace.types import Asking as Asking
     from vivace.types import Chunk as Chunk
     from vivace.types import Citation as Citation
     from vivace.types import CollectionInfo as CollectionInfo
+    from vivace.types import Decision as Decision
     from vivace.types import Delta as Delta
     from vivace.types import Document as Document
     from vivace.types import Failure as Failure
+    from vivace.types import Finding as Finding
     from vivace.types import Hit as Hit
     from vivace.types import IngestProgress as IngestProgress
     from vivace.types import IngestReport as IngestReport
@@ -75,6 +79,7 @@ if TYPE_CHECKING:
     from vivace.types import Section as Section
     from vivace.types import Skipped as Skipped
     from vivace.types import Span as Span
+    from vivace.types import UpkeepProgress as UpkeepProgress
     from vivace.types import Usage as Usage
 
 _HOMES = {
@@ -84,13 +89,13 @@ _HOMES = {
     " EmbeddingError GenerationError IngestError MissingExtra ModelRefused ModelTimeout"
     " ModelUnreachable Overloaded ShareExceeded StoreError StoreUnwritable StreamCut StreamEmpty"
     " StreamMalformed StreamStalled StreamTooLong VivaceError",
-    "protocols": "Answerer CandidateSource Embedder Generator Reader Searcher TermIndex"
-    " VectorIndex",
+    "protocols": "Answerer CandidateSource DecisionSink Embedder Generator Reader Searcher"
+    " TermIndex VectorIndex",
     "settings": "Settings",
-    "sync": "BlockingCollection open",
-    "types": "Answer Asking Chunk Citation CollectionInfo Delta Document Failure Hit"
-    " IngestProgress IngestReport Message Query SearchResult Section Skipped Span"
-    " Usage",
+    "sync": "BlockingCollection open reembed",
+    "types": "Answer Asking Chunk Citation CollectionInfo Decision Delta Document Failure"
+    " Finding Hit IngestProgress IngestReport Message Query SearchResult Section Skipped Span"
+    " UpkeepProgress Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

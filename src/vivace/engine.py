@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
@@ -19,13 +18,15 @@ from vivace.collection.corpus import Corpus
 from vivace.collection.pipeline import Pipeline
 from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
+from vivace.collection.reembedding import Progress as UpkeepProgressed
+from vivace.collection.reembedding import Reembedded, reembed
+from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.embed import names
 from vivace.errors import BadInput, CollectionNotFound, StoreError, VivaceError
 from vivace.generate import names as models
 from vivace.generate.extractive import Extractive
 from vivace.generate.prompted import Prompted
-from vivace.ingest.chunking import indexed_text
 from vivace.ingest.decode import absolute
 from vivace.ingest.sandbox import Passwords, Sandbox
 from vivace.protocols import Answerer, Searcher
@@ -36,15 +37,18 @@ from vivace.run.threads import divide
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
 from vivace.settings import Settings
-from vivace.store.changes import Put, Remove
+from vivace.store.changes import Remove
+from vivace.store.operations import Operations
 from vivace.trace import Trace
 from vivace.types import (
     Answer,
     Asking,
     Chunk,
     CollectionInfo,
+    Decision,
     Delta,
     Document,
+    Finding,
     IngestProgress,
     IngestReport,
     Metadata,
@@ -57,7 +61,8 @@ Progress: TypeAlias = Callable[[IngestProgress], None]
 # outside the class, where `list` is not yet its method
 Listing: TypeAlias = list[tuple[Document, int]]
 Chunks: TypeAlias = list[Chunk]
-Puts: TypeAlias = list[Put]
+Decisions: TypeAlias = list[Decision]
+Findings: TypeAlias = list[Finding]
 _PLAINLY = Asking()
 
 
@@ -92,21 +97,33 @@ class Engine:
             if opened is not None and not opened.closed:
                 return opened
             trace = Trace()
+            operations = Operations(folder, trace)
             corpus = await asyncio.to_thread(
                 Corpus.open,
                 folder,
                 embedder=self.embedder.name,
                 dim=self.embedder.dim,
                 trace=trace,
+                settings=self.settings.index,
                 create=create,
+                decide=operations.record,
             )
-            collection = self._collections[folder] = Collection(corpus, self, trace)
+            collection = self._collections[folder] = Collection(corpus, self, trace, operations)
             return collection
 
+    async def reembed(
+        self, name: str | Path = "default", *, progress: UpkeepProgressed | None = None
+    ) -> Reembedded:
+        """Give every chunk a vector of this engine's embedder: see `collection.reembedding`."""
+        folder = collection_path(name, self.settings)
+        opened = self._collections.get(folder)
+        if opened is not None and not opened.closed:
+            return await opened.upkeep.reembed(progress)
+        return await reembed(folder, self.embedder, progress=progress)
+
     def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
-        return HybridSearcher(
-            corpus.snapshot, self.embedder, self._pool, self.settings.search, trace
-        )
+        parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)
+        return HybridSearcher(*parts, metric=corpus.store.metric)
 
     def answerer(self) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""
@@ -138,8 +155,11 @@ class Engine:
 class Collection:
     """Documents that can be searched and asked. Made by `Engine.open`."""
 
-    def __init__(self, corpus: Corpus, engine: Engine, trace: Trace) -> None:
+    def __init__(
+        self, corpus: Corpus, engine: Engine, trace: Trace, operations: Operations
+    ) -> None:
         self.trace = trace
+        self._operations = operations
         self._corpus = corpus
         self._engine = engine
         self._settings = engine.settings
@@ -147,6 +167,7 @@ class Collection:
         self._answerer = engine.answerer()
         self._writer = Writer(corpus)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
+        self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
         self._searching = 0
@@ -179,7 +200,7 @@ class Collection:
             CollectionLocked: another process is writing.
             StoreUnwritable: the disk is full or read-only.
         """
-        roots = _roots([paths] if isinstance(paths, str | Path) else paths)
+        roots = [_resolved(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
         sources = from_paths(
             roots,
             max_bytes=self._settings.ingest.max_file_mib << 20,
@@ -197,15 +218,15 @@ class Collection:
         """Add documents, or chunks with or without their own vectors (n, dim).
 
         A document or a chunk's document replaces the one with its id. Vectors are scaled to unit
-        length. Bad input is found before anything is added. Many documents are committed in groups,
-        each document whole.
+        length where `index.metric` is cosine. Bad input is found before anything is added. Many
+        documents are committed in groups, each document whole.
 
         Raises:
             BadVectors: a wrong shape, NaN or infinity.
             BadInput: a document without id or text or with metadata that has no JSON form, chunks
                 of a document that disagree, vectors given for documents, or anything else.
         """
-        given_items = _only(items)
+        given_items = given.only(items)
         documents = [item for item in given_items if isinstance(item, Document)]
         chunks = [item for item in given_items if isinstance(item, Chunk)]
         if documents and (chunks or vectors is not None):
@@ -216,7 +237,7 @@ class Collection:
         if not documents:
             return await self._add_chunks(chunks, vectors)
         for document in documents:
-            _check(document)
+            given.check(document)
         return await self._pipeline().run(documents)
 
     async def delete(self, ids: str | Sequence[str]) -> int:
@@ -320,8 +341,35 @@ class Collection:
         """A document's chunks in reading order."""
         return await asyncio.to_thread(self._corpus.store.chunks_of, id)
 
+    async def decisions(self, *, limit: int = 100) -> Decisions:
+        """What was chosen for this collection and why, the newest first."""
+        return await asyncio.to_thread(lambda: self._operations.decisions(limit=limit))
+
     async def info(self) -> CollectionInfo:
         return await asyncio.to_thread(self._corpus.store.info)
+
+    # -- upkeep -----------------------------------------------------------------------------
+
+    async def verify(self, *, progress: UpkeepProgressed | None = None) -> Findings:
+        """Check every file against its checksums and against the store; nothing is changed."""
+        return await self.upkeep.verify(progress)
+
+    async def rebuild(
+        self, *, reembed: bool = False, progress: UpkeepProgressed | None = None
+    ) -> None:
+        """Make every index anew from the store; with `reembed` every vector before that.
+
+        Raises:
+            CollectionLocked: another process is writing.
+            StoreUnwritable: the folder cannot be written.
+        """
+        if reembed:
+            await self.upkeep.reembed(progress)
+        await self.upkeep.rebuild(progress)
+
+    async def compact(self, *, progress: UpkeepProgressed | None = None) -> None:
+        """Merge every index into one piece without what was removed; raises as `rebuild` does."""
+        await self.upkeep.compact(progress)
 
     async def close(self) -> None:
         """Let searches in flight end, write what waits, let go of the files. Idempotent."""
@@ -345,11 +393,8 @@ class Collection:
     async def _add_chunks(
         self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]] | None
     ) -> IngestReport:
-        embedded = len(chunks) if vectors is None else 0
-        if vectors is None:
-            texts = [indexed_text(chunk, index_title=False) for chunk in chunks]
-            vectors = (await self._engine.embedder.embed(texts, kind="passage")).vectors
-        changes = await asyncio.to_thread(self._puts, chunks, vectors)
+        metric = self._corpus.store.metric
+        changes, embedded = await given.changes(chunks, vectors, self._engine.embedder, metric)
         if not changes:
             return IngestReport(epoch=self._corpus.store.epoch())
         async with self._writer.session():
@@ -357,10 +402,6 @@ class Collection:
         return IngestReport(
             documents=len(changes), chunks=len(chunks), embedded=embedded, epoch=epoch
         )
-
-    def _puts(self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]]) -> Puts:
-        unit = given.unit(vectors, count=len(chunks), dim=self._corpus.store.dim)
-        return given.puts(chunks, unit)
 
     def _record(self, query: Query, result: SearchResult, seconds: float) -> None:
         self.trace.observe("search", seconds)
@@ -390,10 +431,7 @@ class Collection:
                 self._writer.close()
             finally:
                 self._corpus.close()
-
-
-def _roots(paths: Sequence[str | Path]) -> list[Path]:
-    return [_resolved(path) for path in paths]
+                self._operations.close()
 
 
 def collection_path(name: str | Path, settings: Settings) -> Path:
@@ -416,31 +454,3 @@ def _resolved(path: str | Path) -> Path:
     with suppress(RuntimeError):
         found = found.expanduser()
     return absolute(found)
-
-
-def _only(items: Sequence[Document] | Sequence[Chunk]) -> list[Document | Chunk]:
-    listed: list[Document | Chunk] = list(items)
-    for at, item in enumerate(listed):
-        if not isinstance(item, Document | Chunk):
-            raise BadInput(
-                f"item {at} is a {type(item).__name__}",
-                fix="Give Document(id, text) or Chunk(document_id, text); nothing was added",
-            )
-    return listed
-
-
-def _check(document: Document) -> None:
-    if not document.id or not document.text.strip():
-        raise BadInput(
-            f"document {document.id!r} has no {'text' if document.id else 'id'}",
-            fix="Give every document both; nothing was added",
-        )
-    try:
-        json.dumps(dict(document.metadata))
-        document.id.encode()
-        document.text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(
-            f"document {document.id!r} has no JSON form: {error}",
-            fix="Use JSON values in its metadata, and text without lone surrogates",
-        ) from error

@@ -10,7 +10,9 @@ from vivace.errors import IngestError, VivaceError
 from vivace.types import (
     Asking,
     Bitmap,
+    Capabilities,
     Chunk,
+    Decision,
     Delta,
     Document,
     Embedded,
@@ -18,6 +20,7 @@ from vivace.types import (
     Ids,
     Matches,
     Message,
+    Metric,
     Query,
     Scores,
     SearchResult,
@@ -73,33 +76,57 @@ class Embedder(Protocol):
 
 
 class VectorIndex(Protocol):
-    """Which vectors are near? Synchronous, batched, releases the GIL; immutable once built."""
+    """Which vectors are near? Synchronous, batched, releases the GIL; immutable once built.
+
+    How one is built and kept is its family's own: `vivace.index.segments` knows the families, and
+    `vivace.testing.conformance` tests one.
+    """
 
     family: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
 
     @classmethod
-    def estimate_bytes(cls, n: int, dim: int) -> int:
-        """Resident bytes of an index over n vectors."""
+    def estimate_bytes(cls, n: int, dim: int, **params: int) -> int:
+        """Bytes of an index over n vectors, mapped ones counted as if all were resident."""
         ...
+
+    @classmethod
+    def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
+        """CPU seconds that building takes, roughly: within a factor of three."""
+        ...
+
+    @property
+    def metric(self) -> Metric: ...
 
     @property
     def ids(self) -> Ids:
         """(n,) ascending."""
         ...
 
-    @classmethod
-    def build(cls, ids: Ids, vectors: Halves) -> VectorIndex:
-        """Index vectors (n, dim) under ids (n,) ascending, by inner product.
-
-        Raises:
-            BadVectors: NaN or infinity, or shapes that do not fit.
-        """
+    @property
+    def vectors(self) -> Halves:
+        """(n, dim) float16 in the order of `ids`: what was indexed."""
         ...
 
     def search(
         self, queries: Vectors, k: int, *, effort: int = 0, allow: Bitmap | None = None
     ) -> Matches:
-        """The k nearest allowed of each query (q, dim); ties go to the lower id."""
+        """The k nearest allowed of each query (q, dim); equal scores ascend by id.
+
+        `effort` is one monotone number, 0 being the family's default: a higher one never finds
+        less. A row's score is exact and depends on nothing but the row and the query.
+
+        Raises:
+            BadVectors: queries of another dimension, or with NaN or infinity.
+        """
+        ...
+
+    def similarity(self, query: Vectors, ids: Ids) -> Scores:
+        """Scores (len(ids),) of one query (1, dim), to the bit those of `search`; -inf if absent.
+
+        Raises:
+            BadVectors: as `search`.
+        """
         ...
 
 
@@ -184,3 +211,11 @@ class Answerer(Protocol):
     def stream(
         self, query: Query, result: SearchResult, asking: Asking = ...
     ) -> AsyncIterator[Delta]: ...
+
+
+class DecisionSink(Protocol):
+    """Where decisions are remembered."""
+
+    def record(self, decision: Decision) -> None:
+        """Remember it. Never raises: what cannot be kept is counted. Any thread may call."""
+        ...

@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -77,6 +77,32 @@ class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_seconds: Annotated[
         float, Meta(ge=0, description="seconds after which a group of documents is committed")
     ] = 2.0
+
+
+class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    family: Annotated[
+        Literal["auto", "flat", "pq"],
+        Meta(
+            description="of sealed segments: `flat` is exact, `pq` codes with exact rescoring; "
+            "`auto` is `pq` where exact search costs more than a millisecond"
+        ),
+    ] = "auto"
+    metric: Annotated[
+        Literal["cosine", "ip", "l2"],
+        Meta(description="how near two vectors are; a collection keeps what it was made with"),
+    ] = "cosine"
+    seal_chunks: Annotated[
+        int, Meta(ge=1, description="new chunks in memory after which they are sealed into files")
+    ] = 8192
+    merge_factor: Annotated[
+        int, Meta(ge=2, le=64, description="segments of like size that are merged into one")
+    ] = 4
+    terms_chunks: Annotated[
+        int, Meta(ge=1, description="new chunks after which the term index is committed")
+    ] = 4096
+    terms_seconds: Annotated[
+        float, Meta(ge=0, description="seconds after which the term index is committed")
+    ] = 5.0
 
 
 class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,6 +238,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk: Chunking = Chunking()
     ingest: Ingest = Ingest()
     parse: Parse = Parse()
+    index: Index = Index()
     search: Search = Search()
     answer: Answering = Answering()
     generate: Generate = Generate()
@@ -278,7 +305,8 @@ def _fields(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, st
             yield from _fields(type(info.default), f"{prefix}{info.name}.")
         else:
             kind, meta = get_args(hint)
-            yield prefix + info.name, kind.__name__, info.default, meta.description
+            name = "str" if get_origin(kind) is Literal else kind.__name__
+            yield prefix + info.name, name, info.default, meta.description
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -11,7 +11,16 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.engine import Chunks, Collection, Engine, Listing
+from vivace.collection.reembedding import Progress as UpkeepProgressed
+from vivace.collection.reembedding import Reembedded
+from vivace.engine import (
+    Chunks,
+    Collection,
+    Decisions,
+    Engine,
+    Findings,
+    Listing,
+)
 from vivace.errors import StoreError, VivaceError
 from vivace.run.streams import Deferred
 from vivace.types import (
@@ -179,6 +188,18 @@ class BlockingCollection:
     def info(self) -> CollectionInfo:
         return self._loop.run(self._collection.info())
 
+    def decisions(self, *, limit: int = 100) -> Decisions:
+        return self._loop.run(self._collection.decisions(limit=limit))
+
+    def verify(self, *, progress: UpkeepProgressed | None = None) -> Findings:
+        return self._loop.run(self._collection.verify(progress=progress))
+
+    def rebuild(self, *, reembed: bool = False, progress: UpkeepProgressed | None = None) -> None:
+        self._loop.run(self._collection.rebuild(reembed=reembed, progress=progress))
+
+    def compact(self, *, progress: UpkeepProgressed | None = None) -> None:
+        self._loop.run(self._collection.compact(progress=progress))
+
     def close(self) -> None:
         """Write what waits and stop every thread. Idempotent."""
         if not self._closed:
@@ -209,3 +230,20 @@ def open(
         loop.run(engine.close())
         loop.close()
         raise
+
+
+def reembed(
+    name: str | Path = "default", *, progress: UpkeepProgressed | None = None, **settings: Any
+) -> Reembedded:
+    """Give every chunk of a collection a vector of another embedder: `embed__model="..."`.
+
+    Raises:
+        BadSettings, CollectionNotFound, CollectionLocked, EmbeddingError: see `Engine.reembed`.
+    """
+    engine = Engine(**settings)
+    loop = Loop()
+    try:
+        return loop.run(engine.reembed(name, progress=progress))
+    finally:
+        loop.run(engine.close())
+        loop.close()

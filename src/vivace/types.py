@@ -9,7 +9,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,10 @@ Scores: TypeAlias = NDArray[np.float32]
 """A higher score is always better."""
 Bitmap: TypeAlias = NDArray[np.bool_]
 """By chunk id: `bitmap[id]` says whether the chunk may be returned; ids past its end may not."""
+
+Metric: TypeAlias = Literal["cosine", "ip", "l2"]
+"""How near two vectors are. `cosine` is the inner product of vectors that have unit length already;
+the score of `l2` is minus the squared distance, so that a higher score is better everywhere."""
 
 Metadata: TypeAlias = Mapping[str, Any]
 """JSON values by name."""
@@ -103,6 +108,17 @@ class Matches:
 
     ids: Ids
     scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a family of vector indexes promises."""
+
+    exact: bool
+    """Recall is 1: answers equal brute force over the stored vectors, ties to the lower id."""
+    effort: bool
+    """More `effort` finds more and costs more; without it, the number changes nothing."""
+    metrics: frozenset[Metric] = frozenset({"cosine", "ip", "l2"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,3 +286,40 @@ class CollectionInfo:
     chunks: int
     embedder: str
     dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was chosen for a collection, and on what grounds; every field is a JSON value.
+
+    `what` is its kind: "rebuild", "default", "plan", "policy" and so on.
+    """
+
+    what: str
+    before: Any
+    after: Any
+    reason: str
+    """One sentence."""
+    evidence: Metadata = field(default_factory=dict)
+    """The trials or signals it rests on."""
+    rejected: tuple[Any, ...] = ()
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong in a collection: where, what, and what mends it."""
+
+    where: str
+    what: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepProgress:
+    """How far a check, a rebuild or a compaction is: `done` of `total` in its current step."""
+
+    step: str
+    done: int = 0
+    total: int = 0

@@ -129,7 +129,7 @@ async def test_one_user_alone_has_all_the_room() -> None:
 
 def test_who_cannot_be_in_time_is_refused_at_once() -> None:
     clock = Clock()
-    limit = fixed(1, clock=clock)
+    limit = fixed(1, clock=clock)  # type: ignore[arg-type]
     for _ in range(40):  # it learns that a call takes a second
         permit = limit.enter(Work(), lambda _: True)
         assert isinstance(permit, Permit)

@@ -112,7 +112,7 @@ def test_what_indexes_read(store: Store) -> None:
     store.commit([put("b", "three")])
     batches = list(store.vectors())
     assert np.concatenate([b[0] for b in batches]).tolist() == [1, 2, 3]
-    assert [ids.tolist() for ids, _ in store.vectors(since=1)] == [[3]]
+    assert [ids.tolist() for ids, _ in store.vectors(first=3)] == [[3]]
     assert [chunk.text for chunk, _ in store.texts(since=1)] == ["three"]
 
 
@@ -255,3 +255,45 @@ def test_readers_never_see_half_a_transaction(store: Store) -> None:
     for reader in readers:
         reader.join()
     assert wrong == []
+
+
+def test_an_empty_store_beside_its_indexes_is_no_new_collection(tmp_path: Path) -> None:
+    """Cut to nothing it would pass for one just begun, and everything would be gone in silence."""
+    opened(tmp_path).close()
+    for name in ("write.lock", "manifest.json"):
+        (tmp_path / name).touch()
+    (tmp_path / FILE).write_bytes(b"")
+    with pytest.raises(StoreError, match="were made from it"):
+        opened(tmp_path)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(StoreError, match="were made from it"):
+        opened(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    assert opened(tmp_path).epoch() == 0
+
+
+def test_a_collection_of_version_1_gets_checksums_and_stamps(tmp_path: Path) -> None:
+    store = opened(tmp_path / "c")
+    store.commit([put("a", "one", "two"), put("b", "three")])
+    before = store.chunks_of("a")
+    store.close()
+    connection = sqlite3.connect(tmp_path / "c" / "store.db", isolation_level=None)
+    for table, column in (
+        ("documents", "crc32"),
+        ("documents", "text_crc32"),
+        ("chunks", "crc32"),
+        ("vectors", "crc32"),
+    ):
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    connection.execute("DROP TABLE commits")
+    connection.execute("DELETE FROM meta WHERE key IN ('metric', 'generation', 'trimmed')")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    store = opened(tmp_path / "c")
+    assert store.chunks_of("a") == before
+    assert store.document("b") is not None
+    assert [ids.tolist() for ids, _ in store.vectors()] == [[1, 2, 3]]
+    assert len(store.stamp(1)) == 16
+    assert store.commit([put("c", "four")]).epoch == 2
+    assert store.stamp(2) != store.stamp(1)
+    store.close()

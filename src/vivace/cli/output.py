@@ -15,7 +15,7 @@ import msgspec
 from vivace import settings as settings_module
 from vivace.errors import BadInput, BadSettings
 from vivace.settings import Settings
-from vivace.types import Chunk, Citation, Hit, IngestProgress
+from vivace.types import Chunk, Citation, Hit, IngestProgress, UpkeepProgress
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -121,6 +121,30 @@ def ingest_progress(label: str) -> Iterator[Callable[[IngestProgress], None]]:
                 task,
                 description=f"{label}: {now.documents} documents, {now.chunks} chunks,"
                 f" {now.unchanged} unchanged, {now.failed} failed  [dim]{escape(name)}[/dim]",
+            )
+
+        yield show
+
+
+@contextmanager
+def upkeep_progress(label: str) -> Iterator[Callable[[UpkeepProgress], None]]:
+    """A bar on stderr where it is a terminal; silent otherwise."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def show(now: UpkeepProgress) -> None:
+            bar.update(
+                task,
+                description=f"{label}: {now.step}",
+                completed=now.done,
+                total=now.total or None,
             )
 
         yield show

@@ -25,6 +25,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _rm(commands)
     _up(commands)
     _serve(commands)
+    _upkeep(commands)
     _eval(commands)
     _settings(commands)
     _fake_llm(commands)
@@ -169,6 +170,35 @@ def _listening(command: argparse.ArgumentParser) -> None:
     command.epilog = (
         f"{command.epilog}\nWith --json the address is in the first line of stdout. SIGINT and"
         " SIGTERM\nstop the server with exit status 0 when running answers are done."
+    )
+
+
+def _upkeep(commands: _Commands) -> None:
+    _command(
+        commands,
+        "verify",
+        "upkeep",
+        "Check every file of a collection; exit status 1 where something is wrong.",
+        "vivace verify --collection handbook",
+    )
+    rebuild = _command(
+        commands,
+        "rebuild",
+        "upkeep",
+        "Make the indexes anew from the store.",
+        "vivace rebuild --reembed --set embed.model=fastembed:BAAI/bge-small-en-v1.5",
+    )
+    rebuild.add_argument(
+        "--reembed",
+        action="store_true",
+        help="embed every chunk with embed.model first; interrupted, it goes on where it was",
+    )
+    _command(
+        commands,
+        "compact",
+        "upkeep",
+        "Merge the indexes into one piece, without what was removed.",
+        "vivace compact --collection handbook",
     )
 
 

@@ -2,88 +2,132 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
-from vivace.collection.dense import Dense
+from vivace.collection import recovery, sealing, term_recovery, verification
+from vivace.collection.background import Background
+from vivace.collection.dense import Dense, Segment
+from vivace.collection.keywords import FAILURES, Keywords
+from vivace.collection.published import Published
+from vivace.collection.recovery import Problem
 from vivace.collection.snapshot import Snapshot
-from vivace.errors import CollectionLocked, CorruptIndex, StoreUnwritable
-from vivace.index.terms import TantivyTerms
-from vivace.ingest.chunking import indexed_text
+from vivace.errors import CollectionLocked, CorruptIndex, StoreError, StoreUnwritable
+from vivace.settings import Index
 from vivace.store.changes import Change, Committed
 from vivace.store.lock import WriteLock
 from vivace.store.store import Store
-from vivace.text.terms import terms as terms_of
 from vivace.trace import Trace
-from vivace.types import Chunk, Ids
+from vivace.types import Decision, Finding, Halves, Ids, UpkeepProgress
 
+logger = logging.getLogger("vivace.collection")
 LOCK = "write.lock"
-TERMS = "terms"
-_FOLLOW_SECONDS = 0.02
-"""How often at most to look whether another process's terms have caught up with its store."""
+Progress: TypeAlias = Callable[[UpkeepProgress], None]
+Decide: TypeAlias = Callable[[Decision], None]
+_DEFAULTS = Index()
+
+
+def _untold(_: object) -> None: ...
 
 
 class Corpus:
     """What is findable now. `snapshot` from any thread; `apply` from one, inside `writing`.
 
-    A change is in the store first, durable, and then in both indexes; only then is the new snapshot
-    published and the change acknowledged. A crash in between is replayed from the store.
+    A change is in the store first, durable, and then in a new snapshot of both indexes; only then
+    is it acknowledged. Sealing and merging go on behind, on a thread of their own, and publish by
+    swapping the snapshot once the manifest is durable. A crash anywhere leaves files that nothing
+    names, and is replayed from the store.
     """
 
-    def __init__(self, store: Store, folder: Path, trace: Trace) -> None:
+    def __init__(
+        self, store: Store, folder: Path, trace: Trace, settings: Index, decide: Decide
+    ) -> None:
         self.store = store
-        self._folder = folder
+        self.folder = folder
+        self._published = Published(store, folder)
         self._trace = trace
+        self._settings = settings
+        self._decide = decide
         self._lock = WriteLock(folder / LOCK)
-        self._refreshing = threading.Lock()
-        self._next_follow = 0.0
-        self._terms = self._open_terms()
-        with self.store.reading():
-            epoch, dense = self.store.epoch(), self._dense_since(Dense(), 0)
-        self._dense = dense
-        self._current = Snapshot(store, epoch, dense, self._terms.searcher())
+        self._holders = 0
+        self._holding = threading.Lock()
+        """Taken before `_changing` where both are."""
+        self._changing = threading.Lock()
+        """Of the state; never held while vectors are read or written."""
+        self._working = threading.Lock()
+        """Of segments: one seal or merge at a time. Taken before the others."""
+        self._background = Background(self._tend)
+        self._removed_since = 0
+        """Chunks, since the manifest was written: whoever opens it has to replay them."""
+        self._families: set[str] = set()
+        self._keywords = term_recovery.opened(
+            store, folder, settings, trace, self._lock, self._lost_terms
+        )
+        problems = self._load({}, anew=True)
+        if problems:
+            self._tell(problems)
+        if problems or self._to_do():
+            self._tend(mend=bool(problems))
 
     @classmethod
     def open(
-        cls, folder: Path, *, embedder: str, dim: int, trace: Trace, create: bool = True
+        cls,
+        folder: Path,
+        *,
+        embedder: str,
+        dim: int,
+        trace: Trace,
+        settings: Index = _DEFAULTS,
+        create: bool = True,
+        decide: Decide = _untold,
     ) -> Corpus:
         """Open or make the collection in `folder`; raises what `Store.open` raises."""
-        store = Store.open(folder, embedder=embedder, dim=dim, create=create)
+        store = Store.open(
+            folder, embedder=embedder, dim=dim, metric=settings.metric, create=create
+        )
         try:
-            return cls(store, folder, trace)
+            return cls(store, folder, trace, settings, decide)
         except BaseException:
             store.close()
             raise
 
     def close(self) -> None:
-        with self._refreshing:
+        """Finish the sealing that was begun, let go of the files."""
+        self._background.close()
+        with self._changing:
             try:
-                self._terms.release()
+                self._keywords.release()
             finally:
                 self._lock.release()
                 self.store.close()
 
+    def settle(self) -> None:
+        """Wait until nothing is left to be sealed or merged."""
+        self._background.drain()
+
     def snapshot(self) -> Snapshot:
-        """The newest state, including what other processes have committed."""
-        if self._behind() and self._refreshing.acquire(blocking=False):
+        """The newest state, including what other processes have committed.
+
+        Raises:
+            EmbedderMismatch: another process has given the collection another embedder.
+        """
+        if self.store.epoch() != self._current.epoch and self._changing.acquire(blocking=False):
             # whoever does not get the lock searches the last state instead of waiting
             try:
                 self._refresh()
             finally:
-                self._refreshing.release()
+                self._changing.release()
         return self._current
 
-    def _behind(self) -> bool:
-        if self.store.epoch() != self._current.epoch:
-            return True
-        # another process commits to the store first: its terms follow within milliseconds
-        return self._terms.epoch < self._current.epoch and time.monotonic() >= self._next_follow
+    # -- writing ----------------------------------------------------------------------------
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -93,20 +137,19 @@ class Corpus:
             CollectionLocked: another process is writing.
             StoreUnwritable: the folder cannot be written.
         """
-        self._lock.acquire()
-        try:
-            with self._refreshing:
-                self._refresh()
-                if self._terms.epoch != self._current.epoch:
-                    self._replay(self._terms)
-                    self._publish(self._current.epoch, self._dense)
-            yield
-        finally:
+        with self._held():
+            with self._changing:
+                self._begin_terms()
             try:
-                with self._refreshing:
-                    self._terms.release()
+                yield
             finally:
-                self._lock.release()
+                with self._changing:
+                    try:
+                        if self._keywords.pending:
+                            self._commit_terms()
+                            self._publish(self._current.epoch, self._dense)
+                    finally:
+                        self._keywords.release()
 
     def apply(self, changes: Sequence[Change]) -> Committed:
         """Make the changes durable and findable.
@@ -115,113 +158,256 @@ class Corpus:
             StoreUnwritable: the disk is full or read-only; nothing was changed.
             BadInput: a change that cannot be stored; nothing was changed.
         """
-        with self._refreshing:
+        with self._changing:
             committed = self.store.commit(changes)
             dense = self._dense.changed(committed.added, committed.vectors, committed.removed)
+            self._removed_since += len(committed.removed)
+            if len(committed.added):
+                self._next_id = int(committed.added[-1]) + 1
             try:
-                self._index_terms(self._terms, committed.removed, committed.chunks)
-                self._terms.commit(committed.epoch)
-            except (OSError, ValueError, RuntimeError):
+                self._keywords.change(committed.chunks, committed.removed, committed.epoch)
+            except FAILURES:
                 # the change is durable: keep it findable, and let the next opening mend the files
-                self._trace.count("terms.commit_failed")
-                self._terms = self._rebuilt_terms(TantivyTerms.volatile())
+                self._replace_terms("terms.commit_failed")
             self._publish(committed.epoch, dense)
-            return committed
+        if self._to_do():
+            self._background.wake()
+        return committed
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the write lock, together with others of this process, on the newest state."""
+        with self._holding:
+            if not self._holders:
+                self._lock.acquire()
+                try:
+                    with self._changing:
+                        self._refresh()
+                    self._published.clean(self._dense)
+                except BaseException:
+                    self._lock.release()
+                    raise
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._holding:
+                self._holders -= 1
+                if not self._holders:
+                    self._lock.release()
+
+    # -- sealing and merging ----------------------------------------------------------------
+
+    def _to_do(self) -> bool:
+        return (
+            self._removed_since >= max(self._settings.seal_chunks, len(self._dense) // 100)
+            or sealing.next_job(self._dense, self._settings) is not None
+        )
+
+    def _tend(self, *, mend: bool = False) -> None:
+        """Do what there is to do; if somebody else is writing, it is theirs."""
+        try:
+            with self._working, self._held():
+                try:
+                    while self._to_do():
+                        self._run(sealing.next_job(self._dense, self._settings))
+                    if mend:
+                        self._run(None)
+                except (OSError, CorruptIndex):
+                    # everything is still found: in the tail, or in the segments to be merged
+                    self._trace.count("segments.failed")
+                    self._published.clean(self._dense)
+        except (CollectionLocked, StoreUnwritable):
+            self._trace.count("segments.left_to_others")
+        except StoreError:  # whoever searches or writes meets it too, and is told
+            self._trace.count("segments.failed")
+
+    def _run(self, job: sealing.Job | None) -> None:
+        """One job to its end; without one, the manifest alone. Inside `_working` and `_held`."""
+        new: Segment | None = None
+        if job is not None:
+            with self._trace.span(f"segments.{job.reason}"):
+                new = sealing.write(
+                    job,
+                    self._published.folder,
+                    dim=self.store.dim,
+                    metric=self.store.metric,
+                    settings=self._settings,
+                )
+            self._trace.count("segments.rows_written", len(new.index.ids) if new else 0)
+            if new is not None:
+                self._tell_family(new)
+        with self._changing:
+            dense = self._dense if job is None else self._dense.replaced(job.first, job.last, new)
+            self._published.publish(dense, self._current.epoch, self._next_id)
+            self._removed_since = 0
+            self._publish(self._current.epoch, dense)
+        shown = 0 if self._keywords.in_memory else self._keywords.shown
+        if (through := min(shown, self._published.epoch)) > self.store.trimmed():
+            self.store.trim(through)
+        self._published.clean(self._dense)
+
+    # -- the state --------------------------------------------------------------------------
 
     def _publish(self, epoch: int, dense: Dense) -> None:
         self._dense = dense
-        self._current = Snapshot(self.store, epoch, dense, self._terms.searcher())
+        before = getattr(self, "_current", None)
+        self._current = Snapshot(self.store, epoch, dense, self._keywords.state(), before=before)
+
+    def _load(self, known: dict[str, Segment], *, anew: bool) -> tuple[Problem, ...]:
+        """Take the whole state over from the files and the store."""
+        self._published.noticed()
+        with recovery.load(self.store, self.folder, known=known) as loaded:
+            self._keywords.catch_up(anew=anew)
+            self._next_id = self.store.next_id()
+            self._generation = self.store.stored_identity().generation
+        self._published.manifest = loaded.manifest
+        self._publish(loaded.epoch, loaded.dense)
+        return loaded.problems
 
     def _refresh(self) -> None:
-        """Catch up with other processes. Caller holds `_refreshing`."""
+        """Catch up with other processes. Caller holds `_changing`."""
         since = self._current.epoch
+        followed = not self._keywords.in_memory and self._keywords.follow()
+        if self._published.noticed() or self._replaced_vectors():
+            known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
+            self._tell(self._load(known, anew=followed))
+            return
         with self.store.reading():
             epoch = self.store.epoch()
-            dense = self._dense if epoch == since else self._dense_since(self._dense, since)
-        self._next_follow = time.monotonic() + _FOLLOW_SECONDS
-        shown = self._terms.epoch
-        try:
-            if self._terms.in_memory:
-                self._replay(self._terms)
-            else:
-                self._terms.follow()
-        except (CorruptIndex, OSError, ValueError):
-            self._trace.count("terms.follow_failed")
-        if (epoch, self._terms.epoch) != (since, shown):
-            self._publish(epoch, dense)
+            overtaken = since < self.store.trimmed()
+            if not overtaken and (epoch, followed) != (since, False):
+                dense = self._dense.changed(*self._added(), self.store.removed(since=since))
+                self._next_id = self.store.next_id()
+                self._keywords.catch_up(anew=followed)
+                self._publish(epoch, dense)
+        if overtaken:
+            known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
+            self._tell(self._load(known, anew=True))
 
-    def _dense_since(self, dense: Dense, since: int) -> Dense:
-        batches = list(self.store.vectors(since=since))
-        ids = np.concatenate([b[0] for b in batches]) if batches else np.empty(0, np.int64)
-        vectors = (
-            np.concatenate([b[1] for b in batches])
-            if batches
-            else np.empty((0, self.store.dim), np.float16)
+    def _added(self) -> tuple[Ids, Halves]:
+        batches = list(self.store.vectors(first=self._next_id))
+        if not batches:
+            return np.empty(0, np.int64), np.empty((0, self.store.dim), np.float16)
+        return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
+
+    def _replaced_vectors(self) -> bool:
+        return self.store.stored_identity().generation != self._generation
+
+    # -- the keyword side -------------------------------------------------------------------
+
+    def _lost_terms(self, kind: str, reason: str) -> None:
+        self._tell((Problem(kind, "terms", reason),))
+
+    def _begin_terms(self) -> None:
+        self._keywords = term_recovery.begun(
+            self._keywords, self.store, self.folder, self._settings, self._trace, self._lost_terms
         )
-        removed: Ids = self.store.removed(since=since) if since else np.empty(0, np.int64)
-        return dense.changed(ids, vectors, removed)
+        self._publish(self._current.epoch, self._dense)
 
-    def _open_terms(self) -> TantivyTerms:
-        """The term index as the store has it: opened, caught up, or built anew."""
-        folder = self._folder / TERMS
-        terms: TantivyTerms | None = None
+    def _commit_terms(self) -> None:
         try:
-            terms = TantivyTerms.open(folder)
-            if terms.epoch == self.store.epoch():
-                return terms
-            stale = "terms.stale"
-        except CorruptIndex:
-            stale = "terms.damaged" if folder.exists() else "terms.missing"
-        except (OSError, ValueError):
-            stale = "terms.unreadable"
-        try:
-            self._lock.acquire()
-        except CollectionLocked:
-            # a writer at work is about to commit, and is followed
-            return terms or self._rebuilt_terms(TantivyTerms.volatile())
-        except StoreUnwritable:
-            return self._rebuilt_terms(TantivyTerms.volatile())
-        try:
-            if self.store.epoch():
-                self._trace.count(stale)
-            return self._mended_terms(terms, folder)
-        except (OSError, ValueError):
-            self._trace.count("terms.unwritable")
-            return self._rebuilt_terms(TantivyTerms.volatile())
-        finally:
-            self._lock.release()
+            self._keywords.commit()
+        except FAILURES:
+            self._replace_terms("terms.commit_failed")
 
-    def _mended_terms(self, terms: TantivyTerms | None, folder: Path) -> TantivyTerms:
-        """The index on disk, caught up with the store. Caller holds the write lock."""
-        if terms is None:
-            if folder.exists():
-                shutil.rmtree(folder)
-            terms = TantivyTerms.create(folder)
-        try:
-            self._replay(terms)
-        finally:
-            terms.release()
-        return terms
+    def _replace_terms(self, counted: str) -> None:
+        self._trace.count(counted)
+        self._keywords = term_recovery.volatile(self.store, self.folder, self._settings)
 
-    def _rebuilt_terms(self, terms: TantivyTerms) -> TantivyTerms:
-        self._replay(terms)
-        return terms
+    # -- upkeep: outside `writing`, from any thread -------------------------------------------
 
-    def _replay(self, terms: TantivyTerms) -> None:
-        """Bring `terms` to the store's epoch. Doing it twice changes nothing."""
-        with self.store.reading():
-            epoch, since = self.store.epoch(), terms.epoch
-            removed = self.store.removed(since=since) if since else np.empty(0, np.int64)
-            self._index_terms(terms, removed, self.store.texts(since=since))
-        terms.commit(epoch)
+    def verify(self, progress: Progress) -> list[Finding]:
+        """Everything that is wrong with the files; nothing is changed. `progress` may raise."""
+        return verification.findings(self.store, self.folder, progress)
 
-    def _index_terms(
-        self,
-        terms: TantivyTerms,
-        removed: Ids,
-        chunks: Sequence[tuple[Chunk, bool]] | Iterator[tuple[Chunk, bool]],
-    ) -> None:
-        for id in removed.tolist():
-            terms.delete(id)
-        for chunk, title_indexed in chunks:
-            terms.add(chunk.id, terms_of(indexed_text(chunk, index_title=title_indexed)))
+    def rebuild(self, progress: Progress, what: str | None = None) -> None:
+        """Make every index anew from the store; `what` is segments, terms, or None for both.
+
+        `progress` may raise to stop it: what was found before is still found.
+
+        Raises:
+            CollectionLocked, StoreUnwritable: as `writing` does.
+        """
+        with self._working, self.writing():
+            if what in (None, "segments"):
+                with self._changing:
+                    with self.store.reading():
+                        dense = recovery.from_store(self.store)
+                    self._published.manifest = None
+                    self._publish(self._current.epoch, dense)
+                self._compact_segments(progress, "rebuild")
+            if what in (None, "terms"):
+                self._rebuild_terms(progress)
+
+    def compact(self, progress: Progress) -> None:
+        """As few segments as can be, without removed rows; the same of the terms and the store.
+
+        `progress` may raise to stop it. Raises what `rebuild` raises.
+        """
+        with self._working, self.writing():
+            with self._changing:
+                self._commit_terms()
+                self._publish(self._current.epoch, self._dense)
+            self._compact_segments(progress, "compact")
+            if self._keywords.has_removed():
+                self._rebuild_terms(progress)
+            progress(UpkeepProgress("store", 0, 1))
+            self.store.compact()
+            progress(UpkeepProgress("store", 1, 1))
+
+    def _compact_segments(self, progress: Progress, step: str) -> None:
+        total, done = len(self._dense), 0
+        progress(UpkeepProgress(f"{step}: segments", done, total))
+        for job in sealing.full_jobs(self._dense):
+            self._run(replace(job, live=self._dense.live))
+            done += sum(len(s) for s in job.inputs)
+            progress(UpkeepProgress(f"{step}: segments", min(done, total), total))
+        if self._published.manifest is None or self._published.epoch < self._current.epoch:
+            self._run(None)
+
+    def _rebuild_terms(self, progress: Progress) -> None:
+        with self._changing:
+            total = self.store.count()
+            self._keywords.release()
+            keywords = Keywords.anew(self.store, self.folder, self._settings)
+            try:
+                with self.store.reading():
+                    keywords.replay(lambda at: progress(UpkeepProgress("terms", at, total)))
+            except BaseException:
+                keywords.release()
+                self._keywords = term_recovery.volatile(self.store, self.folder, self._settings)
+                self._publish(self._current.epoch, self._dense)
+                raise
+            self._keywords = keywords
+            self._publish(self._current.epoch, self._dense)
+
+    # -- what is told -------------------------------------------------------------------------
+
+    def _tell(self, problems: Sequence[Problem]) -> None:
+        for problem in problems:
+            side = "terms" if problem.what == "terms" else "segments"
+            self._trace.count(f"{side}.{problem.kind}")
+            reason = f"{problem.what} is {problem.kind}: {problem.reason}."
+            self._decide(Decision("rebuild", problem.what, "rebuilt from the store", reason))
+            logger.warning("%s: %s It is rebuilt from the store", self.folder, reason)
+
+    def _tell_family(self, new: Segment) -> None:
+        family = new.index.family
+        here = {s.index.family for s in self._dense.segments if s.sealed}
+        if family in self._families | here:
+            return
+        self._families.add(family)
+        auto = self._settings.family == "auto"
+        self._decide(
+            Decision(
+                "default",
+                None,
+                family,
+                f"Exact search answers within a millisecond up to {sealing.FLAT_UP_TO:,} chunks a"
+                " segment; beyond, codes with exact rescoring do."
+                if auto
+                else "index.family says so.",
+                evidence={"chunks": len(new.index.ids), "at": time.time()},
+            )
+        )

@@ -1,63 +1,131 @@
-"""The dense side: immutable exact segments, merged geometrically, so that a state is a tuple."""
+"""The dense side: immutable segments in the order of their ids, sealed ones and the tail behind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vivace.index import matches
 from vivace.index.flat import FlatIndex
-from vivace.types import Bitmap, Halves, Ids, Matches, Scores, Vectors
+from vivace.index.segments import SegmentFiles
+from vivace.protocols import VectorIndex
+from vivace.types import Bitmap, Halves, Ids, Matches, Metric, Scores, Vectors
 
 _REBUILD_SHARE = 0.25
-"""A segment is rebuilt without its removed rows once they are this share of it."""
+"""A segment in memory is rebuilt without its removed rows once they are this share of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Where a segment lies on the disk: its folder's name and what must be in it."""
+
+    name: str
+    files: SegmentFiles
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    index: FlatIndex
+    index: VectorIndex
     removed: int = 0
     """How many of its rows are no longer live."""
+    sealed: Sealed | None = None
+    """None while it is in memory alone."""
+
+    @property
+    def first(self) -> int:
+        return int(self.index.ids[0])
+
+    @property
+    def last(self) -> int:
+        return int(self.index.ids[-1])
+
+    def __len__(self) -> int:
+        """Live rows."""
+        return len(self.index.ids) - self.removed
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """One state of the vectors. `changed` makes the next; this one stays as it is."""
+    """One state of the vectors. `changed` and `replaced` make the next; this one stays as it is."""
 
     segments: tuple[Segment, ...] = ()
-    live: Bitmap | None = None
-    """By chunk id; None while nothing has been removed."""
+    """None is empty; the ids of each are below those of the next."""
+    live: Bitmap = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """By chunk id: what exists. It holds for both sides of a collection."""
+    metric: Metric = "cosine"
 
     def __len__(self) -> int:
-        return sum(len(s.index.ids) - s.removed for s in self.segments)
+        return sum(len(s) for s in self.segments)
+
+    @property
+    def tail(self) -> tuple[Segment, ...]:
+        """The segments behind the last sealed one."""
+        at = len(self.segments)
+        while at and self.segments[at - 1].sealed is None:
+            at -= 1
+        return self.segments[at:]
 
     def changed(self, ids: Ids, vectors: Halves, removed: Ids) -> Dense:
         """The state with rows added, ids above all present ones and ascending, and ids removed.
 
-        A row is copied O(log n) times over the life of n additions: neighbours are merged when the
-        older is not twice the size of the younger.
+        In the tail, neighbours are merged when the older is not twice the size of the younger: a
+        row is copied there O(log tail) times.
         """
         after = self._without(removed) if len(removed) else self
         if not len(ids):
             return after
-        segments = [*after.segments, Segment(FlatIndex.build(ids, vectors))]
-        while len(segments) > 1 and len(segments[-2].index.ids) < 2 * len(segments[-1].index.ids):
+        live = np.zeros(int(ids[-1]) + 1, np.bool_)
+        live[: len(after.live)] = after.live
+        live[ids] = True
+        segments = [*after.segments, Segment(FlatIndex.build(ids, vectors, metric=self.metric))]
+        while len(segments) > 1 and _to_merge(segments[-2], segments[-1]):
             younger, older = segments.pop(), segments.pop()
-            segments.append(_merged([older, younger], after.live))
-        return replace(after, segments=tuple(s for s in segments if len(s.index.ids)))
+            segments += self._joined([older, younger], live)
+        return replace(after, segments=tuple(segments), live=live)
+
+    def replaced(self, first: int, last: int, by: Segment | None) -> Dense:
+        """The state in which one segment holds what is live among the ids from first to last.
+
+        What was removed while `by` was written is counted as removed in it.
+        """
+        before = [s for s in self.segments if s.last < first]
+        after = [s for s in self.segments if s.first > last]
+        behind: list[Segment] = []
+        for segment in self.segments:
+            if segment.first <= last < segment.last:
+                # a piece of the tail that has grown since
+                behind += self._joined([segment], self.live, above=last)
+        middle = []
+        if by is not None:
+            gone = len(by.index.ids) - int(np.count_nonzero(self.live[by.index.ids]))
+            if gone < len(by.index.ids):
+                middle = [replace(by, removed=gone)]
+        return replace(self, segments=(*before, *middle, *behind, *after))
 
     def search(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
         """The k nearest live and allowed ids of each query."""
-        parts = [
-            s.index.search(queries, k, allow=_both(allow, self.live if s.removed else None))
-            for s in self.segments
-        ]
+        restricted: Bitmap | None = None
+        parts = []
+        for segment in self.segments:
+            mask = allow
+            if segment.removed:
+                if restricted is None:
+                    restricted = self.restricted(allow)
+                mask = restricted
+            parts.append(segment.index.search(queries, k, allow=mask))
         return matches.merge(parts, len(queries), k)
 
+    def restricted(self, allow: Bitmap | None) -> Bitmap:
+        """What is live of what is allowed."""
+        if allow is None:
+            return self.live
+        shared = min(len(allow), len(self.live))
+        return allow[:shared] & self.live[:shared]
+
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
-        """Inner products (len(ids),) with one query (1, dim); -inf where an id is not here."""
+        """Scores (len(ids),) for one query (1, dim), higher is better; -inf for an id not here."""
         parts = [segment.index.similarity(query, ids) for segment in self.segments]
         if len(parts) == 1:
             return parts[0]
@@ -65,33 +133,57 @@ class Dense:
         return best
 
     def _without(self, removed: Ids) -> Dense:
-        last = max([int(s.index.ids[-1]) for s in self.segments], default=-1)
-        live = np.ones(last + 1, np.bool_)
-        if self.live is not None:
-            live[: len(self.live)] = self.live[: len(live)]
-        live[removed[removed <= last]] = False
-        segments = []
+        gone = removed[removed < len(self.live)]
+        gone = np.unique(gone[self.live[gone]])
+        if not len(gone):
+            return self
+        live = self.live.copy()
+        live[gone] = False
+        segments: list[Segment] = []
         for segment in self.segments:
-            gone = len(segment.index.ids) - int(np.count_nonzero(live[segment.index.ids]))
-            counted = Segment(segment.index, gone)
-            if gone > _REBUILD_SHARE * len(segment.index.ids):
-                counted = _merged([counted], live)
-            if len(counted.index.ids):
+            ids = segment.index.ids
+            some = gone[(gone >= segment.first) & (gone <= segment.last)]
+            at = ids.searchsorted(some)
+            less = int(np.count_nonzero(ids[at] == some)) if len(some) else 0
+            counted = replace(segment, removed=segment.removed + less) if less else segment
+            if segment.sealed is None and counted.removed > _REBUILD_SHARE * len(ids):
+                segments += self._joined([counted], live)
+            elif len(counted):
                 segments.append(counted)
-        return Dense(tuple(segments), live)
+        return replace(self, segments=tuple(segments), live=live)
+
+    def _joined(self, parts: Sequence[Segment], live: Bitmap, above: int = -1) -> list[Segment]:
+        """One segment in memory of the live rows with ids above the given one; none of none."""
+        ids = np.concatenate([live_ids(s, live, above) for s in parts])
+        if not len(ids):
+            return []
+        rows = np.concatenate(
+            [block for s in parts for block in live_vectors([s], live, above=above)]
+        )
+        return [Segment(FlatIndex.build(ids, rows, metric=self.metric))]
 
 
-def _merged(segments: Iterable[Segment], live: Bitmap | None) -> Segment:
-    ids, vectors = [], []
+def _to_merge(older: Segment, younger: Segment) -> bool:
+    in_memory = older.sealed is None and younger.sealed is None
+    return in_memory and len(older.index.ids) < 2 * len(younger.index.ids)
+
+
+def live_ids(segment: Segment, live: Bitmap, above: int = -1) -> Ids:
+    """Ids of the segment's live rows."""
+    ids = segment.index.ids
+    ids = ids[int(np.searchsorted(ids, above, "right")) :]
+    return ids[live[ids]]
+
+
+def live_vectors(
+    segments: Iterable[Segment], live: Bitmap, *, above: int = -1, block: int = 65_536
+) -> Iterable[Halves]:
+    """The live rows of segments in order, at most `block` at a time."""
     for segment in segments:
-        keep = slice(None) if live is None or not segment.removed else live[segment.index.ids]
-        ids.append(segment.index.ids[keep])
-        vectors.append(segment.index.vectors[keep])
-    return Segment(FlatIndex.build(np.concatenate(ids), np.concatenate(vectors)))
-
-
-def _both(a: Bitmap | None, b: Bitmap | None) -> Bitmap | None:
-    if a is None or b is None:
-        return b if a is None else a
-    shared = min(len(a), len(b))
-    return a[:shared] & b[:shared]
+        ids, vectors = segment.index.ids, segment.index.vectors
+        # as bytes: mapped rows are unaligned, and numpy would copy them all to gather some
+        codes = vectors.view(np.uint8)
+        for at in range(int(np.searchsorted(ids, above, "right")), len(ids), block):
+            here = slice(at, at + block)
+            keep = live[ids[here]]
+            yield (codes[here] if keep.all() else codes[here][keep]).view(np.float16)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vivace.collection.dense import Dense
-from vivace.errors import BadFilter, BadVectors
-from vivace.index.terms import TermSearcher
+from vivace.collection.keywords import TermState
+from vivace.errors import BadFilter, BadVectors, StoreError
+from vivace.index import term_tail
 from vivace.store.store import Store
 from vivace.types import Bitmap, Chunk, Ids, Matches, Metadata, Query, Scores, Vectors
 
@@ -19,19 +20,29 @@ _CHUNKS_KEPT = 4096
 
 
 class Snapshot:
-    """A `CandidateSource`: both sides of one epoch.
+    """A `CandidateSource`: both sides of one epoch, under one bitmap of what is live.
 
     Chunks it has handed out before come from memory: a later state is another snapshot, so they are
     never stale. Others that have been removed since are not found.
     """
 
-    def __init__(self, store: Store, epoch: int, dense: Dense, terms: TermSearcher) -> None:
+    def __init__(
+        self,
+        store: Store,
+        epoch: int,
+        dense: Dense,
+        terms: TermState,
+        *,
+        before: Snapshot | None = None,
+    ) -> None:
         self.epoch = epoch
         self._store = store
         self._dense = dense
         self._terms = terms
-        self._allowed: dict[str, Bitmap] = {}
-        self._chunks: dict[int, Chunk] = {}
+        # sealing and merging make another snapshot of the same epoch: what it has read stays true
+        same = before is not None and before.epoch == epoch
+        self._allowed: dict[str, Bitmap] = before._allowed if same and before else {}
+        self._chunks: dict[int, Chunk] = before._chunks if same and before else {}
 
     def dense(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
         """The k nearest of each query (q, dim) float32.
@@ -47,7 +58,12 @@ class Snapshot:
         return self._dense.search(vectors, k, allow=allow)
 
     def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
-        return self._terms.search(terms, k, allow=allow)
+        state = self._terms
+        if state.dirty:
+            allow = self._dense.restricted(allow)
+        if not len(state.tail):
+            return state.main.search(terms, k, allow=allow)
+        return term_tail.search(state.main, state.tail, terms, k, allow=allow)
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         return self._dense.similarity(vector, ids)
@@ -58,17 +74,34 @@ class Snapshot:
         return self._bitmap(query.filters)
 
     def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
+        """The chunks that exist now, by id.
+
+        Raises:
+            StoreError: the store has lost one, or its row fails its checksum.
+        """
         kept = self._chunks
         wanted = list(ids)
         found = {id: kept[id] for id in wanted if id in kept}
         if len(found) < len(wanted):
-            read = self._store.chunks([id for id in wanted if id not in found])
+            missing = [id for id in wanted if id not in found]
+            read = self._store.chunks(missing)
+            if len(read) < len(missing) and self._store.epoch() == self.epoch:
+                lost = [id for id in missing if id not in read and self._is_live(id)]
+                if lost:
+                    raise StoreError(
+                        f"the store has lost chunk {lost[0]}",
+                        fix="Run `vivace verify`, and restore a backup",
+                    )
             if len(kept) + len(read) > _CHUNKS_KEPT:
                 # replaced, not emptied: another thread may be reading the old one
                 kept = self._chunks = {}
             kept.update(read)
             found.update(read)
         return found
+
+    def _is_live(self, id: int) -> bool:
+        live = self._dense.live
+        return 0 <= id < len(live) and bool(live[id])
 
     def _bitmap(self, filters: Metadata) -> Bitmap:
         try:

@@ -1,65 +1,101 @@
-"""Exact search over float16 vectors."""
+"""Exact search over float16 vectors, in memory or mapped from a file."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vivace.errors import BadVectors
-from vivace.index import matches
-from vivace.run.threads import NATIVE
-from vivace.types import Bitmap, Halves, Ids, Matches, Scores, Vectors
+from vivace.index import checks, matches, native, rowfile
+from vivace.index.files import FileEntry
+from vivace.types import Bitmap, Capabilities, Halves, Ids, Matches, Metric, Scores, Vectors
 
-_SCAN_ALLOWED = 0.05
-"""Below this share of allowed rows, gathering them is cheaper than scanning past the others."""
+_GATHER = 64
+_GATHER_SHARE = 0.005
+"""Allowed rows up to which, or up to which share, copying them together beats a scan past the rest:
+a gathered row costs as much as passing over some two hundred."""
 _SPARE = 8
+_SCORED_AT_ONCE = 1_024
+
+Scan: TypeAlias = Callable[[Vectors, int], tuple[Scores, Ids]]
+"""(queries, k) to scores and rows of the best k; those that tie at the cut are left to chance."""
 
 
 class FlatIndex:
-    """Scores every vector by inner product; recall is 1 by construction.
+    """Scores every vector; recall is 1 by construction.
 
     FAISS keeps the float16 rows and scores each of them alone, so a vector's score does not depend
-    on its place, and equal collections answer identically however they were built.
+    on its place or on what is asked with it, and equal collections answer identically however they
+    were built.
     """
 
     family: ClassVar[str] = "flat"
+    capabilities: ClassVar[Capabilities] = Capabilities(exact=True, effort=False)
 
-    def __init__(self, ids: Ids, index: Any, vectors: Halves) -> None:
+    def __init__(self, ids: Ids, index: Any, codes: NDArray[np.uint8], metric: Metric) -> None:
         self._ids = ids
         self._index = index
-        self._vectors = vectors
+        # bytes: mapped float16 rows are unaligned, and numpy would copy them all to gather a few
+        self._codes = codes
+        self._metric: Metric = metric
 
     @classmethod
-    def estimate_bytes(cls, n: int, dim: int) -> int:
-        """Resident bytes: float16 rows and int64 ids."""
+    def estimate_bytes(cls, n: int, dim: int, **params: int) -> int:
+        """Float16 rows and int64 ids; all of it is mapped where the index was opened."""
         return n * (2 * dim + 8)
 
     @classmethod
-    def build(cls, ids: Ids, vectors: Halves) -> FlatIndex:
-        """Index vectors (n, dim) float16 under ids (n,), strictly ascending. O(n).
+    def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
+        """A copy at 0.5 GB/s: what checking, summing and writing the rows leaves."""
+        return 2e-9 * cls.estimate_bytes(n, dim)
+
+    @classmethod
+    def build(cls, ids: Ids, vectors: Halves, *, metric: Metric = "cosine", **params: int) -> Self:
+        """Index vectors (n, dim) float16 in memory under ids (n,), strictly ascending. O(n).
 
         Raises:
             BadVectors: NaN or infinity, or shapes that do not fit.
         """
-        import faiss
-
-        if vectors.ndim != 2 or ids.shape != (len(vectors),) or np.any(np.diff(ids) <= 0):
+        if vectors.ndim != 2 or ids.shape != (len(vectors),):
             raise BadVectors(
                 f"{ids.shape} ids do not fit vectors of shape {vectors.shape}",
-                fix="Give one vector an id, ids strictly ascending",
+                fix="Give one vector an id",
             )
-        if not np.isfinite(vectors).all():
-            raise BadVectors("vectors hold NaN or infinity", fix="Remove or repair those rows")
-        index = faiss.IndexScalarQuantizer(
-            vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        for at in range(0, len(vectors), 65_536):  # the float32 copy stays small
-            index.add(vectors[at : at + 65_536].astype(np.float32))
+        checks.ascending(ids)
+        checks.part(vectors, vectors.shape[1])
+        index = native.halves(vectors.shape[1], metric)
+        for block in rowfile.blocks(vectors):
+            index.add_sa_codes(block)
         # FAISS owns the codes; this is a view of them, alive as long as the index
-        codes = faiss.rev_swig_ptr(index.codes.data(), vectors.nbytes) if len(vectors) else b""
-        view = np.frombuffer(codes, np.float16).reshape(vectors.shape)
-        return cls(ids.copy(), index, view)
+        codes = native.array_of(index.codes, vectors.nbytes).reshape(len(vectors), index.code_size)
+        return cls(ids.copy(), index, codes, metric)
+
+    @classmethod
+    def open(cls, ids: Ids, path: Path, *, dim: int, metric: Metric = "cosine") -> Self:
+        """Map the file that `save` or `rowfile.write` made of the rows under these ids.
+
+        Raises:
+            CorruptIndex: missing, cut, or not these rows; flipped bytes are for `files.damaged`.
+        """
+        index, codes = rowfile.read(path, n=len(ids), dim=dim, metric=metric)
+        return cls(ids, index, codes, metric)
+
+    def save(self, path: Path) -> FileEntry:
+        """Write the rows, durable once the folder is.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        n, dim = self.vectors.shape
+        return rowfile.write(path, [self.vectors], n=n, dim=dim, metric=self._metric)
+
+    @property
+    def metric(self) -> Metric:
+        return self._metric
 
     @property
     def ids(self) -> Ids:
@@ -67,67 +103,87 @@ class FlatIndex:
 
     @property
     def vectors(self) -> Halves:
-        """(n, dim) float16 in the order of `ids`; a view, not a copy."""
-        return self._vectors
+        """(n, dim) float16 in the order of `ids`; a view, not a copy, unaligned where mapped."""
+        return self._codes.view(np.float16)
+
+    @property
+    def native(self) -> Any:
+        """The FAISS index over the rows, for a family that refines from it."""
+        return self._index
 
     def search(
         self, queries: Vectors, k: int, *, effort: int = 0, allow: Bitmap | None = None
     ) -> Matches:
         """The k nearest allowed ids of each query (q, dim) float32; `effort` changes nothing."""
+        queries = checks.queries(queries, self._index.d)
         if allow is None:
-            return self._scan(queries, k, len(self._ids), None)
-        mask = _mask(self._ids, allow)
+            return self._best(self._scan(), queries, k, len(self._ids))
+        mask = mask_of(self._ids, allow)
         allowed = int(np.count_nonzero(mask))
         if allowed == len(self._ids):
-            return self._scan(queries, k, allowed, None)
-        if allowed <= _SCAN_ALLOWED * len(self._ids):
-            rows = np.flatnonzero(mask)
-            scores = queries @ self._vectors[rows].astype(np.float32).T
-            return matches.best(np.tile(self._ids[rows], (len(queries), 1)), scores, k)
-        return self._scan(queries, k, allowed, mask)
+            return self._best(self._scan(), queries, k, allowed)
+        if allowed <= max(_GATHER, _GATHER_SHARE * len(self._ids)):
+            return self.among(queries, np.flatnonzero(mask), k)
+        return self._best(self._scan(native.selecting(mask)), queries, k, allowed)
+
+    def among(self, queries: Vectors, rows: Ids, k: int) -> Matches:
+        """The k nearest of some rows (places in `ids`, distinct), by copying them together."""
+        few = self._gathered(rows)
+
+        def scan(queries: Vectors, k: int) -> tuple[Scores, Ids]:
+            scores, at = native.search(few, queries, k, self._metric)
+            return scores, np.where(at < 0, -1, rows[at])
+
+        return self._best(scan, queries, k, len(rows))
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
-        """Inner products (len(ids),) of one query (1, dim); -inf where the id is not here."""
-        at = self._ids.searchsorted(ids)
-        np.minimum(at, len(self._ids) - 1, out=at)
-        here = self._ids[at] == ids if len(self._ids) else np.zeros(len(ids), np.bool_)
-        if here.all():
-            found: Scores = self._vectors[at].astype(np.float32) @ query[0]
-            return found
+        """Scores (len(ids),) of one query (1, dim), as `search` gives; -inf for one not here."""
+        query = checks.queries(query, self._index.d)
         scores = np.full(len(ids), -np.inf, np.float32)
-        scores[here] = self._vectors[at[here]].astype(np.float32) @ query[0]
+        if not len(self._ids):
+            return scores
+        rows = self._ids.searchsorted(ids)
+        np.minimum(rows, len(self._ids) - 1, out=rows)
+        here = np.flatnonzero(self._ids[rows] == ids)
+        for at in range(0, len(here), _SCORED_AT_ONCE):
+            places = here[at : at + _SCORED_AT_ONCE]
+            few = self._gathered(rows[places])
+            found, order = native.search(few, query, len(places), self._metric)
+            scores[places[order[0]]] = found[0]
         return scores
 
-    def _scan(self, queries: Vectors, k: int, n: int, mask: Bitmap | None) -> Matches:
-        if n == 0 or len(queries) == 0:
-            return matches.none(len(queries), k)
+    def _gathered(self, rows: Ids) -> Any:
+        few = native.halves(self._index.d, self._metric)
+        few.add_sa_codes(self._codes[rows])
+        return few
+
+    def _scan(self, parameters: Any = None) -> Scan:
+        return lambda queries, k: native.search(self._index, queries, k, self._metric, parameters)
+
+    def _best(self, scan: Scan, queries: Vectors, k: int, n: int, spare: int = _SPARE) -> Matches:
+        """The k best of n rows, ties to the lower id."""
+        if not n or not len(queries) or k < 1:
+            return matches.none(len(queries), max(0, k))
         # FAISS breaks ties by chance at the cut: look past it until the last score is worse
-        width = min(n, k + _SPARE)
-        while True:
-            scores, rows = self._faiss(queries, width, mask)
-            if width == n or bool(np.all(scores[:, -1] < scores[:, k - 1])):
-                break
-            width = min(n, 4 * width)
-        return matches.best(np.where(rows < 0, -1, self._ids[rows]), scores, k)
-
-    def _faiss(self, queries: Vectors, k: int, mask: Bitmap | None) -> tuple[Scores, Ids]:
-        import faiss
-
-        # OpenMP keeps this a thread; a second one costs a short scan more than it gains,
-        # and the search pool has a thread a core already
-        faiss.omp_set_num_threads(NATIVE)
-        if mask is None:
-            return self._index.search(queries, k)  # type: ignore[no-any-return]
-        # FAISS's Python layer takes an array and keywords where its stubs name the C++ arguments
-        native: Any = faiss
-        selector = native.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-        parameters = native.SearchParameters(sel=selector)
-        scores, rows = self._index.search(queries, k, params=parameters)
-        return np.where(rows < 0, np.float32(-np.inf), scores), rows
+        width = min(n, k + spare)
+        scores, rows = scan(queries, width)
+        found = matches.best(np.where(rows < 0, -1, self._ids[rows]), scores, k)
+        if width == n:
+            return found
+        tied = ~(scores[:, -1] < scores[:, k - 1])
+        if tied.any():
+            again = self._best(scan, queries[tied], k, n, 4 * width)
+            found.ids[tied], found.scores[tied] = again.ids, again.scores
+        return found
 
 
-def _mask(ids: Ids, allow: Bitmap) -> Bitmap:
+def mask_of(ids: Ids, allow: Bitmap) -> Bitmap:
     """`allow` for each of the ids, which are ascending; ids past its end are not allowed."""
+    if not len(ids):
+        return np.zeros(0, np.bool_)
+    first, last = int(ids[0]), int(ids[-1])
+    if last - first == len(ids) - 1 and last < len(allow):
+        return allow[first : last + 1]  # nothing is missing between them: no need to look up each
     within = int(np.searchsorted(ids, len(allow)))
     mask = np.zeros(len(ids), np.bool_)
     mask[:within] = allow[ids[:within]]

@@ -38,3 +38,8 @@ def merge(parts: Sequence[Matches], queries: int, k: int) -> Matches:
     if len(parts) == 1:
         return parts[0]
     return best(np.hstack([p.ids for p in parts]), np.hstack([p.scores for p in parts]), k)
+
+
+def stacked(rows: Sequence[Matches]) -> Matches:
+    """Matches of one query after another, of equal k."""
+    return Matches(np.vstack([m.ids for m in rows]), np.vstack([m.scores for m in rows]))

@@ -7,10 +7,14 @@ Its segment files end in a CRC-32 that it does not check when it opens them; `da
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,14 @@ import numpy as np
 
 from vivace.errors import CorruptIndex
 from vivace.index import matches
+from vivace.index.files import checksum
 from vivace.types import Bitmap, Ids, Matches
 
 STATE = "vivace.json"
+META = "meta.json"
+"""Tantivy's listing of its segments, which has no checksum of its own."""
+_PARTS = ("fast", "fieldnorm", "idx", "pos", "store", "term")
+"""The files of a segment of our schema, by suffix; deletions have one more."""
 FORMAT = 1
 _HEAP_BYTES = 32_000_000
 _MAX_TERMS = 512
@@ -29,21 +38,75 @@ _FEW_ALLOWED = 1_000
 _FOOTER_MAGIC = 1337
 
 
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What BM25 knows of an index, deleted chunks included until its engine merges them away."""
+
+    chunks: int
+    tokens: float
+    """The sum of the chunks' lengths."""
+    frequencies: Mapping[str, int]
+    """In how many chunks each term is."""
+
+
 class TermSearcher:
     """One committed state of a term index; later commits do not change it."""
 
     def __init__(self, schema: Any, searcher: Any) -> None:
         self._schema = schema
         self._searcher = searcher
+        self._size: tuple[int, float] | None = None
 
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
-    def search(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
-        """The k best by BM25 as one row; shorter than k where fewer match."""
-        if not terms or not len(self):
+    def ids(self) -> Ids:
+        """Every chunk it holds, ascending; a check's, not a search's."""
+        from tantivy import Query
+
+        if not len(self):
+            return np.empty(0, np.int64)
+        hits = self._searcher.search(Query.all_query(), len(self), count=False).hits
+        found = self._searcher.fast_field_values("id", [address for _, address in hits])
+        return np.sort(np.array(found, np.int64))
+
+    def statistics(self, terms: Sequence[str]) -> Statistics | None:
+        """Of these terms; None where no chunk holds any of them. Microseconds."""
+        found = {term: int(self._searcher.doc_freq("terms", term)) for term in distinct(terms)}
+        if self._size is None:
+            held = (term for term in found if found[term])
+            self._size = next(filter(None, map(self._measured, held)), None)
+        return Statistics(*self._size, found) if self._size and any(found.values()) else None
+
+    def _measured(self, term: str) -> tuple[int, float] | None:
+        """Chunks and tokens, as the engine explains a score of the term; None if it scores none.
+
+        It tells them in no other way, and what it counts is what it scores with.
+        """
+        query = self._term(term)
+        hits = self._searcher.search(query, 1, count=False).hits
+        if not hits:
+            return None
+        explained = json.loads(query.explain(self._searcher, hits[0][1]).to_json())
+        told = {note["description"]: note["value"] for note in _notes(explained)}
+        chunks = int(told["N, total number of docs"])
+        return chunks, chunks * told["avgdl, average length of field"]
+
+    def search(
+        self,
+        terms: Sequence[str],
+        k: int,
+        *,
+        allow: Bitmap | None = None,
+        boosts: Mapping[str, float] | None = None,
+    ) -> Matches:
+        """The k best by BM25 as one row; shorter than k where fewer match.
+
+        `boosts` multiply what a term adds to a score.
+        """
+        if k < 1 or not terms or not len(self):
             return matches.none(1, 0)
-        query = self._query(terms)
+        query = self._query(terms, boosts or {})
         if allow is None:
             return self._top(query, k)
         allowed = int(np.count_nonzero(allow))
@@ -62,14 +125,19 @@ class TermSearcher:
                 return Matches(found.ids[:, keep][:, :k], found.scores[:, keep][:, :k])
             width *= 4
 
-    def _query(self, terms: Sequence[str]) -> Any:
+    def _query(self, terms: Sequence[str], boosts: Mapping[str, float]) -> Any:
         from tantivy import Occur, Query
 
         parts = []
-        for term, times in Counter(terms).most_common(_MAX_TERMS):
-            part = Query.term_query(self._schema, "terms", term, "freq")
-            parts.append((Occur.Should, Query.boost_query(part, times) if times > 1 else part))
+        for term, times in distinct(terms).items():
+            part, boost = self._term(term), times * boosts.get(term, 1.0)
+            parts.append((Occur.Should, Query.boost_query(part, boost) if boost != 1.0 else part))
         return Query.boolean_query(parts)
+
+    def _term(self, term: str) -> Any:
+        from tantivy import Query
+
+        return Query.term_query(self._schema, "terms", term, "freq")
 
     def _among(self, query: Any, ids: Ids) -> Any:
         from tantivy import Occur, Query
@@ -87,6 +155,17 @@ class TermSearcher:
         ids = self._searcher.fast_field_values("id", [address for _, address in hits])
         scores = np.array([[score for score, _ in hits]], np.float32)
         return Matches(np.array([ids], np.int64), scores)
+
+
+def distinct(terms: Sequence[str]) -> dict[str, int]:
+    """The terms of a query that are searched, and how often each stands in it."""
+    return dict(Counter(terms).most_common(_MAX_TERMS))
+
+
+def _notes(explained: Any) -> Iterator[Any]:
+    yield explained
+    for part in explained.get("details", ()):
+        yield from _notes(part)
 
 
 class TantivyTerms:
@@ -184,43 +263,68 @@ class TantivyTerms:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.wait_merging_threads()
+            with suppress(OSError):  # then the listing stays unchecked, as while writing
+                self._write_state(at_rest=True)
 
     def _writing(self) -> Any:
         if self._writer is None:
+            # from here on its merges change what it lists, at moments of their own
+            self._write_state()
             self._writer = self._index.writer(heap_size=_HEAP_BYTES, num_threads=1)
         return self._writer
 
-    def _write_state(self) -> None:
+    def _write_state(self, *, at_rest: bool = False) -> None:
         if self._folder is None:
             return
+        listing = zlib.crc32((self._folder / META).read_bytes()) if at_rest else None
+        state = {"format": FORMAT, "epoch": self.epoch, "listing_crc32": listing}
         temporary = self._folder / f"{STATE}.new"
-        temporary.write_text(json.dumps({"format": FORMAT, "epoch": self.epoch}))
+        temporary.write_text(json.dumps(state))
         temporary.replace(self._folder / STATE)
 
 
-def damage(folder: Path) -> list[str]:
-    """Names of the files in `folder` that are listed and missing, cut, or fail their checksum."""
+def damage(folder: Path, *, threads: int = 2) -> list[str]:
+    """Names of the files in `folder` that are listed and missing, cut, or fail their checksum.
+
+    Every byte is read, `threads` files at once.
+    """
     try:
-        segments = json.loads((folder / "meta.json").read_text())["segments"]
-        live = {segment["segment_id"].replace("-", "") for segment in segments}
+        names = _listed(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ["meta.json"]
-    bad, seen = [], set()
-    for path in sorted(folder.iterdir()):
-        segment = path.name.partition(".")[0]
-        if segment in live:
-            seen.add(segment)
-            if not _intact(path):
-                bad.append(path.name)
-    return bad + sorted(live - seen)
+        return [META]
+    with ThreadPoolExecutor(threads) as pool:
+        intact = list(pool.map(_intact, [folder / name for name in names]))
+    return [name for name, whole in zip(names, intact, strict=True) if not whole]
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files of the segments that tantivy's listing names, sorted.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError: it cannot be read, or is not what
+            it was when the index was last let go of.
+    """
+    data = (folder / META).read_bytes()
+    expected = json.loads((folder / STATE).read_bytes()).get("listing_crc32")
+    if expected is not None and expected != zlib.crc32(data):
+        raise ValueError(f"{META} fails its checksum")
+    names = []
+    for segment in json.loads(data)["segments"]:
+        id, deletes = segment["segment_id"].replace("-", ""), segment["deletes"]
+        names += [f"{id}.{part}" for part in _PARTS]
+        names += [f"{id}.{deletes['opstamp']}.del"] if deletes else []
+    return sorted(names)
 
 
 def _intact(path: Path) -> bool:
+    """Whether a file's body has the checksum that its footer tells: body, JSON, lengths."""
     try:
-        data = path.read_bytes()
-        size, magic = struct.unpack("<II", data[-8:])
-        footer = json.loads(data[-8 - size : -8])
-        return bool(magic == _FOOTER_MAGIC and footer["crc"] == zlib.crc32(data[: -8 - size]))
+        with path.open("rb") as file:
+            end = file.seek(-8, os.SEEK_END)
+            size, magic = struct.unpack("<II", file.read(8))
+            body = file.seek(end - size)
+            footer = json.loads(file.read(size))
+        return bool(magic == _FOOTER_MAGIC and (footer["crc"], body) == checksum(path, body))
     except (OSError, struct.error, ValueError, KeyError, TypeError):
         return False
 

@@ -17,7 +17,18 @@ from vivace.settings import Search
 from vivace.text.language import language
 from vivace.text.terms import terms
 from vivace.trace import Trace
-from vivace.types import Bitmap, Hit, Ids, Matches, Query, Scores, SearchResult, Vector, Vectors
+from vivace.types import (
+    Bitmap,
+    Hit,
+    Ids,
+    Matches,
+    Metric,
+    Query,
+    Scores,
+    SearchResult,
+    Vector,
+    Vectors,
+)
 
 _NO_DENSE = "dense side skipped: "
 _MOST_HITS = 10_000
@@ -48,12 +59,15 @@ class HybridSearcher:
         pool: Pool,
         settings: Search,
         trace: Trace,
+        *,
+        metric: Metric = "cosine",
     ) -> None:
         self._source = source
         self._embedder = embedder
         self._pool = pool
         self._settings = settings
         self._trace = trace
+        self._metric = metric
         self._asking = 0
         """Questions between their arrival and their answer."""
 
@@ -68,7 +82,9 @@ class HybridSearcher:
         check(query, self._settings.max_question_chars)
         query = _encodable(query)
         if query.vector is not None or not self._readable(query.text):
-            vector = None if query.vector is None else _unit(query.vector)
+            vector = query.vector
+            if vector is not None and self._metric == "cosine":
+                vector = _unit(vector)
             return await self._pool.run(self._whole, query, vector, ())
         self._asking += 1
         try:
@@ -147,7 +163,10 @@ class HybridSearcher:
             # exact for all candidates, also those that only the keyword side proposed
             unscored = np.flatnonzero(found.cosine == -np.inf)
             if len(unscored):
-                found.cosine[unscored] = np.maximum(source.similarity(row, ids[unscored]), -1.0)
+                near_these = source.similarity(row, ids[unscored])
+                # one that was removed meanwhile has no score, and no score is no number to blend
+                worst = -1.0 if self._metric == "cosine" else np.finfo(np.float32).min
+                found.cosine[unscored] = np.maximum(near_these, worst)
             stages["cosine"] = found.cosine
             weight = self._settings.keyword_weight if keyword.matches.ids.size else 0.0
             fused = fusion.max_norm(found.bm25, found.cosine, weight)

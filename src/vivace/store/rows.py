@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+import zlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,20 +10,76 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vivace.errors import BadInput
-from vivace.types import Chunk, Document, Halves, Section
+from vivace.errors import BadInput, StoreError
+from vivace.types import Chunk, Document, Halves, Ids, Section
 
 CHUNK = (
     'c.id, c.text, c.start, c."end", c.section, c.page,'
-    " d.id, d.title, d.source, d.metadata, d.title_indexed"
+    " d.id, d.title, d.source, d.metadata, d.title_indexed, d.n, d.crc32, c.crc32"
 )
-DOCUMENT = "d.id, d.title, d.source, d.metadata, d.sections, d.text"
+DOCUMENT = "d.id, d.title, d.source, d.metadata, d.sections, d.text, d.n, d.text_crc32"
 
 _decode = msgspec.json.decode
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
+def chunk_crc(
+    id: int, n: int, start: int, end: int, page: int | None, section: str, text: str
+) -> int:
+    """CRC-32 of a chunk's row; SQLite has no checksum of its own."""
+    return zlib.crc32(f"{id} {n} {start} {end} {page} {section}\0{text}".encode())
+
+
+def document_crc(
+    n: int, id: str, title: str, source: str, metadata: str, title_indexed: int
+) -> int:
+    """CRC-32 of what every chunk of a document shows of it."""
+    return zlib.crc32("\0".join([f"{n} {title_indexed}", id, title, source, metadata]).encode())
+
+
+def text_crc(n: int, sections: str, text: str) -> int:
+    """CRC-32 of the rest of a document's row."""
+    return zlib.crc32(f"{n} {sections}\0{text}".encode())
+
+
+def vector_crc(id: int, vector: bytes) -> int:
+    """CRC-32 of a vector's row. The id is part of it: a vector under another's id is damage too."""
+    return zlib.crc32(vector, id & 0xFFFFFFFF)
+
+
+FUNCTIONS = (chunk_crc, document_crc, text_crc, vector_crc)
+"""Known to SQL by their names, where a statement computes a checksum."""
+
+
+def check_chunk(row: Sequence[Any]) -> None:
+    """Raise for a row of `CHUNK` that is not what was written.
+
+    Raises:
+        StoreError: names the chunk and its document.
+    """
+    id, text, start, end, section, page, document, title, source, metadata, titled, n = row[:12]
+    if (
+        document_crc(n, document, title, source, metadata, titled) != row[12]
+        or chunk_crc(id, n, start, end, page, section, text) != row[13]
+    ):
+        raise damaged(f"chunk {id} of document {document!r}")
+
+
+def damaged(what: str) -> StoreError:
+    """The error of a row that fails its checksum."""
+    return StoreError(
+        f"{what} is damaged in the store",
+        fix="Restore a backup, or delete the document and ingest it again",
+    )
+
+
 def chunk_of(row: Sequence[Any]) -> Chunk:
+    """The chunk of a row of `CHUNK`.
+
+    Raises:
+        StoreError: it fails its checksum.
+    """
+    check_chunk(row)
     id, text, start, end, section, page, document_id, title, source, metadata = row[:10]
     return Chunk(
         document_id,
@@ -41,7 +97,8 @@ def chunk_of(row: Sequence[Any]) -> Chunk:
 
 
 def document_of(row: Sequence[Any]) -> Document:
-    id, title, source, metadata, sections, text = row
+    """The document of the first six columns of `DOCUMENT`."""
+    id, title, source, metadata, sections, text = row[:6]
     places = [Section(start, tuple(heading), page) for start, heading, page in _decode(sections)]
     return Document(id, text, title, source, _decode(metadata), tuple(places))
 
@@ -69,7 +126,15 @@ def heading_text(chunk: Chunk) -> str:
     return msgspec.json.encode(chunk.section).decode() if chunk.section else "[]"
 
 
-def vectors_of(rows: Sequence[sqlite3.Row | Sequence[Any]], dim: int) -> Halves:
-    """(n, dim) float16 from rows whose last column is the blob."""
-    joined = b"".join(row[-1] for row in rows)
-    return np.frombuffer(joined, dtype=np.float16).reshape(len(rows), dim)
+def vectors_of(rows: Sequence[Sequence[Any]], dim: int) -> tuple[Ids, Halves]:
+    """Ids (n,) and vectors (n, dim) of rows (id, blob, checksum).
+
+    Raises:
+        StoreError: a vector fails its checksum; names the chunk.
+    """
+    for id, blob, crc in rows:
+        if zlib.crc32(blob, id & 0xFFFFFFFF) != crc or len(blob) != 2 * dim:
+            raise damaged(f"the vector of chunk {id}")
+    joined = b"".join([row[1] for row in rows])
+    ids = np.array([row[0] for row in rows], np.int64)
+    return ids, np.frombuffer(joined, dtype=np.float16).reshape(len(rows), dim)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from vivace.errors import CollectionTooNew, StoreError
+from vivace.store import rows
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -22,7 +23,9 @@ CREATE TABLE documents (
     sections TEXT NOT NULL,
     title_indexed INTEGER NOT NULL,
     fingerprint BLOB NOT NULL,
-    text TEXT NOT NULL
+    text TEXT NOT NULL,
+    crc32 INTEGER NOT NULL DEFAULT 0,
+    text_crc32 INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX documents_source ON documents (source);
 CREATE TABLE chunks (
@@ -34,12 +37,17 @@ CREATE TABLE chunks (
     page INTEGER,
     section TEXT NOT NULL,
     hash BLOB NOT NULL,
-    text TEXT NOT NULL
+    text TEXT NOT NULL,
+    crc32 INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX chunks_document ON chunks (document);
 CREATE INDEX chunks_epoch ON chunks (epoch);
 -- apart from the chunks, so that building an index reads vectors only
-CREATE TABLE vectors (id INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE vectors (
+    id INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL DEFAULT 0
+);
+-- a random stamp a transaction: an index knows by it whether its epoch is one of this history
+CREATE TABLE commits (epoch INTEGER PRIMARY KEY, stamp TEXT NOT NULL);
 CREATE TABLE removed (id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL);
 CREATE INDEX removed_epoch ON removed (epoch);
 CREATE TABLE queries (
@@ -54,7 +62,38 @@ CREATE TABLE queries (
 """
 
 Migration: TypeAlias = Callable[[sqlite3.Connection], None]
-MIGRATIONS: Mapping[int, Migration] = {}
+
+
+def _with_checksums(connection: sqlite3.Connection) -> None:
+    """Version 2: checksums of rows, the stamps of commits, a metric. Reads every row once."""
+    for function in rows.FUNCTIONS:
+        connection.create_function(function.__name__, -1, function, deterministic=True)
+    for table, column in (
+        ("documents", "crc32"),
+        ("documents", "text_crc32"),
+        ("chunks", "crc32"),
+        ("vectors", "crc32"),
+    ):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+    connection.execute(
+        "UPDATE documents SET crc32 = document_crc(n, id, title, source, metadata, title_indexed),"
+        " text_crc32 = text_crc(n, sections, text)"
+    )
+    connection.execute(
+        'UPDATE chunks SET crc32 = chunk_crc(id, document, start, "end", page, section, text)'
+    )
+    connection.execute("UPDATE vectors SET crc32 = vector_crc(id, vector)")
+    connection.execute("CREATE TABLE commits (epoch INTEGER PRIMARY KEY, stamp TEXT NOT NULL)")
+    connection.execute(
+        "INSERT INTO commits SELECT value, lower(hex(randomblob(8))) FROM meta WHERE key = 'epoch'"
+    )
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", list(LATER.items()))
+
+
+LATER: Mapping[str, str | int] = {"metric": "cosine", "generation": 0, "trimmed": 0}
+"""Keys of `meta` that version 2 added. `generation` grows when stored vectors are replaced by
+others under their ids; up to the epoch `trimmed`, what was removed is no longer listed."""
+MIGRATIONS: Mapping[int, Migration] = {1: _with_checksums}
 """`MIGRATIONS[v]` turns version v into v + 1, inside one transaction."""
 
 
@@ -67,7 +106,8 @@ def create(connection: sqlite3.Connection, meta: Mapping[str, str | int]) -> Non
         for statement in TABLES.split(";\n"):
             if statement.strip():
                 connection.execute(statement)
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", list({**LATER, **meta}.items()))
+        connection.execute("INSERT INTO commits VALUES (0, lower(hex(randomblob(8))))")
         connection.execute(f"PRAGMA user_version = {VERSION:d}")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,19 +16,32 @@ from vivace.errors import (
     BadInput,
     CollectionNotFound,
     EmbedderMismatch,
-    StoreError,
-    StoreUnwritable,
 )
-from vivace.store import rows, schema
+from vivace.store import making, rows, schema
 from vivace.store.changes import Change, Committed
 from vivace.store.connections import Connections, translated, translation
 from vivace.store.filters import to_sql
 from vivace.store.transaction import Transaction
-from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata
+from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata, Metric
 
-FILE = "store.db"
+FILE = making.FILE
 _BATCH = 4096
+_LAST_ID = 2**63 - 1
+_FREE_SHARE = 0.1
+"""Of the pages; below it, copying the file costs more than it gives back."""
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What every index of a collection has to agree with."""
+
+    uuid: str
+    embedder: str
+    dim: int
+    metric: Metric
+    generation: int
+    """Grows when stored vectors are replaced by others under the same ids."""
 
 
 class Store:
@@ -44,14 +57,23 @@ class Store:
         self._write_lock = threading.Lock()
         self._known_keys: tuple[int, frozenset[str]] = (-1, frozenset())
         self._local = threading.local()
-        meta = dict(self._read("SELECT key, value FROM meta"))
-        self.uuid = str(meta["uuid"])
-        self.embedder = str(meta["embedder"])
-        self.dim = int(meta["dim"])
+        self.identity = self.stored_identity()
+        self.uuid = self.identity.uuid
+        self.embedder = self.identity.embedder
+        self.dim = self.identity.dim
+        self.metric: Metric = self.identity.metric
 
     @classmethod
-    def open(cls, folder: Path, *, embedder: str, dim: int, create: bool = True) -> Store:
-        """Open the collection in `folder`, making it where there is none.
+    def open(
+        cls,
+        folder: Path,
+        *,
+        embedder: str,
+        dim: int,
+        metric: Metric = "cosine",
+        create: bool = True,
+    ) -> Store:
+        """Open the collection in `folder`, making it where there is none; it keeps its metric.
 
         Raises:
             CollectionNotFound: there is none and `create` is False.
@@ -60,27 +82,28 @@ class Store:
             StoreUnwritable: it has to be made or migrated and cannot be.
         """
         path = folder / FILE
-        if not _is_file(path):
+        if not making.is_file(path):
             if not create:
                 raise CollectionNotFound(
                     f"there is no collection at {folder}",
                     fix="Make one: vivace ingest DIR --collection NAME",
                 )
-            _make(folder, path, embedder, dim)
+            making.make(folder, path, embedder, dim, metric)
         connections = Connections(path)
         try:
             with translated(path):
                 if schema.version(connections.reader()) != schema.VERSION:
                     writer = connections.writer()
                     if schema.version(writer) == 0:
-                        _write_identity(writer, embedder, dim)
+                        making.check_begun(folder)
+                        making.write_identity(writer, embedder, dim, metric)
                     schema.migrate(writer, str(path))
             store = cls(connections)
             if (store.embedder, store.dim) != (embedder, dim):
                 raise EmbedderMismatch(
                     f"{folder} was made with the embedder {store.embedder} ({store.dim}"
                     f" dimensions), not {embedder} ({dim})",
-                    fix="Set embed.model back, or ingest its sources into a new collection",
+                    fix="Set embed.model back, or embed it anew: vivace rebuild --reembed",
                 )
         except BaseException:
             connections.close()
@@ -93,13 +116,23 @@ class Store:
     # -- what is there ------------------------------------------------------------------
 
     def epoch(self) -> int:
-        """Grows by one with every transaction of any process. Costs microseconds when unchanged."""
+        """Grows by one with every transaction of any process. Costs microseconds when unchanged.
+
+        Raises:
+            EmbedderMismatch: the collection was embedded anew while it was open.
+        """
         reader = self._connections.reader()
         seen = self._read("PRAGMA data_version")[0][0]
         last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
         if last is None or last[0] is not reader or last[1] != seen:
-            value = self._read("SELECT value FROM meta WHERE key = 'epoch'")[0][0]
-            last = self._local.seen = (reader, seen, int(value))
+            meta = dict(self._read("SELECT key, value FROM meta"))
+            if (meta["embedder"], int(meta["dim"])) != (self.embedder, self.dim):
+                raise EmbedderMismatch(
+                    f"{self._connections.path.parent} has been embedded anew with"
+                    f" {meta['embedder']}, not {self.embedder}",
+                    fix=f"Set embed.model to {meta['embedder']} and open it again",
+                )
+            last = self._local.seen = (reader, seen, int(meta["epoch"]))
         return last[2]
 
     def info(self) -> CollectionInfo:
@@ -117,8 +150,18 @@ class Store:
         )
 
     def document(self, id: str) -> Document | None:
+        """The document with this id.
+
+        Raises:
+            StoreError: it fails its checksum.
+        """
         found = self._read(f"SELECT {rows.DOCUMENT} FROM documents d WHERE d.id = ?", [id])
-        return rows.document_of(found[0]) if found else None
+        if not found:
+            return None
+        _, _, _, _, sections, text, n, crc = found[0]
+        if rows.text_crc(n, sections, text) != crc:
+            raise rows.damaged(f"document {id!r}")
+        return rows.document_of(found[0])
 
     def documents(self, *, limit: int = -1, offset: int = 0) -> list[tuple[Document, int]]:
         """Documents in the order they were added, without their text, each with its chunk count."""
@@ -185,19 +228,56 @@ class Store:
 
     # -- what indexes are derived from ----------------------------------------------------
 
-    def vectors(self, *, since: int = 0) -> Iterator[tuple[Ids, Halves]]:
-        """Batches of (ids, vectors) of the chunks added after epoch `since`, ids ascending."""
-        batches = (
-            self._batches("SELECT id, vector FROM vectors ORDER BY id")
-            if since == 0
-            else self._batches(
-                "SELECT v.id, v.vector FROM chunks c JOIN vectors v ON v.id = c.id"
-                " WHERE c.epoch > ? ORDER BY v.id",
-                [since],
-            )
+    def stored_identity(self) -> Identity:
+        """As it stands now: another process may have changed the embedder since."""
+        meta = dict(self._read("SELECT key, value FROM meta"))
+        return Identity(
+            str(meta["uuid"]),
+            str(meta["embedder"]),
+            int(meta["dim"]),
+            meta["metric"],
+            int(meta["generation"]),
         )
-        for batch in batches:
-            yield np.array([row[0] for row in batch], np.int64), rows.vectors_of(batch, self.dim)
+
+    def stamp(self, epoch: int) -> str:
+        """The random stamp of the transaction that made `epoch`; "" where it is not known.
+
+        Two histories that reached one epoch on different ways (a restored backup that was written
+        to) differ in it.
+        """
+        found = self._read("SELECT stamp FROM commits WHERE epoch = ?", [epoch])
+        return str(found[0][0]) if found else ""
+
+    def trimmed(self) -> int:
+        """What was removed up to this epoch is no longer listed by `removed`."""
+        return int(self._read("SELECT value FROM meta WHERE key = 'trimmed'")[0][0])
+
+    def next_id(self) -> int:
+        """Above the id of every chunk there ever was."""
+        found = self._read("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'chunks'")
+        return int(found[0][0] or 0) + 1
+
+    def count(self, *, since: int = 0) -> int:
+        """How many chunks there are that were added after epoch `since`; 10 ns each."""
+        where = "WHERE epoch > ?" if since else "WHERE ? = 0"
+        return int(self._read(f"SELECT COUNT(*) FROM chunks {where}", [since])[0][0])
+
+    def ids(self, *, since: int = 0) -> Ids:
+        """Ids of all chunks that were added after epoch `since`, ascending."""
+        found = self._read("SELECT id FROM chunks WHERE epoch > ? ORDER BY id", [since])
+        return np.array([row[0] for row in found], np.int64)
+
+    def vectors(self, *, first: int = 0, last: int = _LAST_ID) -> Iterator[tuple[Ids, Halves]]:
+        """Batches of (ids, vectors) of the chunks with ids from `first` to `last`, ascending.
+
+        Raises:
+            StoreError: a vector fails its checksum.
+        """
+        for batch in self._batches(
+            "SELECT id, vector, crc32 FROM vectors WHERE id BETWEEN ? AND ? ORDER BY id",
+            [first, last],
+        ):
+            yield rows.vectors_of(batch, self.dim)
 
     def texts(self, *, since: int = 0) -> Iterator[tuple[Chunk, bool]]:
         """Chunks added after epoch `since` in the order of their ids; is the title indexed?"""
@@ -210,7 +290,7 @@ class Store:
                 yield rows.chunk_of(row), bool(row[10])
 
     def removed(self, *, since: int = 0) -> Ids:
-        """Ids of the chunks removed after epoch `since`."""
+        """Ids of the chunks removed after epoch `since`, which must not be before `trimmed`."""
         found = self._read("SELECT id FROM removed WHERE epoch > ?", [since])
         return np.array([row[0] for row in found], np.int64)
 
@@ -244,6 +324,28 @@ class Store:
             StoreUnwritable: the disk is full or read-only; nothing of the transaction remains.
         """
         return self._write(lambda connection: Transaction(connection, self.dim).apply(changes))
+
+    def trim(self, through: int) -> None:
+        """Forget what was removed up to an epoch that every index shows."""
+
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM removed WHERE epoch <= ?", [through])
+            connection.execute("DELETE FROM commits WHERE epoch < ?", [through])
+            connection.execute(
+                "UPDATE meta SET value = MAX(value, ?) WHERE key = 'trimmed'", [through]
+            )
+
+        self._write(delete)
+
+    def compact(self) -> None:
+        """Give free pages back where they are many, empty the write-ahead log; searches go on."""
+        with self._write_lock, translated(self._connections.path):
+            if self._writer is None:
+                self._writer = self._connections.writer()
+            free = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
+            if free > _FREE_SHARE * self._writer.execute("PRAGMA page_count").fetchone()[0]:
+                self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def log_queries(
         self, entries: Sequence[tuple[float, str, int, str, str, float]], keep: int
@@ -303,42 +405,3 @@ class Store:
         for at in range(0, len(values), 500):
             part = values[at : at + 500]
             yield from self._read(f"{sql} ({','.join('?' * len(part))})", part)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError as error:
-        raise StoreError(
-            f"{path.parent} is no usable path: {error.strerror}", fix="Give a shorter or other path"
-        ) from error
-
-
-def _make(folder: Path, path: Path, embedder: str, dim: int) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnwritable(
-            f"{folder} cannot be made: {error.strerror}", fix="Choose a folder you can write to"
-        ) from error
-    if any(folder.iterdir()) and not path.exists() and not (folder / "write.lock").exists():
-        raise StoreError(
-            f"{folder} holds other files and no collection",
-            fix="Give an empty or new folder for the collection",
-        )
-    connections = Connections(path)
-    try:
-        _write_identity(connections.writer(), embedder, dim)
-    finally:
-        connections.close()
-
-
-def _write_identity(writer: sqlite3.Connection, embedder: str, dim: int) -> None:
-    with translated(Path(FILE)):
-        identity: dict[str, str | int] = {
-            "uuid": uuid.uuid4().hex,
-            "embedder": embedder,
-            "dim": dim,
-            "epoch": 0,
-        }
-        schema.create(writer, identity)

@@ -45,6 +45,9 @@ class Transaction:
                     fix="Remove lone surrogates, e.g. text.encode('utf-8', 'replace').decode()",
                 ) from error
         self._connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", [self._epoch])
+        self._connection.execute(
+            "INSERT INTO commits VALUES (?, lower(hex(randomblob(8))))", [self._epoch]
+        )
         ids = sorted(self._added)
         vectors = [self._added[id][2] for id in ids]
         return Committed(
@@ -60,29 +63,37 @@ class Transaction:
         row = self._connection.execute(
             "SELECT n FROM documents WHERE id = ?", [document.id]
         ).fetchone()
+        metadata, sections = rows.metadata_text(document), rows.sections_text(document)
+        n = self._value("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'documents'") + 1
+        if row is not None:
+            n = row[0]
         values = [
             document.title,
             document.source,
-            rows.metadata_text(document),
-            rows.sections_text(document),
+            metadata,
+            sections,
             int(put.title_indexed),
             put.fingerprint,
             document.text,
+            rows.document_crc(
+                n, document.id, document.title, document.source, metadata, int(put.title_indexed)
+            ),
+            rows.text_crc(n, sections, document.text),
         ]
         if row is None:
-            n = self._connection.execute(
+            self._connection.execute(
                 "INSERT INTO documents (title, source, metadata, sections, title_indexed,"
-                " fingerprint, text, id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [*values, document.id],
-            ).lastrowid
+                " fingerprint, text, crc32, text_crc32, id, n)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [*values, document.id, n],
+            )
         else:
-            n = row[0]
             self._connection.execute(
                 "UPDATE documents SET title = ?, source = ?, metadata = ?, sections = ?,"
-                " title_indexed = ?, fingerprint = ?, text = ? WHERE n = ?",
+                " title_indexed = ?, fingerprint = ?, text = ?, crc32 = ?, text_crc32 = ?"
+                " WHERE n = ?",
                 [*values, n],
             )
-        assert n is not None
         self._chunks(n, put, replaced=row is not None)
 
     def _chunks(self, n: int, put: Put, *, replaced: bool) -> None:
@@ -96,14 +107,12 @@ class Transaction:
         for item in put.chunks:
             same = kept.get(item.hash)
             if same:
-                chunk = item.chunk
-                moved.append(
-                    (chunk.start, chunk.end, chunk.page, rows.heading_text(chunk), same.pop())
-                )
+                moved.append((*_place(item.chunk, id := same.pop(), n), id))
             else:
                 new.append(item)
         self._connection.executemany(
-            'UPDATE chunks SET start = ?, "end" = ?, page = ?, section = ? WHERE id = ?', moved
+            'UPDATE chunks SET start = ?, "end" = ?, page = ?, section = ?, crc32 = ? WHERE id = ?',
+            moved,
         )
         self._drop([id for ids in kept.values() for id in ids])
         self._insert(n, new, put.title_indexed)
@@ -123,26 +132,17 @@ class Transaction:
             id, chunk = self._next, item.chunk
             self._next += 1
             chunk_rows.append(
-                (
-                    id,
-                    n,
-                    self._epoch,
-                    chunk.start,
-                    chunk.end,
-                    chunk.page,
-                    rows.heading_text(chunk),
-                    item.hash,
-                    chunk.text,
-                )
+                (id, n, self._epoch, *_place(chunk, id, n), item.hash, chunk.text),
             )
-            vector_rows.append((id, np.ascontiguousarray(vector).tobytes()))
+            blob = np.ascontiguousarray(vector, np.float16).tobytes()
+            vector_rows.append((id, blob, rows.vector_crc(id, blob)))
             self._added[id] = (_with_id(chunk, id), title_indexed, vector)
         self._connection.executemany(
-            'INSERT INTO chunks (id, document, epoch, start, "end", page, section, hash, text)'
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            'INSERT INTO chunks (id, document, epoch, start, "end", page, section, crc32, hash,'
+            " text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             chunk_rows,
         )
-        self._connection.executemany("INSERT INTO vectors VALUES (?, ?)", vector_rows)
+        self._connection.executemany("INSERT INTO vectors VALUES (?, ?, ?)", vector_rows)
 
     def _remove(self, remove: Remove) -> None:
         row = self._connection.execute(
@@ -169,6 +169,13 @@ class Transaction:
     def _value(self, sql: str) -> int:
         found = self._connection.execute(sql).fetchone()[0]
         return int(found or 0)
+
+
+def _place(chunk: Chunk, id: int, n: int) -> tuple[int, int, int | None, str, int]:
+    """Where the chunk lies in document n, and the checksum of its row."""
+    heading = rows.heading_text(chunk)
+    crc = rows.chunk_crc(id, n, chunk.start, chunk.end, chunk.page, heading, chunk.text)
+    return chunk.start, chunk.end, chunk.page, heading, crc
 
 
 def _with_id(chunk: Chunk, id: int) -> Chunk:

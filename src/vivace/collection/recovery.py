@@ -1,0 +1,225 @@
+"""The dense side as the store has it: sealed segments mapped, everything else read from the store.
+
+What the manifest promises and the folder does not keep is rebuilt, and said.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from vivace.collection import manifest as manifests
+from vivace.collection.dense import Dense, Sealed, Segment
+from vivace.collection.manifest import Manifest, SegmentEntry
+from vivace.collection.sealing import LARGEST
+from vivace.errors import CorruptIndex
+from vivace.index import files, segments
+from vivace.index.flat import FlatIndex
+from vivace.run.host import cores
+from vivace.store.store import Store
+from vivace.types import Bitmap, Halves, Ids
+
+_RETRIES = 20
+"""A writer that publishes while a reader opens makes it begin again; this often in a row is not
+chance."""
+_Opened: TypeAlias = dict[str, Segment | str]
+"""By name: a sealed segment, or what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something derived that could not be used, and why."""
+
+    kind: str
+    """missing, damaged or stale."""
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One state of the dense side. `problems` were mended from the store, in memory."""
+
+    dense: Dense
+    epoch: int
+    manifest: Manifest | None
+    problems: tuple[Problem, ...]
+
+
+@contextmanager
+def load(
+    store: Store, folder: Path, *, known: Mapping[str, Segment] | None = None
+) -> Iterator[Loaded]:
+    """One state, inside a reading transaction of the store that the caller can go on with.
+
+    Args:
+        known: segments that are open already, by name; they are not read and checked again.
+
+    Raises:
+        StoreError: the store itself is damaged.
+    """
+    opened: _Opened = dict(known or {})
+    for attempt in range(_RETRIES):
+        problems, manifest = list[Problem](), None
+        try:
+            manifest = manifests.read(folder)
+        except CorruptIndex as error:
+            problems.append(Problem("damaged", manifests.FILE, error.what))
+        if manifest is not None:
+            opened |= _opened(folder / manifests.FOLDER, manifest, opened)
+        with store.reading():
+            last = attempt == _RETRIES - 1
+            if not last and manifest is not None and _overtaken(store, folder, manifest, opened):
+                opened = {n: s for n, s in opened.items() if isinstance(s, Segment)}
+                continue
+            yield _state(store, manifest, opened, problems)
+            return
+
+
+def stale(manifest: Manifest, store: Store) -> str:
+    """Why the manifest does not belong to this store; "" if it does."""
+    identity = store.stored_identity()
+    for name in ("uuid", "embedder", "dim", "metric", "generation"):
+        if getattr(manifest, name) != getattr(identity, name):
+            return f"its {name} is {getattr(manifest, name)!r}, not {getattr(identity, name)!r}"
+    if manifest.epoch > store.epoch():
+        return f"it shows epoch {manifest.epoch}; the store is at {store.epoch()}"
+    if manifest.epoch < store.trimmed():
+        return f"it shows epoch {manifest.epoch}, which the store has forgotten"
+    if manifest.stamp != store.stamp(manifest.epoch):
+        return f"its epoch {manifest.epoch} is of another history of the store"
+    return ""
+
+
+def _overtaken(store: Store, folder: Path, manifest: Manifest, opened: _Opened) -> bool:
+    """Whether a writer has published another manifest since, so that this one may not hold."""
+    usable = all(isinstance(opened[entry.name], Segment) for entry in manifest.segments)
+    if usable and manifest.epoch >= store.trimmed():
+        return False
+    try:
+        return manifests.read(folder) != manifest
+    except CorruptIndex:
+        return False
+
+
+def _opened(folder: Path, manifest: Manifest, known: _Opened) -> _Opened:
+    """Its segments that are not open yet, several checked at once: reading leaves the GIL free."""
+    missing = [entry for entry in manifest.segments if entry.name not in known]
+    if not missing:
+        return {}
+    with ThreadPoolExecutor(min(cores(), len(missing))) as pool:
+        found = pool.map(lambda entry: _open(folder, entry), missing)
+        return {entry.name: segment for entry, segment in zip(missing, found, strict=True)}
+
+
+def _open(folder: Path, entry: SegmentEntry) -> Segment | str:
+    """The segment, every byte of it checked; or what is wrong with it."""
+    here = folder / entry.name
+    if not here.is_dir():
+        return "missing"
+    if bad := files.damaged(here, entry.files.files, threads=cores()):
+        return f"{', '.join(bad)} damaged"
+    try:
+        index = segments.open_segment(here, entry.files)
+    except (CorruptIndex, OSError) as error:
+        return str(error)
+    ids = index.ids
+    if len(ids) != entry.files.n or not len(ids) or ids[0] < entry.first or ids[-1] > entry.last:
+        return "holds other chunks than it should"
+    return Segment(index, 0, Sealed(entry.name, entry.files))
+
+
+def _state(
+    store: Store, manifest: Manifest | None, opened: _Opened, problems: list[Problem]
+) -> Loaded:
+    epoch = store.epoch()
+    if manifest is not None and (reason := stale(manifest, store)):
+        problems.append(Problem("stale", manifests.FILE, reason))
+        manifest = None
+    if manifest is None and not problems and store.trimmed():
+        problems.append(Problem("missing", manifests.FILE, "there is none"))
+    if manifest is not None:
+        dense = _from_manifest(store, manifest, opened, problems)
+        if len(dense) == store.count():
+            return Loaded(dense, epoch, manifest, tuple(problems))
+        reason = f"it leads to {len(dense)} chunks; the store has {store.count()}"
+        problems.append(Problem("stale", manifests.FILE, reason))
+    return Loaded(from_store(store), epoch, None, tuple(problems))
+
+
+def from_store(store: Store) -> Dense:
+    """Everything in memory, read from the store."""
+    return _in_memory(Dense(metric=store.metric), store, 0, store.next_id() - 1)
+
+
+def _from_manifest(
+    store: Store, manifest: Manifest, opened: _Opened, problems: list[Problem]
+) -> Dense:
+    live = np.zeros(manifest.next_id, np.bool_)
+    found: list[Segment | SegmentEntry] = []
+    for entry in manifest.segments:
+        segment = opened[entry.name]
+        if isinstance(segment, str):
+            kind = "missing" if segment == "missing" else "damaged"
+            problems.append(Problem(kind, f"segment {entry.name}", segment))
+            found.append(entry)
+            continue
+        try:
+            dead = manifests.dead_rows(entry)
+        except (ValueError, zlib.error) as error:
+            problems.append(Problem("damaged", f"segment {entry.name}", str(error)))
+            found.append(entry)
+            continue
+        live[segment.index.ids[~dead]] = True
+        found.append(segment)
+    removed = store.removed(since=manifest.epoch)
+    live[removed[removed < len(live)]] = False
+    dense = Dense((), live, store.metric)
+    for item in found:
+        if isinstance(item, SegmentEntry):
+            dense = _in_memory(dense, store, item.first, item.last)
+            continue
+        gone = len(item.index.ids) - int(np.count_nonzero(live[item.index.ids]))
+        if gone < len(item.index.ids):
+            kept = replace(item, removed=gone)
+            dense = replace(dense, segments=(*dense.segments, kept))
+    return _in_memory(dense, store, manifest.next_id, store.next_id() - 1)
+
+
+def _in_memory(dense: Dense, store: Store, first: int, last: int) -> Dense:
+    """The state with the store's chunks of these ids behind its segments, not sealed."""
+    added: list[Segment] = []
+    live = dense.live
+    for ids, vectors in _parts(store, first, last):
+        if len(live) <= ids[-1]:
+            longer: Bitmap = np.zeros(int(ids[-1]) + 1, np.bool_)
+            longer[: len(live)] = live
+            live = longer
+        live[ids] = True
+        added.append(Segment(FlatIndex.build(ids, vectors, metric=store.metric)))
+    return replace(dense, segments=(*dense.segments, *added), live=live)
+
+
+def _parts(store: Store, first: int, last: int) -> Iterator[tuple[Ids, Halves]]:
+    """The store's vectors in pieces of at most a segment's size."""
+    batches: list[tuple[Ids, Halves]] = []
+    rows = 0
+    for batch in store.vectors(first=first, last=last):
+        batches.append(batch)
+        rows += len(batch[0])
+        if rows >= LARGEST:
+            yield _joined(batches)
+            batches, rows = [], 0
+    if batches:
+        yield _joined(batches)
+
+
+def _joined(batches: list[tuple[Ids, Halves]]) -> tuple[Ids, Halves]:
+    return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])

@@ -1,0 +1,90 @@
+"""Checking, rebuilding and compacting a collection while it is searched."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+from vivace.collection.corpus import Corpus
+from vivace.collection.reembedding import Reembedded, reembed
+from vivace.collection.writer import Writer
+from vivace.protocols import Embedder
+from vivace.run.work import Priority, doing
+from vivace.store.operations import FILE, Operations
+from vivace.types import Finding, UpkeepProgress
+
+Progress: TypeAlias = Callable[[UpkeepProgress], None]
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Whoever wanted the work has gone: raised through its progress, between two steps."""
+
+
+class Upkeep:
+    """The slow work on whole collections, each call on a thread of its own.
+
+    A cancelled call stops between two steps; what it had done stays whole, as after a crash.
+    `progress` is called on the event loop.
+    """
+
+    def __init__(
+        self, corpus: Corpus, operations: Operations, writer: Writer, embedder: Embedder
+    ) -> None:
+        self._corpus = corpus
+        self._writer = writer
+        self._embedder = embedder
+        self._operations = operations
+
+    async def verify(self, progress: Progress | None) -> list[Finding]:
+        """See `Collection.verify`."""
+
+        def verify(step: Progress) -> list[Finding]:
+            bad = [Finding(FILE, what, "It is begun anew") for what in self._operations.verify()]
+            # opening has mended what it met: that is no less worth knowing
+            mended = [
+                Finding(str(decision.before), decision.reason, "It has been rebuilt")
+                for decision in self._operations.mended
+            ]
+            return [*self._corpus.verify(step), *bad, *mended]
+
+        return await _stepping(verify, progress)
+
+    async def reembed(self, progress: Progress | None) -> Reembedded:
+        """See `Engine.reembed`; this process may go on writing meanwhile."""
+        async with self._writer.session():
+            return await reembed(
+                self._corpus.folder, self._embedder, progress=progress, locked=True
+            )
+
+    async def rebuild(self, progress: Progress | None) -> None:
+        """See `Collection.rebuild`."""
+        await _stepping(self._corpus.rebuild, progress)
+
+    async def compact(self, progress: Progress | None) -> None:
+        """See `Collection.compact`."""
+        await _stepping(self._corpus.compact, progress)
+
+
+async def _stepping(work: Callable[[Progress], T], progress: Progress | None) -> T:
+    """`work` on a thread, at low priority, until it is done or the caller is cancelled."""
+    loop = asyncio.get_running_loop()
+    stop = threading.Event()
+
+    def step(now: UpkeepProgress) -> None:
+        if stop.is_set():
+            raise Stopped
+        if progress is not None:
+            loop.call_soon_threadsafe(progress, now)
+
+    with doing(Priority.BACKGROUND):
+        task = asyncio.ensure_future(asyncio.to_thread(work, step))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([task])
+        task.exception()  # `Stopped`, or a failure that nobody waits for any more
+        raise

@@ -1,0 +1,103 @@
+"""A sealed segment's folder: ids, float16 rows and a family's codes, described by a manifest."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from vivace.errors import BadInput, CorruptIndex
+from vivace.index import checks, files, rowfile
+from vivace.index.files import FileEntry
+from vivace.index.flat import FlatIndex
+from vivace.index.pq import PqIndex
+from vivace.protocols import VectorIndex
+from vivace.types import Halves, Ids, Metric
+
+IDS = "ids.npy"
+VECTORS = "vectors.faiss"
+CODES = "codes.faiss"
+_CODED = {"pq": PqIndex}
+FAMILIES: tuple[str, ...] = ("flat", *_CODED)
+
+
+class SegmentFiles(msgspec.Struct, frozen=True):
+    """What a segment's folder holds. Stands in the manifest; the folder itself tells nothing."""
+
+    family: str
+    params: dict[str, int]
+    n: int
+    dim: int
+    metric: Metric
+    files: tuple[FileEntry, ...]
+
+
+def write(
+    folder: Path,
+    ids: Ids,
+    vectors: Iterable[Halves],
+    *,
+    dim: int,
+    metric: Metric,
+    family: str = "flat",
+    params: Mapping[str, int] | None = None,
+) -> SegmentFiles:
+    """Write a segment of vectors that come in parts, in the order of ids (n,), strictly ascending.
+
+    Memory holds one part and, for other families than `flat`, their codes. Everything is durable
+    when this returns; a folder that is left behind by a failure is garbage.
+
+    Raises:
+        BadInput: no such family.
+        BadVectors: NaN or infinity, or shapes that do not fit.
+        OSError: the folder exists or cannot be written.
+    """
+    if family not in FAMILIES:
+        raise BadInput(f"no index family {family!r}", fix=f"Use one of {', '.join(FAMILIES)}")
+    checks.ascending(ids)
+    folder.mkdir(parents=True)
+    entries = [
+        _write_ids(folder / IDS, ids),
+        rowfile.write(folder / VECTORS, vectors, n=len(ids), dim=dim, metric=metric),
+    ]
+    chosen = dict(params or {})
+    if family in _CODED:
+        flat = FlatIndex.open(ids, folder / VECTORS, dim=dim, metric=metric)
+        entries.append(_CODED[family].build(flat, **chosen).save(folder / CODES))
+    files.sync(folder)
+    files.sync(folder.parent)
+    return SegmentFiles(family, chosen, len(ids), dim, metric, tuple(entries))
+
+
+def open_segment(folder: Path, described: SegmentFiles) -> VectorIndex:
+    """Map a segment. Does not read it all: `files.damaged(folder, described.files)` does.
+
+    Raises:
+        CorruptIndex: a file is missing, cut or of another kind than described; names the file.
+    """
+    ids = _read_ids(folder / IDS, described.n)
+    flat = FlatIndex.open(ids, folder / VECTORS, dim=described.dim, metric=described.metric)
+    if described.family == FlatIndex.family:
+        return flat
+    if described.family not in _CODED:
+        raise CorruptIndex(f"{folder} is of family {described.family!r}", fix="It is rebuilt")
+    return _CODED[described.family].open(flat, folder / CODES)
+
+
+def _write_ids(path: Path, ids: Ids) -> FileEntry:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(ids, np.int64), allow_pickle=False)
+    return files.write(path, [buffer.getbuffer()])
+
+
+def _read_ids(path: Path, n: int) -> Ids:
+    try:
+        ids = np.load(path, mmap_mode="r" if n else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CorruptIndex(f"{path}: {error}", fix="It is rebuilt") from error
+    if ids.shape != (n,) or ids.dtype != np.int64:
+        raise CorruptIndex(f"{path} does not hold {n} ids", fix="It is rebuilt")
+    return np.asarray(ids)

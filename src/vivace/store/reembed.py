@@ -1,0 +1,162 @@
+"""New vectors for every chunk, gathered beside the old ones and swapped in by one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from vivace.errors import BadVectors, CollectionNotFound
+from vivace.store import rows, schema
+from vivace.store.connections import Connections, translated
+from vivace.store.store import FILE
+from vivace.types import Chunk, Halves, Ids
+
+_ASIDE = "reembedded"
+_TARGET = "reembedding"
+"""The key of `meta` that says what the vectors set aside were made with."""
+R = TypeVar("R")
+
+
+class Reembedding:
+    """Gives a collection the vectors of another embedder. The caller holds the write lock.
+
+    Interrupted, it goes on where it was: what `add` has returned for is durable. Until `swap` the
+    collection stays as it was, and whoever reads it sees the state before or the one after.
+    """
+
+    def __init__(self, connections: Connections, embedder: str, dim: int) -> None:
+        self._connections = connections
+        self._connection = connections.writer()
+        self._connection.create_function("vector_crc", 2, rows.vector_crc, deterministic=True)
+        self._dim = dim
+        self._embedder = embedder
+        self._after = 0
+        meta = dict(self._do(lambda c: c.execute("SELECT key, value FROM meta").fetchall()))
+        self.was = (str(meta["embedder"]), int(meta["dim"]))
+        """The name and dimension of the embedder until now."""
+        self._do(lambda connection: self._resume(connection, meta.get(_TARGET)))
+        self.total, self.done = self._do(_counts)
+        """Chunks in all, and of these the ones that have their new vector."""
+
+    @classmethod
+    def open(cls, folder: Path, *, embedder: str, dim: int) -> Reembedding:
+        """Begin, or go on with, embedding the collection in `folder` anew.
+
+        Raises:
+            CollectionNotFound: there is none.
+            CollectionTooNew: a later version of Vivace wrote it.
+            StoreUnwritable: it cannot be written.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise CollectionNotFound(
+                f"there is no collection at {folder}",
+                fix="Make one: vivace ingest DIR --collection NAME",
+            )
+        connections = Connections(path)
+        try:
+            with translated(path):
+                schema.migrate(connections.writer(), str(path))
+            return cls(connections, embedder, dim)
+        except BaseException:
+            connections.close()
+            raise
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def missing(self, limit: int) -> list[tuple[Chunk, bool]]:
+        """The next chunks without a new vector, each with whether its title is indexed."""
+
+        def read(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(
+                f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document"
+                f" WHERE c.id > ? AND c.id NOT IN (SELECT id FROM {_ASIDE})"
+                " ORDER BY c.id LIMIT ?",
+                [self._after, limit],
+            ).fetchall()
+
+        found = self._do(read)
+        return [(rows.chunk_of(row), bool(row[10])) for row in found]
+
+    def add(self, ids: Ids, vectors: Halves) -> None:
+        """Set vectors (n, dim) of chunks aside, durably; in the order of `missing`.
+
+        Raises:
+            BadVectors: of another shape, or with NaN or infinity in them.
+            StoreUnwritable: the disk is full or read-only.
+        """
+        if vectors.shape != (len(ids), self._dim) or not np.isfinite(vectors).all():
+            raise BadVectors(
+                f"{self._embedder} gave vectors of shape {vectors.shape}, or with NaN in them",
+                fix=f"Give each chunk {self._dim} finite numbers",
+            )
+        blobs = [np.ascontiguousarray(row).tobytes() for row in vectors]
+        entries = [(id, blob, rows.vector_crc(id, blob)) for id, blob in zip(ids.tolist(), blobs)]
+        self._do(
+            lambda c: c.executemany(f"INSERT OR REPLACE INTO {_ASIDE} VALUES (?, ?, ?)", entries)
+        )
+        if entries:
+            self._after = max(self._after, entries[-1][0])
+            self.done += len(entries)
+
+    def swap(self) -> int | None:
+        """Put the new vectors in the place of the old ones; returns the epoch that shows them.
+
+        None, and nothing changed, where chunks have come meanwhile that have no new vector yet.
+        """
+        return self._do(self._swap)
+
+    def _swap(self, connection: sqlite3.Connection) -> int | None:
+        connection.execute(f"DELETE FROM {_ASIDE} WHERE id NOT IN (SELECT id FROM chunks)")
+        self.total, self.done = _counts(connection)
+        if self.done < self.total:
+            return None
+        connection.execute("DELETE FROM vectors")  # without a condition it drops whole pages
+        connection.execute(f"INSERT INTO vectors SELECT id, vector, crc32 FROM {_ASIDE}")
+        connection.execute(f"DROP TABLE {_ASIDE}")
+        connection.execute("DELETE FROM meta WHERE key = ?", [_TARGET])
+        (value,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        epoch = int(value) + 1
+        connection.execute("INSERT INTO commits VALUES (?, lower(hex(randomblob(8))))", [epoch])
+        # what was derived from vectors of an earlier generation is stale
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+        connection.executemany(
+            "UPDATE meta SET value = ? WHERE key = ?",
+            [(self._embedder, "embedder"), (self._dim, "dim"), (epoch, "epoch")],
+        )
+        return epoch
+
+    def _resume(self, connection: sqlite3.Connection, target: object) -> None:
+        ours = msgspec.json.encode([self._embedder, self._dim]).decode()
+        if target != ours:
+            connection.execute(f"DROP TABLE IF EXISTS {_ASIDE}")
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [_TARGET, ours])
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {_ASIDE}"
+            " (id INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL)"
+        )
+        # what was removed since the interruption, and what the disk has changed
+        connection.execute(
+            f"DELETE FROM {_ASIDE} WHERE id NOT IN (SELECT id FROM chunks)"
+            " OR length(vector) <> ? OR vector_crc(id, vector) <> crc32",
+            [2 * self._dim],
+        )
+
+    def _do(self, body: Callable[[sqlite3.Connection], R]) -> R:
+        with translated(self._connections.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                return body(self._connection)
+
+
+def _counts(connection: sqlite3.Connection) -> Sequence[int]:
+    found: Sequence[int] = connection.execute(
+        f"SELECT (SELECT COUNT(*) FROM chunks), (SELECT COUNT(*) FROM {_ASIDE})"
+    ).fetchone()
+    return found
