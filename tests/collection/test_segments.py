@@ -280,7 +280,7 @@ class TestFollowing:
             lambda c: c.execute("UPDATE meta SET value = 'other' WHERE key = 'embedder'")
         )
         writer.store.commit([put(1)])
-        with pytest.raises(EmbedderMismatch, match="embedder other|embedded anew with other"):
+        with pytest.raises(EmbedderMismatch, match=r"embedder other|embedded anew with other"):
             reader.snapshot()
         reader.close()
         writer.close()
