@@ -7,6 +7,7 @@ from vivace.embed.given import Given
 from vivace.embed.minilm import MiniLM
 from vivace.generate.extractive import Extractive
 from vivace.index.flat import FlatIndex
+from vivace.index.pq import PqIndex
 from vivace.index.terms import TantivyTerms
 from vivace.ingest.html import HtmlReader
 from vivace.ingest.jsonl import JsonLinesReader
@@ -23,7 +24,7 @@ from vivace.protocols import (
 )
 from vivace.retrieve.hybrid import HybridSearcher
 
-VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex]
+VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex, PqIndex]
 TERM_INDEXES: list[type[TermIndex]] = [TantivyTerms]
 CANDIDATE_SOURCES: list[type[CandidateSource]] = [Snapshot]
 EMBEDDERS: list[type[Embedder]] = [MiniLM, Given]
@@ -33,5 +34,5 @@ READERS: list[type[Reader]] = [TextReader, MarkdownReader, HtmlReader, JsonLines
 
 
 def test_families_are_named() -> None:
-    assert [index.family for index in VECTOR_INDEXES] == ["flat"]
+    assert [index.family for index in VECTOR_INDEXES] == ["flat", "pq"]
     assert len({name for reader in READERS for name in reader.suffixes}) >= 8

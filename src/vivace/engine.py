@@ -121,7 +121,12 @@ class Engine:
 
     def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
         return HybridSearcher(
-            corpus.snapshot, self.embedder, self._pool, self.settings.search, trace
+            corpus.snapshot,
+            self.embedder,
+            self._pool,
+            self.settings.search,
+            trace,
+            metric=corpus.store.metric,
         )
 
     def answerer(self) -> Answerer:
@@ -216,8 +221,8 @@ class Collection:
         """Add documents, or chunks with or without their own vectors (n, dim).
 
         A document or a chunk's document replaces the one with its id. Vectors are scaled to unit
-        length. Bad input is found before anything is added. Many documents are committed in groups,
-        each document whole.
+        length where `index.metric` is cosine. Bad input is found before anything is added. Many
+        documents are committed in groups, each document whole.
 
         Raises:
             BadVectors: a wrong shape, NaN or infinity.
@@ -388,7 +393,9 @@ class Collection:
     async def _add_chunks(
         self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]] | None
     ) -> IngestReport:
-        changes, embedded = await given.changes(chunks, vectors, self._engine.embedder)
+        changes, embedded = await given.changes(
+            chunks, vectors, self._engine.embedder, self._corpus.store.metric
+        )
         if not changes:
             return IngestReport(epoch=self._corpus.store.epoch())
         async with self._writer.session():

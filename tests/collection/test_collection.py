@@ -477,3 +477,18 @@ async def test_a_given_vector_is_scaled_as_stored_ones_are(docs: Collection) -> 
     result = await docs.search("", vector=np.eye(2, 32, dtype=np.float32)[1] * 7)
     assert result.hits[0].chunk.document_id == "y"
     assert result.hits[0].stages["cosine"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("metric", "first"), [("cosine", "x"), ("ip", "y"), ("l2", "x")])
+async def test_metrics(tmp_path: Path, metric: str, first: str) -> None:
+    vectors = np.array([[1.0, 0.1], [3.0, 3.0]])
+    settings = load(embed__model="given:2", index={"metric": metric})
+    async with Engine(settings) as engine:
+        docs = await engine.open(tmp_path / "c")
+        await docs.add([Chunk("x", "one"), Chunk("y", "two")], vectors)
+        found = (await docs.search("", vector=np.array([1, 0.2], np.float32))).hits
+        assert [hit.chunk.document_id for hit in found][0] == first
+        assert found[0].score > found[1].score
+        if metric != "cosine":
+            with pytest.raises(BadVectors, match="beyond 65,504"):
+                await docs.add([Chunk("z", "three")], np.array([[1e6, 0]]))

@@ -20,7 +20,7 @@ from vivace.collection.keywords import FAILURES, Keywords
 from vivace.collection.published import Published
 from vivace.collection.recovery import Problem
 from vivace.collection.snapshot import Snapshot
-from vivace.errors import CollectionLocked, CorruptIndex, StoreUnwritable
+from vivace.errors import CollectionLocked, CorruptIndex, StoreError, StoreUnwritable
 from vivace.settings import Index
 from vivace.store.changes import Change, Committed
 from vivace.store.lock import WriteLock
@@ -166,8 +166,6 @@ class Corpus:
                 self._next_id = int(committed.added[-1]) + 1
             try:
                 self._keywords.change(committed.chunks, committed.removed, committed.epoch)
-                if self._keywords.due:
-                    self._keywords.commit()
             except FAILURES:
                 # the change is durable: keep it findable, and let the next opening mend the files
                 self._replace_terms("terms.commit_failed")
@@ -221,6 +219,8 @@ class Corpus:
                     self._published.clean(self._dense)
         except (CollectionLocked, StoreUnwritable):
             self._trace.count("segments.left_to_others")
+        except StoreError:  # whoever searches or writes meets it too, and is told
+            self._trace.count("segments.failed")
 
     def _run(self, job: sealing.Job | None) -> None:
         """One job to its end; without one, the manifest alone. Inside `_working` and `_held`."""

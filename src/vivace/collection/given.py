@@ -15,17 +15,20 @@ from vivace.errors import BadInput, BadVectors
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
 from vivace.store.changes import NewChunk, Put
-from vivace.types import Chunk, Document, Vectors
+from vivace.types import Chunk, Document, Metric, Vectors
 
 _LONGEST = 500_000_000
 """Characters of a document made of chunks with offsets."""
+_LARGEST = float(np.finfo(np.float16).max)
 
 
-def unit(vectors: NDArray[np.floating], *, count: int, dim: int) -> Vectors:
-    """The vectors as float32 of unit length; a zero vector stays zero.
+def ready(
+    vectors: NDArray[np.floating], *, count: int, dim: int, metric: Metric = "cosine"
+) -> Vectors:
+    """The vectors as float32; of unit length for `cosine`, where a zero vector stays zero.
 
     Raises:
-        BadVectors: a wrong shape, NaN or infinity; names the row.
+        BadVectors: a wrong shape, NaN or infinity, or more than float16 holds; names the row.
     """
     array = np.asarray(vectors, np.float32)
     if array.shape != (count, dim):
@@ -38,6 +41,14 @@ def unit(vectors: NDArray[np.floating], *, count: int, dim: int) -> Vectors:
             f"vector {bad[0]} holds NaN or infinity ({len(bad)} such)",
             fix="Remove or repair those rows; nothing was added",
         )
+    if metric != "cosine":
+        beyond = np.flatnonzero((np.abs(array) > _LARGEST).any(axis=1))
+        if len(beyond):
+            raise BadVectors(
+                f"vector {beyond[0]} has a component beyond {_LARGEST:,.0f}",
+                fix="Scale them down: vectors are kept as float16; nothing was added",
+            )
+        return array
     # in float64: the squares of large components are beyond float32
     lengths = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True).astype(np.float32)
     scaled: Vectors = np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
@@ -45,12 +56,15 @@ def unit(vectors: NDArray[np.floating], *, count: int, dim: int) -> Vectors:
 
 
 async def changes(
-    chunks: Sequence[Chunk], vectors: NDArray[np.floating] | None, embedder: Embedder
+    chunks: Sequence[Chunk],
+    vectors: NDArray[np.floating] | None,
+    embedder: Embedder,
+    metric: Metric = "cosine",
 ) -> tuple[list[Put], int]:
     """One `Put` a document, and how many of the chunks were embedded for it: all or none.
 
     Raises:
-        BadInput: see `puts`; of vectors `BadVectors`, see `unit`.
+        BadInput: see `puts`; of vectors `BadVectors`, see `ready`.
         EmbeddingError: there are no vectors, and the embedder failed.
     """
     embedded = len(chunks) if vectors is None else 0
@@ -59,13 +73,13 @@ async def changes(
         vectors = (await embedder.embed(texts, kind="passage")).vectors
 
     def prepared() -> list[Put]:
-        return puts(chunks, unit(vectors, count=len(chunks), dim=embedder.dim))
+        return puts(chunks, ready(vectors, count=len(chunks), dim=embedder.dim, metric=metric))
 
     return await asyncio.to_thread(prepared), embedded
 
 
 def puts(chunks: Sequence[Chunk], vectors: Vectors) -> list[Put]:
-    """One `Put` a document of the chunks, grouped by `document_id`; vectors (n, dim), unit length.
+    """One `Put` a document of the chunks, grouped by `document_id`; vectors (n, dim).
 
     A chunk without offsets (`end` 0) is laid after the one before it. What lies between the chunks
     of a document is unknown and stored as spaces, so that offsets hold.

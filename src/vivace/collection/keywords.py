@@ -127,28 +127,28 @@ class Keywords:
         """Chunks added or removed since the last commit."""
         return self._pending
 
-    @property
-    def due(self) -> bool:
-        """Whether enough has gathered, or waited long enough, for a commit."""
-        waited = self._pending and time.monotonic() - self._since >= self._settings.terms_seconds
-        return bool(waited) or self._pending >= self._settings.terms_chunks
-
     def state(self) -> TermState:
         return TermState(self._main, self._tail, self._dirty)
 
     def change(self, chunks: Sequence[tuple[Chunk, bool]], removed: Ids, epoch: int) -> None:
-        """Show the chunks (with: is the title indexed?) and drop the removed ids; not durable."""
+        """Show the chunks (with: is the title indexed?) and drop the removed ids.
+
+        Commits where enough has gathered or waited long enough; raises what `commit` raises.
+        """
         added = list(_terms(chunks))
         for id in removed.tolist():
             self._terms.delete(id)
         for id, words in added:
             self._terms.add(id, words)
-        self._dirty = self._dirty or bool(np.any(~np.isin(removed, self._tail.ids)))
-        self._tail = self._tail.changed(added, removed)
         if not self._pending:
             self._since = time.monotonic()
         self._pending += len(added) + len(removed)
         self._epoch = epoch
+        if self._due():
+            self.commit()
+            return
+        self._dirty = self._dirty or bool(np.any(~np.isin(removed, self._tail.ids)))
+        self._tail = self._tail.changed(added, removed)
 
     def commit(self) -> None:
         """Move everything into the index, durable.
@@ -230,6 +230,10 @@ class Keywords:
     def release(self) -> None:
         """Let another process write."""
         self._terms.release()
+
+    def _due(self) -> bool:
+        waited = time.monotonic() - self._since >= self._settings.terms_seconds
+        return self._pending > 0 and (waited or self._pending >= self._settings.terms_chunks)
 
     def has_removed(self) -> bool:
         """Whether the committed files still count chunks that were removed in their statistics."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,9 +73,7 @@ def load(
         except CorruptIndex as error:
             problems.append(Problem("damaged", manifests.FILE, error.what))
         if manifest is not None:
-            for entry in manifest.segments:
-                if entry.name not in opened:
-                    opened[entry.name] = _open(folder / manifests.FOLDER, entry)
+            opened |= _opened(folder / manifests.FOLDER, manifest, opened)
         with store.reading():
             last = attempt == _RETRIES - 1
             if not last and manifest is not None and _overtaken(store, folder, manifest, opened):
@@ -108,6 +107,16 @@ def _overtaken(store: Store, folder: Path, manifest: Manifest, opened: _Opened) 
         return manifests.read(folder) != manifest
     except CorruptIndex:
         return False
+
+
+def _opened(folder: Path, manifest: Manifest, known: _Opened) -> _Opened:
+    """Its segments that are not open yet, several checked at once: reading leaves the GIL free."""
+    missing = [entry for entry in manifest.segments if entry.name not in known]
+    if not missing:
+        return {}
+    with ThreadPoolExecutor(min(cores(), len(missing))) as pool:
+        found = pool.map(lambda entry: _open(folder, entry), missing)
+        return {entry.name: segment for entry, segment in zip(missing, found, strict=True)}
 
 
 def _open(folder: Path, entry: SegmentEntry) -> Segment | str:

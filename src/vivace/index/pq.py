@@ -145,7 +145,12 @@ class PqIndex:
         kept = min(k + _SPARE, width)
         options = native.refining_width(width, kept)
         scores, rows = native.search(self._refining, queries, kept, self.metric, options)
-        return matches.best(np.where(rows < 0, -1, self.ids[rows]), scores, k)
+        found = matches.best(np.where(rows < 0, -1, self.ids[rows]), scores, k)
+        # codes that tell nothing apart, as for a zero query, find fewer than there are
+        if (short := rows[:, -1] < 0).any():
+            exact = self._flat.search(queries[short], k)
+            found.ids[short], found.scores[short] = exact.ids, exact.scores
+        return found
 
     def _masked(self, queries: Vectors, k: int, width: int, allow: Bitmap, mask: Bitmap) -> Matches:
         """The codes know no filters: take so many that about `width` of them are allowed."""

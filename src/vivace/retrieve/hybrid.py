@@ -16,7 +16,18 @@ from vivace.settings import Search
 from vivace.text.language import language
 from vivace.text.terms import terms
 from vivace.trace import Trace
-from vivace.types import Bitmap, Hit, Ids, Matches, Query, Scores, SearchResult, Vector, Vectors
+from vivace.types import (
+    Bitmap,
+    Hit,
+    Ids,
+    Matches,
+    Metric,
+    Query,
+    Scores,
+    SearchResult,
+    Vector,
+    Vectors,
+)
 
 _NO_DENSE = "dense side skipped: "
 _MOST_HITS = 10_000
@@ -45,12 +56,15 @@ class HybridSearcher:
         pool: Pool,
         settings: Search,
         trace: Trace,
+        *,
+        metric: Metric = "cosine",
     ) -> None:
         self._source = source
         self._embedder = embedder
         self._pool = pool
         self._settings = settings
         self._trace = trace
+        self._metric = metric
 
     async def search(self, query: Query) -> SearchResult:
         """The k best passages, best first; empty where nothing matches.
@@ -92,7 +106,9 @@ class HybridSearcher:
         return self._embedder.reads(language(text))
 
     def _whole(self, query: Query) -> SearchResult:
-        vector = None if query.vector is None else _unit(query.vector)
+        vector = query.vector
+        if vector is not None and self._metric == "cosine":
+            vector = _unit(vector)
         return self._fused(query, self._keyword(query), vector, ())
 
     def _keyword(self, query: Query) -> _Keyword:
@@ -120,7 +136,10 @@ class HybridSearcher:
             # exact for all candidates, also those that only the keyword side proposed
             unscored = np.flatnonzero(found.cosine == -np.inf)
             if len(unscored):
-                found.cosine[unscored] = np.maximum(source.similarity(row, ids[unscored]), -1.0)
+                near_these = source.similarity(row, ids[unscored])
+                # one that was removed meanwhile has no score, and no score is no number to blend
+                worst = -1.0 if self._metric == "cosine" else np.finfo(np.float32).min
+                found.cosine[unscored] = np.maximum(near_these, worst)
             stages["cosine"] = found.cosine
             weight = self._settings.keyword_weight if keyword.matches.ids.size else 0.0
             fused = fusion.max_norm(found.bm25, found.cosine, weight)

@@ -1,0 +1,121 @@
+"""Every family of vector indexes, in memory and opened from files, keeps to the conformance."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vivace.index import matches, segments
+from vivace.index.flat import FlatIndex
+from vivace.index.pq import PqIndex
+from vivace.protocols import VectorIndex
+from vivace.testing.conformance import VectorIndexConformance, vectors
+from vivace.types import Halves, Ids, Matches, Metric, Vectors
+
+
+class TestFlat(VectorIndexConformance):
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return FlatIndex.build(ids, vectors, metric=metric)
+
+
+class TestPq(VectorIndexConformance):
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return PqIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
+class _Opened(VectorIndexConformance):
+    family = "flat"
+
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        parts = np.array_split(vectors, 3) if len(vectors) > 2 else [vectors]
+        dim = vectors.shape[1]
+        made = segments.write(folder, ids, parts, dim=dim, metric=metric, family=self.family)
+        return segments.open_segment(folder, made)
+
+
+class TestFlatOpened(_Opened):
+    family = "flat"
+
+
+class TestPqOpened(_Opened):
+    family = "pq"
+
+
+METRICS: list[Metric] = ["cosine", "ip", "l2"]
+
+
+def recall(found: Matches, expected: Matches) -> float:
+    pairs = zip(found.ids.tolist(), expected.ids.tolist(), strict=True)
+    return float(np.mean([len(set(a) & set(b)) / len(set(b)) for a, b in pairs]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 300), max_size=4),
+    metric=st.sampled_from(METRICS),
+    k=st.integers(1, 400),
+    coarse=st.booleans(),
+)
+def test_parts_answer_as_the_whole_to_the_bit(
+    cuts: list[int], metric: Metric, k: int, coarse: bool
+) -> None:
+    ids, base = np.arange(300), vectors(300)
+    if coarse:  # many ties
+        base = np.round(base * 2).astype(np.float16)
+    asked = vectors(3, seed=1).astype(np.float32)
+    whole = FlatIndex.build(ids, base, metric=metric).search(asked, k)
+    edges = sorted([0, *cuts, 300])
+    parts = [
+        FlatIndex.build(ids[a:b], base[a:b], metric=metric).search(asked, k)
+        for a, b in pairwise(edges)
+    ]
+    merged = matches.merge(parts, 3, k)
+    assert merged.ids.tolist() == whole.ids.tolist()
+    assert merged.scores.tolist() == whole.scores.tolist()
+
+
+@pytest.fixture(scope="module", params=["cosine", "l2"])
+def indexes(request: pytest.FixtureRequest, ann: Path) -> tuple[FlatIndex, PqIndex]:
+    base = np.load(ann / "sentences40k.base.f16.npy")
+    flat = FlatIndex.build(np.arange(len(base)), base, metric=request.param)
+    return flat, PqIndex.build(flat)
+
+
+@pytest.fixture(scope="module")
+def asked(ann: Path) -> Vectors:
+    queries: Vectors = np.load(ann / "sentences40k.queries.f16.npy")[:60].astype(np.float32)
+    return queries
+
+
+class TestRealSentences:
+    """40,000 embedded sentences: what the default effort finds."""
+
+    @pytest.mark.parametrize("k", [1, 10, 50])
+    def test_recall(self, indexes: tuple[FlatIndex, PqIndex], asked: Vectors, k: int) -> None:
+        flat, pq = indexes
+        assert recall(pq.search(asked, k), flat.search(asked, k)) >= 0.985
+
+    @pytest.mark.parametrize("share", [0.99, 0.5, 0.2, 0.1, 0.01, 0.001])
+    def test_recall_among_the_allowed(
+        self, indexes: tuple[FlatIndex, PqIndex], asked: Vectors, share: float
+    ) -> None:
+        flat, pq = indexes
+        allow = np.random.default_rng(0).random(len(flat.ids)) < share
+        found, expected = (i.search(asked[:40], 10, allow=allow) for i in (pq, flat))
+        assert recall(found, expected) >= 0.97
+
+    def test_flat_is_exact(self, indexes: tuple[FlatIndex, PqIndex], ann: Path) -> None:
+        flat, _ = indexes
+        asked = np.load(ann / "sentences40k.queries.f16.npy")[:50].astype(np.float32)
+        known = np.load(ann / "sentences40k.neighbours.i32.npy")[:50, :10]
+        # the known ones come from float32 vectors, these from their float16
+        assert recall(flat.search(asked, 10), Matches(known, known)) >= 0.98
+
+    def test_codes_are_repeatable(self, indexes: tuple[FlatIndex, PqIndex], tmp_path: Path) -> None:
+        flat, pq = indexes
+        assert pq.save(tmp_path / "a").crc32 == PqIndex.build(flat).save(tmp_path / "b").crc32
