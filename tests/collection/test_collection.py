@@ -487,7 +487,7 @@ async def test_metrics(tmp_path: Path, metric: str, first: str) -> None:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Chunk("x", "one"), Chunk("y", "two")], vectors)
         found = (await docs.search("", vector=np.array([1, 0.2], np.float32))).hits
-        assert [hit.chunk.document_id for hit in found][0] == first
+        assert found[0].chunk.document_id == first
         assert found[0].score > found[1].score
         if metric != "cosine":
             with pytest.raises(BadVectors, match="beyond 65,504"):
