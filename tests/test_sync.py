@@ -45,6 +45,13 @@ def test_every_method(tmp_path: Path) -> None:
         assert deltas[-1].answer is not None
         with pytest.raises(vivace.BadQuery):
             docs.search("")
+        steps: list[vivace.UpkeepProgress] = []
+        docs.compact(progress=steps.append)
+        docs.rebuild()
+        assert docs.verify(progress=steps.append) == []
+        assert steps
+        assert isinstance(docs.decisions(limit=5), list)
+        assert docs.search("apples").hits[0].chunk.document_id == "a"
 
 
 def test_documents_of_given_vectors_need_vectors(tmp_path: Path) -> None:
@@ -53,6 +60,17 @@ def test_documents_of_given_vectors_need_vectors(tmp_path: Path) -> None:
         pytest.raises(vivace.EmbeddingError, match="Pass the vectors"),
     ):
         docs.add([Document("a", "text")])
+
+
+def test_reembed(tmp_path: Path) -> None:
+    with vivace.open(tmp_path / "c", embed__model="given:4") as docs:
+        docs.add([Chunk("a", "Apples are red.")], np.eye(1, 4))
+    with pytest.raises(vivace.EmbedderMismatch):
+        vivace.open(tmp_path / "c")
+    assert vivace.reembed(tmp_path / "c").chunks == 1
+    with vivace.open(tmp_path / "c") as docs:
+        assert docs.search("apples").hits[0].stages["cosine"] > 0.3
+        assert docs.decisions()[-1].what == "reembed"
 
 
 def test_no_thread_is_left(tmp_path: Path) -> None:

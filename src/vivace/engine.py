@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -16,6 +16,8 @@ from vivace import settings as settings_module
 from vivace.collection import given
 from vivace.collection.corpus import Corpus
 from vivace.collection.pipeline import Pipeline
+from vivace.collection.place import collection_path as collection_path
+from vivace.collection.place import resolved
 from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
@@ -23,11 +25,10 @@ from vivace.collection.reembedding import Reembedded, reembed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.embed import names
-from vivace.errors import BadInput, CollectionNotFound, StoreError, VivaceError
+from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.generate import names as models
 from vivace.generate.extractive import Extractive
 from vivace.generate.prompted import Prompted
-from vivace.ingest.decode import absolute
 from vivace.ingest.sandbox import Passwords, Sandbox
 from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
@@ -200,7 +201,7 @@ class Collection:
             CollectionLocked: another process is writing.
             StoreUnwritable: the disk is full or read-only.
         """
-        roots = [_resolved(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+        roots = [resolved(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
         sources = from_paths(
             roots,
             max_bytes=self._settings.ingest.max_file_mib << 20,
@@ -432,25 +433,3 @@ class Collection:
             finally:
                 self._corpus.close()
                 self._operations.close()
-
-
-def collection_path(name: str | Path, settings: Settings) -> Path:
-    """Where a collection lives: a path as it is, a bare name under `settings.home`.
-
-    Raises:
-        CollectionNotFound: the name is empty or hidden.
-    """
-    text = str(name)
-    if isinstance(name, Path) or "/" in text or text in (".", ".."):
-        return _resolved(name)
-    if not text or text.startswith("."):
-        raise CollectionNotFound(f"{text!r} names no collection", fix="Give a name or a path")
-    return _resolved(settings.home) / "collections" / text
-
-
-def _resolved(path: str | Path) -> Path:
-    """From the root, without "..": one name for one place. A home that does not exist stays `~`."""
-    found = Path(path)
-    with suppress(RuntimeError):
-        found = found.expanduser()
-    return absolute(found)

@@ -71,9 +71,9 @@ def stepping_back(function: Callable[P, R]) -> Callable[P, R]:
 class YieldingBatcher(Generic[T, R]):
     """Two micro-batchers over one function: ingest and background on threads that give way.
 
-    The arguments are `MicroBatcher`'s; each of the two has `workers` threads. While questions come,
-    none waits for a passage's forward pass to end, and passages have every core that no question
-    wants. `clock` is in monotonic seconds.
+    The arguments are `MicroBatcher`'s. While questions come, none waits for a passage's forward
+    pass to end, and passages have every core but one, also when no question wants that one: a
+    passage takes its caches and its time to be taken off it. `clock` is in monotonic seconds.
 
     `cores` are held by the plain threads alone: one that has stepped back would keep its core from
     the question that the kernel lets go before it.
@@ -91,15 +91,17 @@ class YieldingBatcher(Generic[T, R]):
         cores: Cores | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        def batcher(
-            function: Callable[[list[T]], Sequence[R]], name: str, cores: Cores | None
-        ) -> MicroBatcher[T, R]:
-            return MicroBatcher(
-                function, workers=workers, cap=cap, size=size, budget=budget, name=name, cores=cores
-            )
-
-        self.plain = batcher(function, name, cores)
-        self.yielding = batcher(stepping_back(function), f"{name}-yielding", None)
+        self.plain: MicroBatcher[T, R] = MicroBatcher(
+            function, workers=workers, cap=cap, size=size, budget=budget, name=name, cores=cores
+        )
+        self.yielding: MicroBatcher[T, R] = MicroBatcher(
+            stepping_back(function),
+            workers=_beside(workers),
+            cap=cap,
+            size=size,
+            budget=budget,
+            name=f"{name}-yielding",
+        )
         self._clock = clock
         self._asked = clock() - QUIET
 
@@ -125,9 +127,9 @@ class YieldingBatcher(Generic[T, R]):
         return self.plain.statistics(), self.yielding.statistics()
 
     def resize(self, workers: int) -> None:
-        """So many threads of each kind at most, at least 1."""
+        """So many plain threads at most, at least 1."""
         self.plain.resize(workers)
-        self.yielding.resize(workers)
+        self.yielding.resize(_beside(workers))
 
     def bound(self, priority: Priority, workers: int | None) -> None:
         """At most so many threads of each kind do work of this priority or less urgent."""
@@ -138,6 +140,11 @@ class YieldingBatcher(Generic[T, R]):
         """Stop the threads after their running batch; fail what is queued. Idempotent, blocks."""
         self.plain.close()
         self.yielding.close()
+
+
+def _beside(workers: int) -> int:
+    """Threads that step back, where there are so many plain ones."""
+    return max(1, workers - 1)
 
 
 class Pace:
