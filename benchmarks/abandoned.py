@@ -128,7 +128,8 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
             FakeModel(mode="scripted", text="word " * 5_000, delay_ms=20, slots=100)
         )
         model = f"generate.model=openai:fake@{fake.url}"
-        arguments = ("serve", "--collection", where, "--port", "0", "--set", model)
+        admitted = ("--set", "admission.search=512", "--set", "admission.chat=512")
+        arguments = ("serve", "--collection", where, "--port", "0", "--set", model, *admitted)
         server = stack.enter_context(vivace(*arguments))
         watched = Watched(server)
         address, asked = server.first_line["address"], questions()

@@ -165,7 +165,7 @@ async def test_a_refusal_is_remembered_until_anything_changes() -> None:
     assert limit.refusal("", 0.501) is error.value  # the one refused had spent that on the way
     assert limit.refusal("", 2.0) is None  # with more time there may be room
     assert limit.refusal("another", 0.5) is None
-    assert limit.statistics().refused == {"full": 2}
+    assert limit.statistics().refused == {"full": 3}
     held.release()
     assert limit.refusal("", 0.5) is None
 

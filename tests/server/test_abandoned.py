@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.server.live import WAIT, Live, serving
 from vivace.embed.minilm import MiniLM
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.yielding import YieldingBatcher
-from vivace.settings import Settings
+from vivace.settings import Admission, Settings
 from vivace.testing.fake_llm import FakeModel
 
 CLIENTS = 25
@@ -133,12 +134,17 @@ def let_go(live: Live, leave: Callable[[], None]) -> None:
     assert live.served.trace.counters() == {"clients.gone": CLIENTS * ROUNDS}
 
 
+def open_to_all(config: Settings) -> Settings:
+    """So many at once that none waits for admission: what is behind it is tested here."""
+    return msgspec.structs.replace(config, admission=Admission(search=512, chat=512))
+
+
 def test_in_the_queue_and_in_the_forward_pass(
     config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
     monkeypatch.setattr(MiniLM, "_encode", gate.before(MiniLM._encode))
-    with serving(config, [handbook]) as live:
+    with serving(open_to_all(config), [handbook]) as live:
 
         def leave() -> None:
             gate.shut()
@@ -162,7 +168,7 @@ def waiting(live: Live) -> int:
 def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     monkeypatch.setattr(HybridSearcher, "_fused", gate.before(HybridSearcher._fused))
-    with serving(config, [handbook]) as live:
+    with serving(open_to_all(config), [handbook]) as live:
         pool = live.served.engine._pool
 
         def leave() -> None:
@@ -181,12 +187,11 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
 
 
 def test_in_the_stream(config: Settings, handbook: str) -> None:
-    import msgspec
 
     with FakeModel(mode="scripted", text="word " * 5000, delay_ms=5, slots=100) as fake:
         generate = msgspec.structs.replace(config.generate, model=f"openai:fake@{fake.url}")
         settings = msgspec.structs.replace(config, generate=generate)
-        with serving(settings, [handbook]) as live:
+        with serving(open_to_all(settings), [handbook]) as live:
 
             def leave() -> None:
                 with clients(live, STREAM) as opened:

@@ -26,7 +26,7 @@ START: Final = 8
 """The limit before anything is learned, within its bounds."""
 LONGEST_RETRY: Final = 30.0
 """Seconds."""
-PART: Final = 0.4
+PART: Final = 0.5
 """Share of the time beside its own work for which a call is let wait."""
 HOPELESS: Final = 0.8
 """A call with less time left than this share of what calls take is not begun."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, EmbeddingError
-from vivace.run.limit import Limit
+from vivace.run.limit import START, Limit
 from vivace.server.door import Running
 from vivace.server.errors import NoSuchModel
 from vivace.server.wire import DEFAULT_MODEL
-from vivace.settings import Admission, Settings
+from vivace.settings import Settings
 from vivace.trace import Trace
 
 _WARM = "How long does it take to load the model?"
@@ -24,16 +24,26 @@ SEARCH, CHAT = "search", "chat"
 """The kinds of requests that are limited."""
 
 
-def limits(settings: Admission) -> dict[str, Limit]:
+def limits(settings: Settings) -> dict[str, Limit]:
     """One for each kind of requests."""
+    admission = settings.admission
 
-    def limit(kind: str, fixed: int, patience: float) -> Limit:
-        lowest, highest = (fixed, fixed) if fixed else (1, settings.highest)
-        return Limit(kind, lowest=lowest, highest=highest, queue=settings.queue, patience=patience)
+    def limit(kind: str, fixed: int, patience: float, start: int = START) -> Limit:
+        lowest, highest = (fixed, fixed) if fixed else (1, admission.highest)
+        return Limit(
+            kind,
+            lowest=lowest,
+            highest=highest,
+            start=min(start, highest),
+            queue=admission.queue,
+            patience=patience,
+        )
 
+    # answers of a model wait for its server, not for this one: as many as have connections to it
+    answers = settings.generate.connections if settings.generate.model else START
     return {
-        SEARCH: limit(SEARCH, settings.search, settings.search_seconds),
-        CHAT: limit(CHAT, settings.chat, settings.chat_wait_seconds),
+        SEARCH: limit(SEARCH, admission.search, admission.search_seconds),
+        CHAT: limit(CHAT, admission.chat, admission.chat_wait_seconds, answers),
     }
 
 
@@ -57,7 +67,7 @@ class Served:
         self.ready = False
         self.draining = False
         """The server is stopping: what has begun goes on, nothing new begins."""
-        self.limits = limits(settings.admission)
+        self.limits = limits(settings)
         self._places = {served_name(name): name for name in collections}
         if len(self._places) < len(collections) or DEFAULT_MODEL in self._places:
             raise BadInput(
