@@ -45,6 +45,11 @@ class VivaceError(Exception):
         self.fix = fix
 
 
+def what_of(error: BaseException) -> str:
+    """What happened, without the fix: for a sentence that has one of its own."""
+    return error.what if isinstance(error, VivaceError) else str(error)
+
+
 class BadInput(VivaceError):
     """What the caller passed cannot be used."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from vivace.errors import CorruptIndex
+from vivace.errors import CorruptIndex, what_of
 from vivace.index import files
 from vivace.index.term_tail import TermTail
 from vivace.index.terms import TantivyTerms, TermSearcher
@@ -98,7 +98,7 @@ class Keywords:
             keywords.unfinished = _opstamp(here) != shown.opstamp
             return keywords
         except FAILURES as error:
-            lost("damaged", str(error))
+            lost("damaged", what_of(error))
             return None
 
     @classmethod
@@ -255,7 +255,7 @@ def problem(store: Store, folder: Path) -> str:
             return reason or "its last commit was cut off"
         held = TantivyTerms.open(folder).searcher().ids()
     except FAILURES as error:
-        return str(error)
+        return what_of(error)
     # what was removed since may be in it or not: its own merges drop it early
     added = store.ids(since=shown.epoch)
     here = np.setdiff1d(store.ids(), added)

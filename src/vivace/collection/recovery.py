@@ -19,7 +19,7 @@ from vivace.collection import manifest as manifests
 from vivace.collection.dense import Dense, Sealed, Segment
 from vivace.collection.manifest import Manifest, SegmentEntry
 from vivace.collection.sealing import LARGEST
-from vivace.errors import CorruptIndex
+from vivace.errors import CorruptIndex, what_of
 from vivace.index import files, segments
 from vivace.index.flat import FlatIndex
 from vivace.run.host import cores
@@ -129,7 +129,7 @@ def _open(folder: Path, entry: SegmentEntry) -> Segment | str:
     try:
         index = segments.open_segment(here, entry.files)
     except (CorruptIndex, OSError) as error:
-        return str(error)
+        return what_of(error)
     ids = index.ids
     if len(ids) != entry.files.n or not len(ids) or ids[0] < entry.first or ids[-1] > entry.last:
         return "holds other chunks than it should"

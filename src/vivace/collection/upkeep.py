@@ -45,7 +45,7 @@ class Upkeep:
             bad = [Finding(FILE, what, "It is begun anew") for what in self._operations.verify()]
             # opening has mended what it met: that is no less worth knowing
             mended = [
-                Finding(str(decision.before), decision.reason, "It has been rebuilt")
+                Finding(str(decision.before), decision.reason.rstrip("."), "It has been rebuilt")
                 for decision in self._operations.mended
             ]
             return [*self._corpus.verify(step), *bad, *mended]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -46,15 +47,15 @@ class Statistics:
     """Seconds between arrival and beginning, of what began."""
 
 
-class Worker(Generic[E]):
+class Worker(ABC, Generic[E]):
     """What one thread of a crew does its work with."""
 
     patience: float | None = None
     """Seconds without work after which it rests; None is never."""
 
+    @abstractmethod
     def run(self, batch: list[E]) -> None:
         """Do it, and set `error` of what failed."""
-        raise NotImplementedError
 
     def rest(self) -> None:
         """There was no work for long: give back what costs."""

@@ -6,6 +6,7 @@ class TestMine(VectorIndexConformance):
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
@@ -71,7 +72,7 @@ def recall(found: Matches, expected: Matches) -> float:
     return hits / total if total else 1.0
 
 
-class VectorIndexConformance:
+class VectorIndexConformance(ABC):
     """Inherited by a test class that builds one family of indexes in one way."""
 
     floor = 0.95
@@ -81,9 +82,9 @@ class VectorIndexConformance:
 
     _built: ClassVar[dict[Metric, VectorIndex]] = {}
 
+    @abstractmethod
     def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
         """The index to be tested; `folder` is empty and its own."""
-        raise NotImplementedError
 
     @pytest.fixture(params=["cosine", "ip", "l2"])
     def metric(self, request: pytest.FixtureRequest) -> Metric:
