@@ -13,6 +13,7 @@
     │   ├── CollectionTooNew    written by a later version of Vivace
     │   ├── EmbedderMismatch    the collection was made with another embedder
     │   └── StoreUnwritable     read-only or full disk
+    ├── InfeasibleObjective     no plan keeps to the objective; carries the nearest one
     ├── CorruptIndex            a derived file is damaged; it is rebuilt from the store
     ├── EmbeddingError          the embedder could not embed
     ├── GenerationError         the model server could not answer
@@ -101,6 +102,14 @@ class EmbedderMismatch(StoreError):
 
 class StoreUnwritable(StoreError):
     """The disk is read-only or full."""
+
+
+class InfeasibleObjective(VivaceError):
+    """No plan keeps to the objective. `nearest` is the tuning whose choice comes closest."""
+
+    def __init__(self, what: str, *, nearest: object, fix: str = "") -> None:
+        super().__init__(what, fix=fix)
+        self.nearest = nearest
 
 
 class CorruptIndex(VivaceError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, Self, TypeAlias
 
 from vivace.errors import IngestError, VivaceError
 from vivace.types import (
@@ -16,6 +16,7 @@ from vivace.types import (
     Delta,
     Document,
     Embedded,
+    Footprint,
     Halves,
     Ids,
     Matches,
@@ -86,13 +87,32 @@ class VectorIndex(Protocol):
     capabilities: ClassVar[Capabilities]
 
     @classmethod
-    def estimate_bytes(cls, n: int, dim: int, **params: int) -> int:
-        """Bytes of an index over n vectors, mapped ones counted as if all were resident."""
+    def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
+        """What an index over n vectors takes, without building it."""
         ...
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
         """CPU seconds that building takes, roughly: within a factor of three."""
+        ...
+
+    @classmethod
+    def candidates(cls, n: int, dim: int) -> list[dict[str, int]]:
+        """Parameters worth trying over n vectors, the likeliest first; `{}` is the default."""
+        ...
+
+    @property
+    def footprint(self) -> Footprint:
+        """What this one takes."""
+        ...
+
+    def efforts(self, k: int) -> tuple[int, int]:
+        """The least and the greatest effort worth trying when k are asked for; the greatest finds
+        (nearly) everything."""
+        ...
+
+    def adjusted(self, **params: int) -> Self:
+        """This index with other `capabilities.search_params`; shares everything that was built."""
         ...
 
     @property
@@ -113,12 +133,17 @@ class VectorIndex(Protocol):
     ) -> Matches:
         """The k nearest allowed of each query (q, dim); equal scores ascend by id.
 
-        `effort` is one monotone number, 0 being the family's default: a higher one never finds
-        less. A row's score is exact and depends on nothing but the row and the query.
+        `effort` is one monotone number: how many candidates, nodes or cells the family looks at; a
+        higher one never finds less. 0 is the family's default for its size and k. A row's score is
+        exact and depends on nothing but the row and the query.
 
         Raises:
             BadVectors: queries of another dimension, or with NaN or infinity.
         """
+        ...
+
+    def exact(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
+        """The k nearest allowed by brute force over `vectors`; otherwise as `search`."""
         ...
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:

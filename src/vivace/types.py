@@ -119,6 +119,63 @@ class Capabilities:
     effort: bool
     """More `effort` finds more and costs more; without it, the number changes nothing."""
     metrics: frozenset[Metric] = frozenset({"cosine", "ip", "l2"})
+    search_params: frozenset[str] = frozenset()
+    """Parameters that `VectorIndex.adjusted` changes without building anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What an index takes, in bytes."""
+
+    resident: int
+    """Held in memory, and what of its files every search reads."""
+    mapped: int
+    """Of its files what a search touches here and there, and memory pressure may drop."""
+
+    @property
+    def total(self) -> int:
+        return self.resident + self.mapped
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What an index has to keep to; of those that do, the one of least CPU a query is best."""
+
+    recall: float = 0.95
+    """Floor of recall@k against exact search."""
+    p95_ms: float | None = None
+    """Most milliseconds of a dense search, one thread."""
+    memory_bytes: int | None = None
+    """Most resident bytes of the index; see `Footprint`."""
+    k: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which index, and how it is asked."""
+
+    family: str
+    params: Mapping[str, int] = field(default_factory=dict)
+    effort: int = 0
+    """As of `VectorIndex.search`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan and what it measured: recall with its 95 % interval, times a query on one thread."""
+
+    plan: Plan
+    recall: float
+    recall_low: float
+    recall_high: float
+    p50_ms: float
+    p95_ms: float
+    cpu_ms: float
+    """Mean."""
+    footprint: Footprint
+    build_seconds: float
+    queries: int
+    """How many it was measured on."""
 
 
 @dataclass(frozen=True, slots=True)

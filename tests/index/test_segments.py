@@ -145,5 +145,5 @@ def test_sizes_are_as_estimated(tmp_path: Path) -> None:
         made = written(tmp_path / family, family)
         size = sum(e.bytes for e in made.files)
         overhead = 8_192  # headers, centroids, the last block of codes
-        assert 0 <= size - index.estimate_bytes(N, DIM) < overhead
+        assert 0 <= size - index.estimate_bytes(N, DIM).total < overhead
         assert [entry(tmp_path / family / e.name) for e in made.files] == list(made.files)

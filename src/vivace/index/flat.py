@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from vivace.errors import BadVectors
 from vivace.index import checks, matches, native, rowfile
 from vivace.index.files import FileEntry
-from vivace.types import Bitmap, Capabilities, Halves, Ids, Matches, Metric, Scores, Vectors
+from vivace.types import (
+    Bitmap,
+    Capabilities,
+    Footprint,
+    Halves,
+    Ids,
+    Matches,
+    Metric,
+    Scores,
+    Vectors,
+)
 
 _GATHER = 64
 _GATHER_SHARE = 0.005
@@ -44,14 +54,19 @@ class FlatIndex:
         self._metric: Metric = metric
 
     @classmethod
-    def estimate_bytes(cls, n: int, dim: int, **params: int) -> int:
-        """Float16 rows and int64 ids; all of it is mapped where the index was opened."""
-        return n * (2 * dim + 8)
+    def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
+        """Float16 rows and int64 ids: every search reads all rows, so all of it is resident."""
+        return Footprint(n * (2 * dim + 8), 0)
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
         """A copy at 0.5 GB/s: what checking, summing and writing the rows leaves."""
-        return 2e-9 * cls.estimate_bytes(n, dim)
+        return 2e-9 * cls.estimate_bytes(n, dim).total
+
+    @classmethod
+    def candidates(cls, n: int, dim: int) -> list[dict[str, int]]:
+        """There is nothing to choose."""
+        return [{}]
 
     @classmethod
     def build(cls, ids: Ids, vectors: Halves, *, metric: Metric = "cosine", **params: int) -> Self:
@@ -94,6 +109,18 @@ class FlatIndex:
         return rowfile.write(path, [self.vectors], n=n, dim=dim, metric=self._metric)
 
     @property
+    def footprint(self) -> Footprint:
+        return self.estimate_bytes(*self.vectors.shape)
+
+    def efforts(self, k: int) -> tuple[int, int]:
+        """All the same."""
+        return 0, 0
+
+    def adjusted(self, **params: int) -> Self:
+        """Itself: there is nothing to adjust."""
+        return self
+
+    @property
     def metric(self) -> Metric:
         return self._metric
 
@@ -125,6 +152,10 @@ class FlatIndex:
         if allowed <= max(_GATHER, _GATHER_SHARE * len(self._ids)):
             return self.among(queries, np.flatnonzero(mask), k)
         return self._best(self._scan(native.selecting(mask)), queries, k, allowed)
+
+    def exact(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
+        """As `search`."""
+        return self.search(queries, k, allow=allow)
 
     def among(self, queries: Vectors, rows: Ids, k: int) -> Matches:
         """The k nearest of some rows (places in `ids`, distinct), by copying them together."""

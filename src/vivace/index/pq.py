@@ -14,7 +14,17 @@ from vivace.errors import CorruptIndex
 from vivace.index import checks, files, matches, native, rowfile
 from vivace.index.files import FileEntry
 from vivace.index.flat import FlatIndex, mask_of
-from vivace.types import Bitmap, Capabilities, Halves, Ids, Matches, Metric, Scores, Vectors
+from vivace.types import (
+    Bitmap,
+    Capabilities,
+    Footprint,
+    Halves,
+    Ids,
+    Matches,
+    Metric,
+    Scores,
+    Vectors,
+)
 
 _WIDTH, _WIDTH_EACH = 80, 12
 """Candidates refined at effort 0: some, and some for each one asked for."""
@@ -44,14 +54,19 @@ class PqIndex:
         self._refining = native.refining(codes, flat.native)
 
     @classmethod
-    def estimate_bytes(cls, n: int, dim: int, **params: int) -> int:
-        """The codes, held in memory, beside the rows of `flat`."""
-        return FlatIndex.estimate_bytes(n, dim) + n * _sub_vectors(dim, **params) // 2
+    def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
+        """The codes and ids, held in memory, over the mapped rows of `flat`."""
+        return Footprint(n * _sub_vectors(dim, **params) // 2 + 8 * n, 2 * n * dim)
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
         """Training on a sample, then encoding every row."""
         return dim * (1.5e-7 * min(n, _SAMPLE) + 1.6e-8 * n)
+
+    @classmethod
+    def candidates(cls, n: int, dim: int) -> list[dict[str, int]]:
+        """Codes of 4 and of 2 dimensions each."""
+        return [{}, {"width": 2}]
 
     @classmethod
     def build(cls, flat: FlatIndex, **params: int) -> Self:
@@ -105,6 +120,19 @@ class PqIndex:
         return files.write(path, [faiss.serialize_index(self._codes).data])
 
     @property
+    def footprint(self) -> Footprint:
+        n, dim = self.vectors.shape
+        return Footprint(n * self._codes.code_size + 8 * n, 2 * n * dim)
+
+    def efforts(self, k: int) -> tuple[int, int]:
+        """From k candidates refined to a tenth of the rows."""
+        return k, max(k, min(len(self.ids), 64 * k, 1 + len(self.ids) // 10))
+
+    def adjusted(self, **params: int) -> Self:
+        """Itself: there is nothing to adjust."""
+        return self
+
+    @property
     def metric(self) -> Metric:
         return self._flat.metric
 
@@ -116,6 +144,10 @@ class PqIndex:
     def vectors(self) -> Halves:
         return self._flat.vectors
 
+    def exact(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
+        """The k nearest by brute force over the rows."""
+        return self._flat.search(queries, k, allow=allow)
+
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
         """As `FlatIndex.similarity`: exact."""
         return self._flat.similarity(query, ids)
@@ -125,10 +157,10 @@ class PqIndex:
     ) -> Matches:
         """The k nearest allowed ids of each query (q, dim) float32 as far as the codes tell.
 
-        `effort` n refines n more candidates for each one asked for.
+        `effort` is how many candidates are refined, at least k.
         """
         queries = checks.queries(queries, self._codes.d)
-        n, width = len(self.ids), max(k, _WIDTH + (_WIDTH_EACH + effort) * k)
+        n, width = len(self.ids), max(k, effort or _WIDTH + _WIDTH_EACH * k)
         if n * (_SCAN_ROW - _SCAN_CODE) <= _CALL + width * _REFINE or k < 1 or not len(queries):
             return self._flat.search(queries, k, allow=allow)
         if allow is None:

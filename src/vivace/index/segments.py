@@ -72,6 +72,28 @@ def write(
     return SegmentFiles(family, chosen, len(ids), dim, metric, tuple(entries))
 
 
+def build(flat: FlatIndex, family: str, params: Mapping[str, int] | None = None) -> VectorIndex:
+    """An index of a family over rows that are already there, in memory alone.
+
+    Raises:
+        BadInput: no such family.
+    """
+    if family == FlatIndex.family:
+        return flat
+    return coded(family).build(flat, **(params or {}))
+
+
+def coded(family: str) -> type[PqIndex]:
+    """The class of a family that has codes.
+
+    Raises:
+        BadInput: no such family.
+    """
+    if family not in _CODED:
+        raise BadInput(f"no index family {family!r}", fix=f"Use one of {', '.join(FAMILIES)}")
+    return _CODED[family]
+
+
 def open_segment(folder: Path, described: SegmentFiles) -> VectorIndex:
     """Map a segment. Does not read it all: `files.damaged(folder, described.files)` does.
 

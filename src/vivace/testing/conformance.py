@@ -286,13 +286,13 @@ class VectorIndexConformance(ABC):
     def test_more_effort_never_finds_less(self, index: VectorIndex, metric: Metric) -> None:
         asked = questions(40)
         expected = brute(index.ids, index.vectors, asked, 10, metric)
-        found = [recall(index.search(asked, 10, effort=e), expected) for e in (0, 4, 16, 64, 10**6)]
+        found = [recall(index.search(asked, 10, effort=e), expected) for e in (4, 16, 64, 10**6)]
         assert found == sorted(found)
         assert found[-1] == 1.0
 
     def test_estimates_grow(self, index: VectorIndex) -> None:
         family = type(index)
-        assert family.estimate_bytes(self.rows, DIM) >= index.vectors.nbytes
-        assert 0 <= family.estimate_bytes(100, 8) < family.estimate_bytes(1000, 8)
+        assert family.estimate_bytes(self.rows, DIM).total >= index.vectors.nbytes
+        assert 0 <= family.estimate_bytes(100, 8).total < family.estimate_bytes(1000, 8).total
         assert 0 <= family.estimate_seconds(100, 8) < family.estimate_seconds(1000, 8)
-        assert family.estimate_bytes(1000, 8) < family.estimate_bytes(1000, 64)
+        assert family.estimate_bytes(1000, 8).total < family.estimate_bytes(1000, 64).total

@@ -1,1 +1,1 @@
-"""What should change, and why?"""
+"""What should change, and why? Plans, trials, racing, the recall guard."""
