@@ -77,5 +77,5 @@ def test_copying_stays_within_n_log_n() -> None:
             dense = dense.changed(np.array([id]), rows(rng, 1), np.empty(0, np.int64))
     finally:
         FlatIndex.build = built  # type: ignore[method-assign]
-    assert copied <= n * (2 + np.log2(n))
-    assert len(dense.segments) <= 1 + np.log2(n)
+    assert copied <= 8 * n * np.log(n) / np.log(8)
+    assert len(dense.segments) <= 1 + np.log(n) / np.log(8)
