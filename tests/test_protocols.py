@@ -7,6 +7,9 @@ from vivace.embed.given import Given
 from vivace.embed.minilm import MiniLM
 from vivace.generate.extractive import Extractive
 from vivace.index.flat import FlatIndex
+from vivace.index.graph import GraphIndex
+from vivace.index.hnsw import HnswIndex
+from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.index.terms import TantivyTerms
 from vivace.ingest.html import HtmlReader
@@ -24,7 +27,7 @@ from vivace.protocols import (
 )
 from vivace.retrieve.hybrid import HybridSearcher
 
-VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex, PqIndex]
+VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex, PqIndex, IvfIndex, HnswIndex, GraphIndex]
 TERM_INDEXES: list[type[TermIndex]] = [TantivyTerms]
 CANDIDATE_SOURCES: list[type[CandidateSource]] = [Snapshot]
 EMBEDDERS: list[type[Embedder]] = [MiniLM, Given]
