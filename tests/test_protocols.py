@@ -37,5 +37,11 @@ READERS: list[type[Reader]] = [TextReader, MarkdownReader, HtmlReader, JsonLines
 
 
 def test_families_are_named() -> None:
-    assert [index.family for index in VECTOR_INDEXES] == ["flat", "pq"]
+    assert [index.family for index in VECTOR_INDEXES] == [
+        "flat",
+        "pq",
+        "ivf",
+        "hnsw",
+        "graph",
+    ]
     assert len({name for reader in READERS for name in reader.suffixes}) >= 8
