@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vivace.index import matches, segments
+from vivace.errors import BadInput, MissingExtra
+from vivace.index import graph, matches, segments
 from vivace.index.flat import FlatIndex
+from vivace.index.graph import GraphIndex
+from vivace.index.hnsw import HnswIndex
+from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
 from vivace.testing.conformance import VectorIndexConformance, vectors
@@ -26,6 +31,33 @@ class TestFlat(VectorIndexConformance):
 class TestPq(VectorIndexConformance):
     def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
         return PqIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
+class TestHnsw(VectorIndexConformance):
+    rows = 8_000
+
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
+class TestHnswOverCodes(VectorIndexConformance):
+    rows = 8_000
+
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric), bits=8)
+
+
+class TestIvf(VectorIndexConformance):
+    rows = 8_000
+
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return IvfIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
+@pytest.mark.skipif(not graph.installed(), reason="rabitqlib is not installed")
+class TestGraph(VectorIndexConformance):
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return GraphIndex.build(FlatIndex.build(ids, vectors, metric=metric))
 
 
 class _Opened(VectorIndexConformance):
@@ -44,6 +76,21 @@ class TestFlatOpened(_Opened):
 
 class TestPqOpened(_Opened):
     family = "pq"
+
+
+class TestIvfOpened(_Opened):
+    family = "ivf"
+    rows = 8_000
+
+
+@pytest.mark.skipif(not graph.installed(), reason="rabitqlib is not installed")
+class TestGraphOpened(_Opened):
+    family = "graph"
+
+
+class TestHnswOpened(_Opened):
+    family = "hnsw"
+    rows = 8_000
 
 
 METRICS: list[Metric] = ["cosine", "ip", "l2"]
@@ -119,3 +166,50 @@ class TestRealSentences:
     def test_codes_are_repeatable(self, indexes: tuple[FlatIndex, PqIndex], tmp_path: Path) -> None:
         flat, pq = indexes
         assert pq.save(tmp_path / "a").crc32 == PqIndex.build(flat).save(tmp_path / "b").crc32
+
+    def test_batches_answer_as_single_queries(
+        self, indexes: tuple[FlatIndex, PqIndex], asked: Vectors
+    ) -> None:
+        flat, _ = indexes
+        for k in (1, 10, 100):
+            whole = flat.search(asked, k)
+            single = matches.stacked([flat.search(query, k) for query in asked[:, None]])
+            assert whole.ids.tolist() == single.ids.tolist()
+            assert whole.scores.tolist() == single.scores.tolist()
+
+    @pytest.mark.parametrize(
+        ("family", "params"),
+        [
+            ("ivf", {}),
+            ("hnsw", {"M": 16}),
+            ("hnsw", {"M": 16, "bits": 8}),
+        ],
+    )
+    def test_default_effort_of_the_other_families(
+        self,
+        indexes: tuple[FlatIndex, PqIndex],
+        asked: Vectors,
+        family: str,
+        params: dict[str, int],
+    ) -> None:
+        flat, _ = indexes
+        other = segments.build(flat, family, params)
+        assert recall(other.search(asked, 10), flat.search(asked, 10)) >= 0.95
+        greatest = other.efforts(10)[1]
+        assert recall(other.search(asked, 10, effort=greatest), flat.search(asked, 10)) >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("family", "params"),
+    [("hnsw", {"M": 1}), ("hnsw", {"bits": 4}), ("ivf", {"nlist": 10**6}), ("ivf", {"width": 0})],
+)
+def test_parameters_out_of_range_are_refused(family: str, params: dict[str, int]) -> None:
+    flat = FlatIndex.build(np.arange(300), vectors(300))
+    with pytest.raises(BadInput):
+        segments.build(flat, family, params)
+
+
+def test_without_its_library_the_graph_says_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rabitqlib", None)
+    with pytest.raises(MissingExtra, match=r"vivace\[graph\]"):
+        GraphIndex.build(FlatIndex.build(np.arange(900), vectors(900)))
