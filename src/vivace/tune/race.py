@@ -1,0 +1,392 @@
+"""Which index, asked how, keeps to an objective at the least CPU? Constrained racing.
+
+Formulas rule candidates out before anything is built; each build is asked with the least effort
+whose recall is surely at or above the floor; what costs clearly more than the best so far is left
+at once (the racing of Maron and Moore, "Hoeffding races", 1994, under constraints); the last ones
+are timed side by side. Two thirds of the questions decide, the rest report: see `Race.report`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from vivace.errors import BadInput, InfeasibleObjective
+from vivace.index import segments
+from vivace.index.flat import FlatIndex
+from vivace.protocols import VectorIndex
+from vivace.tune import candidates, choice, fingerprint, intervals, measure
+from vivace.tune.candidates import Candidate
+from vivace.tune.entries import Entry, beside, trial
+from vivace.tune.ladder import Ladder, Rung
+from vivace.tune.measure import Contender, Times
+from vivace.tune.pattern import pattern
+from vivace.tune.questions import Questions, drawn, split
+from vivace.tune.tuning import Rejected, Tuning, Workload
+from vivace.types import Objective, Plan, Trial, UpkeepProgress
+
+Progress: TypeAlias = Callable[[UpkeepProgress], None]
+
+_DEAR = 1.5
+"""So many times the best CPU, and a candidate is left."""
+_FAMILY_DEAR = 2.0
+"""So many times the best CPU, and no more of a family is built: parameters change less."""
+_NEIGHBOURS_SHARE = 0.15
+"""Of the budget, what finding the true neighbours may take."""
+_RACE_SHARE = 0.9
+"""Of the budget, when building and trying ends, so that the rest is left for the last timing."""
+_ROUNDS = 5
+_FINALISTS = 4
+_CORRECTIONS = 3
+_SLOW_MS = 5.0
+"""From here on an index is timed with few questions."""
+_BAD_LUCK = 0.3
+"""Logarithm of how far a p95 may be over its limit to be timed once more."""
+_FEW_ROWS = 1_000
+"""Below it a scan takes no longer than the call around it, and no index gains anything."""
+
+
+def tune(
+    flat: FlatIndex,
+    workload: Workload,
+    objective: Objective,
+    *,
+    families: Sequence[str] | None = None,
+    budget_seconds: float = 120.0,
+    builds: int = 8,
+    progress: Progress = lambda _: None,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Tuning:
+    """The plan that keeps to the objective over these rows at the least CPU a question.
+
+    Runs on the calling thread alone, leaves no thread settings behind, and builds without the GIL.
+    `progress` is called every few milliseconds between builds and may raise to end it: a
+    `KeyboardInterrupt`, also one of the user's, ends with the best so far, anything else is passed
+    on. `families` are those that may be chosen, all by default.
+
+    Raises:
+        BadInput: an objective outside its range, too few questions, or no such family.
+        BadVectors: questions of another dimension, or with NaN or infinity.
+        InfeasibleObjective: nothing that was tried keeps to it; carries the nearest `Tuning`.
+        KeyboardInterrupt: before anything was measured.
+    """
+    _check(objective, flat)
+    race = Race(flat, workload, objective, budget_seconds, builds, progress, seed, clock)
+    try:
+        race.run(segments.FAMILIES if families is None else families)
+    except KeyboardInterrupt:
+        if not race.entries:
+            raise
+        race.interrupted = True
+    return race.report()
+
+
+class Race:
+    """One run of `tune`."""
+
+    def __init__(
+        self,
+        flat: FlatIndex,
+        workload: Workload,
+        objective: Objective,
+        budget: float,
+        builds: int,
+        progress: Progress,
+        seed: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._flat = flat
+        self._workload = workload
+        self._objective = objective
+        self._budget = budget
+        self._most_builds = builds
+        self._progress = progress
+        self._seed = seed
+        self._clock = clock
+        self._began = clock()
+        self._at = UpkeepProgress("neighbours")
+        self._builds = 0
+        self._rejected = list[Rejected]()
+        self._beside = list[Trial]()
+        self.entries = list[Entry]()
+        self.interrupted = False
+        self._all: Questions
+        self._deciding: Questions
+        self._held: Questions
+
+    def run(self, families: Sequence[str]) -> None:
+        """Find neighbours, then build and try candidate after candidate."""
+        n, dim = self._flat.vectors.shape
+        usable, self._rejected = candidates.installed(families)
+        listed = candidates.listed(n, dim, usable)
+        self._all, _ = drawn(
+            self._flat,
+            self._workload.vectors,
+            self._objective.k,
+            seconds=self._budget * _NEIGHBOURS_SHARE,
+            seed=self._seed,
+            step=lambda done, total: self._step("neighbours", done, total),
+        )
+        self._deciding, self._held = split(self._all, self._seed)
+        allowed, rejected = candidates.affordable(listed, self._objective.memory_bytes)
+        self._rejected += rejected
+        if FlatIndex.family in families or not allowed:
+            self._exact()
+        if not allowed and listed and self._objective.memory_bytes is not None:
+            # so that it can be told what the smallest one would do
+            smallest = min(listed, key=lambda c: c.resident)
+            if smallest.resident < self._flat.footprint.resident:
+                allowed = [smallest]
+        if n < _FEW_ROWS and self._best() is not None:
+            reason = f"{n} rows are searched as soon without an index"
+            self._rejected += [Rejected(c.family, dict(c.params), reason) for c in allowed]
+            allowed = []
+        for number, candidate in enumerate(allowed):
+            self._step("candidates", number, len(allowed))
+            if not self._room(candidate):
+                continue
+            self._build(candidate)
+
+    def report(self) -> Tuning:
+        """The choice, measured on the held-out third.
+
+        The best by the deciding questions is asked the held-out ones. If it misses the floor there
+        (by its mean) it gets the least effort that exceeds the floor on the deciding questions by
+        as much as was missed, up to three times; if p95 or the floor is still missed, the next best
+        is taken. So the held-out questions only ever make the choice more careful; where they did,
+        its held-out recall is a little flattered.
+        """
+        finalists = [entry.trial() for entry in self._finals()]
+        measured = [entry.trial() for entry in self.entries]
+        order = choice.ranked(finalists, self._objective)
+        order += choice.ranked([t for t in measured if t not in finalists], self._objective)
+        passed = list[str]()
+        for decided in order:
+            entry = next(e for e in self.entries if e.plan == decided.plan)
+            held = self._held_out(entry)
+            if held is not None:
+                others = [other for other in order if other is not decided]
+                said = choice.reason(held, decided, others, self._objective)
+                return self._tuning(held, " ".join([*passed, said]))
+            passed.append(f"{choice.named(decided.plan)} did not hold on the held-out questions.")
+        near = next(
+            e for e in self.entries if e.plan == choice.nearest(measured, self._objective).plan
+        )
+        why = choice.shortfall(measured, self._objective) if not order else passed[-1].rstrip(".")
+        among = "Of what was tried before it was ended, n" if self.interrupted else "N"
+        raise InfeasibleObjective(
+            f"{among}othing keeps to the objective: {why}",
+            nearest=self._tuning(self._told(near, near.plan.effort), f"{why}."),
+            fix="Ask for less recall, allow more time or memory, or take the nearest plan",
+        )
+
+    def _room(self, candidate: Candidate) -> bool:
+        """Whether there is a build and time left for it; if not, why is kept."""
+        left = self._began + _RACE_SHARE * self._budget - self._clock()
+        if (times := self._behind(candidate.family)) > _FAMILY_DEAR:
+            reason = f"what was tried of its family takes {times:.2g} times the CPU of the best"
+        elif self._builds >= self._most_builds:
+            reason = f"{self._most_builds} builds had been made"
+        elif left <= 0:
+            self.interrupted = True
+            reason = f"the {self._budget:g} s for tuning were over"
+        elif candidate.seconds > left:
+            reason = f"building takes about {candidate.seconds:.3g} s, {left:.3g} s were left"
+        else:
+            return True
+        self._rejected.append(Rejected(candidate.family, dict(candidate.params), reason))
+        return False
+
+    def _behind(self, family: str) -> float:
+        """How many times the best CPU the best of a family takes; 0 while nobody knows."""
+        of_family = [entry.relative for entry in self.entries if entry.plan.family == family]
+        best = self._best()
+        return min(of_family) / best.relative if best is not None and of_family else 0.0
+
+    def _exact(self) -> None:
+        """The rows themselves: no build, full recall, and the CPU that others have to beat."""
+        plan, ladder = Plan(FlatIndex.family), self._ladder(self._flat)
+        times = self._timed([Contender(self._flat, 0)], few=True)[0]
+        known = intervals.certain(len(self._deciding))
+        self.entries.append(Entry(plan, self._flat, ladder, known, 0.0, times))
+
+    def _build(self, candidate: Candidate) -> None:
+        self._builds += 1
+        began = self._clock()
+        built = segments.build(self._flat, candidate.family, candidate.params)
+        seconds = self._clock() - began
+        for searched in candidate.searched:
+            index = built.adjusted(**searched) if searched else built
+            self._try(candidate.family, {**candidate.params, **searched}, index, seconds)
+
+    def _try(self, family: str, params: dict[str, int], index: VectorIndex, seconds: float) -> None:
+        ladder, best = self._ladder(index), self._best()
+        ratios = list[float]()
+
+        def dear(effort: int, rung: Rung) -> bool:
+            # asked in batches, which is cheaper: what is dear even so is compared side by side
+            if best is None or rung.cpu_ms <= _DEAR * best.times.cpu_ms:
+                return False
+            mine, its = self._timed([Contender(index, effort), best.contender], few=True)
+            ratios.append(mine.cpu_ms / its.cpu_ms)
+            return ratios[-1] > _DEAR
+
+        effort = ladder.least(self._objective.recall, dear)
+        if effort is None:
+            effort = max(ladder.rungs)
+            left = ratios and ratios[-1] > _DEAR and best is not None
+            if not left:
+                ladder.all(effort)
+            found = ladder.recall(effort)
+            reason = f"finds {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) at most"
+            if found.mean >= self._objective.recall:
+                reason += ": more and other questions would be needed to be sure of the floor"
+            if left and best is not None:
+                reason = (
+                    f"at effort {effort} takes {ratios[-1]:.2g} times the CPU of "
+                    f"{choice.named(best.plan)} and has not reached the floor"
+                )
+            self._rejected.append(Rejected(family, params, reason))
+        self._enter(Plan(family, params, effort), index, ladder, seconds, best)
+
+    def _enter(
+        self, plan: Plan, index: VectorIndex, ladder: Ladder, seconds: float, best: Entry | None
+    ) -> None:
+        """Time a plan beside the best so far, and beside other efforts of its own."""
+        efforts = beside(ladder, plan.effort)
+        contenders = [Contender(index, effort) for effort in (plan.effort, *efforts)]
+        against = best or (self.entries[0] if self.entries else None)
+        rivals = [against.contender] if against is not None else []
+        mine, *others = self._timed([*contenders, *rivals], few=True)
+        relative = 1.0
+        if against is not None:
+            relative = against.relative * mine.cpu_ms / max(others[-1].cpu_ms, 1e-9)
+        recall = ladder.recall(plan.effort)
+        self.entries.append(Entry(plan, index, ladder, recall, seconds, mine, relative))
+        for effort, times in zip(efforts, others):
+            other = replace(plan, effort=effort)
+            self._beside.append(trial(other, index, ladder.recall(effort), seconds, times))
+
+    def _lacks(self, entry: Entry) -> dict[str, float]:
+        return choice.lacks(entry.trial(), self._objective)
+
+    def _best(self) -> Entry | None:
+        fit = [entry for entry in self.entries if not self._lacks(entry)]
+        return min(fit, key=lambda entry: entry.relative, default=None)
+
+    def _finals(self) -> list[Entry]:
+        """Those that may be best, timed side by side and for longer."""
+        running = []
+        for entry in self.entries:
+            lacking = self._lacks(entry)
+            # a p95 that is missed by little may have been bad luck
+            if not lacking or (set(lacking) == {"p95"} and lacking["p95"] < _BAD_LUCK):
+                running.append(entry)
+        running.sort(key=lambda entry: entry.relative)
+        limit = _DEAR * running[0].relative if running else 0.0
+        running = [entry for entry in running if entry.relative <= limit][:_FINALISTS]
+        self._step("finals", 0, len(running))
+        times = self._timed([entry.contender for entry in running]) if running else []
+        for entry, its in zip(running, times):
+            entry.times = its
+        return running
+
+    def _held_out(self, entry: Entry) -> Trial | None:
+        """The entry on the held-out questions, if need be with more effort; None if it fails."""
+        effort, floor = entry.plan.effort, self._objective.recall
+        asked = floor
+        for _ in range(_CORRECTIONS + 1):
+            told = self._told(entry, effort)
+            if told.recall >= floor:
+                break
+            asked = min(1.0, asked + floor - told.recall)
+            found = entry.ladder.least(asked, lambda effort, rung: False)
+            greatest = entry.index.efforts(self._objective.k)[1]
+            if effort >= greatest:
+                return None
+            effort = max(effort + 1, found) if found else min(greatest, round(1.25 * effort) + 1)
+        for _ in range(2):
+            missed = choice.lacks(told, self._objective).keys() - {"recall"}
+            if told.recall >= floor and not missed:
+                return told
+            if told.recall < floor:
+                return None
+            told = self._told(entry, effort)  # a p95 once more: noise only ever adds
+        return None
+
+    def _told(self, entry: Entry, effort: int) -> Trial:
+        """An entry on the held-out third."""
+        held, k = self._held, self._objective.k
+        self._step("held out", 0, 1)
+        if entry.index.capabilities.exact:
+            recall = intervals.certain(len(held))
+        else:
+            found = entry.index.search(held.vectors, k, effort=effort)
+            recall = intervals.recall(held.recalls(found, 0, len(held)), held.groups)
+        slow = entry.times.cpu_ms > _SLOW_MS
+        times = measure.times(
+            [Contender(entry.index, effort)],
+            held.vectors[: 16 if slow else None],
+            k,
+            rounds=2 if slow else _ROUNDS,
+            step=self._again,
+        )[0]
+        plan = replace(entry.plan, effort=effort)
+        return trial(plan, entry.index, recall, entry.build_seconds, times)
+
+    def _tuning(self, chosen: Trial, reason: str) -> Tuning:
+        n, dim = self._flat.vectors.shape
+        measured = [*(entry.trial() for entry in self.entries), *self._beside]
+        return Tuning(
+            objective=self._objective,
+            chosen=chosen,
+            trials=tuple(measured),
+            rejected=tuple(self._rejected),
+            reason=reason,
+            rows=n,
+            dim=dim,
+            metric=self._flat.metric,
+            source=self._workload.source,
+            queries=len(self._all),
+            pattern=pattern(self._all.vectors, self._all.true.ids),
+            machine=fingerprint.machine(),
+            data=fingerprint.data(self._flat, self._workload.vectors),
+            builds=self._builds,
+            seconds=self._clock() - self._began,
+            interrupted=self.interrupted,
+        )
+
+    def _ladder(self, index: VectorIndex) -> Ladder:
+        return Ladder(index, self._deciding, self._objective.k, self._again)
+
+    def _timed(self, contenders: Sequence[Contender], *, few: bool = False) -> list[Times]:
+        """Times on deciding questions; fewer of them where one takes long."""
+        questions, rounds = self._deciding.vectors, 2 if few else _ROUNDS
+        slowest = max(
+            (e.times.cpu_ms for e in self.entries if any(c.index is e.index for c in contenders)),
+            default=65e-6 * len(self._flat.ids),
+        )
+        asked = 16 if slowest > _SLOW_MS else 64 if few else len(questions)
+        return measure.times(
+            contenders, questions[:asked], self._objective.k, rounds=rounds, step=self._again
+        )
+
+    def _step(self, step: str, done: int, total: int) -> None:
+        self._at = UpkeepProgress(step, done, total)
+        self._again()
+
+    def _again(self) -> None:
+        self._progress(self._at)
+
+
+def _check(objective: Objective, flat: FlatIndex) -> None:
+    if not 0 < objective.recall <= 1 or objective.k < 1:
+        raise BadInput(
+            f"recall {objective.recall:g} of the {objective.k} nearest cannot be kept to",
+            fix="Ask for a recall above 0 and up to 1, and for 1 nearest or more",
+        )
+    if not len(flat.ids):
+        raise BadInput("there are no vectors to tune an index for", fix="Add documents first")
