@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vivace.index import matches, segments
 from vivace.index.flat import FlatIndex
+from vivace.index.hnsw import HnswIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
 from vivace.testing.conformance import VectorIndexConformance, vectors
@@ -26,6 +27,11 @@ class TestFlat(VectorIndexConformance):
 class TestPq(VectorIndexConformance):
     def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
         return PqIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
+class TestHnsw(VectorIndexConformance):
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric))
 
 
 class _Opened(VectorIndexConformance):
@@ -44,6 +50,10 @@ class TestFlatOpened(_Opened):
 
 class TestPqOpened(_Opened):
     family = "pq"
+
+
+class TestHnswOpened(_Opened):
+    family = "hnsw"
 
 
 METRICS: list[Metric] = ["cosine", "ip", "l2"]
