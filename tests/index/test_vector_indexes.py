@@ -30,8 +30,17 @@ class TestPq(VectorIndexConformance):
 
 
 class TestHnsw(VectorIndexConformance):
+    rows = 8_000
+
     def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
         return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
+class TestHnswOverCodes(VectorIndexConformance):
+    rows = 8_000
+
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric), bits=8)
 
 
 class _Opened(VectorIndexConformance):
@@ -54,6 +63,7 @@ class TestPqOpened(_Opened):
 
 class TestHnswOpened(_Opened):
     family = "hnsw"
+    rows = 8_000
 
 
 METRICS: list[Metric] = ["cosine", "ip", "l2"]

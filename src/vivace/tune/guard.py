@@ -164,7 +164,7 @@ class RecallGuard:
 
 
 def raised(effort: int, efforts: tuple[int, int], seen: Recall, floor: float) -> int:
-    """The effort after a verdict: twice, or as often as more is missed than may be, at most 8 times.
+    """The effort after a verdict: twice, or as many times as more is missed than may be, up to 8.
 
     Within the family's `efforts`; the greatest for 0, whose size is unknown.
     """

@@ -60,13 +60,12 @@ class Times:
     """Milliseconds a question, one at a time on one thread.
 
     Of several rounds the lowest p50, p95 and mean CPU: whatever else runs on the machine only ever
-    adds. `spread` is by how much of itself the CPU of the rounds differs, lowest to median.
+    adds.
     """
 
     p50_ms: float
     p95_ms: float
     cpu_ms: float
-    spread: float
 
 
 def times(
@@ -122,5 +121,4 @@ def _ask(contender: Contender, block: Sequence[Vectors], k: int) -> tuple[list[f
 
 def _times(walls: Recalls, cpus: Recalls) -> Times:
     p50, p95 = np.percentile(walls, [50, 95], axis=1).min(axis=1)
-    least = float(cpus.min())
-    return Times(float(p50), float(p95), least, float(np.median(cpus)) / max(least, 1e-9) - 1)
+    return Times(float(p50), float(p95), float(cpus.min()))
