@@ -116,10 +116,12 @@ class TestTuning:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered())
             task: asyncio.Task[Tuning] | None = None
+            cancelled = False
 
             def step(now: UpkeepProgress) -> None:
-                if now.step == "candidates" and task is not None:
-                    task.cancel()
+                nonlocal cancelled
+                if now.step == "candidates" and task is not None and not cancelled:
+                    cancelled = task.cancel()
 
             task = asyncio.create_task(docs.tune(Objective(0.9), budget_seconds=20, progress=step))
             tuning = await task
@@ -223,16 +225,18 @@ class TestGuard:
             raise MissingExtra("a library", "graph")
 
         vectors = clustered()
-        async with Engine(
-            load(embed__model=f"given:{DIM}", index__family="pq", tune__guard_share=1.0)
-        ) as e:
+        index = {"seal_chunks": 1024, "merge_factor": 2, "family": "pq"}
+        settings = load(embed__model=f"given:{DIM}", index=index, tune__guard_share=1.0)
+        async with Engine(settings) as e:
             docs = await filled(e, tmp_path / "c", vectors)
             watch = docs._tuning.watch
             assert watch is not None
             monkeypatch.setattr("vivace.collection.dense.Dense.exact", broken)
-            while not docs.trace.counters().get(FAILED):
-                assert (await docs.search(Query("", 3, vector=vectors[0]))).hits
+            for row in vectors[:200]:
+                assert (await docs.search(Query("", 3, vector=row))).hits
                 watch.drain()
+            assert docs.trace.counters()[FAILED] > 0
+            assert docs.recall().queries == 0
 
     async def test_not_sooner_than_is_set_and_one_at_a_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
