@@ -1,46 +1,38 @@
-"""The only module that names concrete classes: it assembles everything from the settings."""
+"""One collection, opened: documents in, questions answered, kept in shape."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace import settings as settings_module
 from vivace.collection import given
 from vivace.collection.corpus import Corpus
 from vivace.collection.pipeline import Pipeline
-from vivace.collection.place import collection_path as collection_path
 from vivace.collection.place import resolved
+from vivace.collection.planned import Planned
 from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
-from vivace.collection.reembedding import Reembedded, reembed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
-from vivace.embed import names
+from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
-from vivace.generate import names as models
-from vivace.generate.extractive import Extractive
-from vivace.generate.prompted import Prompted
-from vivace.ingest.sandbox import Passwords, Sandbox
-from vivace.protocols import Answerer, Searcher
-from vivace.retrieve.hybrid import HybridSearcher
-from vivace.run.pools import ALONE_SECONDS, Pool
+from vivace.ingest.sandbox import Passwords
 from vivace.run.streams import Deferred
-from vivace.run.threads import divide
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
-from vivace.settings import Settings
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune.intervals import Recall
+from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
     Asking,
@@ -53,10 +45,15 @@ from vivace.types import (
     IngestProgress,
     IngestReport,
     Metadata,
+    Objective,
+    Plan,
     Query,
     SearchResult,
     Vector,
 )
+
+if TYPE_CHECKING:
+    from vivace.engine.engine import Engine
 
 Progress: TypeAlias = Callable[[IngestProgress], None]
 # outside the class, where `list` is not yet its method
@@ -65,92 +62,6 @@ Chunks: TypeAlias = list[Chunk]
 Decisions: TypeAlias = list[Decision]
 Findings: TypeAlias = list[Finding]
 _PLAINLY = Asking()
-
-
-class Engine:
-    """Owns the model and the thread pools; opens any number of collections.
-
-    Use it as an asynchronous context manager, or call `close`. Settings come from every source that
-    `vivace.settings.load` knows, unless given.
-    """
-
-    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
-        self.settings = settings if settings is not None else settings_module.load(**overrides)
-        self.generator = models.load(self.settings.generate)
-        share = divide(self.settings.embed.workers, self.settings.search.threads)
-        self.embedder = names.load(self.settings, share.cores)
-        self._pool = Pool(share.search, "vivace-search", cores=share.cores, alone=ALONE_SECONDS)
-        self.sandbox = Sandbox(self.settings.parse)
-        self._collections: dict[Path, Collection] = {}
-        self._opening = asyncio.Lock()
-
-    async def open(self, name: str | Path = "default", *, create: bool = True) -> Collection:
-        """Open the collection at a path, or of a name under `settings.home`; once, however often.
-
-        Raises:
-            CollectionNotFound: there is none and `create` is False.
-            EmbedderMismatch: it was made with another embedder.
-            CollectionTooNew: a later version of Vivace wrote it.
-        """
-        folder = collection_path(name, self.settings)
-        async with self._opening:
-            opened = self._collections.get(folder)
-            if opened is not None and not opened.closed:
-                return opened
-            trace = Trace()
-            operations = Operations(folder, trace)
-            corpus = await asyncio.to_thread(
-                Corpus.open,
-                folder,
-                embedder=self.embedder.name,
-                dim=self.embedder.dim,
-                trace=trace,
-                settings=self.settings.index,
-                create=create,
-                decide=operations.record,
-            )
-            collection = self._collections[folder] = Collection(corpus, self, trace, operations)
-            return collection
-
-    async def reembed(
-        self, name: str | Path = "default", *, progress: UpkeepProgressed | None = None
-    ) -> Reembedded:
-        """Give every chunk a vector of this engine's embedder: see `collection.reembedding`."""
-        folder = collection_path(name, self.settings)
-        opened = self._collections.get(folder)
-        if opened is not None and not opened.closed:
-            return await opened.upkeep.reembed(progress)
-        return await reembed(folder, self.embedder, progress=progress)
-
-    def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
-        parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)
-        return HybridSearcher(*parts, metric=corpus.store.metric)
-
-    def answerer(self) -> Answerer:
-        """Answers by the model that is set; by quoting where there is none or it cannot."""
-        quoting = Extractive(self.embedder, self.settings.answer)
-        if self.generator is None:
-            return quoting
-        settings = self.settings
-        return Prompted(self.generator, settings.answer, settings.generate, fallback=quoting)
-
-    async def close(self) -> None:
-        """Close every collection, then the pools and the model. Idempotent."""
-        async with AsyncExitStack() as stack:
-            stack.callback(self.embedder.close)
-            stack.callback(self._pool.close)
-            if self.generator is not None:
-                stack.push_async_callback(self.generator.close)
-            stack.push_async_callback(asyncio.to_thread, self.sandbox.close)
-            for collection in self._collections.values():
-                stack.push_async_callback(collection.close)
-            self._collections.clear()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
 
 class Collection:
@@ -164,7 +75,9 @@ class Collection:
         self._corpus = corpus
         self._engine = engine
         self._settings = engine.settings
-        self._searcher = engine.searcher(corpus, trace)
+        decide = operations.record
+        self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
+        self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
         self._answerer = engine.answerer()
         self._writer = Writer(corpus)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
@@ -349,6 +262,58 @@ class Collection:
     async def info(self) -> CollectionInfo:
         return await asyncio.to_thread(self._corpus.store.info)
 
+    # -- tuning -----------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan | None:
+        """Which index is searched and how; None before any tuning, when the defaults hold."""
+        return self.planned.plan if self.planned else None
+
+    @property
+    def planned(self) -> Planned | None:
+        """The plan with what it was made for and on."""
+        return self._corpus.planned
+
+    def recall(self) -> Recall:
+        """Recall@10 of the newest live questions, some of which are answered again exactly."""
+        return self._tuning.recall()
+
+    async def tune(
+        self,
+        objective: Objective | None = None,
+        *,
+        budget_seconds: float | None = None,
+        apply: bool = True,
+        families: Sequence[str] | None = None,
+        progress: UpkeepProgressed | None = None,
+    ) -> Tuning:
+        """Find the index that keeps to the objective at the least CPU a question, and use it.
+
+        Judged by exact search over every chunk, on the questions that were logged, or as long as
+        there are few, on some made from the chunks. Searches go on meanwhile. Cancelling it (once)
+        ends the race, and returns and applies the best so far.
+
+        Args:
+            objective: the settings' (`tune.recall`, ...) unless given.
+            apply: without it, nothing of the collection changes.
+            families: those that may be chosen; all by default.
+            progress: called on the event loop.
+
+        Raises:
+            BadInput: there is nothing to tune, an objective outside its range, no such family.
+            InfeasibleObjective: nothing that was tried keeps to it; carries the nearest `Tuning`.
+            CollectionLocked: to apply it, and another process is writing.
+            StoreUnwritable: the folder cannot be written.
+        """
+        await asyncio.to_thread(self._log.flush)
+        return await self._tuning.tune(
+            objective,
+            budget_seconds=budget_seconds,
+            apply=apply,
+            families=families,
+            progress=progress,
+        )
+
     # -- upkeep -----------------------------------------------------------------------------
 
     async def verify(self, *, progress: UpkeepProgressed | None = None) -> Findings:
@@ -378,6 +343,7 @@ class Collection:
             return
         self.closed = True
         await self._idle.wait()
+        await self._tuning.close()
         if self._flushing is not None:
             await self._flushing
         await asyncio.to_thread(self._close)
