@@ -179,7 +179,16 @@ class CandidateSource(Protocol):
 
     epoch: int
 
+    @property
+    def approximate(self) -> bool:
+        """Whether `dense` may miss true neighbours."""
+        ...
+
     def dense(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches: ...
+
+    def exact(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
+        """As `dense`, by brute force: what it is judged by."""
+        ...
 
     def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches: ...
 

@@ -81,10 +81,11 @@ class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     family: Annotated[
-        Literal["auto", "flat", "pq"],
+        Literal["auto", "flat", "pq", "ivf", "hnsw", "graph"],
         Meta(
-            description="of sealed segments: `flat` is exact, `pq` codes with exact rescoring; "
-            "`auto` is `pq` where exact search costs more than a millisecond"
+            description="of sealed segments: `flat` is exact, `pq` codes with exact rescoring, "
+            "`ivf` codes in cells, `hnsw` and `graph` (extra `[graph]`) graphs; `auto` is what "
+            "was tuned, before that `pq` where exact search costs more than a millisecond"
         ),
     ] = "auto"
     metric: Annotated[
@@ -226,6 +227,33 @@ class QueryLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Annotated[int, Meta(ge=0, description="most questions kept, the newest")] = 100_000
 
 
+class Tune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a collection's index has to keep to, and who watches that it does."""
+
+    recall: Annotated[
+        float, Meta(ge=0, le=1, description="floor of recall@10 against exact search")
+    ] = 0.95
+    p95_ms: Annotated[
+        float, Meta(ge=0, description="most milliseconds of a dense search; 0 is no limit")
+    ] = 0.0
+    memory_mib: Annotated[
+        float, Meta(ge=0, description="most memory of the index; 0 is no limit")
+    ] = 0.0
+    budget_seconds: Annotated[float, Meta(gt=0, description="most seconds of a tuning")] = 120.0
+    guard: Annotated[
+        bool, Meta(description="answer some questions again exactly, to watch the recall")
+    ] = True
+    guard_share: Annotated[
+        float, Meta(gt=0, le=1, description="most of the process's CPU time that watching takes")
+    ] = 0.02
+    retune: Annotated[
+        bool, Meta(description="tune again, in the background, when recall falls below the floor")
+    ] = True
+    retune_seconds: Annotated[
+        float, Meta(ge=0, description="least time between two tunings that nobody asked for")
+    ] = 600.0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set. Make one with `load`."""
 
@@ -245,6 +273,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     admission: Admission = Admission()
     queries: QueryLog = QueryLog()
+    tune: Tune = Tune()
 
 
 def load(config: Path | None = None, **overrides: Any) -> Settings:

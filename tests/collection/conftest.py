@@ -55,7 +55,7 @@ def embedder() -> HashEmbedder:
 
 @pytest.fixture
 async def engine(embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Engine]:
-    monkeypatch.setattr("vivace.engine.names.load", lambda *_: embedder)
+    monkeypatch.setattr("vivace.embed.names.load", lambda *_: embedder)
     async with Engine(load(chunk={"tokens": 16, "overlap": 0})) as engine:
         yield engine
 

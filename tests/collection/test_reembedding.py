@@ -55,7 +55,7 @@ async def old(engine: Engine, folder: Path) -> Engine:
 
 
 def another(monkeypatch: pytest.MonkeyPatch, embedder: HashEmbedder) -> Engine:
-    monkeypatch.setattr("vivace.engine.names.load", lambda *_: embedder)
+    monkeypatch.setattr("vivace.embed.names.load", lambda *_: embedder)
     return Engine(load(chunk={"tokens": 16, "overlap": 0}))
 
 

@@ -14,6 +14,7 @@ from vivace.collection import manifest as manifests
 from vivace.collection import sealing
 from vivace.collection.corpus import Corpus
 from vivace.collection.dense import Dense
+from vivace.collection.shaping import FLAT_UP_TO, Shaping
 from vivace.errors import CorruptIndex, EmbedderMismatch, StoreError
 from vivace.settings import Index
 from vivace.store.changes import Change, NewChunk, Put, Remove
@@ -123,7 +124,11 @@ class TestSealing:
             corpus.apply([put(id) for id in range(9)])
             job = sealing.Job(corpus._dense.segments, corpus._dense.live, "seal")
             new = sealing.write(
-                job, corpus.folder / "segments", dim=DIM, metric="cosine", settings=SETTINGS
+                job,
+                corpus.folder / "segments",
+                dim=DIM,
+                metric="cosine",
+                shaping=Shaping(SETTINGS),
             )
             corpus.apply([Remove("d4"), put(20)])
             dense = corpus._dense.replaced(job.first, job.last, new)
@@ -133,10 +138,10 @@ class TestSealing:
         assert dense.search(queries, 20).ids.tolist() == expected.ids.tolist()
 
     def test_families(self) -> None:
-        auto = Index()
-        assert sealing.family_of(sealing.FLAT_UP_TO, auto) == "flat"
-        assert sealing.family_of(sealing.FLAT_UP_TO + 1, auto) == "pq"
-        assert sealing.family_of(5, Index(family="pq")) == "pq"
+        auto = Shaping(Index())
+        assert auto.of(FLAT_UP_TO).family == "flat"
+        assert auto.of(FLAT_UP_TO + 1).family == "pq"
+        assert Shaping(Index(family="pq")).of(5).family == "pq"
         assert sealing.next_job(Dense(), auto) is None
 
     def test_a_full_disk_loses_nothing(

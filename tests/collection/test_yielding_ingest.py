@@ -26,7 +26,7 @@ DOCUMENTS = [Document(f"d{number}", f"Text number {number} of many.") for number
 async def test_cancelled_at_any_moment_it_goes_on(
     embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("vivace.engine.names.load", lambda *_: embedder)
+    monkeypatch.setattr("vivace.embed.names.load", lambda *_: embedder)
     async with Engine(load(ingest={"commit_chunks": 32})) as engine:
         docs = await engine.open(tmp_path / "c")
         kept = [0]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vivace.index import matches, segments
 from vivace.index.flat import FlatIndex
+from vivace.index.hnsw import HnswIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
 from vivace.testing.conformance import VectorIndexConformance, vectors
@@ -26,6 +27,20 @@ class TestFlat(VectorIndexConformance):
 class TestPq(VectorIndexConformance):
     def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
         return PqIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
+class TestHnsw(VectorIndexConformance):
+    rows = 8_000
+
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
+class TestHnswOverCodes(VectorIndexConformance):
+    rows = 8_000
+
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric), bits=8)
 
 
 class _Opened(VectorIndexConformance):
@@ -44,6 +59,11 @@ class TestFlatOpened(_Opened):
 
 class TestPqOpened(_Opened):
     family = "pq"
+
+
+class TestHnswOpened(_Opened):
+    family = "hnsw"
+    rows = 8_000
 
 
 METRICS: list[Metric] = ["cosine", "ip", "l2"]

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
-from vivace.collection import recovery, sealing, term_recovery, verification
+from vivace.collection import recovery, rows, sealing, term_recovery, verification
 from vivace.collection.background import Background
 from vivace.collection.dense import Dense, Segment
 from vivace.collection.keywords import FAILURES, Keywords
+from vivace.collection.plan_in_force import PlanInForce
+from vivace.collection.planned import Planned
 from vivace.collection.published import Published
 from vivace.collection.recovery import Problem
 from vivace.collection.snapshot import Snapshot
-from vivace.errors import CollectionLocked, CorruptIndex, StoreError, StoreUnwritable
+from vivace.errors import CollectionLocked, CorruptIndex, MissingExtra, StoreError, StoreUnwritable
+from vivace.index.flat import FlatIndex
 from vivace.settings import Index
 from vivace.store.changes import Change, Committed
 from vivace.store.lock import WriteLock
 from vivace.store.store import Store
 from vivace.trace import Trace
-from vivace.types import Decision, Finding, Halves, Ids, UpkeepProgress
+from vivace.types import Decision, Finding, UpkeepProgress
 
-logger = logging.getLogger("vivace.collection")
 LOCK = "write.lock"
 Progress: TypeAlias = Callable[[UpkeepProgress], None]
 Decide: TypeAlias = Callable[[Decision], None]
@@ -67,7 +65,7 @@ class Corpus:
         self._background = Background(self._tend)
         self._removed_since = 0
         """Chunks, since the manifest was written: whoever opens it has to replay them."""
-        self._families: set[str] = set()
+        self._plans = PlanInForce(folder, settings, trace, decide)
         self._keywords = term_recovery.opened(
             store, folder, settings, trace, self._lock, self._lost_terms
         )
@@ -75,7 +73,7 @@ class Corpus:
         if problems:
             self._tell(problems)
         if problems or self._to_do():
-            self._tend(mend=bool(problems))
+            self._tend(mend=bool(problems), opening=True)
 
     @classmethod
     def open(
@@ -196,21 +194,71 @@ class Corpus:
                 if not self._holders:
                     self._lock.release()
 
+    # -- the plan -----------------------------------------------------------------------------
+
+    @property
+    def planned(self) -> Planned | None:
+        """What is searched and sealed by; None before any tuning."""
+        return self._plans.planned
+
+    def set_plan(self, planned: Planned) -> None:
+        """Search by another plan from now on, and seal by it; nothing is built.
+
+        Raises:
+            CollectionLocked: another process is writing.
+            StoreUnwritable: the folder cannot be written. The plan before still holds.
+        """
+        with self._held(), self._changing:
+            try:
+                self._plans.keep(planned)
+            except OSError as error:
+                raise StoreUnwritable(
+                    f"{self.folder}: {error.strerror}", fix="Check its permissions and its disk"
+                ) from error
+            self._publish(self._current.epoch, self._dense)
+
+    def adopt_plan(self, planned: Planned) -> None:
+        """As `set_plan`, at once, and kept on the disk only if it can be; never raises."""
+        with self._changing:
+            self._plans.adopt(planned)
+            self._publish(self._current.epoch, self._dense)
+        try:
+            self.set_plan(planned)
+        except StoreError:
+            # a writer elsewhere, or a folder that cannot be written: it lasts as long as this
+            self._trace.count("plan.unwritten")
+
+    @contextmanager
+    def rows(self) -> Iterator[FlatIndex]:
+        """Every live row under one exact index, as long as the block runs: see `rows.whole`."""
+        with rows.whole(
+            self._dense, self._published.folder, self.folder, dim=self.store.dim
+        ) as flat:
+            yield flat
+
     # -- sealing and merging ----------------------------------------------------------------
 
     def _to_do(self) -> bool:
         return (
             self._removed_since >= max(self._settings.seal_chunks, len(self._dense) // 100)
-            or sealing.next_job(self._dense, self._settings) is not None
+            or self._next_job() is not None
         )
 
-    def _tend(self, *, mend: bool = False) -> None:
+    def _next_job(self) -> sealing.Job | None:
+        return sealing.next_job(self._dense, self._plans.shaping)
+
+    def _tend(self, *, mend: bool = False, opening: bool = False) -> None:
         """Do what there is to do; if somebody else is writing, it is theirs."""
         try:
             with self._working, self._held():
                 try:
                     while self._to_do():
-                        self._run(sealing.next_job(self._dense, self._settings))
+                        job = self._next_job()
+                        if opening and job is not None and job.reason == sealing.BY_PLAN:
+                            # everything is found, if slower: nobody has to wait for it
+                            self._background.wake()
+                            break
+                        self._run(job)
                     if mend:
                         self._run(None)
                 except (OSError, CorruptIndex):
@@ -227,16 +275,11 @@ class Corpus:
         new: Segment | None = None
         if job is not None:
             with self._trace.span(f"segments.{job.reason}"):
-                new = sealing.write(
-                    job,
-                    self._published.folder,
-                    dim=self.store.dim,
-                    metric=self.store.metric,
-                    settings=self._settings,
-                )
+                new = self._written(job)
             self._trace.count("segments.rows_written", len(new.index.ids) if new else 0)
             if new is not None:
-                self._tell_family(new)
+                here = {s.index.family for s in self._dense.segments if s.sealed}
+                self._plans.tell(new, here)
         with self._changing:
             dense = self._dense if job is None else self._dense.replaced(job.first, job.last, new)
             self._published.publish(dense, self._current.epoch, self._next_id)
@@ -247,16 +290,30 @@ class Corpus:
             self.store.trim(through)
         self._published.clean(self._dense)
 
+    def _written(self, job: sealing.Job) -> Segment | None:
+        while True:
+            try:
+                return sealing.write(
+                    job,
+                    self._published.folder,
+                    dim=self.store.dim,
+                    metric=self.store.metric,
+                    shaping=self._plans.shaping,
+                )
+            except MissingExtra as error:  # never of the family it falls back to
+                self._plans.lack(error)
+
     # -- the state --------------------------------------------------------------------------
 
     def _publish(self, epoch: int, dense: Dense) -> None:
-        self._dense = dense
+        self._dense = dense = dense.planned(self._plans.plan)
         before = getattr(self, "_current", None)
         self._current = Snapshot(self.store, epoch, dense, self._keywords.state(), before=before)
 
     def _load(self, known: dict[str, Segment], *, anew: bool) -> tuple[Problem, ...]:
         """Take the whole state over from the files and the store."""
         self._published.noticed()
+        self._plans.notice()
         with recovery.load(self.store, self.folder, known=known) as loaded:
             self._keywords.catch_up(anew=anew)
             self._next_id = self.store.next_id()
@@ -268,6 +325,8 @@ class Corpus:
     def _refresh(self) -> None:
         """Catch up with other processes. Caller holds `_changing`."""
         since = self._current.epoch
+        if self._plans.notice():
+            self._publish(since, self._dense)
         followed = not self._keywords.in_memory and self._keywords.follow()
         if self._published.noticed() or self._replaced_vectors():
             known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
@@ -277,7 +336,9 @@ class Corpus:
             epoch = self.store.epoch()
             overtaken = since < self.store.trimmed()
             if not overtaken and (epoch, followed) != (since, False):
-                dense = self._dense.changed(*self._added(), self.store.removed(since=since))
+                dense = self._dense.changed(
+                    *recovery.added(self.store, self._next_id), self.store.removed(since=since)
+                )
                 self._next_id = self.store.next_id()
                 self._keywords.catch_up(anew=followed)
                 self._publish(epoch, dense)
@@ -285,14 +346,11 @@ class Corpus:
             known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
             self._tell(self._load(known, anew=True))
 
-    def _added(self) -> tuple[Ids, Halves]:
-        batches = list(self.store.vectors(first=self._next_id))
-        if not batches:
-            return np.empty(0, np.int64), np.empty((0, self.store.dim), np.float16)
-        return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
-
     def _replaced_vectors(self) -> bool:
         return self.store.stored_identity().generation != self._generation
+
+    def _tell(self, problems: Sequence[Problem]) -> None:
+        recovery.tell(problems, self.folder, self._trace, self._decide)
 
     # -- the keyword side -------------------------------------------------------------------
 
@@ -320,6 +378,14 @@ class Corpus:
     def verify(self, progress: Progress) -> list[Finding]:
         """Everything that is wrong with the files; nothing is changed. `progress` may raise."""
         return verification.findings(self.store, self.folder, progress)
+
+    def reshape(self, progress: Progress) -> None:
+        """Every segment as the plan wants it, written aside, as few of them as can be.
+
+        `progress` may raise to stop it. Raises what `rebuild` raises.
+        """
+        with self._working, self.writing():
+            self._compact_segments(progress, "plan")
 
     def rebuild(self, progress: Progress, what: str | None = None) -> None:
         """Make every index anew from the store; `what` is segments, terms, or None for both.
@@ -359,7 +425,7 @@ class Corpus:
     def _compact_segments(self, progress: Progress, step: str) -> None:
         total, done = len(self._dense), 0
         progress(UpkeepProgress(f"{step}: segments", done, total))
-        for job in sealing.full_jobs(self._dense):
+        for job in sealing.full_jobs(self._dense, self._plans.shaping):
             self._run(replace(job, live=self._dense.live))
             done += sum(len(s) for s in job.inputs)
             progress(UpkeepProgress(f"{step}: segments", min(done, total), total))
@@ -381,33 +447,3 @@ class Corpus:
                 raise
             self._keywords = keywords
             self._publish(self._current.epoch, self._dense)
-
-    # -- what is told -------------------------------------------------------------------------
-
-    def _tell(self, problems: Sequence[Problem]) -> None:
-        for problem in problems:
-            side = "terms" if problem.what == "terms" else "segments"
-            self._trace.count(f"{side}.{problem.kind}")
-            reason = f"{problem.what} is {problem.kind}: {problem.reason}."
-            self._decide(Decision("rebuild", problem.what, "rebuilt from the store", reason))
-            logger.warning("%s: %s It is rebuilt from the store", self.folder, reason)
-
-    def _tell_family(self, new: Segment) -> None:
-        family = new.index.family
-        here = {s.index.family for s in self._dense.segments if s.sealed}
-        if family in self._families | here:
-            return
-        self._families.add(family)
-        auto = self._settings.family == "auto"
-        self._decide(
-            Decision(
-                "default",
-                None,
-                family,
-                f"Exact search answers within a millisecond up to {sealing.FLAT_UP_TO:,} chunks a"
-                " segment; beyond, codes with exact rescoring do."
-                if auto
-                else "index.family says so.",
-                evidence={"chunks": len(new.index.ids), "at": time.time()},
-            )
-        )

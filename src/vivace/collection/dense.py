@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from vivace.index import matches
 from vivace.index.flat import FlatIndex
 from vivace.index.segments import SegmentFiles
 from vivace.protocols import VectorIndex
-from vivace.types import Bitmap, Halves, Ids, Matches, Metric, Scores, Vectors
+from vivace.types import Bitmap, Halves, Ids, Matches, Metric, Plan, Scores, Vectors
 
 _REBUILD_SHARE = 0.25
 """A segment in memory is rebuilt without its removed rows once they are this share of it."""
@@ -32,6 +32,8 @@ class Segment:
     """How many of its rows are no longer live."""
     sealed: Sealed | None = None
     """None while it is in memory alone."""
+    plan: Plan | None = None
+    """The one that `index` is adjusted to."""
 
     @property
     def first(self) -> int:
@@ -55,6 +57,8 @@ class Dense:
     live: Bitmap = field(default_factory=lambda: np.zeros(0, np.bool_))
     """By chunk id: what exists. It holds for both sides of a collection."""
     metric: Metric = "cosine"
+    plan: Plan | None = None
+    """How segments of its family are asked; those of another are asked as by default."""
 
     def __len__(self) -> int:
         return sum(len(s) for s in self.segments)
@@ -104,18 +108,42 @@ class Dense:
                 middle = [replace(by, removed=gone)]
         return replace(self, segments=(*before, *middle, *behind, *after))
 
+    def planned(self, plan: Plan | None) -> Dense:
+        """The same state asked by another plan. O(segments): nothing is built."""
+        segments = tuple(s if s.plan is plan else _adjusted(s, plan) for s in self.segments)
+        if plan is self.plan and all(a is b for a, b in zip(segments, self.segments, strict=True)):
+            return self
+        return replace(self, plan=plan, segments=segments)
+
+    @property
+    def approximate(self) -> bool:
+        """Whether some segment does not promise the true neighbours."""
+        return any(not segment.index.capabilities.exact for segment in self.segments)
+
     def search(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
-        """The k nearest live and allowed ids of each query."""
-        restricted: Bitmap | None = None
+        """The k nearest live and allowed ids of each query, as far as the segments tell."""
         parts = []
-        for segment in self.segments:
-            mask = allow
-            if segment.removed:
-                if restricted is None:
-                    restricted = self.restricted(allow)
-                mask = restricted
-            parts.append(segment.index.search(queries, k, allow=mask))
+        for segment, mask in self._masked(allow):
+            effort = self._effort(segment)
+            parts.append(segment.index.search(queries, k, effort=effort, allow=mask))
         return matches.merge(parts, len(queries), k)
+
+    def exact(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
+        """The k nearest live and allowed ids of each query, by brute force."""
+        parts = [s.index.exact(queries, k, allow=mask) for s, mask in self._masked(allow)]
+        return matches.merge(parts, len(queries), k)
+
+    def _masked(self, allow: Bitmap | None) -> Iterator[tuple[Segment, Bitmap | None]]:
+        """Each segment with what of it may be found."""
+        restricted: Bitmap | None = None
+        for segment in self.segments:
+            if segment.removed and restricted is None:
+                restricted = self.restricted(allow)
+            yield segment, restricted if segment.removed else allow
+
+    def _effort(self, segment: Segment) -> int:
+        plan = self.plan
+        return plan.effort if plan is not None and plan.family == segment.index.family else 0
 
     def restricted(self, allow: Bitmap | None) -> Bitmap:
         """What is live of what is allowed."""
@@ -161,6 +189,16 @@ class Dense:
             [block for s in parts for block in live_vectors([s], live, above=above)]
         )
         return [Segment(FlatIndex.build(ids, rows, metric=self.metric))]
+
+
+def _adjusted(segment: Segment, plan: Plan | None) -> Segment:
+    """The segment as the plan asks it, where it is of the plan's family."""
+    index = segment.index
+    if plan is not None and plan.family == index.family:
+        names = index.capabilities.search_params & plan.params.keys()
+        if names:
+            index = index.adjusted(**{name: plan.params[name] for name in names})
+    return replace(segment, index=index, plan=plan)
 
 
 def _to_merge(older: Segment, younger: Segment) -> bool:

@@ -5,8 +5,9 @@ What the manifest promises and the folder does not keep is rebuilt, and said.
 
 from __future__ import annotations
 
+import logging
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,14 +19,16 @@ import numpy as np
 from vivace.collection import manifest as manifests
 from vivace.collection.dense import Dense, Sealed, Segment
 from vivace.collection.manifest import Manifest, SegmentEntry
-from vivace.collection.sealing import LARGEST
-from vivace.errors import CorruptIndex, what_of
+from vivace.collection.shaping import LARGEST
+from vivace.errors import CorruptIndex, MissingExtra, what_of
 from vivace.index import files, segments
 from vivace.index.flat import FlatIndex
 from vivace.run.host import cores
 from vivace.store.store import Store
-from vivace.types import Bitmap, Halves, Ids
+from vivace.trace import Trace
+from vivace.types import Bitmap, Decision, Halves, Ids
 
+logger = logging.getLogger("vivace.collection")
 _RETRIES = 20
 """A writer that publishes while a reader opens makes it begin again; this often in a row is not
 chance."""
@@ -128,7 +131,7 @@ def _open(folder: Path, entry: SegmentEntry) -> Segment | str:
         return f"{', '.join(bad)} damaged"
     try:
         index = segments.open_segment(here, entry.files)
-    except (CorruptIndex, OSError) as error:
+    except (CorruptIndex, MissingExtra, OSError) as error:
         return what_of(error)
     ids = index.ids
     if len(ids) != entry.files.n or not len(ids) or ids[0] < entry.first or ids[-1] > entry.last:
@@ -152,6 +155,24 @@ def _state(
         reason = f"it leads to {len(dense)} chunks; the store has {store.count()}"
         problems.append(Problem("stale", manifests.FILE, reason))
     return Loaded(from_store(store), epoch, None, tuple(problems))
+
+
+def tell(
+    problems: Sequence[Problem], folder: Path, trace: Trace, decide: Callable[[Decision], None]
+) -> None:
+    """Count each, record it as a decision, log it."""
+    for problem in problems:
+        side = "terms" if problem.what == "terms" else "segments"
+        trace.count(f"{side}.{problem.kind}")
+        reason = f"{problem.what} is {problem.kind}: {problem.reason}."
+        decide(Decision("rebuild", problem.what, "rebuilt from the store", reason))
+        logger.warning("%s: %s It is rebuilt from the store", folder, reason)
+
+
+def added(store: Store, first: int) -> tuple[Ids, Halves]:
+    """The store's ids (n,) from `first` on, and their vectors."""
+    none = np.empty(0, np.int64), np.empty((0, store.dim), np.float16)
+    return _joined([none, *store.vectors(first=first)])
 
 
 def from_store(store: Store) -> Dense:

@@ -16,16 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from vivace.collection.dense import Dense, Sealed, Segment, live_ids, live_vectors
+from vivace.collection.shaping import Shaping
 from vivace.index import segments
 from vivace.settings import Index
 from vivace.types import Bitmap, Metric
 
-LARGEST = 262_144
-"""Rows of a segment beyond which nothing is merged: coarse codes lose recall over more (0.99 is
-reached at 200,000 rows, not at a million), and no merge takes longer than seconds."""
-FLAT_UP_TO = 32_768
-"""Rows up to which exact float16 search answers within a millisecond (p95) on the machine measured;
-beyond, codes with exact rescoring are several times faster."""
+BY_PLAN = "plan"
+"""The reason of a job that gives rows another family: searches are right without it."""
 DEAD_SHARE = 0.25
 """A sealed segment is written anew once this share of its rows is removed."""
 
@@ -47,43 +44,43 @@ class Job:
         return self.inputs[-1].last
 
 
-def next_job(dense: Dense, settings: Index) -> Job | None:
+def next_job(dense: Dense, shaping: Shaping) -> Job | None:
     """What to write next; None when everything is as it should be."""
+    settings = shaping.settings
     sealed = dense.segments[: len(dense.segments) - len(dense.tail)]
     for segment in sealed:
         if segment.sealed is None:
             return Job((segment,), dense.live, "restore")
     if sum(len(s) for s in dense.tail) >= settings.seal_chunks:
-        return Job(_fitting(dense.tail), dense.live, "seal")
+        return Job(_fitting(dense.tail, shaping.largest), dense.live, "seal")
     for segment in sealed:
         if segment.removed > DEAD_SHARE * len(segment.index.ids):
             return Job((segment,), dense.live, "shrink")
-    run = _run(sealed, settings)
-    return Job(run, dense.live, "merge") if run else None
+    if run := _run(sealed, settings, shaping.largest):
+        return Job(run, dense.live, "merge")
+    for segment in sealed:
+        if shaping.disowns(segment):
+            return Job((segment,), dense.live, BY_PLAN)
+    return None
 
 
-def full_jobs(dense: Dense) -> list[Job]:
-    """Everything as few segments without removed rows: what `compact` does."""
+def full_jobs(dense: Dense, shaping: Shaping) -> list[Job]:
+    """Everything as few segments without removed rows, shaped anew: what `compact` does."""
     jobs, left = [], dense.segments
     while left:
-        run = _fitting(left)
+        run = _fitting(left, shaping.largest)
         left = left[len(run) :]
-        if len(run) > 1 or run[0].removed or run[0].sealed is None:
+        whole = len(run) == 1 and run[0].sealed is not None and not run[0].removed
+        if not whole or shaping.disowns(run[0]):
             jobs.append(Job(run, dense.live, "compact"))
     return jobs
 
 
-def family_of(rows: int, settings: Index) -> str:
-    """The family of a segment of so many rows."""
-    if settings.family != "auto":
-        return settings.family
-    return "pq" if rows > FLAT_UP_TO else "flat"
-
-
-def write(job: Job, folder: Path, *, dim: int, metric: Metric, settings: Index) -> Segment | None:
+def write(job: Job, folder: Path, *, dim: int, metric: Metric, shaping: Shaping) -> Segment | None:
     """Write a job's segment below `folder`, durable; None where nothing of it is live.
 
     Raises:
+        MissingExtra: its family's library is not installed; what was begun is garbage.
         OSError: it cannot be written; what was begun is garbage.
         CorruptIndex: what was written cannot be read.
     """
@@ -91,34 +88,36 @@ def write(job: Job, folder: Path, *, dim: int, metric: Metric, settings: Index) 
     if not len(ids):
         return None
     name = f"{ids[0]:012d}-{secrets.token_hex(4)}"
+    shape = shaping.of(len(ids))
     described = segments.write(
         folder / name,
         ids,
         live_vectors(job.inputs, job.live),
         dim=dim,
         metric=metric,
-        family=family_of(len(ids), settings),
+        family=shape.family,
+        params=shape.params,
     )
     return Segment(segments.open_segment(folder / name, described), 0, Sealed(name, described))
 
 
-def _fitting(parts: Sequence[Segment]) -> tuple[Segment, ...]:
+def _fitting(parts: Sequence[Segment], largest: int) -> tuple[Segment, ...]:
     """The longest run from the first on that fits into one segment; at least one."""
     rows, taken = 0, list[Segment]()
     for segment in parts:
         rows += len(segment)
-        if taken and rows > LARGEST:
+        if taken and rows > largest:
             break
         taken.append(segment)
     return tuple(taken)
 
 
-def _run(sealed: Sequence[Segment], settings: Index) -> tuple[Segment, ...]:
+def _run(sealed: Sequence[Segment], settings: Index, largest: int) -> tuple[Segment, ...]:
     """The newest neighbours of which `merge_factor` are of the highest level among them."""
     levels = [_level(len(s), settings) for s in sealed]
     for level in sorted(set(levels)):
         at, rows, of_level = len(sealed), 0, 0
-        while at and levels[at - 1] <= level and rows + len(sealed[at - 1]) <= LARGEST:
+        while at and levels[at - 1] <= level and rows + len(sealed[at - 1]) <= largest:
             at -= 1
             rows += len(sealed[at])
             of_level += levels[at] == level

@@ -12,7 +12,7 @@ from vivace.collection.keywords import TermState
 from vivace.errors import BadFilter, BadVectors, StoreError
 from vivace.index import term_tail
 from vivace.store.store import Store
-from vivace.types import Bitmap, Chunk, Ids, Matches, Metadata, Query, Scores, Vectors
+from vivace.types import Bitmap, Chunk, Ids, Matches, Metadata, Plan, Query, Scores, Vectors
 
 _FILTERS_KEPT = 256
 _CHUNKS_KEPT = 4096
@@ -50,12 +50,26 @@ class Snapshot:
         Raises:
             BadVectors: the dimension is not the collection's.
         """
-        if vectors.shape[1] != self._store.dim:
-            raise BadVectors(
-                f"the query has {vectors.shape[1]} dimensions",
-                fix=f"Give a vector of {self._store.dim}",
-            )
+        self._check(vectors)
         return self._dense.search(vectors, k, allow=allow)
+
+    @property
+    def approximate(self) -> bool:
+        return self._dense.approximate
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the dense side is asked by."""
+        return self._dense.plan
+
+    def exact(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
+        """The k nearest of each query (q, dim) float32 by brute force.
+
+        Raises:
+            BadVectors: the dimension is not the collection's.
+        """
+        self._check(vectors)
+        return self._dense.exact(vectors, k, allow=allow)
 
     def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
         state = self._terms
@@ -98,6 +112,13 @@ class Snapshot:
             kept.update(read)
             found.update(read)
         return found
+
+    def _check(self, vectors: Vectors) -> None:
+        if vectors.shape[1] != self._store.dim:
+            raise BadVectors(
+                f"the query has {vectors.shape[1]} dimensions",
+                fix=f"Give a vector of {self._store.dim}",
+            )
 
     def _is_live(self, id: int) -> bool:
         live = self._dense.live

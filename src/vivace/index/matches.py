@@ -31,6 +31,16 @@ def best(ids: Ids, scores: Scores, k: int) -> Matches:
     return Matches(np.hstack([found.ids, padding.ids]), np.hstack([found.scores, padding.scores]))
 
 
+def found(table: Ids, rows: Ids, scores: Scores, k: int) -> Matches:
+    """The k best of rows (q, n >= k) in falling order of score, -1 last, as ids of `table`."""
+    if len(rows) == 1:
+        # most searches are one query without ties, and are done before numpy could sort
+        falling = scores.tolist()[0]
+        if rows.item(-1) >= 0 and len(set(falling)) == len(falling):
+            return Matches(table.take(rows[:, :k]), scores[:, :k])
+    return best(np.where(rows < 0, -1, table.take(rows, mode="clip")), scores, k)
+
+
 def merge(parts: Sequence[Matches], queries: int, k: int) -> Matches:
     """The k best over parts that hold different ids."""
     if not parts:

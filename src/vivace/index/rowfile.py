@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vivace.errors import BadVectors, CorruptIndex
 from vivace.index import checks, files, native
-from vivace.types import Halves, Metric
+from vivace.types import Halves, Metric, Vectors
 
 _TOTAL_AT = 8
 """Where the header holds the number of rows (int64): after a fourcc and the dimension."""
@@ -29,6 +29,25 @@ def blocks(vectors: Halves) -> Iterator[NDArray[np.uint8]]:
     """The rows as bytes (m, 2 * dim), in runs that are small enough to copy."""
     for at in range(0, len(vectors), _BLOCK):
         yield np.ascontiguousarray(vectors[at : at + _BLOCK]).view(np.uint8)
+
+
+def floats(vectors: Halves, rows: int = 8_192) -> Iterator[Vectors]:
+    """The rows as float32 (m, dim), in runs: what is built can be stopped between them."""
+    codes = vectors.view(np.uint8)
+    for at in range(0, len(codes), rows):
+        yield np.ascontiguousarray(codes[at : at + rows]).view(np.float16).astype(np.float32)
+
+
+def sample(vectors: Halves, rows: int, *, least: int = 1) -> Vectors:
+    """So many rows at most, evenly spaced, so that what is trained on them is repeatable.
+
+    Where there are fewer than `least`, they repeat.
+    """
+    codes = vectors.view(np.uint8)[:: max(1, len(vectors) // rows)][:rows]
+    taken: Vectors = np.ascontiguousarray(codes).view(np.float16).astype(np.float32)
+    if len(taken) < least:
+        taken = np.resize(taken, (least, vectors.shape[1]))
+    return taken
 
 
 def write(

@@ -11,8 +11,10 @@ import numpy as np
 
 from vivace.errors import BadInput, CorruptIndex
 from vivace.index import checks, files, rowfile
+from vivace.index.coded import CodedIndex
 from vivace.index.files import FileEntry
 from vivace.index.flat import FlatIndex
+from vivace.index.hnsw import HnswIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
 from vivace.types import Halves, Ids, Metric
@@ -20,7 +22,7 @@ from vivace.types import Halves, Ids, Metric
 IDS = "ids.npy"
 VECTORS = "vectors.faiss"
 CODES = "codes.faiss"
-_CODED = {"pq": PqIndex}
+_CODED: dict[str, type[CodedIndex]] = {c.family: c for c in (PqIndex, HnswIndex)}
 FAMILIES: tuple[str, ...] = ("flat", *_CODED)
 
 
@@ -83,7 +85,7 @@ def build(flat: FlatIndex, family: str, params: Mapping[str, int] | None = None)
     return coded(family).build(flat, **(params or {}))
 
 
-def coded(family: str) -> type[PqIndex]:
+def coded(family: str) -> type[CodedIndex]:
     """The class of a family that has codes.
 
     Raises:

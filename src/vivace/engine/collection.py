@@ -1,43 +1,31 @@
-"""The only module that names concrete classes: it assembles everything from the settings."""
+"""One collection, opened: documents in, questions answered, kept in shape."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace import settings as settings_module
 from vivace.collection import given
 from vivace.collection.corpus import Corpus
 from vivace.collection.pipeline import Pipeline
-from vivace.collection.place import collection_path as collection_path
 from vivace.collection.place import resolved
 from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
-from vivace.collection.reembedding import Reembedded, reembed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
-from vivace.embed import names
 from vivace.errors import BadInput, StoreError, VivaceError
-from vivace.generate import names as models
-from vivace.generate.extractive import Extractive
-from vivace.generate.prompted import Prompted
-from vivace.ingest.sandbox import Passwords, Sandbox
-from vivace.protocols import Answerer, Searcher
-from vivace.retrieve.hybrid import HybridSearcher
-from vivace.run.pools import Pool
+from vivace.ingest.sandbox import Passwords
 from vivace.run.streams import Deferred
-from vivace.run.threads import divide
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
-from vivace.settings import Settings
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
@@ -58,6 +46,9 @@ from vivace.types import (
     Vector,
 )
 
+if TYPE_CHECKING:
+    from vivace.engine.engine import Engine
+
 Progress: TypeAlias = Callable[[IngestProgress], None]
 # outside the class, where `list` is not yet its method
 Listing: TypeAlias = list[tuple[Document, int]]
@@ -65,92 +56,6 @@ Chunks: TypeAlias = list[Chunk]
 Decisions: TypeAlias = list[Decision]
 Findings: TypeAlias = list[Finding]
 _PLAINLY = Asking()
-
-
-class Engine:
-    """Owns the model and the thread pools; opens any number of collections.
-
-    Use it as an asynchronous context manager, or call `close`. Settings come from every source that
-    `vivace.settings.load` knows, unless given.
-    """
-
-    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
-        self.settings = settings if settings is not None else settings_module.load(**overrides)
-        self.generator = models.load(self.settings.generate)
-        share = divide(self.settings.embed.workers, self.settings.search.threads)
-        self.embedder = names.load(self.settings, share.cores)
-        self._pool = Pool(share.search, "vivace-search", cores=share.cores)
-        self.sandbox = Sandbox(self.settings.parse)
-        self._collections: dict[Path, Collection] = {}
-        self._opening = asyncio.Lock()
-
-    async def open(self, name: str | Path = "default", *, create: bool = True) -> Collection:
-        """Open the collection at a path, or of a name under `settings.home`; once, however often.
-
-        Raises:
-            CollectionNotFound: there is none and `create` is False.
-            EmbedderMismatch: it was made with another embedder.
-            CollectionTooNew: a later version of Vivace wrote it.
-        """
-        folder = collection_path(name, self.settings)
-        async with self._opening:
-            opened = self._collections.get(folder)
-            if opened is not None and not opened.closed:
-                return opened
-            trace = Trace()
-            operations = Operations(folder, trace)
-            corpus = await asyncio.to_thread(
-                Corpus.open,
-                folder,
-                embedder=self.embedder.name,
-                dim=self.embedder.dim,
-                trace=trace,
-                settings=self.settings.index,
-                create=create,
-                decide=operations.record,
-            )
-            collection = self._collections[folder] = Collection(corpus, self, trace, operations)
-            return collection
-
-    async def reembed(
-        self, name: str | Path = "default", *, progress: UpkeepProgressed | None = None
-    ) -> Reembedded:
-        """Give every chunk a vector of this engine's embedder: see `collection.reembedding`."""
-        folder = collection_path(name, self.settings)
-        opened = self._collections.get(folder)
-        if opened is not None and not opened.closed:
-            return await opened.upkeep.reembed(progress)
-        return await reembed(folder, self.embedder, progress=progress)
-
-    def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
-        parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)
-        return HybridSearcher(*parts, metric=corpus.store.metric)
-
-    def answerer(self) -> Answerer:
-        """Answers by the model that is set; by quoting where there is none or it cannot."""
-        quoting = Extractive(self.embedder, self.settings.answer)
-        if self.generator is None:
-            return quoting
-        settings = self.settings
-        return Prompted(self.generator, settings.answer, settings.generate, fallback=quoting)
-
-    async def close(self) -> None:
-        """Close every collection, then the pools and the model. Idempotent."""
-        async with AsyncExitStack() as stack:
-            stack.callback(self.embedder.close)
-            stack.callback(self._pool.close)
-            if self.generator is not None:
-                stack.push_async_callback(self.generator.close)
-            stack.push_async_callback(asyncio.to_thread, self.sandbox.close)
-            for collection in self._collections.values():
-                stack.push_async_callback(collection.close)
-            self._collections.clear()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
 
 class Collection:

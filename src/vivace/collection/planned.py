@@ -1,0 +1,100 @@
+"""The plan of a collection as the disk has it: `plan.json`, replaced as a whole.
+
+No truth: without it, or with a damaged one, the defaults hold, and everything is still found.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from vivace.errors import CorruptIndex
+from vivace.index import files
+from vivace.types import Objective, Plan
+
+FILE = "plan.json"
+ASIDE = FILE + ".damaged"
+FORMAT = 1
+OLDEST = 1
+"""A Vivace that knows this format can read what this one writes."""
+Signature: TypeAlias = tuple[int, int, int]
+_ABSENT: Signature = (0, 0, 0)
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """A plan, and what it was made for and on."""
+
+    plan: Plan
+    objective: Objective = Objective()
+    rows: int = 0
+    """Live rows that it was measured on; 0 where nothing was measured."""
+    source: str = ""
+    """Of the questions: `tune.tuning.Source`; empty where there were none."""
+    time: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+
+
+class _File(msgspec.Struct, frozen=True):
+    format: int
+    oldest: int
+    crc32: int
+    planned: msgspec.Raw
+
+
+def write(folder: Path, planned: Planned) -> None:
+    """Make it the collection's plan, durable.
+
+    Raises:
+        OSError: it cannot be written; the one before still holds.
+    """
+    body = msgspec.json.encode(planned)
+    whole = _File(FORMAT, OLDEST, zlib.crc32(body), msgspec.Raw(body))
+    files.replace(folder / FILE, msgspec.json.encode(whole))
+
+
+def read(folder: Path) -> Planned | None:
+    """The collection's plan; None where there is no file.
+
+    Raises:
+        CorruptIndex: it is damaged, or of a format that this Vivace does not read.
+    """
+    path = folder / FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _corrupt(path, str(error.strerror)) from error
+    try:
+        whole = msgspec.json.decode(data, type=_File)
+        if zlib.crc32(bytes(whole.planned)) != whole.crc32:
+            raise _corrupt(path, "it fails its checksum")
+        if whole.oldest > FORMAT:
+            raise _corrupt(path, f"it has format {whole.format}, this Vivace reads up to {FORMAT}")
+        return msgspec.json.decode(whole.planned, type=Planned)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise _corrupt(path, str(error)) from error
+
+
+def put_aside(folder: Path) -> None:
+    """Keep a file that cannot be read under another name; where that cannot be, leave it."""
+    with suppress(OSError):
+        (folder / FILE).replace(folder / ASIDE)
+
+
+def signature(folder: Path) -> Signature:
+    """Changes with every `write`, also another process's."""
+    try:
+        status = os.stat(folder / FILE)
+    except OSError:
+        return _ABSENT
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _corrupt(path: Path, reason: str) -> CorruptIndex:
+    return CorruptIndex(f"{path}: {reason}", fix="Tune again: vivace tune --apply")
