@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from vivace.cli.report.frontier import frontier
-from vivace.cli.report.reasons import verdict, why
+from vivace.cli.report.reasons import left_out, verdict, why
 from vivace.cli.report.style import STYLE
 from vivace.cli.report.svg import OTHER, STYLES, digits, number
 from vivace.cli.report.texts import TEXTS, Language, Texts, described, size
@@ -171,11 +171,13 @@ def _row(trial: Trial, told: str, look: str, columns: Sequence[tuple[str, str]])
 def _rejected(tuning: Tuning, words: Texts) -> str:
     if not tuning.rejected:
         return f'<p class="note">{escape(words.rejected_none)}</p>'
-    rows = [
-        f'<tr><td class="named">{escape(described(item.family, item.params))}</td>'
-        f'<td class="prose" lang="en">{escape(item.reason)}</td></tr>'
-        for item in tuning.rejected
-    ]
+    rows = []
+    for item in tuning.rejected:
+        told, language = left_out(item.reason, words)
+        rows.append(
+            f'<tr><td class="named">{escape(described(item.family, item.params))}</td>'
+            f'<td class="prose" lang="{language}">{escape(told)}</td></tr>'
+        )
     return _table(((words.family, ""), (words.why, "")), rows)
 
 

@@ -2,53 +2,77 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from vivace.cli.report.svg import number
 from vivace.cli.report.texts import Texts, described
+from vivace.tune import choice
 from vivace.tune.tuning import Tuning
-from vivace.types import Objective, Trial
+from vivace.types import Trial
+
+CHINESE: Final = tuple(
+    (re.compile(pattern), told)
+    for pattern, told in (
+        (r"would hold (.+) in memory, where (.+) are allowed", "需要 {0} 内存，只允许 {1}"),
+        (r"(\d+) builds had been made", "已经构建了 {0} 个索引，达到上限"),
+        (r"the (\S+) s for tuning were over", "{0} 秒的调优时间已用完"),
+        (r"building takes about (\S+) s, (\S+) s were left", "构建约需 {0} 秒，只剩 {1} 秒"),
+        (
+            r"at effort (\d+) it took (\S+) times the CPU of (.+) and had not reached the floor",
+            "effort {0} 时 CPU 已是 {2} 的 {1} 倍，召回率仍未达到下限",
+        ),
+        (r"finds (\S+) \((\S+) to (\S+)\) at most", "召回率最高只有 {0}（{1} 到 {2}）"),
+    )
+)
+"""What the tuner gives as reasons for leaving something out, and how to say it in Chinese."""
 
 
 def verdict(trial: Trial, tuning: Tuning, words: Texts) -> tuple[str, bool]:
     """What became of a trial, and whether it keeps to the objective."""
-    if faults := _faults(trial, tuning.objective, words):
+    if faults := _faults(trial, tuning, words):
         return words.comma.join(faults), False
     chosen = _decided(tuning)
     times = trial.cpu_ms / chosen.cpu_ms if chosen.cpu_ms else 1.0
-    if times < 1.005:
+    if abs(times - 1) < choice.NOISE:
         return words.close, True
     return words.dearer.format(times=_times(times)), True
 
 
 def why(tuning: Tuning, words: Texts, infeasible: bool) -> str:
-    """The reason: the tuner's own sentence in English, else what the figures say."""
+    """The reason: the tuner's own sentence in English, else the same from the figures."""
     if words.code == "en":
         return tuning.reason
     if infeasible:
-        chosen = tuning.chosen
-        faults = _faults(chosen, tuning.objective, words)
+        faults = _faults(tuning.chosen, tuning, words)
         return words.comma.join(faults) + words.stop if faults else ""
-    keeping = [trial for trial in tuning.trials if not _faults(trial, tuning.objective, words)]
+    keeping = choice.ranked(tuning.trials, tuning.objective)
     others = [trial for trial in keeping if trial.plan != tuning.chosen.plan]
     if not others:
         return words.reason_only
     second = min(others, key=lambda trial: trial.cpu_ms)
     times = second.cpu_ms / max(1e-9, _decided(tuning).cpu_ms)
-    return words.reason_cheapest.format(kept=len(keeping)) + words.reason_next.format(
-        plan=described(second.plan.family, second.plan.params),
-        effort=second.plan.effort,
-        times=_times(times),
-    )
+    values = {
+        "plan": described(second.plan.family, second.plan.params),
+        "effort": second.plan.effort,
+        "times": _times(times),
+    }
+    last = words.reason_next if times > 1 + choice.NOISE else words.reason_alike
+    return words.reason_cheapest.format(kept=len(keeping)) + last.format(**values)
 
 
-def _faults(trial: Trial, objective: Objective, words: Texts) -> list[str]:
-    found = []
-    if trial.recall_low < objective.recall:
-        found.append(words.below)
-    if objective.p95_ms is not None and trial.p95_ms > objective.p95_ms:
-        found.append(words.slow)
-    if objective.memory_bytes is not None and trial.footprint.resident > objective.memory_bytes:
-        found.append(words.large)
-    return found
+def left_out(reason: str, words: Texts) -> tuple[str, str]:
+    """Why something was left out, and the language that is told in."""
+    if words.code != "en":
+        for pattern, told in CHINESE:
+            if found := pattern.fullmatch(reason):
+                return told.format(*found.groups()), words.code
+    return reason, "en"
+
+
+def _faults(trial: Trial, tuning: Tuning, words: Texts) -> list[str]:
+    told = {"recall": words.below, "p95": words.slow, "memory": words.large}
+    return [told[name] for name in choice.lacks(trial, tuning.objective)]
 
 
 def _decided(tuning: Tuning) -> Trial:

@@ -23,6 +23,7 @@ class Texts:
     interrupted: str
     reason_cheapest: str
     reason_next: str
+    reason_alike: str
     reason_only: str
     held_out: str
     objective: str
@@ -105,6 +106,7 @@ ENGLISH = Texts(
     reason_cheapest="Of {kept} plans tried that keep to the objective, this one took the least CPU"
     " a query.",
     reason_next="The next, {plan} at effort {effort}, took {times} times as much.",
+    reason_alike="{plan} at effort {effort} is as cheap, and takes more room or longer to build.",
     reason_only="It is the only plan tried that keeps to the objective.",
     held_out="Measured on {queries} questions held out from every decision.",
     objective="Objective",
@@ -185,13 +187,11 @@ ENGLISH = Texts(
     machine_names={
         "cpu": "Processor",
         "cores": "Cores",
-        "memory": "Memory",
+        "avx512": "AVX-512",
         "system": "System",
         "python": "Python",
         "faiss": "FAISS",
         "numpy": "NumPy",
-        "vivace": "Vivace",
-        "load": "Load",
     },
     again="To repeat it",
     footer="Recall is the share of the true nearest vectors that a search finds, by exact search"
@@ -214,6 +214,7 @@ CHINESE = Texts(
     interrupted="调优提前结束，这是当时找到的最佳方案。",
     reason_cheapest="试过的方案中有 {kept} 个满足目标，其中这一个每次查询占用的 CPU 最少。",
     reason_next="其次是 {plan}（effort {effort}），CPU 是它的 {times} 倍。",
+    reason_alike="{plan}（effort {effort}）同样省，但占用更多空间或构建更久。",
     reason_only="试过的方案中只有它满足目标。",
     held_out="以上数字来自 {queries} 个未参与任何决定的预留问题。",
     objective="目标",
@@ -292,13 +293,11 @@ CHINESE = Texts(
     machine_names={
         "cpu": "处理器",
         "cores": "核数",
-        "memory": "内存",
+        "avx512": "AVX-512",
         "system": "系统",
         "python": "Python",
         "faiss": "FAISS",
         "numpy": "NumPy",
-        "vivace": "Vivace",
-        "load": "负载",
     },
     again="重复这次调优",
     footer="召回率是一次检索找到的真实最近邻的比例，以对同一批向量的精确检索为准。"
