@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.collection.planned import Planned
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded
 from vivace.engine import (
@@ -23,6 +24,8 @@ from vivace.engine import (
 )
 from vivace.errors import StoreError, VivaceError
 from vivace.run.streams import Deferred
+from vivace.tune.intervals import Recall
+from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
     Asking,
@@ -33,6 +36,8 @@ from vivace.types import (
     IngestProgress,
     IngestReport,
     Metadata,
+    Objective,
+    Plan,
     Query,
     SearchResult,
     Vector,
@@ -53,8 +58,11 @@ class Loop:
         )
         self._thread.start()
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T], *, keep: bool = False) -> T:
         """The coroutine's result; an interrupt (Ctrl-C) cancels it and waits for its clean-up.
+
+        Args:
+            keep: what it returns all the same when it is interrupted is the result.
 
         Raises:
             StoreError: the loop has been closed, or this is its own thread, which would deadlock.
@@ -78,6 +86,8 @@ class Loop:
         except BaseException:
             self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
             done.wait()
+            if keep and not tasks[0].cancelled():
+                return tasks[0].result()
             raise
         return tasks[0].result()
 
@@ -190,6 +200,36 @@ class BlockingCollection:
 
     def decisions(self, *, limit: int = 100) -> Decisions:
         return self._loop.run(self._collection.decisions(limit=limit))
+
+    @property
+    def plan(self) -> Plan | None:
+        return self._collection.plan
+
+    @property
+    def planned(self) -> Planned | None:
+        return self._collection.planned
+
+    def recall(self) -> Recall:
+        return self._collection.recall()
+
+    def tune(
+        self,
+        objective: Objective | None = None,
+        *,
+        budget_seconds: float | None = None,
+        apply: bool = True,
+        families: Sequence[str] | None = None,
+        progress: UpkeepProgressed | None = None,
+    ) -> Tuning:
+        """See `Collection.tune`; Ctrl-C (once) ends it with the best so far."""
+        tuning = self._collection.tune(
+            objective,
+            budget_seconds=budget_seconds,
+            apply=apply,
+            families=families,
+            progress=progress,
+        )
+        return self._loop.run(tuning, keep=True)
 
     def verify(self, *, progress: UpkeepProgressed | None = None) -> Findings:
         return self._loop.run(self._collection.verify(progress=progress))

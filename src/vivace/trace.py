@@ -66,12 +66,23 @@ class Histogram:
 
 
 class Trace:
-    """Counters and histograms by name. Safe from any thread."""
+    """Counters, gauges and histograms by name. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counters: Counter[str] = Counter()
+        self._gauges: dict[str, float] = {}
         self._histograms: dict[str, Histogram] = {}
+
+    def gauge(self, name: str, value: float) -> None:
+        """How something stands now."""
+        with self._lock:
+            self._gauges[name] = value
+
+    def gauges(self) -> dict[str, float]:
+        """The last value of each."""
+        with self._lock:
+            return dict(self._gauges)
 
     def count(self, name: str, n: int = 1) -> None:
         with self._lock:

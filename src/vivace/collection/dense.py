@@ -120,6 +120,22 @@ class Dense:
         """Whether some segment does not promise the true neighbours."""
         return any(not segment.index.capabilities.exact for segment in self.segments)
 
+    def asked(self, k: int) -> tuple[Plan, tuple[int, int]] | None:
+        """How the largest of the approximate segments is asked for k, and the efforts it has.
+
+        None where everything is exact.
+        """
+        approximate = [s for s in self.segments if not s.index.capabilities.exact]
+        if not approximate:
+            return None
+        largest = max(approximate, key=len)
+        family = largest.index.family
+        if self.plan is not None and self.plan.family == family:
+            plan = self.plan
+        else:
+            plan = Plan(family, largest.sealed.files.params if largest.sealed else {})
+        return plan, largest.index.efforts(k)
+
     def search(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
         """The k nearest live and allowed ids of each query, as far as the segments tell."""
         parts = []

@@ -57,10 +57,9 @@ class Snapshot:
     def approximate(self) -> bool:
         return self._dense.approximate
 
-    @property
-    def plan(self) -> Plan | None:
-        """What the dense side is asked by."""
-        return self._dense.plan
+    def asked(self, k: int) -> tuple[Plan, tuple[int, int]] | None:
+        """As `Dense.asked`."""
+        return self._dense.asked(k)
 
     def exact(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
         """The k nearest of each query (q, dim) float32 by brute force.

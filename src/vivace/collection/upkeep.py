@@ -50,7 +50,7 @@ class Upkeep:
             ]
             return [*self._corpus.verify(step), *bad, *mended]
 
-        return await _stepping(verify, progress)
+        return await stepping(verify, progress)
 
     async def reembed(self, progress: Progress | None) -> Reembedded:
         """See `Engine.reembed`; this process may go on writing meanwhile."""
@@ -61,14 +61,14 @@ class Upkeep:
 
     async def rebuild(self, progress: Progress | None) -> None:
         """See `Collection.rebuild`."""
-        await _stepping(self._corpus.rebuild, progress)
+        await stepping(self._corpus.rebuild, progress)
 
     async def compact(self, progress: Progress | None) -> None:
         """See `Collection.compact`."""
-        await _stepping(self._corpus.compact, progress)
+        await stepping(self._corpus.compact, progress)
 
 
-async def _stepping(work: Callable[[Progress], T], progress: Progress | None) -> T:
+async def stepping(work: Callable[[Progress], T], progress: Progress | None) -> T:
     """`work` on a thread, at low priority, until it is done or the caller is cancelled."""
     loop = asyncio.get_running_loop()
     stop = threading.Event()

@@ -16,11 +16,13 @@ from vivace.collection import given
 from vivace.collection.corpus import Corpus
 from vivace.collection.pipeline import Pipeline
 from vivace.collection.place import resolved
+from vivace.collection.planned import Planned
 from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
+from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.ingest.sandbox import Passwords
 from vivace.run.streams import Deferred
@@ -29,6 +31,8 @@ from vivace.run.yielding import Pace
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune.intervals import Recall
+from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
     Asking,
@@ -41,6 +45,8 @@ from vivace.types import (
     IngestProgress,
     IngestReport,
     Metadata,
+    Objective,
+    Plan,
     Query,
     SearchResult,
     Vector,
@@ -69,7 +75,9 @@ class Collection:
         self._corpus = corpus
         self._engine = engine
         self._settings = engine.settings
-        self._searcher = engine.searcher(corpus, trace)
+        decide = operations.record
+        self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
+        self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
         self._answerer = engine.answerer()
         self._writer = Writer(corpus)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
@@ -254,6 +262,58 @@ class Collection:
     async def info(self) -> CollectionInfo:
         return await asyncio.to_thread(self._corpus.store.info)
 
+    # -- tuning -----------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan | None:
+        """Which index is searched and how; None before any tuning, when the defaults hold."""
+        return self.planned.plan if self.planned else None
+
+    @property
+    def planned(self) -> Planned | None:
+        """The plan with what it was made for and on."""
+        return self._corpus.planned
+
+    def recall(self) -> Recall:
+        """Recall@10 of the newest live questions, some of which are answered again exactly."""
+        return self._tuning.recall()
+
+    async def tune(
+        self,
+        objective: Objective | None = None,
+        *,
+        budget_seconds: float | None = None,
+        apply: bool = True,
+        families: Sequence[str] | None = None,
+        progress: UpkeepProgressed | None = None,
+    ) -> Tuning:
+        """Find the index that keeps to the objective at the least CPU a question, and use it.
+
+        Judged by exact search over every chunk, on the questions that were logged, or as long as
+        there are few, on some made from the chunks. Searches go on meanwhile. Cancelling it (once)
+        ends the race, and returns and applies the best so far.
+
+        Args:
+            objective: the settings' (`tune.recall`, ...) unless given.
+            apply: without it, nothing of the collection changes.
+            families: those that may be chosen; all by default.
+            progress: called on the event loop.
+
+        Raises:
+            BadInput: there is nothing to tune, an objective outside its range, no such family.
+            InfeasibleObjective: nothing that was tried keeps to it; carries the nearest `Tuning`.
+            CollectionLocked: to apply it, and another process is writing.
+            StoreUnwritable: the folder cannot be written.
+        """
+        await asyncio.to_thread(self._log.flush)
+        return await self._tuning.tune(
+            objective,
+            budget_seconds=budget_seconds,
+            apply=apply,
+            families=families,
+            progress=progress,
+        )
+
     # -- upkeep -----------------------------------------------------------------------------
 
     async def verify(self, *, progress: UpkeepProgressed | None = None) -> Findings:
@@ -283,6 +343,7 @@ class Collection:
             return
         self.closed = True
         await self._idle.wait()
+        await self._tuning.close()
         if self._flushing is not None:
             await self._flushing
         await asyncio.to_thread(self._close)

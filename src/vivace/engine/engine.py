@@ -19,7 +19,7 @@ from vivace.generate.extractive import Extractive
 from vivace.generate.prompted import Prompted
 from vivace.ingest.sandbox import Sandbox
 from vivace.protocols import Answerer, Searcher
-from vivace.retrieve.hybrid import HybridSearcher
+from vivace.retrieve.hybrid import HybridSearcher, Watch
 from vivace.run.pools import Pool
 from vivace.run.threads import divide
 from vivace.settings import Settings
@@ -82,9 +82,9 @@ class Engine:
             return await opened.upkeep.reembed(progress)
         return await reembed(folder, self.embedder, progress=progress)
 
-    def searcher(self, corpus: Corpus, trace: Trace) -> Searcher:
+    def searcher(self, corpus: Corpus, trace: Trace, watch: Watch | None = None) -> Searcher:
         parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)
-        return HybridSearcher(*parts, metric=corpus.store.metric)
+        return HybridSearcher(*parts, metric=corpus.store.metric, watch=watch)
 
     def answerer(self) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""

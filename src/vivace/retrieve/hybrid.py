@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from vivace.types import (
     Vectors,
 )
 
+Watch: TypeAlias = Callable[[Vectors, Matches, Bitmap | None, CandidateSource], None]
+"""Told of every dense answer: the question (1, dim), what was found, what was allowed, and where it
+was looked for. It runs on the answer's path and must not wait or raise."""
 _NO_DENSE = "dense side skipped: "
 _MOST_HITS = 10_000
 _APART: Final = 2
@@ -61,6 +64,7 @@ class HybridSearcher:
         trace: Trace,
         *,
         metric: Metric = "cosine",
+        watch: Watch | None = None,
     ) -> None:
         self._source = source
         self._embedder = embedder
@@ -68,6 +72,7 @@ class HybridSearcher:
         self._settings = settings
         self._trace = trace
         self._metric = metric
+        self._watch = watch
         self._asking = 0
         """Questions between their arrival and their answer."""
 
@@ -155,6 +160,8 @@ class HybridSearcher:
             row = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
             with self._trace.span("dense"):
                 near = source.dense(row, self._width(query), allow=keyword.allow)
+            if self._watch is not None:
+                self._watch(row, near, keyword.allow, source)
         found = fusion.candidates(keyword.matches, near)
         ids, stages = found.ids, {"bm25": found.bm25}
         if row is None:

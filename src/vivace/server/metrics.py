@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from vivace.run.limit import Limit
 from vivace.server.served import Served
@@ -36,9 +36,25 @@ def render(served: Served) -> str:
         f"vivace_http_requests_running {served.running.count}",
         *_header("vivace_ready", "gauge", "1 while requests are served"),
         f"vivace_ready {int(served.accepting)}",
+        *_recall([collection.trace.gauges() for collection in served.collections]),
         *_admission(served.limits),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _recall(gauges: Iterable[Mapping[str, float]]) -> Iterator[str]:
+    """Of the collection that finds least, as far as its recall is known."""
+    known = [each for each in gauges if each.get("recall.queries")]
+    if not known:
+        return
+    worst = min(known, key=lambda each: each["recall.mean"])
+    yield from _header(
+        "vivace_recall", "gauge", "Recall@10 of live questions (lowest collection), 95 % interval"
+    )
+    for bound in ("low", "mean", "high"):
+        yield f'vivace_recall{{bound="{bound}"}} {worst[f"recall.{bound}"]:.4f}'
+    yield from _header("vivace_recall_samples", "gauge", "Live questions that it rests on")
+    yield f"vivace_recall_samples {worst['recall.queries']:g}"
 
 
 def _admission(limits: Mapping[str, Limit]) -> Iterator[str]:

@@ -371,6 +371,13 @@ class Store:
             [limit],
         )
 
+    def asked(self, *, limit: int) -> list[str]:
+        """The texts of the newest questions that have one, the oldest of them first."""
+        rows = self._read(
+            "SELECT text FROM queries WHERE text <> '' ORDER BY id DESC LIMIT ?", [limit]
+        )
+        return [str(text) for (text,) in reversed(rows)]
+
     def _write(self, body: Callable[[sqlite3.Connection], R]) -> R:
         with self._write_lock, translated(self._connections.path):
             if self._writer is None:
