@@ -14,16 +14,16 @@ from typing import Any
 import msgspec
 
 from vivace import settings as settings_module
-from vivace.cli.output import json_line, settings_of, table, upkeep_progress
+from vivace.cli.output import figures, json_line, settings_of, upkeep_progress
 from vivace.cli.report import page
-from vivace.cli.report.reasons import verdict
 from vivace.cli.report.svg import digits, number
-from vivace.cli.report.texts import ENGLISH, described
+from vivace.cli.report.texts import described
 from vivace.cli.status import INFEASIBLE, OK
 from vivace.engine import Engine
 from vivace.engine.selftuning import objective_of
 from vivace.errors import BadInput, InfeasibleObjective
 from vivace.settings import Settings
+from vivace.tune import choice
 from vivace.tune.tuning import Tuning
 from vivace.types import Objective, Trial
 
@@ -108,11 +108,14 @@ def _value(
 def show(tuning: Tuning, *, infeasible: bool = False) -> None:
     """The choice and what it was chosen among, on stdout."""
     label = "nearest" if infeasible else "chosen"
-    rows = [trial_row(tuning.chosen, f"{label}, held out")]
-    for trial in _one_each(tuning):
-        said, _ = verdict(trial, tuning, ENGLISH)
-        rows.append(trial_row(trial, label if trial.plan == tuning.chosen.plan else said))
-    table("", TRIAL_COLUMNS, rows)
+    trials = _one_each(tuning)
+    best = min((t.cpu_ms for t in trials if t.plan == tuning.chosen.plan), default=None)
+    rows = [trial_row(tuning.chosen, "held out")]
+    for trial in trials:
+        is_it = trial.plan == tuning.chosen.plan
+        said = label if is_it else short_verdict(trial, tuning.objective, best)
+        rows.append(trial_row(trial, said))
+    figures(TRIAL_COLUMNS, rows)
     for item in tuning.rejected:
         print(f"left out: {described(item.family, item.params)}: {item.reason}")
     seen = tuning.pattern
@@ -125,7 +128,8 @@ def show(tuning: Tuning, *, infeasible: bool = False) -> None:
         print(tuning.reason)
 
 
-TRIAL_COLUMNS = ["index", "effort", "recall", "CPU ms", "p50/p95 ms", "MB", "build s", ""]
+TRIAL_COLUMNS = ["index", "effort", "recall", "low", "CPU ms", "p95 ms", "MB", "build s", ""]
+"""`low` is the lower end of the interval of recall, MB what is held in memory."""
 
 
 def trial_row(trial: Trial, said: str) -> list[str]:
@@ -134,20 +138,28 @@ def trial_row(trial: Trial, said: str) -> list[str]:
     return [
         described(plan.family, plan.params),
         str(plan.effort) if plan.effort else "",
-        f"{trial.recall:.3f} [{trial.recall_low:.3f}, {trial.recall_high:.3f}]",
+        f"{trial.recall:.3f}",
+        f"{trial.recall_low:.3f}",
         digits(trial.cpu_ms),
-        f"{digits(trial.p50_ms)}/{digits(trial.p95_ms)}",
+        digits(trial.p95_ms),
         number(trial.footprint.resident / 1e6),
         number(trial.build_seconds),
         said,
     ]
 
 
+def short_verdict(trial: Trial, objective: Objective, best: float | None) -> str:
+    """What of the objective it misses, else how its CPU compares with the best's."""
+    if missed := choice.lacks(trial, objective):
+        return f"misses {', '.join(missed)}"
+    return f"{trial.cpu_ms / best:.2f} x CPU" if best else "keeps to it"
+
+
 def _one_each(tuning: Tuning) -> list[Trial]:
     """Of every index the effort that serves best; those that keep to the objective come first."""
     found: dict[str, tuple[tuple[bool, float], Trial]] = {}
     for trial in tuning.trials:
-        _, keeps = verdict(trial, tuning, ENGLISH)
+        keeps = not choice.lacks(trial, tuning.objective)
         rank = (not keeps, trial.cpu_ms if keeps else -trial.recall)
         name = described(trial.plan.family, trial.plan.params)
         if name not in found or rank < found[name][0]:
