@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from vivace.index import matches, segments
 from vivace.index.flat import FlatIndex
 from vivace.index.hnsw import HnswIndex
+from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
 from vivace.testing.conformance import VectorIndexConformance, vectors
@@ -43,6 +44,13 @@ class TestHnswOverCodes(VectorIndexConformance):
         return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric), bits=8)
 
 
+class TestIvf(VectorIndexConformance):
+    rows = 8_000
+
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return IvfIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
 class _Opened(VectorIndexConformance):
     family = "flat"
 
@@ -59,6 +67,11 @@ class TestFlatOpened(_Opened):
 
 class TestPqOpened(_Opened):
     family = "pq"
+
+
+class TestIvfOpened(_Opened):
+    family = "ivf"
+    rows = 8_000
 
 
 class TestHnswOpened(_Opened):

@@ -90,18 +90,20 @@ class PlanInForce:
         )
 
     def tell(self, new: Segment, here: Collection[str]) -> None:
-        """Say on what grounds a segment has a family that is not among those `here`; once."""
+        """Say on what grounds a segment has a family that is not among those `here`; once.
+
+        Where it is the plan's, the decision for the plan has said so.
+        """
         rows, family = len(new.index.ids), new.index.family
         grounds = self.shaping.of(rows).grounds
-        if family in here or (family, grounds) in self._told:
+        if grounds == "plan" or family in here or (family, grounds) in self._told:
             return
         self._told.add((family, grounds))
-        reasons = {
-            "default": f"Exact search answers within a millisecond up to {FLAT_UP_TO:,} chunks a"
-            " segment; beyond, codes with exact rescoring do.",
-            "setting": "index.family says so.",
-            "plan": "The plan says so.",
-        }
-        what = "plan" if grounds == "plan" else "default"
+        reason = (
+            "index.family says so."
+            if grounds == "setting"
+            else f"Exact search answers within a millisecond up to {FLAT_UP_TO:,} chunks a"
+            " segment; beyond, codes with exact rescoring do."
+        )
         evidence = {"chunks": rows, "at": time.time()}
-        self._decide(Decision(what, None, family, reasons[grounds], evidence))
+        self._decide(Decision("default", None, family, reason, evidence))

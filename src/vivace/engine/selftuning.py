@@ -182,10 +182,13 @@ class SelfTuning:
     def _stepped(self, progress: Progress | None) -> Progress:
         """What the race tells its steps to; ends it when it is to stop."""
         told: tuple[UpkeepProgress | None, float] = None, 0.0
+        ended = False
 
         def step(now: UpkeepProgress) -> None:
-            nonlocal told
-            if self._stop.is_set():
+            nonlocal told, ended
+            # once ended it goes on to measure what it reports; nobody wants that who closes
+            if self._closing or (self._stop.is_set() and not ended):
+                ended = True
                 raise KeyboardInterrupt
             at = time.monotonic()
             if progress is None or (now == told[0] and at - told[1] < _TOLD_EACH):

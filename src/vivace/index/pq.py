@@ -36,7 +36,7 @@ class PqIndex(FaissCodes):
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
         """The codes and ids, held in memory, over the mapped rows of `flat`."""
-        return Footprint(n * _sub_vectors(dim, **params) // 2 + 8 * n, 2 * n * dim)
+        return Footprint(n * sub_vectors(dim, **params) // 2 + 8 * n, 2 * n * dim)
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
@@ -60,7 +60,7 @@ class PqIndex(FaissCodes):
         native.one_thread()
         dim = flat.vectors.shape[1]
         codes = faiss.IndexPQFastScan(
-            dim, _sub_vectors(dim, **params), 4, native.measure(flat.metric)
+            dim, sub_vectors(dim, **params), 4, native.measure(flat.metric)
         )
         codes.pq.cp.min_points_per_centroid = 1
         codes.train(rowfile.sample(flat.vectors, _SAMPLE, least=_CENTROIDS))
@@ -87,7 +87,8 @@ class PqIndex(FaissCodes):
         return _CALL + len(self.ids) * _SCAN_CODE
 
 
-def _sub_vectors(dim: int, width: int = 4) -> int:
+def sub_vectors(dim: int, width: int = 4) -> int:
+    """How many codes a row has, each of `width` dimensions or of the next divisor below."""
     while dim % width:
         width -= 1
     return dim // width

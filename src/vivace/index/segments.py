@@ -15,6 +15,7 @@ from vivace.index.coded import CodedIndex
 from vivace.index.files import FileEntry
 from vivace.index.flat import FlatIndex
 from vivace.index.hnsw import HnswIndex
+from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
 from vivace.types import Halves, Ids, Metric
@@ -22,7 +23,7 @@ from vivace.types import Halves, Ids, Metric
 IDS = "ids.npy"
 VECTORS = "vectors.faiss"
 CODES = "codes.faiss"
-_CODED: dict[str, type[CodedIndex]] = {c.family: c for c in (PqIndex, HnswIndex)}
+_CODED: dict[str, type[CodedIndex]] = {c.family: c for c in (PqIndex, IvfIndex, HnswIndex)}
 FAMILIES: tuple[str, ...] = ("flat", *_CODED)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from vivace.errors import MissingExtra
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
@@ -35,6 +36,20 @@ def kind(family: str) -> type[VectorIndex]:
         MissingExtra: what it needs is not installed.
     """
     return FlatIndex if family == FlatIndex.family else segments.coded(family)
+
+
+def installed(
+    families: Sequence[str] = segments.FAMILIES,
+) -> tuple[list[str], list[Rejected]]:
+    """The families that can be used here, and the others with the reason."""
+    usable, rejected = [], []
+    for family in families:
+        try:
+            kind(family)
+            usable.append(family)
+        except MissingExtra as error:
+            rejected.append(Rejected(family, {}, str(error)))
+    return usable, rejected
 
 
 def listed(n: int, dim: int, families: Sequence[str]) -> list[Candidate]:

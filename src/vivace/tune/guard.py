@@ -89,6 +89,11 @@ class RecallGuard:
         return self._floor
 
     @property
+    def state(self) -> int:
+        """Grows with every `restart`; a ticket is good for the one it was given in."""
+        return self._state
+
+    @property
     def spent(self) -> float:
         """CPU seconds of all answers observed."""
         return self._spent

@@ -52,7 +52,7 @@ class Ladder:
             return intervals.certain(len(rung.recalls))
         return intervals.recall(rung.recalls, self._questions.groups[: len(rung.recalls)])
 
-    def least(self, floor: float, dear: Callable[[Rung], bool]) -> int | None:
+    def least(self, floor: float, dear: Callable[[int, Rung], bool]) -> int | None:
         """The least effort whose recall is at or above the floor by the lower end of its interval.
 
         Doubled until one is, then bisected; an effort passes for now on as many questions as are
@@ -63,7 +63,7 @@ class Ladder:
         lowest, greatest = self.index.efforts(self._k)
         below, above = lowest - 1, lowest
         while not self._reaches(above, floor):
-            if above >= greatest or dear(self.rungs[above]):
+            if above >= greatest or dear(above, self.rungs[above]):
                 return None
             below, above = above, min(greatest, max(above + 1, 2 * above))
         while True:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
-from vivace.errors import BadInput, InfeasibleObjective, MissingExtra
+from vivace.errors import BadInput, InfeasibleObjective
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
 from vivace.tune import candidates, choice, fingerprint, intervals, measure
 from vivace.tune.candidates import Candidate
-from vivace.tune.intervals import Recall
+from vivace.tune.entries import Entry, beside, trial
 from vivace.tune.ladder import Ladder, Rung
 from vivace.tune.measure import Contender, Times
 from vivace.tune.pattern import pattern
@@ -39,6 +39,8 @@ _ROUNDS = 5
 _FINALISTS = 4
 _CORRECTIONS = 3
 _SLOW_MS = 5.0
+"""From here on an index is timed with few questions."""
+_BAD_LUCK = 0.3
 
 
 def tune(
@@ -77,21 +79,6 @@ def tune(
     return race.report()
 
 
-@dataclass(slots=True)
-class Entry:
-    """One plan that was tried to the end."""
-
-    plan: Plan
-    index: VectorIndex
-    ladder: Ladder
-    recall: Recall
-    build_seconds: float
-    times: Times
-
-    def trial(self) -> Trial:
-        return _trial(self.plan, self.index, self.recall, self.build_seconds, self.times)
-
-
 class Race:
     """One run of `tune`."""
 
@@ -128,7 +115,8 @@ class Race:
     def run(self, families: Sequence[str]) -> None:
         """Find neighbours, then build and try candidate after candidate."""
         n, dim = self._flat.vectors.shape
-        listed = self._candidates(n, dim, families)
+        usable, self._rejected = candidates.installed(families)
+        listed = candidates.listed(n, dim, usable)
         self._all, _ = drawn(
             self._flat,
             self._workload.vectors,
@@ -162,18 +150,19 @@ class Race:
         is taken. So the held-out questions only ever make the choice more careful; where they did,
         its held-out recall is a little flattered.
         """
-        self._finals()
+        finalists = [entry.trial() for entry in self._finals()]
         measured = [entry.trial() for entry in self.entries]
-        order = choice.ranked(measured, self._objective)
+        order = choice.ranked(finalists, self._objective)
+        order += choice.ranked([t for t in measured if t not in finalists], self._objective)
         passed = list[str]()
-        for trial in order:
-            entry = next(e for e in self.entries if e.plan == trial.plan)
+        for decided in order:
+            entry = next(e for e in self.entries if e.plan == decided.plan)
             held = self._held_out(entry)
             if held is not None:
-                others = [other for other in order if other is not trial]
-                said = choice.reason(held, trial, others, self._objective)
+                others = [other for other in order if other is not decided]
+                said = choice.reason(held, decided, others, self._objective)
                 return self._tuning(held, " ".join([*passed, said]))
-            passed.append(f"{choice.named(trial.plan)} did not hold on the held-out questions.")
+            passed.append(f"{choice.named(decided.plan)} did not hold on the held-out questions.")
         near = next(
             e for e in self.entries if e.plan == choice.nearest(measured, self._objective).plan
         )
@@ -184,16 +173,6 @@ class Race:
             nearest=self._tuning(self._told(near, near.plan.effort), f"{why}."),
             fix="Ask for less recall, allow more time or memory, or take the nearest plan",
         )
-
-    def _candidates(self, n: int, dim: int, families: Sequence[str]) -> list[Candidate]:
-        usable = list[str]()
-        for family in families:
-            try:
-                candidates.kind(family)
-                usable.append(family)
-            except MissingExtra as error:
-                self._rejected.append(Rejected(family, {}, str(error)))
-        return candidates.listed(n, dim, usable)
 
     def _room(self, candidate: Candidate) -> bool:
         """Whether there is a build and time left for it; if not, why is kept."""
@@ -227,31 +206,31 @@ class Race:
             self._try(candidate.family, {**candidate.params, **searched}, index, seconds)
 
     def _try(self, family: str, params: dict[str, int], index: VectorIndex, seconds: float) -> None:
-        ladder = self._ladder(index)
-        best = self._best()
-        stopped = list[Rung]()
+        ladder, best = self._ladder(index), self._best()
+        ratios = list[float]()
 
-        def dear(rung: Rung) -> bool:
+        def dear(effort: int, rung: Rung) -> bool:
+            # asked in batches, which is cheaper: what is dear even so is compared side by side
             if best is None or rung.cpu_ms <= _DEAR * best.times.cpu_ms:
                 return False
-            stopped.append(rung)
-            return True
+            mine, its = self._timed([Contender(index, effort), best.contender], few=True)
+            ratios.append(mine.cpu_ms / its.cpu_ms)
+            return ratios[-1] > _DEAR
 
         effort = ladder.least(self._objective.recall, dear)
-        if effort is None and stopped:
+        if effort is None:
             effort = max(ladder.rungs)
-            reason = (
-                f"at effort {effort} it took {stopped[0].cpu_ms / best.times.cpu_ms:.2g} times "
-                f"the CPU of {choice.named(best.plan)} and had not reached the floor"
-                if best is not None
-                else ""
-            )
-            self._rejected.append(Rejected(family, params, reason))
-        elif effort is None:
-            effort = max(ladder.rungs)
-            ladder.all(effort)
+            left = ratios and ratios[-1] > _DEAR and best is not None
+            if not left:
+                ladder.all(effort)
             found = ladder.recall(effort)
-            reason = f"finds {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) at most"
+            reason = f"finds {found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
+            reason += " at most"
+            if left and best is not None:
+                reason = (
+                    f"at effort {effort} takes {ratios[-1]:.2g} times the CPU of "
+                    f"{choice.named(best.plan)} and has not reached the floor"
+                )
             self._rejected.append(Rejected(family, params, reason))
         self._enter(Plan(family, params, effort), index, ladder, seconds, best)
 
@@ -259,42 +238,43 @@ class Race:
         self, plan: Plan, index: VectorIndex, ladder: Ladder, seconds: float, best: Entry | None
     ) -> None:
         """Time a plan beside the best so far, and beside other efforts of its own."""
-        beside = _beside(ladder, plan.effort)
-        contenders = [Contender(index, effort) for effort in (plan.effort, *beside)]
-        rivals = [Contender(best.index, best.plan.effort)] if best is not None else []
+        efforts = beside(ladder, plan.effort)
+        contenders = [Contender(index, effort) for effort in (plan.effort, *efforts)]
+        against = best or (self.entries[0] if self.entries else None)
+        rivals = [against.contender] if against is not None else []
         mine, *others = self._timed([*contenders, *rivals], few=True)
+        relative = 1.0
+        if against is not None:
+            relative = against.relative * mine.cpu_ms / max(others[-1].cpu_ms, 1e-9)
         recall = ladder.recall(plan.effort)
-        self.entries.append(Entry(plan, index, ladder, recall, seconds, mine))
-        if best is not None:
-            best.times = _least(best.times, others[-1])
-        for effort, times in zip(beside, others):
+        self.entries.append(Entry(plan, index, ladder, recall, seconds, mine, relative))
+        for effort, times in zip(efforts, others):
             other = replace(plan, effort=effort)
-            self._beside.append(_trial(other, index, ladder.recall(effort), seconds, times))
+            self._beside.append(trial(other, index, ladder.recall(effort), seconds, times))
+
+    def _lacks(self, entry: Entry) -> dict[str, float]:
+        return choice.lacks(entry.trial(), self._objective)
 
     def _best(self) -> Entry | None:
-        fit = [entry for entry in self.entries if not choice.lacks(entry.trial(), self._objective)]
-        return min(fit, key=lambda entry: entry.times.cpu_ms, default=None)
+        fit = [entry for entry in self.entries if not self._lacks(entry)]
+        return min(fit, key=lambda entry: entry.relative, default=None)
 
-    def _finals(self) -> None:
-        """Time those that may be best side by side, for longer."""
-        trials = {id(entry): entry.trial() for entry in self.entries}
-        fit = [e for e in self.entries if not choice.lacks(trials[id(e)], self._objective)]
-        # a p95 that is missed by little may have been bad luck
-        near = [
-            e
-            for e in self.entries
-            if set(choice.lacks(trials[id(e)], self._objective)) == {"p95"}
-            and choice.lacks(trials[id(e)], self._objective)["p95"] < 0.3
-        ]
-        running = sorted([*fit, *near], key=lambda entry: entry.times.cpu_ms)
-        if not running:
-            return
-        limit = _DEAR * running[0].times.cpu_ms
-        running = [entry for entry in running if entry.times.cpu_ms <= limit][:_FINALISTS]
+    def _finals(self) -> list[Entry]:
+        """Those that may be best, timed side by side and for longer."""
+        running = []
+        for entry in self.entries:
+            lacking = self._lacks(entry)
+            # a p95 that is missed by little may have been bad luck
+            if not lacking or (set(lacking) == {"p95"} and lacking["p95"] < _BAD_LUCK):
+                running.append(entry)
+        running.sort(key=lambda entry: entry.relative)
+        limit = _DEAR * running[0].relative if running else 0.0
+        running = [entry for entry in running if entry.relative <= limit][:_FINALISTS]
         self._step("finals", 0, len(running))
-        contenders = [Contender(entry.index, entry.plan.effort) for entry in running]
-        for entry, times in zip(running, self._timed(contenders)):
-            entry.times = times
+        times = self._timed([entry.contender for entry in running]) if running else []
+        for entry, its in zip(running, times):
+            entry.times = its
+        return running
 
     def _held_out(self, entry: Entry) -> Trial | None:
         """The entry on the held-out questions, if need be with more effort; None if it fails."""
@@ -305,7 +285,7 @@ class Race:
             if told.recall >= floor:
                 break
             asked = min(1.0, asked + floor - told.recall)
-            found = entry.ladder.least(asked, lambda rung: False)
+            found = entry.ladder.least(asked, lambda effort, rung: False)
             greatest = entry.index.efforts(self._objective.k)[1]
             if effort >= greatest:
                 return None
@@ -337,7 +317,7 @@ class Race:
             step=self._again,
         )[0]
         plan = replace(entry.plan, effort=effort)
-        return _trial(plan, entry.index, recall, entry.build_seconds, times)
+        return trial(plan, entry.index, recall, entry.build_seconds, times)
 
     def _tuning(self, chosen: Trial, reason: str) -> Tuning:
         n, dim = self._flat.vectors.shape
@@ -392,33 +372,3 @@ def _check(objective: Objective, flat: FlatIndex) -> None:
         )
     if not len(flat.ids):
         raise BadInput("there are no vectors to tune an index for", fix="Add documents first")
-
-
-def _beside(ladder: Ladder, chosen: int) -> list[int]:
-    """Up to two other efforts, well below and well above the chosen one, that were tried."""
-    below = [effort for effort in ladder.rungs if 1.3 * effort <= chosen]
-    above = [effort for effort in ladder.rungs if effort >= 1.3 * chosen]
-    return [*([max(below)] if below else []), *([min(above)] if above else [])]
-
-
-def _least(one: Times, other: Times) -> Times:
-    return Times(
-        min(one.p50_ms, other.p50_ms),
-        min(one.p95_ms, other.p95_ms),
-        min(one.cpu_ms, other.cpu_ms),
-    )
-
-
-def _trial(plan: Plan, index: VectorIndex, recall: Recall, seconds: float, times: Times) -> Trial:
-    return Trial(
-        plan,
-        recall.mean,
-        recall.low,
-        recall.high,
-        times.p50_ms,
-        times.p95_ms,
-        times.cpu_ms,
-        index.footprint,
-        seconds,
-        recall.queries,
-    )

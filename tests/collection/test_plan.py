@@ -1,0 +1,237 @@
+"""The plan of a collection: kept, followed, sealed by, and asked by without building anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vivace.collection import planned as plans
+from vivace.collection import rows, sealing
+from vivace.collection.corpus import Corpus
+from vivace.collection.planned import Planned
+from vivace.collection.shaping import FLAT_UP_TO, LARGEST, LARGEST_NAVIGATED, Shaping
+from vivace.errors import CollectionLocked, MissingExtra
+from vivace.index import segments
+from vivace.settings import Index
+from vivace.store.changes import Change, NewChunk, Put, Remove
+from vivace.trace import Trace
+from vivace.types import Chunk, Decision, Document, Halves, Objective, Plan
+
+DIM = 16
+ROWS = 300
+SETTINGS = Index(seal_chunks=ROWS, merge_factor=2)
+PQ = Planned(Plan("pq", {"width": 2}, 40), Objective(0.9), rows=ROWS, source="given")
+
+
+def opened(
+    folder: Path, decisions: list[Decision] | None = None, settings: Index = SETTINGS
+) -> Corpus:
+    decide = (decisions if decisions is not None else []).append
+    return Corpus.open(
+        folder, embedder="t", dim=DIM, trace=Trace(), settings=settings, decide=decide
+    )
+
+
+def put(id: int) -> Put:
+    text = f"word{id} walnut"
+    vector: Halves = np.random.default_rng(id).normal(size=DIM).astype(np.float16)
+    chunk = NewChunk(Chunk(f"d{id}", text, 0, len(text)), text.encode(), vector)
+    return Put(Document(f"d{id}", text), text.encode(), (chunk,))
+
+
+def write(corpus: Corpus, changes: list[Change]) -> None:
+    with corpus.writing():
+        corpus.apply(changes)
+    corpus.settle()
+
+
+def families(corpus: Corpus) -> list[tuple[str, int]]:
+    return [(s.index.family, len(s)) for s in corpus._dense.segments]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Iterator[Corpus]:
+    corpus = opened(tmp_path / "c")
+    write(corpus, [put(id) for id in range(ROWS)])
+    yield corpus
+    corpus.close()
+
+
+class TestKeeping:
+    def test_it_survives_reopening(self, corpus: Corpus) -> None:
+        assert corpus.planned is None
+        corpus.set_plan(PQ)
+        corpus.close()
+        again = opened(corpus.folder)
+        assert again.planned == PQ
+        again.close()
+
+    @pytest.mark.parametrize("harm", ["cut", "flipped", "future", "no json"])
+    def test_a_damaged_one_is_put_aside_and_said(self, corpus: Corpus, harm: str) -> None:
+        corpus.set_plan(PQ)
+        corpus.close()
+        file = corpus.folder / plans.FILE
+        data = file.read_bytes()
+        file.write_bytes(
+            {
+                "cut": data[:-5],
+                "flipped": data.replace(b'"effort":40', b'"effort":41'),
+                "future": data.replace(b'"oldest":1', b'"oldest":9'),
+                "no json": b"\xff" + data,
+            }[harm]
+        )
+        decisions: list[Decision] = []
+        again = opened(corpus.folder, decisions)
+        assert again.planned is None
+        assert [(d.what, d.before, d.after) for d in decisions] == [("plan", plans.FILE, None)]
+        assert (corpus.folder / plans.ASIDE).exists()
+        again.close()
+        told_once: list[Decision] = []
+        opened(corpus.folder, told_once).close()
+        assert told_once == []
+
+    def test_a_reader_follows(self, corpus: Corpus) -> None:
+        reader = opened(corpus.folder)
+        corpus.set_plan(PQ)
+        write(corpus, [put(ROWS)])
+        reader.snapshot()
+        assert reader.planned == PQ
+        reader.close()
+
+    def test_while_another_process_writes_it_holds_here(
+        self, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def locked() -> None:
+            raise CollectionLocked("somebody is writing")
+
+        monkeypatch.setattr(corpus._lock, "acquire", locked)
+        with pytest.raises(CollectionLocked):
+            corpus.set_plan(PQ)
+        assert corpus.planned is None
+        corpus.adopt_plan(PQ)
+        assert corpus.planned == PQ
+        assert corpus._trace.counters()["plan.unwritten"] == 1
+        assert not (corpus.folder / plans.FILE).exists()
+
+
+class TestSealing:
+    def test_shapes(self) -> None:
+        large, small = FLAT_UP_TO + 1, 100
+        hnsw = Planned(Plan("hnsw", {"m": 16}), rows=FLAT_UP_TO * 2)
+        shaping = Shaping(Index(), hnsw)
+        assert shaping.of(large).family == "hnsw"
+        assert shaping.of(large).params == {"m": 16}
+        assert shaping.of(small).family == "flat"
+        assert shaping.largest == LARGEST_NAVIGATED
+        assert Shaping(Index()).largest == LARGEST
+        assert Shaping(Index(family="pq"), hnsw).of(large).family == "pq"
+        assert Shaping(Index(), hnsw, frozenset({"hnsw"})).of(large).family == "pq"
+        assert Shaping(Index(), Planned(Plan("of a later version"))).of(large).family == "pq"
+
+    def test_what_was_measured_on_few_rows_holds_for_few(self) -> None:
+        shaping = Shaping(Index(), PQ)
+        assert shaping.of(ROWS).family == "pq"
+        assert shaping.of(ROWS // 3).family == "flat"
+
+    def test_a_flat_plan_says_nothing_of_many_more_rows(self) -> None:
+        shaping = Shaping(Index(), Planned(Plan("flat"), rows=100_000))
+        assert shaping.of(150_000).family == "flat"
+        assert shaping.of(250_000).family == "pq"
+
+    def test_sealed_segments_are_written_anew_by_the_plan(self, corpus: Corpus) -> None:
+        assert families(corpus) == [("flat", ROWS)]
+        corpus.set_plan(PQ)
+        assert families(corpus) == [("flat", ROWS)]
+        corpus.reshape(lambda _: None)
+        assert families(corpus) == [("pq", ROWS)]
+        sealed = corpus._dense.segments[0].sealed
+        assert sealed is not None
+        assert sealed.files.params == {"width": 2}
+        assert sealing.next_job(corpus._dense, corpus._plans.shaping) is None
+
+    def test_a_crash_before_that_is_made_good_in_the_background(self, tmp_path: Path) -> None:
+        corpus = opened(tmp_path / "c")
+        write(corpus, [put(id) for id in range(ROWS)])
+        corpus.set_plan(PQ)
+        corpus.close()
+        again = opened(tmp_path / "c")
+        again.settle()
+        assert families(again) == [("pq", ROWS)]
+        again.close()
+
+    def test_without_its_extra_the_default_is_used_and_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        decisions: list[Decision] = []
+        corpus = opened(tmp_path / "c", decisions)
+        write(corpus, [put(id) for id in range(ROWS // 2)])
+        real = segments.write
+
+        def lacking(*args: Any, **kwargs: Any) -> Any:
+            if kwargs["family"] == "pq":
+                raise MissingExtra("a library", "graph")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr("vivace.index.segments.write", lacking)
+        corpus.set_plan(PQ)
+        write(corpus, [put(id) for id in range(ROWS // 2, ROWS)])
+        assert families(corpus) == [("flat", ROWS)]
+        told = [d for d in decisions if d.before == "pq"]
+        assert [d.what for d in told] == ["default"]
+        assert "vivace[graph]" in told[0].reason
+        corpus.close()
+
+
+class TestEffort:
+    def test_it_changes_live_and_nothing_is_built(self, corpus: Corpus) -> None:
+        corpus.set_plan(PQ)
+        corpus.reshape(lambda _: None)
+        queries = np.random.default_rng(1).normal(size=(50, DIM)).astype(np.float32)
+        written = corpus._trace.counters()["segments.rows_written"]
+        recalls = []
+        for effort in (1, ROWS):
+            before = corpus.snapshot()
+            corpus.set_plan(Planned(Plan("pq", {"width": 2}, effort), rows=ROWS))
+            after = corpus.snapshot()
+            assert (after.epoch, after is before) == (before.epoch, False)
+            found, exact = after.dense(queries, 5), after.exact(queries, 5)
+            pairs = zip(found.ids, exact.ids, strict=True)
+            recalls.append(np.mean([len(np.intersect1d(a, b)) / 5 for a, b in pairs]))
+        assert recalls[0] <= recalls[1] == 1.0
+        assert corpus._trace.counters()["segments.rows_written"] == written
+
+    def test_another_familys_effort_is_not_used(self, corpus: Corpus) -> None:
+        asked = corpus.snapshot()
+        assert asked.asked(10) is None
+        assert not asked.approximate
+        corpus.set_plan(Planned(Plan("hnsw", {}, 7)))
+        assert corpus._dense._effort(corpus._dense.segments[0]) == 0
+
+
+class TestWholeRows:
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_live_rows_of_several_segments(
+        self, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+    ) -> None:
+        if not in_memory:
+            monkeypatch.setattr(rows, "_IN_MEMORY", 0)
+        write(corpus, [put(id) for id in range(ROWS, ROWS + 20)])
+        write(corpus, [Remove("d7"), Remove(f"d{ROWS + 3}")])
+        queries = np.random.default_rng(2).normal(size=(4, DIM)).astype(np.float32)
+        with corpus.rows() as flat:
+            assert len(flat.ids) == ROWS + 18
+            expected = corpus.snapshot().exact(queries, 20)
+            assert flat.search(queries, 20).ids.tolist() == expected.ids.tolist()
+        assert list(corpus.folder.glob("tuning-*")) == []
+
+    def test_one_sealed_segment_is_used_in_place(self, corpus: Corpus) -> None:
+        corpus.set_plan(PQ)
+        corpus.reshape(lambda _: None)
+        with corpus.rows() as flat:
+            assert flat.family == "flat"
+            assert flat.ids.tolist() == corpus._dense.segments[0].index.ids.tolist()
+            assert isinstance(flat.vectors.base, np.ndarray)

@@ -1,0 +1,152 @@
+"""Questions a collection is tuned by: its users', its texts', its vectors'."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vivace.index.flat import FlatIndex
+from vivace.protocols import Kind
+from vivace.store.changes import NewChunk, Put
+from vivace.store.store import Store
+from vivace.tune.workload import LEAST, MOST, mixed, questions
+from vivace.types import Chunk, Document, Embedded, Vectors
+
+DIM = 16
+CHUNKS = 300
+
+
+class WordEmbedder:
+    """The sum of a direction a word; reads English alone."""
+
+    name = "words"
+    dim = DIM
+
+    def __init__(self) -> None:
+        self.embedded: list[str] = []
+
+    def reads(self, language: str) -> bool:
+        return language == "en"
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
+        assert kind == "query"
+        self.embedded += texts
+        return Embedded(np.stack([vector(text) for text in texts]))
+
+    def close(self) -> None: ...
+
+
+def vector(text: str) -> Vectors:
+    total = np.zeros(DIM)
+    for word in text.lower().split():
+        seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest())
+        total += np.random.default_rng(seed).normal(size=DIM)
+    return np.asarray(total / np.linalg.norm(total), np.float32)
+
+
+def text_of(n: int) -> str:
+    return (
+        f"The walnut tree number {n} stands behind the old house. "
+        f"Its owner sold {n + 7} baskets of nuts at the market. "
+        f"Nobody knows who planted it there so long ago."
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store.open(tmp_path, embedder="words", dim=DIM)
+    store.commit([put(n, text_of(n)) for n in range(CHUNKS)])
+    yield store
+    store.close()
+
+
+def put(n: int, text: str) -> Put:
+    chunk = Chunk(f"d{n}", text, 0, len(text), section=("Trees", f"About tree number {n}"))
+    half = vector(text or "x").astype(np.float16)
+    return Put(Document(f"d{n}", text), text.encode(), (NewChunk(chunk, text.encode(), half),))
+
+
+def flat_of(store: Store) -> FlatIndex:
+    batches = list(store.vectors())
+    ids, rows = np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
+    return FlatIndex.build(ids, rows)
+
+
+def log(store: Store, texts: Sequence[str]) -> None:
+    store.log_queries([(0.0, text, 10, "", "[]", 1.0) for text in texts], 100_000)
+
+
+async def test_logged_questions_in_their_order_with_their_repeats(store: Store) -> None:
+    asked = [f"where is tree {n % 80}" for n in range(160)]
+    log(store, [*asked, "", "核桃树在哪里"])
+    embedder = WordEmbedder()
+    found = await questions(store, flat_of(store), embedder)
+    assert found.source == "log"
+    assert np.allclose(found.vectors, np.stack([vector(text) for text in asked]))
+    assert sorted(embedder.embedded) == sorted(set(asked))
+
+
+async def test_the_newest_questions_are_enough(store: Store) -> None:
+    log(store, [f"where is tree {n}" for n in range(MOST + 50)])
+    found = await questions(store, flat_of(store), WordEmbedder())
+    assert len(found.vectors) == MOST
+    assert np.allclose(found.vectors[-1], vector(f"where is tree {MOST + 49}"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"), [(LEAST - 1, True), (LEAST + 1, False)], ids=["too few", "switched off"]
+)
+async def test_until_then_questions_are_made(store: Store, asked: int, allowed: bool) -> None:
+    log(store, [f"where is tree {n}" for n in range(asked)])
+    embedder = WordEmbedder()
+    found = await questions(store, flat_of(store), embedder, log=allowed, seed=1)
+    assert found.source == "synthetic"
+    assert len(found.vectors) == CHUNKS
+    assert any(text.startswith("About tree") for text in embedder.embedded)
+    # a sentence, never nearly all of a chunk
+    assert max(map(len, embedder.embedded)) <= max(len(text_of(n)) for n in range(CHUNKS)) / 2
+    again = await questions(store, flat_of(store), WordEmbedder(), log=allowed, seed=1)
+    assert np.array_equal(found.vectors, again.vectors)
+
+
+async def test_a_few_questions_asked_again_and_again_are_not_all_there_is(store: Store) -> None:
+    log(store, ["where is the tree", "who sold the nuts"] * LEAST)
+    assert (await questions(store, flat_of(store), WordEmbedder())).source == "synthetic"
+
+
+async def test_vectors_without_texts(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "given", embedder="given", dim=DIM)
+    store.commit([put(n, f"核桃{n}") for n in range(CHUNKS)])
+    found = await questions(store, flat_of(store), WordEmbedder())
+    assert (found.source, found.vectors.shape) == ("synthetic", (CHUNKS, DIM))
+    store.close()
+
+
+def test_mixes_lie_among_the_rows_and_are_none_of_them() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(6_000, DIM)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    flat = FlatIndex.build(np.arange(len(rows)), rows.astype(np.float16))
+    found = mixed(flat, 500, seed=3)
+    assert found.dtype == np.float32
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
+    nearest = flat.search(found, 1).scores[:, 0]
+    far = flat.search(rng.normal(size=(500, DIM)).astype(np.float32), 1).scores[:, 0]
+    assert 0.7 < np.median(nearest) < 0.9999
+    assert far.shape == nearest.shape
+    assert np.array_equal(found, mixed(flat, 500, seed=3))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_hardly_any_rows(n: int) -> None:
+    rows = np.eye(DIM, dtype=np.float16)[:n]
+    found = mixed(FlatIndex.build(np.arange(n), rows), 10, seed=0)
+    assert found.shape == (n, DIM)
+    assert np.isfinite(found).all()
