@@ -19,8 +19,10 @@ from vivace.cli.report.svg import (
     width,
 )
 
-_WIDE, _PANEL, _GAP, _TOP = 900.0, 250.0, 58.0, 60.0
-_LOOKS = "bdeacf"
+_WIDE, _PANEL, _GAP, _TOP = 900.0, 250.0, 58.0, 82.0
+_LOOKS = "bdceaf"
+_LEAST = 0.01
+"""What is less, as the build of what needs none, is left out."""
 _PANELS: tuple[tuple[str, Callable[[Mapping[str, Any]], float]], ...] = (
     ("p50, ms", lambda item: float(item["p50_ms"])),
     ("build, s", lambda item: float(item["build_seconds"])),
@@ -32,7 +34,7 @@ _PANELS: tuple[tuple[str, Callable[[Mapping[str, Any]], float]], ...] = (
 
 
 def by_size(results: Sequence[Mapping[str, Any]]) -> str:
-    """The results of one run or several, a line a name."""
+    """The results of one run or several, a line a name; ours are drawn stronger."""
     names = list(dict.fromkeys(_short(str(item["name"])) for item in results))
     high = _TOP + len(_PANELS) * (_PANEL + _GAP)
     parts = [
@@ -55,24 +57,30 @@ def _panel(
     area: Box,
 ) -> list[str]:
     x = LogScale.around([float(item["rows"]) for item in results], area.left, area.right)
-    # what takes no time at all still has a place
-    y = LogScale.around([max(1e-3, value(item)) for item in results], area.bottom, area.top)
+    shown = [value(item) for item in results if value(item) >= _LEAST]
+    y = LogScale.around(shown, area.bottom, area.top)
+    few = len(y.ticks()) <= 8
     parts = [text(title, area.left, area.top - 8, "axis-name", 13)]
     for size in sorted({float(item["rows"]) for item in results}):
         parts.append(line(x.at(size), area.top, x.at(size), area.bottom, "grid"))
         parts.append(text(f"{size:,.0f}", x.at(size), area.bottom + 18, "tick", 12, "middle"))
     for tick in y.ticks():
         parts.append(line(area.left, y.at(tick), area.right, y.at(tick), "grid"))
-        if f"{tick:.0e}"[0] == "1":
+        if few or f"{tick:.0e}"[0] == "1":
             parts.append(text(number(tick), area.left - 8, y.at(tick) + 4, "tick", 12, "end"))
     for order, name in enumerate(names):
         look, shape = _style(order)
         own = sorted(
-            (item for item in results if _short(str(item["name"])) == name),
+            (
+                item
+                for item in results
+                if _short(str(item["name"])) == name and value(item) >= _LEAST
+            ),
             key=lambda item: int(item["rows"]),
         )
-        points = [(x.at(float(item["rows"])), y.at(max(1e-3, value(item)))) for item in own]
-        parts.append(path(points, f"series ink-{look}"))
+        points = [(x.at(float(item["rows"])), y.at(value(item))) for item in own]
+        ours = "bar strong" if name.startswith("vivace") else "series"
+        parts.append(path(points, f"{ours} ink-{look}"))
         for (across, up), item in zip(points, own, strict=True):
             said = f"{name}, {item['rows']:,} rows: {number(value(item))}"
             parts.append(marker(shape, across, up, f"mark fill-{look}", said))
@@ -80,14 +88,15 @@ def _panel(
 
 
 def _legend(names: Sequence[str]) -> list[str]:
-    parts, at = [], 64.0
+    parts, at, row = [], 64.0, 18.0
     for order, name in enumerate(names):
         look, shape = _style(order)
-        if at + width(name, 12) > _WIDE:
-            break  # more names than anybody could tell apart
-        parts.append(marker(shape, at, 18, f"mark fill-{look}"))
-        parts.append(text(name, at + 10, 22, "tick", 12))
-        at += 10 + width(name, 12) + 16
+        wide = 10 + width(name, 12) + 16
+        if at + wide > _WIDE:
+            at, row = 64.0, row + 22
+        parts.append(marker(shape, at, row, f"mark fill-{look}"))
+        parts.append(text(name, at + 10, row + 4, "tick", 12))
+        at += wide
     return parts
 
 
@@ -97,4 +106,5 @@ def _short(name: str) -> str:
 
 
 def _style(order: int) -> tuple[str, str]:
-    return _LOOKS[order % len(_LOOKS)], list(MARKERS)[order % len(MARKERS)]
+    count = len(_LOOKS)
+    return _LOOKS[order % count], list(MARKERS)[(order + order // count) % len(MARKERS)]

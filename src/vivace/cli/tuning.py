@@ -31,9 +31,9 @@ from vivace.types import Objective, Trial
 def run(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     report = Path(options.report) if options.report else None
-    if report is not None and not report.absolute().parent.is_dir():
+    if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):
         # said before the work, not after it
-        raise BadInput(f"{report.absolute().parent} is no folder", fix="Make it first")
+        raise BadInput(f"{report} cannot be written", fix="Name a file in a folder that exists")
     try:
         tuning, failed = asyncio.run(_tuned(settings, options)), None
     except InfeasibleObjective as error:
