@@ -138,9 +138,8 @@ def test_mixes_lie_among_the_rows_and_are_none_of_them() -> None:
     assert found.dtype == np.float32
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
     nearest = flat.search(found, 1).scores[:, 0]
-    far = flat.search(rng.normal(size=(500, DIM)).astype(np.float32), 1).scores[:, 0]
-    assert 0.7 < np.median(nearest) < 0.9999
-    assert far.shape == nearest.shape
+    assert nearest.max() < 0.9999
+    assert np.median(nearest) > 0.5
     assert np.array_equal(found, mixed(flat, 500, seed=3))
 
 

@@ -36,13 +36,13 @@ def render(served: Served) -> str:
         f"vivace_http_requests_running {served.running.count}",
         *_header("vivace_ready", "gauge", "1 while requests are served"),
         f"vivace_ready {int(served.accepting)}",
-        *_recall([collection.trace.gauges() for collection in served.collections]),
+        *recall_rows([collection.trace.gauges() for collection in served.collections]),
         *_admission(served.limits),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _recall(gauges: Iterable[Mapping[str, float]]) -> Iterator[str]:
+def recall_rows(gauges: Iterable[Mapping[str, float]]) -> Iterator[str]:
     """Of the collection that finds least, as far as its recall is known."""
     known = [each for each in gauges if each.get("recall.queries")]
     if not known:

@@ -30,6 +30,8 @@ every index finds a vector that it holds: recall would be flattered. The chunk i
 the rows, as a passage that answers a real question does."""
 _NEAR: Final = 4_096
 """Rows among which neighbours are looked for where questions are mixed from vectors."""
+_NOISE: Final = np.float32(1.2)
+"""Length of the noise in a mixed question, in ways between a row and its neighbour."""
 _TEXTS_AT_ONCE: Final = 256
 
 
@@ -60,8 +62,9 @@ async def questions(
 def mixed(flat: FlatIndex, n: int, seed: int) -> Vectors:
     """(n, dim) questions from vectors alone: each lies between a row and one of its neighbours.
 
-    The neighbours are those of a sample, so that it costs the same however many rows there are;
-    noise of a tenth of the way between them keeps it off the line that joins them.
+    The neighbours are those of a sample, so that it costs the same however many rows there are.
+    Noise, longer than the way between them, takes it as far from the rows as real questions are:
+    without, it lies so near to one of them that recall is flattered (docs/decisions/0023).
     """
     rng = np.random.default_rng(seed)
     rows = _rows(flat, np.sort(rng.permutation(len(flat.ids))[: max(_NEAR, n)]))
@@ -80,7 +83,7 @@ def mixed(flat: FlatIndex, n: int, seed: int) -> Vectors:
     noise = rng.standard_normal(own.shape, np.float32) / np.sqrt(own.shape[1], dtype=np.float32)
     length = np.linalg.norm(way, axis=1, keepdims=True)
     share = rng.uniform(0.2, 0.5, (len(of), 1)).astype(np.float32)
-    found: Vectors = own + share * way + np.float32(0.1) * length * noise
+    found: Vectors = own + share * way + _NOISE * length * noise
     if flat.metric == "cosine":
         found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
     return found
