@@ -139,7 +139,7 @@ def compared(
     assert chosen is not None
     contenders = [Contender(chosen, tuning.plan.effort)]
     contenders += [Contender(index, plan.effort) for plan, index in swept]
-    times = measure.times(contenders, held.vectors, objective.k, rounds=5)
+    times = measure.times(contenders, held.vectors, objective.k, rounds=9)
     mine, best = times[0], min(range(len(swept)), key=lambda at: times[at + 1].cpu_ms)
     return {
         "chosen": named(tuning.plan),

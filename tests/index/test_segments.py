@@ -13,8 +13,7 @@ from vivace.errors import BadInput, BadVectors, CorruptIndex
 from vivace.index import segments
 from vivace.index.files import damaged, entry
 from vivace.index.flat import FlatIndex
-from vivace.index.pq import PqIndex
-from vivace.index.segments import CODES, FAMILIES, IDS, VECTORS, SegmentFiles, open_segment
+from vivace.index.segments import CODES, IDS, VECTORS, SegmentFiles, open_segment
 from vivace.testing.conformance import questions, vectors
 from vivace.types import Halves, Metric
 
@@ -26,7 +25,7 @@ def written(folder: Path, family: str, *, n: int = N, metric: Metric = "cosine")
     return segments.write(folder, ids, [vectors(n)], dim=DIM, metric=metric, family=family)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", segments.available())
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_opened_it_answers_as_built(tmp_path: Path, family: str, metric: Metric) -> None:
     made = written(tmp_path / "s", family, metric=metric)
@@ -36,7 +35,7 @@ def test_opened_it_answers_as_built(tmp_path: Path, family: str, metric: Metric)
     assert again == made
     opened = open_segment(tmp_path / "s", again)
     flat = FlatIndex.build(np.arange(5, 5 + N), vectors(N), metric=metric)
-    built = flat if family == "flat" else PqIndex.build(flat)
+    built = segments.build(flat, family)
     assert (opened.family, opened.metric) == (family, metric)
     for allow in (None, np.arange(N) % 3 == 0):
         found = opened.search(questions(9), 12, allow=allow)
@@ -69,7 +68,7 @@ def test_parts_are_asked_for_one_by_one(tmp_path: Path) -> None:
     assert (open_segment(tmp_path / "s", made).vectors == vectors(N)).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", segments.available())
 def test_every_flipped_byte_is_named(tmp_path: Path, family: str) -> None:
     folder = tmp_path / "s"
     made = written(folder, family, n=60)
@@ -84,7 +83,13 @@ def test_every_flipped_byte_is_named(tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), [("flat", IDS), ("flat", VECTORS), ("pq", VECTORS), ("pq", CODES)]
+    ("family", "name"),
+    [
+        ("flat", IDS),
+        ("flat", VECTORS),
+        ("pq", VECTORS),
+        *((f, CODES) for f in segments.available() if f != "flat"),
+    ],
 )
 def test_cut_missing_and_foreign_files_do_not_open(tmp_path: Path, family: str, name: str) -> None:
     folder = tmp_path / "s"
@@ -140,10 +145,30 @@ def test_what_cannot_be_a_segment_is_refused(tmp_path: Path) -> None:
         segments.write(tmp_path / "there", ids, [base], dim=DIM, metric="ip")
 
 
-def test_sizes_are_as_estimated(tmp_path: Path) -> None:
-    for family, index in (("flat", FlatIndex), ("pq", PqIndex)):
-        made = written(tmp_path / family, family)
-        size = sum(e.bytes for e in made.files)
-        overhead = 8_192  # headers, centroids, the last block of codes
-        assert 0 <= size - index.estimate_bytes(N, DIM).total < overhead
-        assert [entry(tmp_path / family / e.name) for e in made.files] == list(made.files)
+@pytest.mark.parametrize(
+    ("family", "params"),
+    [
+        (family, params)
+        for family in segments.available()
+        for params in segments.of_family(family).candidates(N, DIM)
+    ],
+)
+def test_sizes_are_as_estimated(tmp_path: Path, family: str, params: dict[str, int]) -> None:
+    n, dim = 6_000, 128
+    index = segments.of_family(family)
+    made = segments.write(
+        tmp_path / "s",
+        np.arange(n),
+        [vectors(n, dim)],
+        dim=dim,
+        metric="cosine",
+        family=family,
+        params=params,
+    )
+    assert [entry(tmp_path / "s" / e.name) for e in made.files] == list(made.files)
+    taken = open_segment(tmp_path / "s", made).footprint
+    expected = index.estimate_bytes(n, dim, **params)
+    assert taken.resident == pytest.approx(expected.resident, rel=0.1)
+    assert taken.mapped == expected.mapped
+    on_disk = sum(e.bytes for e in made.files)
+    assert taken.total == pytest.approx(on_disk, rel=0.1)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vivace.index import matches, segments
+from vivace.index import graph, matches, segments
 from vivace.index.flat import FlatIndex
+from vivace.index.graph import GraphIndex
 from vivace.index.hnsw import HnswIndex
 from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
@@ -51,6 +52,12 @@ class TestIvf(VectorIndexConformance):
         return IvfIndex.build(FlatIndex.build(ids, vectors, metric=metric))
 
 
+@pytest.mark.skipif(not graph.installed(), reason="rabitqlib is not installed")
+class TestGraph(VectorIndexConformance):
+    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+        return GraphIndex.build(FlatIndex.build(ids, vectors, metric=metric))
+
+
 class _Opened(VectorIndexConformance):
     family = "flat"
 
@@ -72,6 +79,11 @@ class TestPqOpened(_Opened):
 class TestIvfOpened(_Opened):
     family = "ivf"
     rows = 8_000
+
+
+@pytest.mark.skipif(not graph.installed(), reason="rabitqlib is not installed")
+class TestGraphOpened(_Opened):
+    family = "graph"
 
 
 class TestHnswOpened(_Opened):

@@ -181,7 +181,7 @@ def test_effort_is_raised_by_what_is_lacking() -> None:
 
     assert after(20, 0.9) == 40
     assert after(20, 0.8) == 80
-    assert after(20, 0.0) == 160
+    assert after(20, 0.0) == 320
     assert after(900, 0.9) == 1_000
     assert after(0, 0.9) == 1_000
 

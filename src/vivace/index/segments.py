@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 
 from vivace.errors import BadInput, CorruptIndex
-from vivace.index import checks, files, rowfile
+from vivace.index import checks, files, graph, rowfile
 from vivace.index.coded import CodedIndex
 from vivace.index.files import FileEntry
 from vivace.index.flat import FlatIndex
+from vivace.index.graph import GraphIndex
 from vivace.index.hnsw import HnswIndex
 from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
@@ -23,8 +24,10 @@ from vivace.types import Halves, Ids, Metric
 IDS = "ids.npy"
 VECTORS = "vectors.faiss"
 CODES = "codes.faiss"
-_CODED: dict[str, type[CodedIndex]] = {c.family: c for c in (PqIndex, IvfIndex, HnswIndex)}
+_CLASSES: tuple[type[CodedIndex], ...] = (PqIndex, IvfIndex, HnswIndex, GraphIndex)
+_CODED: dict[str, type[CodedIndex]] = {c.family: c for c in _CLASSES}
 FAMILIES: tuple[str, ...] = ("flat", *_CODED)
+"""All that there are; those that can be used here are `available()`."""
 
 
 class SegmentFiles(msgspec.Struct, frozen=True):
@@ -36,6 +39,20 @@ class SegmentFiles(msgspec.Struct, frozen=True):
     dim: int
     metric: Metric
     files: tuple[FileEntry, ...]
+
+
+def available() -> tuple[str, ...]:
+    """The families whose libraries are installed."""
+    return tuple(f for f in FAMILIES if f != GraphIndex.family or graph.installed())
+
+
+def of_family(name: str) -> type[VectorIndex]:
+    """The class of a family: its estimates and candidates.
+
+    Raises:
+        BadInput: no such family.
+    """
+    return FlatIndex if name == FlatIndex.family else coded(name)
 
 
 def write(

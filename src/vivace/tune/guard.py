@@ -169,7 +169,7 @@ class RecallGuard:
 
 
 def raised(effort: int, efforts: tuple[int, int], seen: Recall, floor: float) -> int:
-    """The effort after a verdict: twice, or as many times as more is missed than may be, up to 8.
+    """The effort after a verdict: twice, or as many times as more is missed than may be, up to 16.
 
     Within the family's `efforts`; the greatest for 0, whose size is unknown.
     """
@@ -177,4 +177,4 @@ def raised(effort: int, efforts: tuple[int, int], seen: Recall, floor: float) ->
     if not effort:
         return greatest
     lacking = (1 - seen.mean) / max(1 - floor, 1e-3)
-    return min(greatest, round(effort * min(8.0, max(2.0, lacking))))
+    return min(greatest, round(effort * min(16.0, max(2.0, lacking))))

@@ -17,6 +17,8 @@ from vivace.types import Ids, Matches, Vectors
 MOST = 1_500
 """Questions beyond which a tuning learns little more."""
 LEAST = 12
+_REPEATS = 3
+"""Questions with the same neighbours that count."""
 _FIRST = 48
 
 
@@ -80,7 +82,8 @@ def split(questions: Questions, seed: int) -> tuple[Questions, Questions]:
     """Two thirds to decide by and a third held out, each in an order of chance.
 
     What has the same neighbours stays together: a question that is asked twice would otherwise be
-    on both sides, and the held-out third would no longer be new.
+    on both sides, and the held-out third would no longer be new. Of such a group the first few
+    count: a third of all questions being the same would leave little to be sure of the others by.
 
     Raises:
         BadInput: nearly all questions have the same neighbours.
@@ -88,13 +91,12 @@ def split(questions: Questions, seed: int) -> tuple[Questions, Questions]:
     places: dict[bytes, list[int]] = {}
     for place, group in enumerate(questions.groups):
         places.setdefault(group, []).append(place)
+    counted = sum(min(_REPEATS, len(same)) for same in places.values())
     rng = np.random.default_rng(seed)
-    together = list(places.values())
+    together = [same[:_REPEATS] for same in places.values()]
     held, deciding = list[int](), list[int]()
     for number in rng.permutation(len(together)):
-        # a group that would make it much more than a third is left to the others
-        fits = len(held) + len(together[number]) <= 0.35 * len(questions) + 1
-        side = held if fits and 3 * len(held) < len(questions) else deciding
+        side = held if 3 * len(held) < counted else deciding
         side += together[number]
     if min(len(held), len(deciding)) < LEAST // 3:
         raise BadInput(

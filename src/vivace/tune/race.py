@@ -41,6 +41,9 @@ _CORRECTIONS = 3
 _SLOW_MS = 5.0
 """From here on an index is timed with few questions."""
 _BAD_LUCK = 0.3
+"""Logarithm of how far a p95 may be over its limit to be timed once more."""
+_FEW_ROWS = 1_000
+"""Below it a scan takes no longer than the call around it, and no index gains anything."""
 
 
 def tune(
@@ -135,6 +138,10 @@ class Race:
             smallest = min(listed, key=lambda c: c.resident)
             if smallest.resident < self._flat.footprint.resident:
                 allowed = [smallest]
+        if n < _FEW_ROWS and self._best() is not None:
+            reason = f"{n} rows are searched as soon without an index"
+            self._rejected += [Rejected(c.family, dict(c.params), reason) for c in allowed]
+            allowed = []
         for number, candidate in enumerate(allowed):
             self._step("candidates", number, len(allowed))
             if not self._room(candidate):
@@ -224,8 +231,9 @@ class Race:
             if not left:
                 ladder.all(effort)
             found = ladder.recall(effort)
-            reason = f"finds {found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
-            reason += " at most"
+            reason = f"finds {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) at most"
+            if found.mean >= self._objective.recall:
+                reason += ": more and other questions would be needed to be sure of the floor"
             if left and best is not None:
                 reason = (
                     f"at effort {effort} takes {ratios[-1]:.2g} times the CPU of "

@@ -1,0 +1,240 @@
+"""A graph whose links carry codes, so that a walk reads memory in order.
+
+SymphonyQG: Gou, Gao, Xu, Long, "SymphonyQG: towards symphonious integration of quantization and
+graph for approximate nearest neighbor search", 2025, as `rabitqlib` has it (extra `graph`).
+"""
+
+from __future__ import annotations
+
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from vivace.errors import BadInput, CorruptIndex, MissingExtra
+from vivace.index import files, matches, native
+from vivace.index.coded import SPARE, Ask, CodedIndex
+from vivace.index.files import FileEntry
+from vivace.index.flat import FlatIndex
+from vivace.types import Capabilities, Footprint, Ids, Matches, Scores, Vectors
+
+_DEGREE, _CONSTRUCTION = 32, 200
+_EFFORT, _EFFORT_EACH = 80, 6
+"""Nodes kept at effort 0: some, and some for each one asked for."""
+_GREATEST = 2_048
+_LEAST = 512
+"""Rows below which there is no graph: they are scanned in less time than a walk takes."""
+_NONE = b"too few rows for a graph\n"
+_LEAST_DIM = 64
+"""Dimensions that the rotation of the codes takes; fewer are filled up with zeros."""
+_NODE, _CALL = 0.7, 40.0
+"""Microseconds, as the costs of `coded`."""
+
+
+def installed() -> bool:
+    """Whether the family can be built and opened here."""
+    return find_spec("rabitqlib") is not None
+
+
+class GraphIndex(CodedIndex):
+    """Float32 rows and, for each, `degree` links with a bit a dimension: the fastest to search, and
+    five times the memory of the float16 rows.
+
+    The library knows no filters and does not build the same graph twice. Effort is how many of the
+    nearest nodes a walk keeps.
+    """
+
+    family: ClassVar[str] = "graph"
+    capabilities: ClassVar[Capabilities] = Capabilities(exact=False, effort=True)
+
+    def __init__(self, flat: FlatIndex, graph: Any, degree: int) -> None:
+        super().__init__(flat)
+        self._graph = graph
+        self._degree = degree
+        self._scorers = threading.local()
+
+    @classmethod
+    def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
+        """Float32 rows, links with codes, ids; held in memory, over the mapped rows of `flat`."""
+        degree, _ = _parameters(**params)
+        return _footprint(n, dim, degree)
+
+    @classmethod
+    def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
+        """Every row's links are looked for in the graph, several times."""
+        degree, construction = _parameters(**params)
+        return 3.5e-9 * n * (dim + 64) * (construction + 2 * degree)
+
+    @classmethod
+    def candidates(cls, n: int, dim: int) -> list[dict[str, int]]:
+        """The usual degree; none where the library is not installed."""
+        return [{}] if installed() else []
+
+    @classmethod
+    def build(cls, flat: FlatIndex, **params: int) -> Self:
+        """A graph over the rows of `flat`, in memory, by one thread.
+
+        `params`: `degree` (32; a multiple of 32), links of a node; `efConstruction` (200), nodes
+        kept while a row's links are looked for.
+
+        Raises:
+            BadInput: an unknown parameter, or one out of range.
+            MissingExtra: rabitqlib is not installed.
+        """
+        degree, construction = _parameters(**params)
+        library = _library()
+        n, dim = flat.vectors.shape
+        if n < _LEAST:
+            return cls(flat, None, degree)
+        metric = "l2" if flat.metric == "l2" else "ip"
+        graph = library.SymqgIndex(max(dim, _LEAST_DIM), degree, metric=metric)
+        graph.build(_wide(flat.vectors.astype(np.float32)), ef_construction=construction)
+        return cls(flat, graph, degree)
+
+    @classmethod
+    def open(cls, flat: FlatIndex, path: Path) -> Self:
+        """Read the graph that `save` wrote, over the same rows.
+
+        Raises:
+            CorruptIndex: missing, cut, or no graph of these rows.
+            MissingExtra: rabitqlib is not installed.
+        """
+        library = _library()
+        n, dim = flat.vectors.shape
+        try:
+            if n < _LEAST:
+                if path.read_bytes() != _NONE:
+                    raise CorruptIndex(f"{path} is no graph of few rows", fix="It is rebuilt")
+                return cls(flat, None, _DEGREE)
+            graph = library.SymqgIndex.load(str(path))
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            raise CorruptIndex(f"{path}: {error}", fix="It is rebuilt") from error
+        metric = "l2" if flat.metric == "l2" else "ip"
+        if (graph.num_points, graph.dim, graph.metric) != (n, max(dim, _LEAST_DIM), metric):
+            raise CorruptIndex(f"{path} holds no graph of these rows", fix="It is rebuilt")
+        return cls(flat, graph, graph.max_degree)
+
+    def save(self, path: Path) -> FileEntry:
+        """As `CodedIndex.save`; of rows too few for a graph, a file that says so."""
+        if self._graph is None:
+            return files.write(path, [_NONE])
+        # the library writes by name alone: what it wrote is read back to be summed
+        try:
+            self._graph.save(str(path))
+        except RuntimeError as error:
+            raise OSError(f"{path}: {error}") from error
+        files.sync(path)
+        return files.entry(path)
+
+    @property
+    def footprint(self) -> Footprint:
+        n, dim = self.vectors.shape
+        return _footprint(n, dim, self._degree)
+
+    def efforts(self, k: int) -> tuple[int, int]:
+        """From what is needed to find k to two thousand nodes kept."""
+        least = min(len(self.ids), k + SPARE)
+        return least, max(least, min(len(self.ids), max(_GREATEST, 8 * k)))
+
+    def _usual(self, k: int) -> int:
+        return _EFFORT + _EFFORT_EACH * k
+
+    def _width(self, k: int, effort: int) -> int:
+        # the library's own scores are exact but for the rounding of their sums
+        return k + SPARE
+
+    def _micros(self, effort: int) -> float:
+        return _CALL + _NODE * effort if self._graph is not None else np.inf
+
+    def _native(self, effort: int, width: int, kept: int) -> Any:
+        return max(effort, kept)
+
+    def _near(self, queries: Vectors, wide: int, effort: int) -> Ids:
+        effort = min(len(self.ids), max(effort, wide))
+        rows, _ = self._graph.search(_wide(queries), wide, effort)
+        near: Ids = rows.astype(np.int64)
+        near[near >= len(self.ids)] = -1
+        return near
+
+    def _refined(self, queries: Vectors, k: int, ask: Ask) -> Matches:
+        wide = _wide(queries)
+        if len(queries) == 1:
+            return self._scored(queries, self._graph.search(wide, ask.kept, ask.native)[0], k)
+        rows, _ = self._graph.search_batch(wide, ask.kept, ask.native)
+        each = zip(queries[:, None], rows, strict=True)
+        return matches.stacked([self._scored(query, near, k) for query, near in each])
+
+    def _scored(self, query: Vectors, near: Any, k: int) -> Matches:
+        """The k best of rows (m,) or (1, m) for one query; none where the library found fewer."""
+        if near.max() >= len(self._row_ids):
+            return matches.none(1, k)
+        scorer = getattr(self._scorers, "of", None)
+        if scorer is None or scorer.width != near.size:
+            scorer = self._scorers.of = _Scorer(self._flat, near.size)
+        scores, rows = scorer.score(query, near)
+        return matches.found(self._row_ids, rows, scores, k)
+
+
+class _Scorer:
+    """Scores rows that are known, in one call of FAISS; for one thread.
+
+    FAISS refines what an index has found. Here that is one of nothing but zeros in one dimension,
+    whose numbers are replaced by the rows to be scored: a third of the cost of asking for score by
+    score, a quarter of that of copying the rows together.
+    """
+
+    def __init__(self, flat: FlatIndex, width: int) -> None:
+        import faiss
+
+        untyped: Any = faiss
+        self.width = width
+        self._metric = flat.metric
+        stand_in = untyped.IndexFlat(1, native.measure(flat.metric))
+        numbered = untyped.IndexIDMap(stand_in)
+        stand_in.add(np.zeros((width, 1), np.float32))
+        numbered.id_map.resize(width)
+        numbered.d, numbered.ntotal = flat.vectors.shape[1], len(flat.ids)
+        self._rows = untyped.rev_swig_ptr(numbered.id_map.data(), width)
+        self._refining = native.refining(numbered, flat.native)
+
+    def score(self, query: Vectors, rows: Any) -> tuple[Scores, Ids]:
+        self._rows[:] = rows
+        return native.search(self._refining, query, self.width, self._metric)
+
+
+def _wide(vectors: Vectors) -> Vectors:
+    """The vectors in as many dimensions as the library takes."""
+    dim = vectors.shape[1]
+    if dim >= _LEAST_DIM:
+        return vectors
+    return np.pad(vectors, ((0, 0), (0, _LEAST_DIM - dim)))
+
+
+def _footprint(n: int, dim: int, degree: int) -> Footprint:
+    if n < _LEAST:
+        return Footprint(n * (2 * dim + 8), 0)
+    held = max(dim, _LEAST_DIM)
+    code = -(-held // 64) * 8
+    return Footprint(n * (4 * held + degree * (code + 12) + 8), 2 * n * dim)
+
+
+def _library() -> Any:
+    try:
+        import rabitqlib
+    except ImportError as error:
+        raise MissingExtra("rabitqlib", "graph") from error
+    return rabitqlib
+
+
+def _parameters(
+    degree: int = _DEGREE,
+    efConstruction: int = _CONSTRUCTION,  # noqa: N803
+) -> tuple[int, int]:
+    if not 32 <= degree < _LEAST or degree % 32 or not 1 <= efConstruction <= 10_000:
+        raise BadInput(
+            f"degree {degree}, efConstruction {efConstruction} make no graph",
+            fix="Use a degree of 32, 64 ... 480 and efConstruction from 1 to 10000",
+        )
+    return degree, efConstruction
