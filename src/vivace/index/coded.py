@@ -168,7 +168,7 @@ class CodedIndex(ABC):
         allowed = int(np.count_nonzero(mask))
         if allowed == len(mask):
             return self._whole(queries, k, ask)
-        if not allowed or not self._codes_pay(ask, allowed):
+        if not allowed or not self._codes_pay(k, ask, allowed):
             return self._flat.search(queries, k, allow=allow)
         return self._masked(queries, k, ask, allow, mask)
 
@@ -183,11 +183,11 @@ class CodedIndex(ABC):
         self._asks[k, effort] = ask
         return ask
 
-    def _codes_pay(self, ask: Ask, allowed: int) -> bool:
+    def _codes_pay(self, k: int, ask: Ask, allowed: int) -> bool:
         """Whether looking through the codes costs less than scanning the allowed rows."""
         n = len(self._row_ids)
         by_codes = self._micros(ask.effort * n // allowed)
-        by_codes += ask.width * (n / allowed * _KEEP + _REFINE_GATHERED)
+        by_codes += _masked_width(k, ask) * (n / allowed * _KEEP + _REFINE_GATHERED)
         return by_codes < n * _PASS_ROW + allowed * _SCAN_ROW
 
     def _whole(self, queries: Vectors, k: int, ask: Ask) -> Matches:
@@ -203,17 +203,23 @@ class CodedIndex(ABC):
     def _masked(self, queries: Vectors, k: int, ask: Ask, allow: Bitmap, mask: Bitmap) -> Matches:
         """The codes know no filters: take so many that about `width` of them are allowed."""
         n, allowed = len(mask), int(np.count_nonzero(mask))
-        near = self._near(queries, min(n, ask.width * n // allowed), ask.effort * n // allowed)
+        width = min(n, _masked_width(k, ask))
+        near = self._near(queries, min(n, width * n // allowed), ask.effort * n // allowed)
         found = []
         for query, rows in zip(queries[:, None], near, strict=True):
             few = rows[rows >= 0]
-            few = few[mask[few]][: ask.width]
+            few = few[mask[few]][:width]
             # far fewer than expected: what is allowed lies elsewhere than what is near
-            if 2 * len(few) < ask.width:
+            if 2 * len(few) < width:
                 found.append(self._flat.search(query, k, allow=allow))
             else:
                 found.append(self._flat.among(query, few, k))
         return matches.stacked(found)
+
+
+def _masked_width(k: int, ask: Ask) -> int:
+    """Candidates wanted of which a filter takes some: when half of them come, they are enough."""
+    return max(ask.width, 2 * k + SPARE)
 
 
 class FaissCodes(CodedIndex):

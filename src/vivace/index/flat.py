@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vivace.errors import BadVectors
 from vivace.index import checks, matches, native, rowfile
 from vivace.index.files import FileEntry
+from vivace.index.scoring import Scorer
 from vivace.types import (
     Bitmap,
     Capabilities,
@@ -52,6 +53,8 @@ class FlatIndex:
         # bytes: mapped float16 rows are unaligned, and numpy would copy them all to gather a few
         self._codes = codes
         self._metric: Metric = metric
+        self.scorer = Scorer(index, metric)
+        """For a family that knows which rows it wants scored."""
 
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:

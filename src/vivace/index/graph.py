@@ -6,7 +6,6 @@ graph for approximate nearest neighbor search", 2025, as `rabitqlib` has it (ext
 
 from __future__ import annotations
 
-import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,16 +13,18 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from vivace.errors import BadInput, CorruptIndex, MissingExtra
-from vivace.index import files, matches, native
-from vivace.index.coded import SPARE, Ask, CodedIndex
+from vivace.index import files, matches
+from vivace.index.coded import Ask, CodedIndex
 from vivace.index.files import FileEntry
 from vivace.index.flat import FlatIndex
-from vivace.types import Capabilities, Footprint, Ids, Matches, Scores, Vectors
+from vivace.types import Capabilities, Footprint, Ids, Matches, Vectors
 
 _DEGREE, _CONSTRUCTION = 32, 200
 _EFFORT, _EFFORT_EACH = 80, 6
 """Nodes kept at effort 0: some, and some for each one asked for."""
 _GREATEST = 2_048
+_SPARE = 2
+"""As `coded.SPARE`; less, for a row that is scored is fetched from far in half a microsecond."""
 _LEAST = 512
 """Rows below which there is no graph: they are scanned in less time than a walk takes."""
 _NONE = b"too few rows for a graph\n"
@@ -53,7 +54,6 @@ class GraphIndex(CodedIndex):
         super().__init__(flat)
         self._graph = graph
         self._degree = degree
-        self._scorers = threading.local()
 
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
@@ -135,7 +135,7 @@ class GraphIndex(CodedIndex):
 
     def efforts(self, k: int) -> tuple[int, int]:
         """From what is needed to find k to two thousand nodes kept."""
-        least = min(len(self.ids), k + SPARE)
+        least = min(len(self.ids), k + _SPARE)
         return least, max(least, min(len(self.ids), max(_GREATEST, 8 * k)))
 
     def _usual(self, k: int) -> int:
@@ -143,13 +143,13 @@ class GraphIndex(CodedIndex):
 
     def _width(self, k: int, effort: int) -> int:
         # the library's own scores are exact but for the rounding of their sums
-        return k + SPARE
+        return k + _SPARE
 
     def _micros(self, effort: int) -> float:
         return _CALL + _NODE * effort if self._graph is not None else np.inf
 
     def _native(self, effort: int, width: int, kept: int) -> Any:
-        return max(effort, kept)
+        return max(effort, width)
 
     def _near(self, queries: Vectors, wide: int, effort: int) -> Ids:
         effort = min(len(self.ids), max(effort, wide))
@@ -161,47 +161,18 @@ class GraphIndex(CodedIndex):
     def _refined(self, queries: Vectors, k: int, ask: Ask) -> Matches:
         wide = _wide(queries)
         if len(queries) == 1:
-            return self._scored(queries, self._graph.search(wide, ask.kept, ask.native)[0], k)
-        rows, _ = self._graph.search_batch(wide, ask.kept, ask.native)
+            return self._scored(queries, self._graph.search(wide, ask.width, ask.native)[0], k)
+        rows, _ = self._graph.search_batch(wide, ask.width, ask.native)
         each = zip(queries[:, None], rows, strict=True)
         return matches.stacked([self._scored(query, near, k) for query, near in each])
 
     def _scored(self, query: Vectors, near: Any, k: int) -> Matches:
         """The k best of rows (m,) or (1, m) for one query; none where the library found fewer."""
-        if near.max() >= len(self._row_ids):
+        listed = near.ravel().tolist()
+        if max(listed) >= len(self._row_ids):
             return matches.none(1, k)
-        scorer = getattr(self._scorers, "of", None)
-        if scorer is None or scorer.width != near.size:
-            scorer = self._scorers.of = _Scorer(self._flat, near.size)
-        scores, rows = scorer.score(query, near)
+        scores, rows = self._flat.scorer.score(query, listed)
         return matches.found(self._row_ids, rows, scores, k)
-
-
-class _Scorer:
-    """Scores rows that are known, in one call of FAISS; for one thread.
-
-    FAISS refines what an index has found. Here that is one of nothing but zeros in one dimension,
-    whose numbers are replaced by the rows to be scored: a third of the cost of asking for score by
-    score, a quarter of that of copying the rows together.
-    """
-
-    def __init__(self, flat: FlatIndex, width: int) -> None:
-        import faiss
-
-        untyped: Any = faiss
-        self.width = width
-        self._metric = flat.metric
-        stand_in = untyped.IndexFlat(1, native.measure(flat.metric))
-        numbered = untyped.IndexIDMap(stand_in)
-        stand_in.add(np.zeros((width, 1), np.float32))
-        numbered.id_map.resize(width)
-        numbered.d, numbered.ntotal = flat.vectors.shape[1], len(flat.ids)
-        self._rows = untyped.rev_swig_ptr(numbered.id_map.data(), width)
-        self._refining = native.refining(numbered, flat.native)
-
-    def score(self, query: Vectors, rows: Any) -> tuple[Scores, Ids]:
-        self._rows[:] = rows
-        return native.search(self._refining, query, self.width, self._metric)
 
 
 def _wide(vectors: Vectors) -> Vectors:
