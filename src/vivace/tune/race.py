@@ -31,6 +31,8 @@ Progress: TypeAlias = Callable[[UpkeepProgress], None]
 
 _DEAR = 1.5
 """So many times the best CPU, and a candidate is left."""
+_FAMILY_DEAR = 2.0
+"""So many times the best CPU, and no more of a family is built: parameters change less."""
 _NEIGHBOURS_SHARE = 0.15
 """Of the budget, what finding the true neighbours may take."""
 _RACE_SHARE = 0.9
@@ -184,7 +186,9 @@ class Race:
     def _room(self, candidate: Candidate) -> bool:
         """Whether there is a build and time left for it; if not, why is kept."""
         left = self._began + _RACE_SHARE * self._budget - self._clock()
-        if self._builds >= self._most_builds:
+        if (times := self._behind(candidate.family)) > _FAMILY_DEAR:
+            reason = f"what was tried of its family takes {times:.2g} times the CPU of the best"
+        elif self._builds >= self._most_builds:
             reason = f"{self._most_builds} builds had been made"
         elif left <= 0:
             self.interrupted = True
@@ -195,6 +199,12 @@ class Race:
             return True
         self._rejected.append(Rejected(candidate.family, dict(candidate.params), reason))
         return False
+
+    def _behind(self, family: str) -> float:
+        """How many times the best CPU the best of a family takes; 0 while nobody knows."""
+        of_family = [entry.relative for entry in self.entries if entry.plan.family == family]
+        best = self._best()
+        return min(of_family) / best.relative if best is not None and of_family else 0.0
 
     def _exact(self) -> None:
         """The rows themselves: no build, full recall, and the CPU that others have to beat."""
