@@ -61,7 +61,8 @@ def contest(
     """
     asked = np.ascontiguousarray(queries, np.float32)
     if metric == "cosine":
-        asked /= np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-12)
+        # a new array: what was read from a file is mapped, and read-only
+        asked = asked / np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-12)
     true = exact(base, asked, k, metric) if neighbours is None else neighbours[:, :k]
     true = np.ascontiguousarray(true, np.int64)
     # of the truth only the ids are known, and only ids are compared

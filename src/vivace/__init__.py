@@ -92,9 +92,10 @@ _HOMES = {
     "engine": "Collection Engine",
     "errors": "BadFilter BadInput BadQuery BadSettings BadVectors Closed CollectionLocked"
     " CollectionNotFound CollectionTooNew CorruptIndex DeadlineExceeded EmbedderMismatch"
-    " EmbeddingError GenerationError InfeasibleObjective IngestError MissingExtra ModelRefused"
-    " ModelTimeout ModelUnreachable Overloaded ShareExceeded StoreError StoreUnwritable StreamCut StreamEmpty"
-    " StreamMalformed StreamStalled StreamTooLong VivaceError",
+    " EmbeddingError GenerationError InfeasibleObjective IngestError MissingExtra"
+    " ModelRefused ModelTimeout ModelUnreachable Overloaded ShareExceeded StoreError"
+    " StoreUnwritable StreamCut StreamEmpty StreamMalformed StreamStalled StreamTooLong"
+    " VivaceError",
     "protocols": "Answerer CandidateSource DecisionSink Embedder Generator Reader Searcher"
     " TermIndex VectorIndex",
     "settings": "Settings",

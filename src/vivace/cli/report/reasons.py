@@ -19,10 +19,20 @@ CHINESE: Final = tuple(
         (r"the (\S+) s for tuning were over", "{0} 秒的调优时间已用完"),
         (r"building takes about (\S+) s, (\S+) s were left", "构建约需 {0} 秒，只剩 {1} 秒"),
         (
-            r"at effort (\d+) it took (\S+) times the CPU of (.+) and had not reached the floor",
+            r"at effort (\d+) takes (\S+) times the CPU of (.+) and has not reached the floor",
             "effort {0} 时 CPU 已是 {2} 的 {1} 倍，召回率仍未达到下限",
         ),
+        (
+            r"what was tried of its family takes (\S+) times the CPU of the best",
+            "同类中试过的方案，CPU 已是最佳方案的 {0} 倍",
+        ),
+        (r"(\d+) rows are searched as soon without an index", "{0} 个向量不用索引检索也一样快"),
         (r"finds (\S+) \((\S+) to (\S+)\) at most", "召回率最高只有 {0}（{1} 到 {2}）"),
+        (
+            r"finds (\S+) \((\S+) to (\S+)\) at most: more and other questions would be needed to"
+            r" be sure of the floor",
+            "召回率最高 {0}（{1} 到 {2}）：要有更多不同的问题，才能确定达到下限",
+        ),
     )
 )
 """What the tuner gives as reasons for leaving something out, and how to say it in Chinese."""
