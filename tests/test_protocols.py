@@ -7,6 +7,9 @@ from vivace.embed.given import Given
 from vivace.embed.minilm import MiniLM
 from vivace.generate.extractive import Extractive
 from vivace.index.flat import FlatIndex
+from vivace.index.graph import GraphIndex
+from vivace.index.hnsw import HnswIndex
+from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.index.terms import TantivyTerms
 from vivace.ingest.html import HtmlReader
@@ -24,7 +27,7 @@ from vivace.protocols import (
 )
 from vivace.retrieve.hybrid import HybridSearcher
 
-VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex, PqIndex]
+VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex, PqIndex, IvfIndex, HnswIndex, GraphIndex]
 TERM_INDEXES: list[type[TermIndex]] = [TantivyTerms]
 CANDIDATE_SOURCES: list[type[CandidateSource]] = [Snapshot]
 EMBEDDERS: list[type[Embedder]] = [MiniLM, Given]
@@ -34,5 +37,11 @@ READERS: list[type[Reader]] = [TextReader, MarkdownReader, HtmlReader, JsonLines
 
 
 def test_families_are_named() -> None:
-    assert [index.family for index in VECTOR_INDEXES] == ["flat", "pq"]
+    assert [index.family for index in VECTOR_INDEXES] == [
+        "flat",
+        "pq",
+        "ivf",
+        "hnsw",
+        "graph",
+    ]
     assert len({name for reader in READERS for name in reader.suffixes}) >= 8

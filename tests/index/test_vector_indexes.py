@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vivace.errors import BadInput, MissingExtra
 from vivace.index import graph, matches, segments
 from vivace.index.flat import FlatIndex
 from vivace.index.graph import GraphIndex
@@ -164,3 +166,50 @@ class TestRealSentences:
     def test_codes_are_repeatable(self, indexes: tuple[FlatIndex, PqIndex], tmp_path: Path) -> None:
         flat, pq = indexes
         assert pq.save(tmp_path / "a").crc32 == PqIndex.build(flat).save(tmp_path / "b").crc32
+
+    def test_batches_answer_as_single_queries(
+        self, indexes: tuple[FlatIndex, PqIndex], asked: Vectors
+    ) -> None:
+        flat, _ = indexes
+        for k in (1, 10, 100):
+            whole = flat.search(asked, k)
+            single = matches.stacked([flat.search(query, k) for query in asked[:, None]])
+            assert whole.ids.tolist() == single.ids.tolist()
+            assert whole.scores.tolist() == single.scores.tolist()
+
+    @pytest.mark.parametrize(
+        ("family", "params"),
+        [
+            ("ivf", {}),
+            ("hnsw", {"M": 16}),
+            ("hnsw", {"M": 16, "bits": 8}),
+        ],
+    )
+    def test_default_effort_of_the_other_families(
+        self,
+        indexes: tuple[FlatIndex, PqIndex],
+        asked: Vectors,
+        family: str,
+        params: dict[str, int],
+    ) -> None:
+        flat, _ = indexes
+        other = segments.build(flat, family, params)
+        assert recall(other.search(asked, 10), flat.search(asked, 10)) >= 0.95
+        greatest = other.efforts(10)[1]
+        assert recall(other.search(asked, 10, effort=greatest), flat.search(asked, 10)) >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("family", "params"),
+    [("hnsw", {"M": 1}), ("hnsw", {"bits": 4}), ("ivf", {"nlist": 10**6}), ("ivf", {"width": 0})],
+)
+def test_parameters_out_of_range_are_refused(family: str, params: dict[str, int]) -> None:
+    flat = FlatIndex.build(np.arange(300), vectors(300))
+    with pytest.raises(BadInput):
+        segments.build(flat, family, params)
+
+
+def test_without_its_library_the_graph_says_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rabitqlib", None)
+    with pytest.raises(MissingExtra, match=r"vivace\[graph\]"):
+        GraphIndex.build(FlatIndex.build(np.arange(900), vectors(900)))

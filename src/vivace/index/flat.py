@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.errors import BadVectors
-from vivace.index import checks, matches, native, rowfile
+from vivace.index import checks, matches, native, products, rowfile
 from vivace.index.files import FileEntry
 from vivace.index.scoring import Scorer
 from vivace.types import (
@@ -147,6 +147,8 @@ class FlatIndex:
         """The k nearest allowed ids of each query (q, dim) float32; `effort` changes nothing."""
         queries = checks.queries(queries, self._index.d)
         if allow is None:
+            if len(queries) >= products.WORTH and 0 < k <= _SCORED_AT_ONCE:
+                return self._many(queries, k)
             return self._best(self._scan(), queries, k, len(self._ids))
         mask = mask_of(self._ids, allow)
         allowed = int(np.count_nonzero(mask))
@@ -185,6 +187,31 @@ class FlatIndex:
             found, order = native.search(few, query, len(places), self._metric)
             scores[places[order[0]]] = found[0]
         return scores
+
+    def _many(self, queries: Vectors, k: int) -> Matches:
+        """As `_best` of a scan, by products of matrices; what they find is scored as a scan does.
+
+        The products are rounded otherwise. So where a row that was not kept might be as good as the
+        k-th, the query is scanned for after all.
+        """
+        n, dim = self.vectors.shape
+        width = min(n, k + _SPARE)
+        if not width:
+            return matches.none(len(queries), k)
+        near = products.nearest(self._index, queries, width)
+        found = matches.stacked(
+            [
+                matches.found(self._ids, *self.scorer.score(query, rows)[::-1], k)
+                for query, rows in zip(queries[:, None], near.ids, strict=True)
+            ]
+        )
+        if width < n:
+            error = products.rounding(queries, near.longest, dim, self._metric)
+            unsure = ~(near.scores[:, -1] + error < found.scores[:, k - 1])
+            if unsure.any():
+                again = self._best(self._scan(), queries[unsure], k, n)
+                found.ids[unsure], found.scores[unsure] = again.ids, again.scores
+        return found
 
     def _gathered(self, rows: Ids) -> Any:
         few = native.halves(self._index.d, self._metric)

@@ -79,7 +79,7 @@ def search(
     index.search_c(n, pointer(queries), k, pointer(scores), pointer(rows), parameters)
     if metric == "l2":
         np.subtract(np.float32(0), scores, out=scores)
-    if n and k and rows[:, -1].min() < 0:
+    if n and k and (rows.item(-1) if n == 1 else rows[:, -1].min()) < 0:
         scores[rows < 0] = -np.inf
     return scores, rows
 

@@ -62,6 +62,7 @@ _THEIRS = "invalid_request_error"
 _MODEL = "model_error"
 
 TABLE: dict[type[BaseException], Told] = {
+    errors.InfeasibleObjective: Told(422, _THEIRS, "infeasible_objective"),
     errors.BadInput: Told(400, _THEIRS, "bad_input"),
     BadRequest: Told(400, _THEIRS, "bad_request"),
     errors.BadQuery: Told(400, _THEIRS, "bad_query"),
