@@ -24,7 +24,7 @@ def page(tuning: Tuning, *, language: Language, command: str, infeasible: bool =
     body = [
         *_opening(tuning, words, infeasible),
         f"<h2>{escape(words.plot)}</h2>",
-        f'<figure><div class="scroll">{frontier(tuning, words)}</div>',
+        f'<figure><div class="scroll">{frontier(tuning, words, infeasible)}</div>',
         f"<figcaption>{escape(words.plot_note)}</figcaption></figure>",
         f"<h2>{escape(words.table)}</h2>",
         f'<p class="note">{escape(_table_note(tuning, words))}</p>',

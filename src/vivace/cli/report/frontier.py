@@ -25,10 +25,10 @@ from vivace.tune.tuning import Tuning
 from vivace.types import Trial
 
 _WIDE, _HIGH = 760.0, 470.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 20.0, 44.0, 52.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74.0, 20.0, 44.0, 52.0
 
 
-def frontier(tuning: Tuning, words: Texts) -> str:
+def frontier(tuning: Tuning, words: Texts, infeasible: bool = False) -> str:
     """The trials by family, with intervals, the floor, the frontier, and the choice on top."""
     shown = [*tuning.trials, tuning.chosen]
     area = Box(_LEFT, _TOP, _WIDE - _RIGHT, _HIGH - _BOTTOM)
@@ -44,7 +44,8 @@ def frontier(tuning: Tuning, words: Texts) -> str:
     floor_at = y.at(tuning.objective.recall)
     parts.append(line(area.left, floor_at, area.right, floor_at, "floor"))
     parts.append(path([(x.at(t.cpu_ms), y.at(t.recall)) for t in best(tuning.trials)], "frontier"))
-    labels = [_choice_label(tuning, x, y, words)]
+    ring = words.plot_nearest if infeasible else words.plot_chosen
+    labels = [_choice_label(tuning, x, y, ring)]
     taken: list[Box] = []
     for series in _series(tuning.trials):
         parts += _drawn(series, x, y, words)
@@ -144,10 +145,10 @@ def _chosen(trial: Trial, x: LogScale, y: RecallScale, words: Texts) -> list[str
     return [*bar, ring, marker(shape, at, high, f"mark fill-{look}", _told(trial, words))]
 
 
-def _choice_label(tuning: Tuning, x: LogScale, y: RecallScale, words: Texts) -> Label:
+def _choice_label(tuning: Tuning, x: LogScale, y: RecallScale, said: str) -> Label:
     trial = tuning.chosen
     at = x.at(trial.cpu_ms), y.at(trial.recall)
-    return Label(words.plot_chosen, *at, "chosen-name", 13, gap=15)
+    return Label(said, *at, "chosen-name", 13, gap=15)
 
 
 def _legend(tuning: Tuning, words: Texts) -> list[str]:

@@ -98,7 +98,9 @@ td.named,td.prose{grid-column:1/-1}td.named{font-size:16px}
 td.named::before,td.prose::before{content:none}
 dl.facts{grid-template-columns:1fr;gap:2px}dl.facts dd{margin-bottom:10px}}
 @media print{:root{--page:#fff;--wash:#f2f5f8}body{font-size:12px}main{max-width:none;padding:0}
-h2{margin-top:28px}figure,tr,.tiles{break-inside:avoid}table{font-size:10.5px}
+h2{margin-top:28px;break-after:avoid}.tiles{grid-template-columns:repeat(5,1fr)}
+.tiles div{padding:8px 10px}.tiles dd{font-size:15px}
+figure,tr,.tiles{break-inside:avoid}table,.n small{font-size:10.5px}.note{break-after:avoid}
 th,td{padding:4px 6px}.frame{overflow:visible}.choice{font-size:15px}
-.plot{min-width:0;max-height:120mm}}
+.plot{min-width:0;max-height:85mm}}
 """

@@ -44,6 +44,7 @@ class Texts:
     plot_x: str
     plot_y: str
     plot_chosen: str
+    plot_nearest: str
     plot_frontier: str
     plot_note: str
     floor: str
@@ -124,14 +125,15 @@ ENGLISH = Texts(
     tile_build="To build",
     plot="Recall against cost",
     plot_title="Recall against CPU time of each plan tried",
-    plot_desc="{trials} trials. The choice, {plan}, has a recall of {recall} at {cpu} ms a query;"
+    plot_desc="{trials} trials. {plan} has a recall of {recall} at {cpu} ms a query;"
     " the floor is {floor}. The table below has every figure.",
     plot_x="CPU milliseconds a query, one thread (logarithmic)",
     plot_y="recall (stretched towards 1)",
     plot_chosen="chosen",
+    plot_nearest="nearest",
     plot_frontier="nothing tried is cheaper and better",
     plot_note="Up and to the left is better. Bars are 95 % intervals. A line joins the efforts of"
-    " one index. The ring is the choice, measured on the held-out questions.",
+    " one index. The ring is the plan named above, measured on the held-out questions.",
     floor="floor {recall}",
     table="What was tried",
     table_note="On the {queries} questions that decided; only the first row is of those held out."
@@ -232,14 +234,15 @@ CHINESE = Texts(
     tile_build="构建用时",
     plot="召回率与开销",
     plot_title="试过的每个方案的召回率与 CPU 时间",
-    plot_desc="共 {trials} 次试验。选中的 {plan} 召回率为 {recall}，每次查询 {cpu} 毫秒；"
+    plot_desc="共 {trials} 次试验。{plan} 的召回率为 {recall}，每次查询 {cpu} 毫秒；"
     "下限为 {floor}。下表列出全部数字。",
     plot_x="每次查询的 CPU 毫秒数，单线程（对数刻度）",
     plot_y="召回率（越接近 1 刻度越宽）",
     plot_chosen="选中",
+    plot_nearest="最接近",
     plot_frontier="没有更省且更准的方案",
-    plot_note="越靠左上越好。竖线是 95 % 置信区间，连线是同一索引的不同 effort；圆圈是选中的方案，"
-    "其数字来自预留问题。",
+    plot_note="越靠左上越好。竖线是 95 % 置信区间，连线是同一索引的不同 effort；"
+    "圆圈是上面所说的方案，其数字来自预留问题。",
     floor="下限 {recall}",
     table="试过的方案",
     table_note="数字来自用于决定的 {queries} 个问题；只有第一行来自预留问题。"
