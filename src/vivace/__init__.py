@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vivace.errors import EmbedderMismatch as EmbedderMismatch
     from vivace.errors import EmbeddingError as EmbeddingError
     from vivace.errors import GenerationError as GenerationError
+    from vivace.errors import InfeasibleObjective as InfeasibleObjective
     from vivace.errors import IngestError as IngestError
     from vivace.errors import MissingExtra as MissingExtra
     from vivace.errors import ModelRefused as ModelRefused
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from vivace.sync import BlockingCollection as BlockingCollection
     from vivace.sync import open as open
     from vivace.sync import reembed as reembed
+    from vivace.tune.tuning import Tuning as Tuning
     from vivace.types import Answer as Answer
     from vivace.types import Asking as Asking
     from vivace.types import Chunk as Chunk
@@ -70,15 +72,19 @@ if TYPE_CHECKING:
     from vivace.types import Document as Document
     from vivace.types import Failure as Failure
     from vivace.types import Finding as Finding
+    from vivace.types import Footprint as Footprint
     from vivace.types import Hit as Hit
     from vivace.types import IngestProgress as IngestProgress
     from vivace.types import IngestReport as IngestReport
     from vivace.types import Message as Message
+    from vivace.types import Objective as Objective
+    from vivace.types import Plan as Plan
     from vivace.types import Query as Query
     from vivace.types import SearchResult as SearchResult
     from vivace.types import Section as Section
     from vivace.types import Skipped as Skipped
     from vivace.types import Span as Span
+    from vivace.types import Trial as Trial
     from vivace.types import UpkeepProgress as UpkeepProgress
     from vivace.types import Usage as Usage
 
@@ -86,16 +92,18 @@ _HOMES = {
     "engine": "Collection Engine",
     "errors": "BadFilter BadInput BadQuery BadSettings BadVectors Closed CollectionLocked"
     " CollectionNotFound CollectionTooNew CorruptIndex DeadlineExceeded EmbedderMismatch"
-    " EmbeddingError GenerationError IngestError MissingExtra ModelRefused ModelTimeout"
-    " ModelUnreachable Overloaded ShareExceeded StoreError StoreUnwritable StreamCut StreamEmpty"
-    " StreamMalformed StreamStalled StreamTooLong VivaceError",
+    " EmbeddingError GenerationError InfeasibleObjective IngestError MissingExtra"
+    " ModelRefused ModelTimeout ModelUnreachable Overloaded ShareExceeded StoreError"
+    " StoreUnwritable StreamCut StreamEmpty StreamMalformed StreamStalled StreamTooLong"
+    " VivaceError",
     "protocols": "Answerer CandidateSource DecisionSink Embedder Generator Reader Searcher"
     " TermIndex VectorIndex",
     "settings": "Settings",
     "sync": "BlockingCollection open reembed",
+    "tune.tuning": "Tuning",
     "types": "Answer Asking Chunk Citation CollectionInfo Decision Delta Document Failure"
-    " Finding Hit IngestProgress IngestReport Message Query SearchResult Section Skipped Span"
-    " UpkeepProgress Usage",
+    " Finding Footprint Hit IngestProgress IngestReport Message Objective Plan Query SearchResult"
+    " Section Skipped Span Trial UpkeepProgress Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

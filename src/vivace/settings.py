@@ -295,6 +295,17 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     return settings if settings.home else msgspec.structs.replace(settings, home=_default_home())
 
 
+def language() -> Literal["en", "zh"]:
+    """Of the languages that reports are written in the one of the user's locale, else English."""
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return "zh" if next(filter(None, names), "").startswith("zh") else "en"
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of a setting, as `generate.api_key`, must not be shown."""
+    return key.replace("__", ".").rpartition(".")[2].strip().lower() in _SECRETS
+
+
 def child_environment() -> dict[str, str]:
     """This process's environment without our settings, which may be secrets."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -161,3 +161,21 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         view.add_row(*map(escape, row))
     Console().print(view)
+
+
+def figures(columns: list[str], rows: list[list[str]]) -> None:
+    """A table of numbers without a frame: the first and the last column are words."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for number, column in enumerate(columns):
+        words = number in (0, len(columns) - 1)
+        view.add_column(
+            column, justify="left" if words else "right", no_wrap=not words, overflow="fold"
+        )
+    for row in rows:
+        view.add_row(*map(escape, row))
+    Console().print(view)

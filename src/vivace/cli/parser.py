@@ -1,10 +1,12 @@
-"""The command line, as argparse sees it. Imports nothing of ours."""
+"""The command line, as argparse sees it. Imports nothing of ours that imports anything."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from typing import TypeAlias
+
+from vivace.cli import units
 
 _STATUS = "exit status: 0 done, 1 error, 2 bad input, 3 some sources failed, 130 interrupted"
 
@@ -26,6 +28,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _up(commands)
     _serve(commands)
     _upkeep(commands)
+    _tune(commands)
+    _why(commands)
     _eval(commands)
     _settings(commands)
     _fake_llm(commands)
@@ -199,6 +203,64 @@ def _upkeep(commands: _Commands) -> None:
         "upkeep",
         "Merge the indexes into one piece, without what was removed.",
         "vivace compact --collection handbook",
+    )
+
+
+def _tune(commands: _Commands) -> None:
+    command = _command(
+        commands,
+        "tune",
+        "tuning",
+        "Find the index that keeps to an objective at the least CPU a query, and say why.",
+        "vivace tune --recall 0.95 --p95 5ms --memory 2GiB --apply --report tuning.html",
+    )
+    command.add_argument(
+        "--recall",
+        type=units.share,
+        metavar="R",
+        help="floor of recall@10 against exact search; default: tune.recall",
+    )
+    command.add_argument(
+        "--p95",
+        type=units.milliseconds,
+        metavar="TIME",
+        help="most time of a dense search, e.g. 5ms; default: tune.p95_ms",
+    )
+    command.add_argument(
+        "--memory",
+        type=units.size,
+        metavar="SIZE",
+        help="most memory of the index, e.g. 2GiB or 30MB; default: tune.memory_mib",
+    )
+    command.add_argument(
+        "--budget",
+        type=units.seconds,
+        metavar="TIME",
+        help="most time of the tuning, e.g. 120s; default: tune.budget_seconds",
+    )
+    command.add_argument(
+        "--apply", action="store_true", help="use what is found; else nothing changes"
+    )
+    command.add_argument("--report", metavar="FILE.html", help="write all of it as one page")
+    command.add_argument(
+        "--language", choices=("en", "zh"), help="of the report; default: by LC_ALL or LANG"
+    )
+    command.epilog = (
+        f"{command.epilog}\n4: nothing keeps to the objective; the nearest is shown, nothing is"
+        " applied.\nCtrl-C ends the tuning with the best so far (0), or without any (130)."
+    )
+
+
+def _why(commands: _Commands) -> None:
+    command = _command(
+        commands,
+        "why",
+        "why",
+        "Show what was decided for a collection, newest first, with the evidence.",
+        "vivace why --limit 3",
+    )
+    command.add_argument(
+        "--limit", type=_positive, default=20, metavar="N", help="decisions; default: 20"
     )
 
 

@@ -7,4 +7,6 @@ BAD_INPUT = 2
 """The caller's (argparse uses it too)."""
 SOME_FAILED = 3
 """Done, but some sources could not be read."""
+INFEASIBLE = 4
+"""No index keeps to the objective; the nearest was told."""
 INTERRUPTED = 130
