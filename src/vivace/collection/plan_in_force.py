@@ -102,8 +102,8 @@ class PlanInForce:
         reason = (
             "index.family says so."
             if grounds == "setting"
-            else f"Exact search is cheap up to {FLAT_UP_TO:,} chunks a segment; beyond, codes with exact"
-            " rescoring cost less than half and find the same."
+            else f"Exact search is cheap up to {FLAT_UP_TO:,} chunks a segment; beyond, codes with"
+            " exact rescoring cost less than half and find the same."
         )
         evidence = {"chunks": rows, "at": time.time()}
         self._decide(Decision("default", None, family, reason, evidence))
