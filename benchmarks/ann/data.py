@@ -26,6 +26,8 @@ class Contest:
     metric: Metric
     k: int
     floor: float
+    asked: Vectors
+    """All questions, in the order given."""
     deciding: Questions
     held: Questions
 
@@ -68,7 +70,7 @@ def contest(
     # of the truth only the ids are known, and only ids are compared
     known = Matches(true, np.zeros(true.shape, np.float32))
     deciding, held = split(Questions(asked, known, measure.groups(known)), SEED)
-    return Contest(base, metric, k, floor, deciding, held)
+    return Contest(base, metric, k, floor, asked, deciding, held)
 
 
 def recall(found: Ids, questions: Questions) -> Recall:

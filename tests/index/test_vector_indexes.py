@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from vivace.index.hnsw import HnswIndex
 from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
-from vivace.testing.conformance import VectorIndexConformance, vectors
+from vivace.testing.conformance import VectorIndexConformance, questions, vectors
 from vivace.types import Halves, Ids, Matches, Metric, Vectors
 
 
@@ -213,3 +214,14 @@ def test_without_its_library_the_graph_says_which_extra(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "rabitqlib", None)
     with pytest.raises(MissingExtra, match=r"vivace\[graph\]"):
         GraphIndex.build(FlatIndex.build(np.arange(900), vectors(900)))
+
+
+def test_a_graph_leaves_the_rows_to_their_index() -> None:
+    flat = FlatIndex.build(np.arange(2_000, dtype=np.int64), vectors(2_000))
+    graph = HnswIndex.build(flat)
+    asked = questions(3)
+    found = graph.search(asked, 5, effort=200).ids
+    assert flat.native.thisown
+    del graph
+    gc.collect()
+    assert (flat.search(asked, 5).ids == found).mean() > 0.8

@@ -45,8 +45,7 @@ class HnswIndex(FaissCodes):
         super().__init__(flat, codes)
         self._coded = codes.storage is not None
         if not self._coded:
-            codes.own_fields = False
-            codes.storage = flat.native
+            native.share_rows(codes, flat.native)
             self._refining = codes
 
     @classmethod
@@ -97,10 +96,10 @@ class HnswIndex(FaissCodes):
             native.one_thread()
             codes.add(block)
         if bits == 16:
-            # its copy of the rows goes: it will walk over those of `flat`
-            copy = codes.storage
-            codes.own_fields, codes.storage = False, None
-            copy.thisown = True
+            # the links alone: it will walk over the rows of `flat` and not over its copy of them
+            codes = faiss.deserialize_index(
+                faiss.serialize_index(codes, faiss.IO_FLAG_SKIP_STORAGE)
+            )
         return cls(flat, codes)
 
     def save(self, path: Path) -> FileEntry:

@@ -44,6 +44,15 @@ def refining(codes: Any, rows: Any) -> Any:
     return faiss.IndexRefine(codes, rows)
 
 
+def share_rows(graph: Any, rows: Any) -> None:
+    """Let a graph without rows walk over those of an index, which stay that index's own."""
+    graph.own_fields = False
+    graph.storage = rows
+    # SWIG takes what is assigned for given away, and nothing would free the rows any more; taking
+    # a part out of an index in this way instead was found to corrupt SWIG's own records
+    rows.this.own(True)
+
+
 def refining_width(width: int, k: int, options: Any = None) -> Any:
     """Search parameters that score the first `width` candidates, found by `options`, to find k."""
     import faiss
