@@ -112,7 +112,7 @@ class TestKeeping:
         with pytest.raises(CollectionLocked):
             corpus.set_plan(PQ)
         assert corpus.planned is None
-        corpus.adopt_plan(PQ)
+        corpus.adopt_plan(PQ, instead_of=None)
         assert corpus.planned == PQ
         assert corpus._trace.counters()["plan.unwritten"] == 1
         assert not (corpus.folder / plans.FILE).exists()
@@ -210,6 +210,15 @@ class TestEffort:
         assert not asked.approximate
         corpus.set_plan(Planned(Plan("hnsw", {}, 7)))
         assert corpus._dense._effort(corpus._dense.segments[0]) == 0
+
+    def test_a_plan_kept_elsewhere_meanwhile_holds(self, corpus: Corpus) -> None:
+        before = corpus.planned
+        corpus._plans.__class__(
+            corpus.folder, corpus._settings, corpus._trace, corpus._decide
+        ).keep(Planned(Plan("hnsw", {}, 7)))
+        corpus.adopt_plan(PQ, instead_of=before)
+        assert corpus.planned is not None
+        assert corpus.planned.plan.family == "hnsw"
 
 
 class TestWholeRows:

@@ -225,3 +225,16 @@ def test_a_graph_leaves_the_rows_to_their_index() -> None:
     del graph
     gc.collect()
     assert (flat.search(asked, 5).ids == found).mean() > 0.8
+
+
+def test_a_few_removed_rows_are_passed_over() -> None:
+    flat = FlatIndex.build(np.arange(12_000, dtype=np.int64), vectors(12_000))
+    codes, asked = PqIndex.build(flat), questions(20)
+    allow = np.ones(12_000, np.bool_)
+    first = codes.search(asked, 10).ids
+    allow[first[:, 0]] = False
+    found = codes.search(asked, 10, allow=allow)
+    assert allow[found.ids].all()
+    exact = flat.search(asked, 10, allow=allow)
+    assert (found.ids == exact.ids).mean() > 0.95
+    assert (codes.search(asked[:1], 10, allow=allow).ids[0] == found.ids[0]).all()

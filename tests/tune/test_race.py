@@ -262,3 +262,11 @@ def test_few_rows_need_no_index(workload: Workload) -> None:
     assert tuning.plan.family == "flat"
     with pytest.raises(BadInput, match="no vectors"):
         tune(FlatIndex.build(np.empty(0, np.int64), vectors(0, 64)), workload, Objective())
+
+
+def test_where_nothing_could_be_built_the_rows_themselves_are_told() -> None:
+    rng = np.random.default_rng(0)
+    flat = FlatIndex.build(np.arange(3_000), rng.normal(size=(3_000, 16)).astype(np.float16))
+    asked = Workload(rng.normal(size=(60, 16)).astype(np.float32), "given")
+    tuning = tune(flat, asked, Objective(0.9), families=["hnsw"], budget_seconds=1e-6)
+    assert (tuning.plan.family, tuning.interrupted) == ("flat", True)

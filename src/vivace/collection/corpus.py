@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -209,17 +209,19 @@ class Corpus:
             StoreUnwritable: the folder cannot be written. The plan before still holds.
         """
         with self._held(), self._changing:
-            try:
-                self._plans.keep(planned)
-            except OSError as error:
-                raise StoreUnwritable(
-                    f"{self.folder}: {error.strerror}", fix="Check its permissions and its disk"
-                ) from error
+            self._plans.keep(planned)
             self._publish(self._current.epoch, self._dense)
 
-    def adopt_plan(self, planned: Planned) -> None:
-        """As `set_plan`, at once, and kept on the disk only if it can be; never raises."""
+    def adopt_plan(self, planned: Planned, *, instead_of: Planned | None) -> None:
+        """As `set_plan`, at once, and kept on the disk only if it can be; never raises.
+
+        Where another process has kept a plan meanwhile, that one holds and not this.
+        """
         with self._changing:
+            self._plans.notice()
+            if self._plans.planned != instead_of:
+                self._publish(self._current.epoch, self._dense)
+                return
             self._plans.adopt(planned)
             self._publish(self._current.epoch, self._dense)
         try:
@@ -228,13 +230,9 @@ class Corpus:
             # a writer elsewhere, or a folder that cannot be written: it lasts as long as this
             self._trace.count("plan.unwritten")
 
-    @contextmanager
-    def rows(self) -> Iterator[FlatIndex]:
+    def rows(self) -> AbstractContextManager[FlatIndex]:
         """Every live row under one exact index, as long as the block runs: see `rows.whole`."""
-        with rows.whole(
-            self._dense, self._published.folder, self.folder, dim=self.store.dim
-        ) as flat:
-            yield flat
+        return rows.whole(self._dense, self._published.folder, self.folder, dim=self.store.dim)
 
     # -- sealing and merging ----------------------------------------------------------------
 

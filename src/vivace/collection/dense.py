@@ -134,7 +134,7 @@ class Dense:
             return None
         largest = max(approximate, key=len)
         family = largest.index.family
-        if self.plan is not None and self.plan.family == family:
+        if self.plan is not None and self._as_planned(largest):
             plan = self.plan
         else:
             plan = Plan(family, largest.sealed.files.params if largest.sealed else {})
@@ -162,8 +162,16 @@ class Dense:
             yield segment, restricted if segment.removed else allow
 
     def _effort(self, segment: Segment) -> int:
+        return self.plan.effort if self.plan is not None and self._as_planned(segment) else 0
+
+    def _as_planned(self, segment: Segment) -> bool:
+        """Whether it is what the plan names: of other codes its effort says nothing."""
         plan = self.plan
-        return plan.effort if plan is not None and plan.family == segment.index.family else 0
+        if plan is None or segment.sealed is None or plan.family != segment.index.family:
+            return False
+        kept = segment.index.capabilities.search_params
+        built = {name: n for name, n in plan.params.items() if name not in kept}
+        return segment.sealed.files.params == built
 
     def restricted(self, allow: Bitmap | None) -> Bitmap:
         """What is live of what is allowed."""

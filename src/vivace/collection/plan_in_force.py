@@ -12,7 +12,7 @@ from vivace.collection import planned as plans
 from vivace.collection.dense import Segment
 from vivace.collection.planned import Planned
 from vivace.collection.shaping import FLAT_UP_TO, Grounds, Shaping
-from vivace.errors import CorruptIndex, MissingExtra
+from vivace.errors import CorruptIndex, MissingExtra, StoreUnwritable
 from vivace.settings import Index
 from vivace.trace import Trace
 from vivace.types import Decision, Plan
@@ -70,9 +70,14 @@ class PlanInForce:
         """In force from now on, here and for whoever opens the collection.
 
         Raises:
-            OSError: it cannot be written; the one before still holds.
+            StoreUnwritable: it cannot be written; the one before still holds.
         """
-        plans.write(self._folder, planned)
+        try:
+            plans.write(self._folder, planned)
+        except OSError as error:
+            raise StoreUnwritable(
+                f"{self._folder}: {error.strerror}", fix="Check its permissions and its disk"
+            ) from error
         self._signature = plans.signature(self._folder)
         self.adopt(planned)
 

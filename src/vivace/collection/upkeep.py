@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeAlias, TypeVar
 
 from vivace.collection.corpus import Corpus
@@ -12,6 +14,7 @@ from vivace.collection.reembedding import Reembedded, reembed
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder
 from vivace.run.work import Priority, doing
+from vivace.run.yielding import step_back
 from vivace.store.operations import FILE, Operations
 from vivace.types import Finding, UpkeepProgress
 
@@ -68,8 +71,13 @@ class Upkeep:
         await stepping(self._corpus.compact, progress)
 
 
-async def stepping(work: Callable[[Progress], T], progress: Progress | None) -> T:
-    """`work` on a thread, at low priority, until it is done or the caller is cancelled."""
+async def stepping(
+    work: Callable[[Progress], T], progress: Progress | None, *, gives_way: bool = False
+) -> T:
+    """`work` on a thread, at low priority, until it is done or the caller is cancelled.
+
+    With `gives_way` every other thread of the machine goes first.
+    """
     loop = asyncio.get_running_loop()
     stop = threading.Event()
 
@@ -80,7 +88,13 @@ async def stepping(work: Callable[[Progress], T], progress: Progress | None) -> 
             loop.call_soon_threadsafe(progress, now)
 
     with doing(Priority.BACKGROUND):
-        task = asyncio.ensure_future(asyncio.to_thread(work, step))
+        if gives_way:
+            # a thread of its own: one that has stepped back can never step forward
+            thread = ThreadPoolExecutor(1, "vivace-upkeep", step_back)
+            task = asyncio.wrap_future(thread.submit(copy_context().run, work, step))
+            thread.shutdown(wait=False)
+        else:
+            task = asyncio.ensure_future(asyncio.to_thread(work, step))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -20,7 +20,7 @@ from vivace.generate.prompted import Prompted
 from vivace.ingest.sandbox import Sandbox
 from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher, Watch
-from vivace.run.pools import ALONE_SECONDS, Pool
+from vivace.run.pools import Pool
 from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
@@ -39,7 +39,7 @@ class Engine:
         self.generator = models.load(self.settings.generate)
         share = divide(self.settings.embed.workers, self.settings.search.threads)
         self.embedder = names.load(self.settings, share.cores)
-        self._pool = Pool(share.search, "vivace-search", cores=share.cores, alone=ALONE_SECONDS)
+        self._pool = Pool(share.search, "vivace-search", cores=share.cores)
         self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
         self._opening = asyncio.Lock()

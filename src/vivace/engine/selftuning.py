@@ -16,8 +16,10 @@ import msgspec
 
 from vivace.collection.corpus import Corpus
 from vivace.collection.planned import Planned
+from vivace.collection.shaping import FLAT_UP_TO
 from vivace.collection.upkeep import Stopped, stepping
 from vivace.errors import Closed, InfeasibleObjective, VivaceError
+from vivace.index.flat import FlatIndex
 from vivace.protocols import Embedder
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import step_back
@@ -106,9 +108,11 @@ class SelfTuning:
         async with self._one:
             self._check()
             with doing(Priority.BACKGROUND):
-                tuning = await self._measured(wanted, budget, families, progress, gives_way)
-            if apply:
-                await self._apply(tuning, progress)
+                tuning = await self._measured(wanted, budget, families, progress, gives_way, apply)
+            # what was ended early falls back on the rows themselves: of many that is no finding
+            fallen_back = tuning.interrupted and tuning.plan.family == FlatIndex.family
+            if apply and not (fallen_back and tuning.rows > FLAT_UP_TO):
+                await self._apply(tuning, progress, gives_way)
             return tuning
 
     async def close(self) -> None:
@@ -131,6 +135,7 @@ class SelfTuning:
         families: Sequence[str] | None,
         progress: Progress | None,
         gives_way: bool,
+        apply: bool,
     ) -> Tuning:
         log = self._settings.queries.log
         self._stop.clear()
@@ -146,7 +151,8 @@ class SelfTuning:
             try:
                 return await self._raced(race, progress, gives_way)
             except InfeasibleObjective as error:
-                self._refused(error)
+                if apply:
+                    await asyncio.to_thread(self._refused, error)
                 raise
 
     async def _raced(
@@ -198,7 +204,7 @@ class SelfTuning:
 
         return step
 
-    async def _apply(self, tuning: Tuning, progress: Progress | None) -> None:
+    async def _apply(self, tuning: Tuning, progress: Progress | None, gives_way: bool) -> None:
         """Search and seal by the plan from now on; what is sealed otherwise is written anew."""
         self._check()
         before = self._corpus.planned
@@ -214,7 +220,7 @@ class SelfTuning:
         )
         await asyncio.to_thread(self._decide, decision)
         self._restart()
-        await stepping(self._corpus.reshape, progress)
+        await stepping(self._corpus.reshape, progress, gives_way=gives_way)
         self._restart()  # what was searched meanwhile was not the plan's
 
     def _refused(self, error: InfeasibleObjective) -> None:
@@ -240,6 +246,11 @@ class SelfTuning:
         if asked is None:
             return
         plan, efforts = asked
+        planned = self._corpus.planned
+        if planned is not None and planned.plan.family != plan.family:
+            # the segments are not yet as the plan wants them; it is no fault of the plan's
+            self._trace.count("recall.before_the_plan")
+            return
         # less than the least is asked as the least
         effort = max(plan.effort, efforts[0]) if plan.effort else 0
         more = replace(plan, effort=raised(effort, efforts, missed.seen, missed.floor))
@@ -252,11 +263,10 @@ class SelfTuning:
 
     def _raise(self, plan: Plan, more: Plan, missed: Missed) -> None:
         before = self._corpus.planned
-        if before is None or before.plan.family != more.family:
-            planned = Planned(more, self.objective)
-        else:
+        planned = Planned(more, self.objective)
+        if before is not None:
             planned = msgspec.structs.replace(before, plan=more)
-        self._corpus.adopt_plan(planned)
+        self._corpus.adopt_plan(planned, instead_of=before)
         if self.watch is not None:
             self.watch.restart(self.objective)
         why = f"the effort is raised from {plan.effort or 'its default'} to {more.effort}"
@@ -289,7 +299,7 @@ class SelfTuning:
             self._trace.count("tune.infeasible")
         except (Closed, Stopped):
             pass
-        except VivaceError as error:
+        except (VivaceError, OSError) as error:
             self._trace.count(FAILED)
             logger.warning("%s could not be tuned again: %s", self._corpus.folder, error)
 

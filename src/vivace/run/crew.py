@@ -18,7 +18,6 @@ from typing import Generic, TypeAlias
 
 from vivace.errors import Closed
 from vivace.run import work
-from vivace.run.alone import Alone
 from vivace.run.backlog import Backlog, E
 from vivace.run.threads import Cores, Holding
 from vivace.run.work import Priority
@@ -101,7 +100,6 @@ class Crew(Generic[E]):
         window: how many entries `mates` is shown.
         most: entries that may wait; None is no bound.
         cores: shared with other crews: a thread that is awake holds one.
-        alone: seconds for which what has begun keeps others from beginning; 0 is not at all.
         clock: monotonic seconds; deadlines are on it.
     """
 
@@ -116,7 +114,6 @@ class Crew(Generic[E]):
         window: int = 0,
         most: int | None = None,
         cores: Cores | None = None,
-        alone: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -132,7 +129,6 @@ class Crew(Generic[E]):
         self._backlog: Backlog[E] = Backlog(most)
         self._seats: list[Seat[E]] = []
         self._idle: list[Seat[E]] = []
-        self._alone: Alone[Seat[E]] | None = Alone(alone) if alone else None
         self._threads: set[threading.Thread] = set()
         self.closed = False
         self._running = self._done = self._failed = self._batches = 0
@@ -224,12 +220,9 @@ class Crew(Generic[E]):
         deadline, priority = entry.work.deadline, entry.work.priority
         if self._cores is not None and not self._cores.free:
             return None  # a thread that has a core may come to it sooner
-        now = self._clock()
-        if self._alone is not None and self._alone.until(now) is not None:
-            return None
         if not self._backlog.begin(priority):
             return None
-        if deadline is not None and deadline <= now:
+        if deadline is not None and deadline <= self._clock():
             self._backlog.finished(priority)
             return None
         self._at_once[priority] += 1
@@ -237,9 +230,6 @@ class Crew(Generic[E]):
         self._running += 1
         seat = self._idle.pop()
         seat.given = [entry]
-        if self._alone is not None:
-            self._alone.leave(seat)
-            self._alone.begin(seat, now)
         return seat
 
     def _histogram(self, priority: Priority) -> Histogram:
@@ -258,7 +248,7 @@ class Crew(Generic[E]):
                 for waiting in entries[:number]:
                     self._backlog.remove(waiting)
                 raise
-        return self._call(len(entries) if self._alone is None else 1)
+        return self._call(len(entries))
 
     def _hire(self, wanted: int) -> None:
         """Start threads for what waits and will wait, as far as none is idle for it."""
@@ -283,8 +273,6 @@ class Crew(Generic[E]):
 
     def _call(self, most: int) -> list[Seat[E]]:
         """Whom to wake once the lock is free."""
-        if self._alone is not None and self._alone.watcher is not None and not self.closed:
-            return []  # somebody looks again soon
         return [self._idle.pop() for _ in range(min(most, len(self._idle)))]
 
     def _take(self, now: float) -> list[E]:
@@ -304,9 +292,7 @@ class Crew(Generic[E]):
         self._running += len(batch)
         return batch
 
-    def _finish(self, batch: Sequence[E], seat: Seat[E]) -> None:
-        if self._alone is not None:
-            self._alone.end(seat)
+    def _finish(self, batch: Sequence[E]) -> None:
         self._backlog.finished(batch[0].work.priority)
         self._running -= len(batch)
         for entry in batch:
@@ -363,7 +349,7 @@ class Crew(Generic[E]):
         done, seat.batch = seat.batch, []
         with self._lock:
             if done:
-                self._finish(done, seat)
+                self._finish(done)
             turn, late = self._next(seat)
             # Who was called may find that others have taken what it was called for; and what was
             # barred may be so no longer. So that nobody sleeps while there is work for them:
@@ -383,9 +369,6 @@ class Crew(Generic[E]):
 
     def _next(self, seat: Seat[E]) -> tuple[Turn, Sequence[E]]:
         """What the thread does, and what has become too late. The lock is held."""
-        alone = self._alone
-        if alone is not None:
-            alone.leave(seat)
         if self.closed or len(self._seats) > self._size:
             self._seats.remove(seat)
             return LEAVE, ()
@@ -396,16 +379,10 @@ class Crew(Generic[E]):
         now = self._clock()
         late = self._backlog.expire(now)
         self._expired += len(late)
-        free = None if alone is None else alone.until(now)
-        if free is None:
-            seat.batch = self._take(now)
-            if seat.batch and alone is not None:
-                alone.begin(seat, now)
+        seat.batch = self._take(now)
         if late or seat.batch:
             return AGAIN, late
         seat.until = self._backlog.next_deadline()
-        if alone is not None and free is not None and not alone.watched(seat):
-            seat.until = free if seat.until is None else min(free, seat.until)
         self._idle.append(seat)
         return SLEEP, ()
 
@@ -413,10 +390,8 @@ class Crew(Generic[E]):
         """The thread ends: it was one too many, the crew is closed, or its worker raised."""
         undone, seat.batch = seat.batch, []
         with self._lock:
-            if self._alone is not None:
-                self._alone.leave(seat)
             if undone:
-                self._finish(undone, seat)
+                self._finish(undone)
             if seat in self._seats:
                 self._seats.remove(seat)
             if seat.thread is not None:

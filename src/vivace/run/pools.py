@@ -23,8 +23,6 @@ Ts = TypeVarTuple("Ts")
 
 INLINE_SECONDS: Final = 100e-6
 """What takes less stays on the event loop: a hop takes as long by itself (decision 14)."""
-ALONE_SECONDS: Final = 1e-3
-"""For calls that are Python for the most part, as a search of a few thousand chunks is."""
 
 
 class _Call(Entry):
@@ -85,7 +83,6 @@ class Pool:
     Args:
         most: calls that may wait; None is no bound.
         cores: shared with others, so that together they never oversubscribe the machine.
-        alone: see `run.alone`; 0 lets all threads run at once.
         clock: monotonic seconds, on which deadlines are.
     """
 
@@ -96,11 +93,10 @@ class Pool:
         *,
         most: int | None = None,
         cores: Cores | None = None,
-        alone: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._crew: Crew[_Call] = Crew(
-            name, threads, _Caller, _deliver, most=most, cores=cores, alone=alone, clock=clock
+            name, threads, _Caller, _deliver, most=most, cores=cores, clock=clock
         )
         self._outbox: _Outbox | None = None
         """Of the event loop that asked last; there is seldom a second one."""

@@ -159,6 +159,8 @@ class Race:
         is taken. So the held-out questions only ever make the choice more careful; where they did,
         its held-out recall is a little flattered.
         """
+        if not self.entries:  # nothing could be built in the time: there are always the rows
+            self._exact()
         finalists = [entry.trial() for entry in self._finals()]
         measured = [entry.trial() for entry in self.entries]
         order = choice.ranked(finalists, self._objective)
