@@ -102,9 +102,7 @@ def every_index(flat: FlatIndex) -> list[tuple[Plan, VectorIndex]]:
     found: list[tuple[Plan, VectorIndex]] = [(Plan("flat"), flat)]
     for candidate in candidates.listed(n, dim, candidates.installed()[0]):
         built = segments.build(flat, candidate.family, candidate.params)
-        for searched in candidate.searched:
-            plan = Plan(candidate.family, {**candidate.params, **searched})
-            found.append((plan, built.adjusted(**searched) if searched else built))
+        found.append((Plan(candidate.family, candidate.params), built))
     return found
 
 

@@ -112,10 +112,4 @@ def ours(
 
 def built(flat: FlatIndex, plan: Plan) -> VectorIndex:
     """The index of a plan."""
-    if plan.family == FlatIndex.family:
-        return flat
-    queried = segments.coded(plan.family).capabilities.search_params
-    index = segments.build(
-        flat, plan.family, {key: of for key, of in plan.params.items() if key not in queried}
-    )
-    return index.adjusted(**{key: of for key, of in plan.params.items() if key in queried})
+    return segments.build(flat, plan.family, plan.params)

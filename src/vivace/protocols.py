@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from vivace.errors import IngestError, VivaceError
 from vivace.types import (
@@ -109,10 +109,6 @@ class VectorIndex(Protocol):
     def efforts(self, k: int) -> tuple[int, int]:
         """The least and the greatest effort worth trying when k are asked for; the greatest finds
         (nearly) everything."""
-        ...
-
-    def adjusted(self, **params: int) -> Self:
-        """This index with other `capabilities.search_params`; shares everything that was built."""
         ...
 
     @property

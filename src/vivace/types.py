@@ -119,8 +119,6 @@ class Capabilities:
     effort: bool
     """More `effort` finds more and costs more; without it, the number changes nothing."""
     metrics: frozenset[Metric] = frozenset({"cosine", "ip", "l2"})
-    search_params: frozenset[str] = frozenset()
-    """Parameters that `VectorIndex.adjusted` changes without building anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,6 @@ class Segment:
     """How many of its rows are no longer live."""
     sealed: Sealed | None = None
     """None while it is in memory alone."""
-    plan: Plan | None = None
-    """The one that `index` is adjusted to."""
 
     @property
     def first(self) -> int:
@@ -113,11 +111,8 @@ class Dense:
         return replace(self, segments=(*before, *middle, *behind, *after))
 
     def planned(self, plan: Plan | None) -> Dense:
-        """The same state asked by another plan. O(segments): nothing is built."""
-        segments = tuple(s if s.plan is plan else _adjusted(s, plan) for s in self.segments)
-        if plan is self.plan and all(a is b for a, b in zip(segments, self.segments, strict=True)):
-            return self
-        return replace(self, plan=plan, segments=segments)
+        """The same state asked by another plan; nothing is built."""
+        return self if plan is self.plan else replace(self, plan=plan)
 
     @property
     def approximate(self) -> bool:
@@ -169,9 +164,7 @@ class Dense:
         plan = self.plan
         if plan is None or segment.sealed is None or plan.family != segment.index.family:
             return False
-        kept = segment.index.capabilities.search_params
-        built = {name: n for name, n in plan.params.items() if name not in kept}
-        return segment.sealed.files.params == built
+        return segment.sealed.files.params == dict(plan.params)
 
     def restricted(self, allow: Bitmap | None) -> Bitmap:
         """What is live of what is allowed."""
@@ -217,16 +210,6 @@ class Dense:
             [block for s in parts for block in live_vectors([s], live, above=above)]
         )
         return [Segment(FlatIndex.build(ids, rows, metric=self.metric))]
-
-
-def _adjusted(segment: Segment, plan: Plan | None) -> Segment:
-    """The segment as the plan asks it, where it is of the plan's family."""
-    index = segment.index
-    if plan is not None and plan.family == index.family:
-        names = index.capabilities.search_params & plan.params.keys()
-        if names:
-            index = index.adjusted(**{name: plan.params[name] for name in names})
-    return replace(segment, index=index, plan=plan)
 
 
 def _to_merge(older: Segment, younger: Segment) -> bool:

@@ -75,9 +75,9 @@ class Shaping:
         shape, files = self.of(segment.sealed.files.n), segment.sealed.files
         if shape.grounds == "default":
             return False
-        return (shape.family, _built(shape.family, shape.params)) != (
+        return (shape.family, dict(shape.params)) != (
             files.family,
-            _built(files.family, files.params),
+            dict(files.params),
         )
 
     def _has(self, family: str) -> bool:
@@ -91,11 +91,3 @@ class Shaping:
             return rows <= max(FLAT_UP_TO, _OWN_SHARE * measured)
         # small ones are as fast exactly, and exact
         return rows > FLAT_UP_TO or 0 < measured <= _OWN_SHARE * rows
-
-
-def _built(family: str, params: Mapping[str, int]) -> dict[str, int]:
-    """Of the parameters those that building fixed; another family's are none of ours."""
-    if family == FlatIndex.family or family not in segments.FAMILIES:
-        return {}
-    adjustable = segments.coded(family).capabilities.search_params
-    return {name: value for name, value in params.items() if name not in adjustable}

@@ -144,10 +144,6 @@ class CodedIndex(ABC):
     def vectors(self) -> Halves:
         return self._flat.vectors
 
-    def adjusted(self, **params: int) -> Self:
-        """Itself: there is nothing to adjust."""
-        return self
-
     def exact(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
         """The k nearest by brute force over the rows."""
         return self._flat.search(queries, k, allow=allow)

@@ -119,10 +119,6 @@ class FlatIndex:
         """All the same."""
         return 0, 0
 
-    def adjusted(self, **params: int) -> Self:
-        """Itself: there is nothing to adjust."""
-        return self
-
     @property
     def metric(self) -> Metric:
         return self._metric

@@ -9,47 +9,29 @@ from itertools import zip_longest
 from vivace.errors import MissingExtra
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
-from vivace.protocols import VectorIndex
 from vivace.tune.tuning import Rejected
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One build, and the parameters it is searched with in turn."""
+    """One build."""
 
     family: str
     params: Mapping[str, int]
-    """What the build depends on."""
-    searched: tuple[Mapping[str, int], ...]
-    """Settings of the family's `search_params`, for each of which nothing is built anew."""
     resident: int
     """Bytes, by the family's formula."""
     seconds: float
     """CPU that building takes, by the family's formula."""
 
 
-def kind(family: str) -> type[VectorIndex]:
-    """The class of a family.
-
-    Raises:
-        BadInput: no such family.
-        MissingExtra: what it needs is not installed.
-    """
-    return FlatIndex if family == FlatIndex.family else segments.coded(family)
-
-
 def installed(
     families: Sequence[str] = segments.FAMILIES,
 ) -> tuple[list[str], list[Rejected]]:
     """The families that can be used here, and the others with the reason."""
-    usable, rejected = [], []
-    for family in families:
-        try:
-            kind(family)
-            usable.append(family)
-        except MissingExtra as error:
-            rejected.append(Rejected(family, {}, str(error)))
-    return usable, rejected
+    there = segments.available()
+    lacking = [family for family in families if segments.of_family(family).family not in there]
+    why = str(MissingExtra("rabitqlib", "graph"))
+    return [f for f in families if f in there], [Rejected(f, {}, why) for f in lacking]
 
 
 def listed(n: int, dim: int, families: Sequence[str]) -> list[Candidate]:
@@ -84,21 +66,13 @@ def megabytes(size: int) -> str:
 
 
 def _of(family: str, n: int, dim: int) -> list[Candidate]:
-    cls = kind(family)
-    queried = cls.capabilities.search_params
-    builds: dict[tuple[tuple[str, int], ...], list[dict[str, int]]] = {}
-    for params in cls.candidates(n, dim):
-        built = tuple(sorted((key, value) for key, value in params.items() if key not in queried))
-        builds.setdefault(built, []).append(
-            {key: value for key, value in params.items() if key in queried}
-        )
+    cls = segments.of_family(family)
     return [
         Candidate(
             family,
-            dict(built),
-            tuple(searched),
-            cls.estimate_bytes(n, dim, **dict(built)).resident,
-            cls.estimate_seconds(n, dim, **dict(built)),
+            params,
+            cls.estimate_bytes(n, dim, **params).resident,
+            cls.estimate_seconds(n, dim, **params),
         )
-        for built, searched in builds.items()
+        for params in cls.candidates(n, dim)
     ]

@@ -220,9 +220,7 @@ class Race:
         began = self._clock()
         built = segments.build(self._flat, candidate.family, candidate.params)
         seconds = self._clock() - began
-        for searched in candidate.searched:
-            index = built.adjusted(**searched) if searched else built
-            self._try(candidate.family, {**candidate.params, **searched}, index, seconds)
+        self._try(candidate.family, dict(candidate.params), built, seconds)
 
     def _try(self, family: str, params: dict[str, int], index: VectorIndex, seconds: float) -> None:
         ladder, best = self._ladder(index), self._best()
