@@ -178,11 +178,13 @@ class OpenAIEmbedder:
 
     async def _all(self, batches: Sequence[list[str]]) -> list[Vectors]:
         """The vectors of every batch; the first failure cancels the others."""
+        first: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._request(batch)) for batch in batches]
         except* VivaceError as failed:
             first = failed.exceptions[0]
+        if first is not None:  # raised in there, Python before 3.11.4 would put it into a group
             raise first from first.__cause__
         return [task.result() for task in tasks]
 
