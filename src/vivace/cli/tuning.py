@@ -96,7 +96,7 @@ def _value(
 ) -> dict[str, Any]:
     value: dict[str, Any] = msgspec.to_builtins(tuning)
     value["feasible"] = failed is None
-    value["applied"] = options.apply and failed is None
+    value["applied"] = options.apply and failed is None and tuning.conclusive
     value["command"] = repeating(tuning, options)
     value["report"] = options.report
     if failed is not None:
@@ -157,10 +157,12 @@ def short_verdict(trial: Trial, objective: Objective, best: float | None) -> str
 
 def _one_each(tuning: Tuning) -> list[Trial]:
     """Of every index the effort that serves best; those that keep to the objective come first."""
-    found: dict[str, tuple[tuple[bool, float], Trial]] = {}
+    found: dict[str, tuple[tuple[bool, bool, float], Trial]] = {}
     for trial in tuning.trials:
         keeps = not choice.lacks(trial, tuning.objective)
-        rank = (not keeps, trial.cpu_ms if keeps else -trial.recall)
+        # of the chosen index the effort that was chosen, though another was timed as cheaper
+        other = trial.plan != tuning.plan
+        rank = (not keeps, other, trial.cpu_ms if keeps else -trial.recall)
         name = described(trial.plan.family, trial.plan.params)
         if name not in found or rank < found[name][0]:
             found[name] = rank, trial
@@ -176,6 +178,8 @@ def _say_what_next(
         print("ended early: this is the best so far", file=sys.stderr)
     said: Sequence[str] = ()
     if failed is None:
-        said = ["applied"] if options.apply else ["nothing was changed; --apply uses it"]
+        said = ["nothing was changed; --apply uses it"]
+        if options.apply:
+            said = ["applied" if tuning.conclusive else "not applied: nothing was compared in time"]
     for line in [*said, *([f"report: {options.report}"] if options.report else [])]:
         print(line)

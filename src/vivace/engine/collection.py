@@ -295,7 +295,8 @@ class Collection:
 
         Args:
             objective: the settings' (`tune.recall`, ...) unless given.
-            apply: without it, nothing of the collection changes.
+            apply: without it, nothing of the collection changes; a tuning that was ended before it
+                compared anything (`Tuning.conclusive`) is not applied either.
             families: those that may be chosen; all by default.
             progress: called on the event loop.
 

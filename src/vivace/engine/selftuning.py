@@ -16,10 +16,8 @@ import msgspec
 
 from vivace.collection.corpus import Corpus
 from vivace.collection.planned import Planned
-from vivace.collection.shaping import FLAT_UP_TO
 from vivace.collection.upkeep import Stopped, stepping
 from vivace.errors import Closed, InfeasibleObjective, VivaceError
-from vivace.index.flat import FlatIndex
 from vivace.protocols import Embedder
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import step_back
@@ -109,9 +107,7 @@ class SelfTuning:
             self._check()
             with doing(Priority.BACKGROUND):
                 tuning = await self._measured(wanted, budget, families, progress, gives_way, apply)
-            # what was ended early falls back on the rows themselves: of many that is no finding
-            fallen_back = tuning.interrupted and tuning.plan.family == FlatIndex.family
-            if apply and not (fallen_back and tuning.rows > FLAT_UP_TO):
+            if apply and tuning.conclusive:
                 await self._apply(tuning, progress, gives_way)
             return tuning
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from vivace.collection.shaping import FLAT_UP_TO
+from vivace.index.flat import FlatIndex
 from vivace.types import Metric, Objective, Plan, Trial, Vectors
 
 Source: TypeAlias = Literal["log", "synthetic", "given"]
@@ -69,3 +71,12 @@ class Tuning:
     @property
     def plan(self) -> Plan:
         return self.chosen.plan
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the choice is a finding, which alone is applied.
+
+        What was ended early falls back on the rows themselves; of many rows that says nothing.
+        """
+        fell_back = self.interrupted and self.plan.family == FlatIndex.family
+        return not (fell_back and self.rows > FLAT_UP_TO)

@@ -1,0 +1,30 @@
+"""What may be applied of a tuning's result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vivace.index.flat import FlatIndex
+from vivace.tune.race import tune
+from vivace.tune.tuning import Tuning, Workload
+from vivace.types import Objective, Plan
+
+
+@pytest.fixture(scope="module")
+def ended() -> Tuning:
+    rng = np.random.default_rng(0)
+    flat = FlatIndex.build(np.arange(2_000), rng.normal(size=(2_000, 8)).astype(np.float16))
+    asked = Workload(rng.normal(size=(60, 8)).astype(np.float32), "given")
+    return tune(flat, asked, Objective(0.9), budget_seconds=1e-6)
+
+
+def test_falling_back_on_the_rows_is_a_finding_of_few_only(ended: Tuning) -> None:
+    assert (ended.plan.family, ended.interrupted) == ("flat", True)
+    assert ended.conclusive
+    many = replace(ended, rows=1_000_000)
+    assert not many.conclusive
+    assert replace(many, interrupted=False).conclusive
+    assert replace(many, chosen=replace(many.chosen, plan=Plan("pq"))).conclusive
