@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vivace.errors import ModelTimeout as ModelTimeout
     from vivace.errors import ModelUnreachable as ModelUnreachable
     from vivace.errors import Overloaded as Overloaded
+    from vivace.errors import RerankError as RerankError
     from vivace.errors import ShareExceeded as ShareExceeded
     from vivace.errors import StoreError as StoreError
     from vivace.errors import StoreUnwritable as StoreUnwritable
@@ -52,8 +53,11 @@ if TYPE_CHECKING:
     from vivace.protocols import CandidateSource as CandidateSource
     from vivace.protocols import DecisionSink as DecisionSink
     from vivace.protocols import Embedder as Embedder
+    from vivace.protocols import EmbedsThen as EmbedsThen
+    from vivace.protocols import EmbedsTokens as EmbedsTokens
     from vivace.protocols import Generator as Generator
     from vivace.protocols import Reader as Reader
+    from vivace.protocols import Reranker as Reranker
     from vivace.protocols import Searcher as Searcher
     from vivace.protocols import TermIndex as TermIndex
     from vivace.protocols import VectorIndex as VectorIndex
@@ -73,6 +77,7 @@ if TYPE_CHECKING:
     from vivace.types import Failure as Failure
     from vivace.types import Finding as Finding
     from vivace.types import Footprint as Footprint
+    from vivace.types import Fusion as Fusion
     from vivace.types import Hit as Hit
     from vivace.types import IngestProgress as IngestProgress
     from vivace.types import IngestReport as IngestReport
@@ -80,10 +85,12 @@ if TYPE_CHECKING:
     from vivace.types import Objective as Objective
     from vivace.types import Plan as Plan
     from vivace.types import Query as Query
+    from vivace.types import Rerank as Rerank
     from vivace.types import SearchResult as SearchResult
     from vivace.types import Section as Section
     from vivace.types import Skipped as Skipped
     from vivace.types import Span as Span
+    from vivace.types import Stages as Stages
     from vivace.types import Trial as Trial
     from vivace.types import UpkeepProgress as UpkeepProgress
     from vivace.types import Usage as Usage
@@ -93,17 +100,17 @@ _HOMES = {
     "errors": "BadFilter BadInput BadQuery BadSettings BadVectors Closed CollectionLocked"
     " CollectionNotFound CollectionTooNew CorruptIndex DeadlineExceeded EmbedderMismatch"
     " EmbeddingError GenerationError InfeasibleObjective IngestError MissingExtra"
-    " ModelRefused ModelTimeout ModelUnreachable Overloaded ShareExceeded StoreError"
+    " ModelRefused ModelTimeout ModelUnreachable Overloaded RerankError ShareExceeded StoreError"
     " StoreUnwritable StreamCut StreamEmpty StreamMalformed StreamStalled StreamTooLong"
     " VivaceError",
-    "protocols": "Answerer CandidateSource DecisionSink Embedder Generator Reader Searcher"
-    " TermIndex VectorIndex",
+    "protocols": "Answerer CandidateSource DecisionSink Embedder EmbedsThen EmbedsTokens Generator"
+    " Reader Reranker Searcher TermIndex VectorIndex",
     "settings": "Settings",
     "sync": "BlockingCollection open reembed",
     "tune.tuning": "Tuning",
     "types": "Answer Asking Chunk Citation CollectionInfo Decision Delta Document Failure"
-    " Finding Footprint Hit IngestProgress IngestReport Message Objective Plan Query SearchResult"
-    " Section Skipped Span Trial UpkeepProgress Usage",
+    " Finding Footprint Fusion Hit IngestProgress IngestReport Message Objective Plan Query Rerank"
+    " SearchResult Section Skipped Span Stages Trial UpkeepProgress Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

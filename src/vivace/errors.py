@@ -16,6 +16,7 @@
     ├── InfeasibleObjective     no plan keeps to the objective; carries the nearest one
     ├── CorruptIndex            a derived file is damaged; it is rebuilt from the store
     ├── EmbeddingError          the embedder could not embed
+    ├── RerankError             the reranker could not score
     ├── GenerationError         the model server could not answer
     │   ├── ModelUnreachable    no connection, or none in time
     │   ├── ModelRefused        an HTTP error; carries status and retry_after
@@ -118,6 +119,10 @@ class CorruptIndex(VivaceError):
 
 class EmbeddingError(VivaceError):
     """The embedder could not embed."""
+
+
+class RerankError(VivaceError):
+    """The reranker could not score."""
 
 
 class Overloaded(VivaceError):

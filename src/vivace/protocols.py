@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from vivace.errors import IngestError, VivaceError
 from vivace.types import (
@@ -18,6 +18,7 @@ from vivace.types import (
     Embedded,
     Footprint,
     Halves,
+    Hit,
     Ids,
     Matches,
     Message,
@@ -25,10 +26,17 @@ from vivace.types import (
     Query,
     Scores,
     SearchResult,
+    Signs,
+    Stages,
+    Vector,
     Vectors,
 )
 
+R = TypeVar("R")
+
 Kind: TypeAlias = Literal["query", "passage"]
+Then: TypeAlias = Callable[[Vector, Vectors | None], R]
+"""Goes on with a question's vector and, where they were asked for, its token vectors."""
 TokenCounter: TypeAlias = Callable[[Sequence[str]], list[int]]
 """Tokens of each text as the embedding model counts them, special tokens excluded."""
 
@@ -73,6 +81,31 @@ class Embedder(Protocol):
 
     def close(self) -> None:
         """Stop its threads and let go of its model. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class EmbedsTokens(Protocol):
+    """An `Embedder` whose model has token vectors, of the same forward pass."""
+
+    async def embed_tokens(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
+        """As `Embedder.embed`, with the token vectors of every text."""
+        ...
+
+
+@runtime_checkable
+class EmbedsThen(Protocol):
+    """An `Embedder` that goes on with a question where it has embedded it, without a hop."""
+
+    async def embed_then(self, text: str, then: Then[R], *, tokens: bool = False) -> R:
+        """What `then` makes of the question's vector (dim,), on the thread that embedded it.
+
+        With `tokens` it gets the question's token vectors too, as `Embedded` has them, else None.
+
+        Raises:
+            EmbeddingError: the model failed.
+            Exception: whatever `then` raised.
+        """
         ...
 
 
@@ -202,6 +235,33 @@ class CandidateSource(Protocol):
 
     def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
         """The chunks that exist now, by id."""
+        ...
+
+    def signs(self, ids: Iterable[int]) -> dict[int, Signs]:
+        """The token vectors of those chunks that have some, by id."""
+        ...
+
+    @property
+    def stages(self) -> Stages | None:
+        """What the collection's plan says of them; None leaves them to the settings."""
+        ...
+
+
+class Reranker(Protocol):
+    """How well does each passage answer? What fails or is late is skipped by whoever asks."""
+
+    name: str
+
+    async def score(self, query: Query, hits: Sequence[Hit]) -> Scores:
+        """One score a hit (n,) float32, higher is better, on any scale.
+
+        Raises:
+            RerankError: the model or its server failed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop its threads, close its connections. Idempotent."""
         ...
 
 

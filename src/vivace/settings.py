@@ -110,10 +110,31 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     candidates: Annotated[
         int, Meta(ge=1, le=10_000, description="chunks taken from each side before fusion")
     ] = 50
+    fusion: Annotated[
+        Literal["auto", "max_norm", "min_max", "rrf", "dense", "keyword"],
+        Meta(description="how both sides become one ranking; auto: as tuned, before that max_norm"),
+    ] = "auto"
     keyword_weight: Annotated[
         float,
         Meta(ge=0, le=1, description="w in w * bm25/max + (1-w) * cosine"),
     ] = 0.5
+    rerank: Annotated[
+        str,
+        Meta(
+            description="what scores the best again: auto (maxsim where there are token vectors),"
+            " off, maxsim, fitted, fastembed:NAME-or-folder, or NAME@URL of a /rerank server"
+        ),
+    ] = "auto"
+    rerank_depth: Annotated[
+        int, Meta(ge=1, le=1_000, description="how many of the best are scored again")
+    ] = 20
+    rerank_weight: Annotated[
+        float, Meta(ge=0, le=1, description="w in (1-w) * fused/max + w * reranked/max")
+    ] = 0.5
+    mmr: Annotated[
+        float,
+        Meta(ge=0, le=1, description="how much being unlike the hits before counts; 0 is not"),
+    ] = 0.0
     max_question_chars: Annotated[int, Meta(ge=1, description="longer questions are refused")] = (
         20_000
     )

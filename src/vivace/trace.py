@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import exp, log
 
@@ -65,6 +63,23 @@ class Histogram:
         return 0.0
 
 
+class Span:
+    """A context manager; made by `Trace.span`. A generator would take twice the time."""
+
+    __slots__ = ("_name", "_start", "_trace")
+
+    def __init__(self, trace: Trace, name: str) -> None:
+        self._trace = trace
+        self._name = name
+        self._start = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._trace.observe(self._name, time.perf_counter() - self._start)
+
+
 class Trace:
     """Counters, gauges and histograms by name. Safe from any thread."""
 
@@ -95,14 +110,9 @@ class Trace:
                 histogram = self._histograms[name] = Histogram()
             histogram.add(seconds)
 
-    @contextmanager
-    def span(self, name: str) -> Iterator[None]:
+    def span(self, name: str) -> Span:
         """Time a block under `name`, whether it succeeds or not."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.observe(name, time.perf_counter() - start)
+        return Span(self, name)
 
     def counters(self) -> dict[str, int]:
         with self._lock:

@@ -25,6 +25,9 @@ Halves: TypeAlias = NDArray[np.float16]
 """(n, dim) float16: how vectors are stored."""
 Scores: TypeAlias = NDArray[np.float32]
 """A higher score is always better."""
+Signs: TypeAlias = NDArray[np.uint8]
+"""A chunk's token vectors as (tokens, ceil(dim / 8)) uint8: a set bit is a component above 0, as
+`np.packbits` writes them, big-endian."""
 Bitmap: TypeAlias = NDArray[np.bool_]
 """By chunk id: `bitmap[id]` says whether the chunk may be returned; ids past its end may not."""
 
@@ -33,6 +36,7 @@ Metric: TypeAlias = Literal["cosine", "ip", "l2"]
 the score of `l2` is minus the squared distance, so that a higher score is better everywhere."""
 
 Metadata: TypeAlias = Mapping[str, Any]
+FusionMode: TypeAlias = Literal["max_norm", "min_max", "rrf", "dense", "keyword"]
 """JSON values by name."""
 
 
@@ -149,6 +153,35 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
+class Fusion:
+    """How two rankings become one: see `retrieve.fusion`."""
+
+    mode: FusionMode = "max_norm"
+    weight: float = 0.5
+    """Of the keyword side, from 0 to 1; `rrf`, `dense` and `keyword` have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank:
+    """How many of the best are scored again, and how much that counts; a depth of 0 is none."""
+
+    depth: int = 20
+    weight: float = 0.5
+    """w in (1-w) * fused/max + w * reranked/max."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a search does between its candidates and its hits."""
+
+    candidates: int = 50
+    """Chunks taken from each side."""
+    fusion: Mapping[str, Fusion] = field(default_factory=dict)
+    """By language (a code of `text.language`); "" is for every other."""
+    rerank: Rerank = field(default_factory=Rerank)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Which index, and how it is asked."""
 
@@ -156,6 +189,8 @@ class Plan:
     params: Mapping[str, int] = field(default_factory=dict)
     effort: int = 0
     """As of `VectorIndex.search`."""
+    stages: Stages | None = None
+    """None leaves them to the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +213,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """`vectors` (n, dim) float32, one a text; a text the model cannot read has a zero vector."""
+    """`vectors` (n, dim) float32, one a text; a text the model cannot read has a zero vector.
+
+    `tokens`, where they were asked for and the model has them, holds each text's token vectors
+    (tokens, dim) float32 of unit length, without the special tokens; (0, dim) of an unread text.
+    """
 
     vectors: Vectors
+    tokens: tuple[Vectors, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

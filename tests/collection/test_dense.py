@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vivace.collection.dense import Dense
+from vivace.collection.dense import _TAIL_RATIO, Dense
 from vivace.index.flat import FlatIndex
 from vivace.types import Bitmap, Halves, Ids, Metric
 
@@ -77,5 +77,5 @@ def test_copying_stays_within_n_log_n() -> None:
             dense = dense.changed(np.array([id]), rows(rng, 1), np.empty(0, np.int64))
     finally:
         FlatIndex.build = built  # type: ignore[method-assign]
-    assert copied <= 8 * n * np.log(n) / np.log(8)
-    assert len(dense.segments) <= 1 + np.log(n) / np.log(8)
+    assert copied <= _TAIL_RATIO * n * np.log(n) / np.log(_TAIL_RATIO)
+    assert len(dense.segments) <= 1 + np.log(n) / np.log(_TAIL_RATIO)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vivace.embed import minilm
+from vivace.embed.local import Text
 from vivace.embed.minilm import MiniLM
 from vivace.errors import EmbeddingError
 from vivace.types import Vectors
@@ -53,8 +54,8 @@ async def test_a_vector_never_depends_on_its_batch_mates(model: MiniLM) -> None:
     alone = np.concatenate([await vectors(model, text) for text in ENGLISH])
     np.testing.assert_allclose(together, alone, atol=1e-6)
     # Past the batcher, which would choose batch mates of its own: all in one forward pass.
-    items = [minilm._Text(text, False) for text in ENGLISH]
-    np.testing.assert_allclose(np.stack(model._encode(items)), alone, atol=1e-6)
+    items = [Text(text, "query") for text in ENGLISH]
+    np.testing.assert_allclose(np.stack(model.encode(items)), alone, atol=1e-6)
 
 
 async def test_a_question_and_a_passage_have_the_same_vector(model: MiniLM) -> None:

@@ -13,7 +13,18 @@ from vivace.index import matches
 from vivace.trace import Trace
 from vivace.tune.guard import RecallGuard
 from vivace.tune.watch import _MOST_WAITING, FAILED, LOST, Missed, RecallWatch
-from vivace.types import Bitmap, Chunk, Ids, Matches, Objective, Query, Scores, Vectors
+from vivace.types import (
+    Bitmap,
+    Chunk,
+    Ids,
+    Matches,
+    Objective,
+    Query,
+    Scores,
+    Signs,
+    Stages,
+    Vectors,
+)
 
 K = 10
 OBJECTIVE = Objective(0.9, k=K)
@@ -53,6 +64,13 @@ class Source:
 
     def chunks(self, ids: object) -> dict[int, Chunk]:
         return {}
+
+    def signs(self, ids: object) -> dict[int, Signs]:
+        return {}
+
+    @property
+    def stages(self) -> Stages | None:
+        return None
 
 
 def answer(question: int, k: int) -> Matches:

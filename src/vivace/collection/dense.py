@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from vivace.types import Bitmap, Halves, Ids, Matches, Metric, Plan, Scores, Vec
 _REBUILD_SHARE = 0.25
 """A segment in memory is rebuilt without its removed rows once they are this share of it."""
 
-_TAIL_RATIO = 8
+_TAIL_RATIO: Final = 32
 """Of neighbours in the tail. Every segment costs a search 100 microseconds, a third of it all at
 three of them; copying a row costs half a microsecond, and embedding it some twenty thousand."""
 
@@ -175,11 +176,14 @@ class Dense:
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
         """Scores (len(ids),) for one query (1, dim), higher is better; -inf for an id not here."""
-        parts = [segment.index.similarity(query, ids) for segment in self.segments]
-        if len(parts) == 1:
-            return parts[0]
-        best: Scores = np.max([np.full(len(ids), -np.inf, np.float32), *parts], axis=0)
-        return best
+        scores = np.full(len(ids), -np.inf, np.float32)
+        if not len(ids):
+            return scores
+        first, last = int(ids.min()), int(ids.max())
+        for segment in self.segments:
+            if segment.first <= last and first <= segment.last:
+                np.maximum(scores, segment.index.similarity(query, ids), out=scores)
+        return scores
 
     def _without(self, removed: Ids) -> Dense:
         gone = removed[removed < len(self.live)]

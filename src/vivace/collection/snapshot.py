@@ -12,7 +12,19 @@ from vivace.collection.keywords import TermState
 from vivace.errors import BadFilter, BadVectors, StoreError
 from vivace.index import term_tail
 from vivace.store.store import Store
-from vivace.types import Bitmap, Chunk, Ids, Matches, Metadata, Plan, Query, Scores, Vectors
+from vivace.types import (
+    Bitmap,
+    Chunk,
+    Ids,
+    Matches,
+    Metadata,
+    Plan,
+    Query,
+    Scores,
+    Signs,
+    Stages,
+    Vectors,
+)
 
 _FILTERS_KEPT = 256
 _CHUNKS_KEPT = 4096
@@ -111,6 +123,16 @@ class Snapshot:
             kept.update(read)
             found.update(read)
         return found
+
+    def signs(self, ids: Iterable[int]) -> dict[int, Signs]:
+        """The token vectors of those chunks that have some, by id."""
+        return {}
+
+    @property
+    def stages(self) -> Stages | None:
+        """Of the plan in force."""
+        plan = self._dense.plan
+        return plan.stages if plan is not None else None
 
     def _check(self, vectors: Vectors) -> None:
         if vectors.shape[1] != self._store.dim:

@@ -9,36 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vivace.errors import BadSettings, Closed, EmbeddingError, MissingExtra
+from vivace.embed.local import LocalEmbedder, Text
+from vivace.errors import BadSettings, EmbeddingError, MissingExtra
 from vivace.protocols import Kind
-from vivace.run.crew import Statistics
 from vivace.run.threads import NATIVE, Cores
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import YieldingBatcher
 from vivace.text.tokens import estimate
-from vivace.types import Embedded, Vector
+from vivace.types import Vector
 
-MAX_CHARS = 20_000
-"""Read of a text before it is tokenised: more than any of the models reads."""
 BUDGET_CHARS = 4_000
 _NONE: Vector = np.zeros(0, np.float32)
 _FILES = ("model.onnx", "onnx/model.onnx")
 _POOLING = "1_Pooling/config.json"
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    text: str
-    kind: Kind
-
-
-class FastEmbed:
+class FastEmbed(LocalEmbedder):
     """A model run by fastembed on this machine's CPU. An `Embedder`; safe from any thread.
 
     A model given by name is downloaded by the library at the first use, one in a folder never.
@@ -62,17 +51,15 @@ class FastEmbed:
         else:
             self.name = f"fastembed:{model}"
         try:
-            probe = _encode(self._model, [_Text("dimension", "passage")])
+            probe = _encode(self._model, [Text("dimension", "passage")])
         except EmbeddingError as error:
             raise EmbeddingError(f"{self.name}: {error.what}", fix=error.fix) from error
         self.dim = len(probe[0])
-        self._batcher: YieldingBatcher[_Text, Vector] = YieldingBatcher(
-            lambda items: _encode(self._model, items),
+        super().__init__(
             workers=workers,
-            cap=batch,
-            size=lambda item: len(item.text),
+            batch=batch,
             budget=BUDGET_CHARS,
-            name="vivace-fastembed",
+            threads="vivace-fastembed",
             cores=cores,
         )
 
@@ -84,39 +71,12 @@ class FastEmbed:
         """About the model's tokens, estimated by script; a `TokenCounter`."""
         return [estimate(text) for text in texts]
 
-    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
-        """Vectors (n, dim) float32 of unit length; questions get the model's own prefix, if any.
-
-        Raises:
-            EmbeddingError: the model failed, or the embedder has been closed.
-            DeadlineExceeded: the deadline of `run.work` passed before all texts had their turn.
-        """
-        items = [_Text(text[:MAX_CHARS], kind) for text in texts]
-        try:
-            with doing(Priority.INGEST if kind == "passage" else None):
-                rows = await self._batcher.run_many(items)
-        except Closed as error:
-            raise EmbeddingError(error.what, fix=error.fix) from error
-        return Embedded(np.stack(rows) if rows else np.zeros((0, self.dim), np.float32))
-
-    def statistics(self) -> tuple[Statistics, Statistics]:
-        """Of questions and whatever else is not ingest; of ingest and background work."""
-        return self._batcher.statistics()
-
-    def resize(self, workers: int) -> None:
-        """So many threads at most, at least 1; nothing that waits or runs is lost."""
-        self._batcher.resize(workers)
-
-    def bound(self, priority: Priority, workers: int | None) -> None:
-        """At most so many threads do work of this priority or less urgent; None is no bound."""
-        self._batcher.bound(priority, workers)
-
-    def close(self) -> None:
-        """Stop the workers. Idempotent."""
-        self._batcher.close()
+    def encode(self, items: Sequence[Text]) -> list[Vector]:
+        """Questions get the model's own prefix, if any."""
+        return _encode(self._model, items)
 
 
-def _encode(model: Any, items: Sequence[_Text]) -> list[Vector]:
+def _encode(model: Any, items: Sequence[Text]) -> list[Vector]:
     """Vectors of unit length. A batch has one priority, but questions can be as low as passages."""
     rows: list[Vector] = [_NONE] * len(items)
     for kind in {item.kind for item in items}:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,14 +16,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.errors import Closed, EmbeddingError
-from vivace.protocols import Kind
-from vivace.run.crew import Statistics
+from vivace.embed.local import LocalEmbedder, Text
+from vivace.errors import EmbeddingError
 from vivace.run.threads import NATIVE, Cores
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import YieldingBatcher
 from vivace.text.language import language
-from vivace.types import Embedded, Vector
+from vivace.types import Vector
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -35,9 +31,6 @@ NAME: Final = "all-MiniLM-L6-v2/int8-row/1"
 DIM: Final = 384
 MAX_TOKENS: Final = 256
 """The two special tokens included."""
-MAX_CHARS: Final = 20_000
-"""Read of a text before it is tokenised: far more than 256 tokens of any prose, and a bound on what
-a hostile text can cost (30 ms)."""
 BUDGET_CHARS: Final = 1_600
 """Most texts times longest text in a forward pass of several: eight questions, two passages.
 Measured a CPU-second on Zen 3, one at a time, by two and by eight: questions 228, 241, 274;
@@ -95,18 +88,11 @@ def _manifest(folder: Path) -> _Manifest:
         raise EmbeddingError(f"{path}: {error}", fix=_BROKEN) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    text: str
-    skip_unread: bool
-
-
-class MiniLM:
+class MiniLM(LocalEmbedder):
     """English texts to 384 dimensions. An `Embedder` and a token counter; safe from any thread.
 
-    `workers` single-threaded threads share one session, and as many for ingest, which give way to
-    them. `batch` is the most texts in one forward
-    pass. The files are checked now, the model is loaded at the first use (0.2 s).
+    The arguments are `LocalEmbedder`'s; its threads share one session. The files are checked now,
+    the model is loaded at the first use (0.2 s).
 
     Raises:
         EmbeddingError: a model file is missing or of the wrong size.
@@ -123,37 +109,16 @@ class MiniLM:
         self._loading = threading.Lock()
         self._tokens: _Tokens | None = None
         self._session: InferenceSession | None = None
-        self._batcher: YieldingBatcher[_Text, Vector] = YieldingBatcher(
-            self._encode,
+        super().__init__(
             workers=workers,
-            cap=batch,
-            size=lambda item: len(item.text),
+            batch=batch,
             budget=BUDGET_CHARS,
-            name="vivace-embed",
+            threads="vivace-embed",
             cores=cores,
         )
 
     def reads(self, language: str) -> bool:
         return language == "en"
-
-    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
-        """Vectors (n, 384) float32 of unit length, of each text's first 256 tokens.
-
-        Questions are as urgent as `run.work` says, passages `INGEST` at most. A passage that the
-        model cannot read has a zero vector, and costs nothing.
-
-        Raises:
-            EmbeddingError: the model failed, or the embedder has been closed.
-            DeadlineExceeded: the deadline of `run.work` passed before all texts had their turn.
-        """
-        items = [_Text(text[:MAX_CHARS], kind == "passage") for text in texts]
-        try:
-            with doing(Priority.INGEST if kind == "passage" else None):
-                rows = await self._batcher.run_many(items)
-        except Closed as error:
-            raise EmbeddingError(error.what, fix=error.fix) from error
-        vectors = np.stack(rows) if rows else np.zeros((0, DIM), np.float32)
-        return Embedded(vectors)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens excluded; a `TokenCounter`. 3 microseconds a token.
@@ -167,26 +132,16 @@ class MiniLM:
         except Exception as error:
             raise EmbeddingError(f"{NAME}: cannot count tokens: {error}", fix=_BROKEN) from error
 
-    def statistics(self) -> tuple[Statistics, Statistics]:
-        """Of questions and whatever else is not ingest; of ingest and background work."""
-        return self._batcher.statistics()
-
-    def resize(self, workers: int) -> None:
-        """So many threads at most, at least 1; nothing that waits or runs is lost."""
-        self._batcher.resize(workers)
-
-    def bound(self, priority: Priority, workers: int | None) -> None:
-        """At most so many threads do work of this priority or less urgent; None is no bound."""
-        self._batcher.bound(priority, workers)
-
     def close(self) -> None:
         """Stop the workers; waiting calls fail with EmbeddingError. Idempotent."""
-        self._batcher.close()
+        super().close()
         self._session = None
 
-    def _encode(self, items: list[_Text]) -> list[Vector]:
-        """The batch function, on a worker's thread."""
-        wanted = [i for i, item in enumerate(items) if not item.skip_unread or readable(item.text)]
+    def encode(self, items: Sequence[Text]) -> list[Vector]:
+        """Of each text's first 256 tokens. A passage that the model cannot read has a zero vector,
+        and costs nothing.
+        """
+        wanted = [i for i, it in enumerate(items) if it.kind == "query" or readable(it.text)]
         vectors = np.zeros((len(items), DIM), np.float32)
         if wanted:
             tokens, session = self._load_tokens(), self._load_session()

@@ -175,13 +175,10 @@ class FlatIndex:
         if not len(self._ids):
             return scores
         rows = self._ids.searchsorted(ids)
-        np.minimum(rows, len(self._ids) - 1, out=rows)
-        here = np.flatnonzero(self._ids[rows] == ids)
+        here = np.flatnonzero(self._ids.take(rows, mode="clip") == ids)
         for at in range(0, len(here), _SCORED_AT_ONCE):
             places = here[at : at + _SCORED_AT_ONCE]
-            few = self._gathered(rows[places])
-            found, order = native.search(few, query, len(places), self._metric)
-            scores[places[order[0]]] = found[0]
+            scores[places] = self.scorer.aligned(query, rows[places])
         return scores
 
     def _many(self, queries: Vectors, k: int) -> Matches:
@@ -224,7 +221,7 @@ class FlatIndex:
         # FAISS breaks ties by chance at the cut: look past it until the last score is worse
         width = min(n, k + spare)
         scores, rows = scan(queries, width)
-        found = matches.best(np.where(rows < 0, -1, self._ids[rows]), scores, k)
+        found = matches.found(self._ids, rows, scores, k)
         if width == n:
             return found
         tied = ~(scores[:, -1] < scores[:, k - 1])

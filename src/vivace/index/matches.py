@@ -34,9 +34,9 @@ def best(ids: Ids, scores: Scores, k: int) -> Matches:
 def found(table: Ids, rows: Ids, scores: Scores, k: int) -> Matches:
     """The k best of rows (q, n >= k) in falling order of score, -1 last, as ids of `table`."""
     if len(rows) == 1:
-        # most searches are one query without ties, and are done before numpy could sort
-        falling = scores.tolist()[0]
-        if rows.item(-1) >= 0 and len(set(falling)) == len(falling):
+        # most searches are one query without ties: there is nothing to sort
+        row = scores[0]
+        if len(row) >= k and rows.item(-1) >= 0 and (row[1:] < row[:-1]).all():
             return Matches(table.take(rows[:, :k]), scores[:, :k])
     return best(np.where(rows < 0, -1, table.take(rows, mode="clip")), scores, k)
 
@@ -47,7 +47,8 @@ def merge(parts: Sequence[Matches], queries: int, k: int) -> Matches:
         return none(queries, k)
     if len(parts) == 1:
         return parts[0]
-    return best(np.hstack([p.ids for p in parts]), np.hstack([p.scores for p in parts]), k)
+    ids = np.concatenate([p.ids for p in parts], axis=1)
+    return best(ids, np.concatenate([p.scores for p in parts], axis=1), k)
 
 
 def stacked(rows: Sequence[Matches]) -> Matches:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
 from vivace.index import native
 from vivace.types import Ids, Metric, Scores, Vectors
+
+_ROOM: Final = 128
+"""Rows: twice what a search looks at."""
 
 
 class Scorer:
@@ -24,24 +28,46 @@ class Scorer:
         self._metric = metric
         self._of_thread = threading.local()
 
-    def score(self, query: Vectors, rows: Any) -> tuple[Scores, Ids]:
+    def score(self, query: Vectors, rows: Ids) -> tuple[Scores, Ids]:
         """Of one query (1, dim) and distinct rows (m,): both (1, m), by falling score."""
-        width = len(rows)
-        made = getattr(self._of_thread, "made", None)
-        if made is None or made[0] != width:
-            made = self._of_thread.made = (width, *_stand_in(self._rows, width))
-        made[1][:] = rows
-        return native.search(made[2], query, width, self._metric)
+        stand_in = self._stand_in(len(rows))
+        stand_in.found[: len(rows)] = rows
+        return native.search(stand_in.index, query, len(rows), self._metric)
+
+    def aligned(self, query: Vectors, rows: Ids) -> Scores:
+        """Of one query (1, dim) and distinct rows (m,): (m,) in their order."""
+        scores, by_score = self.score(query, rows)
+        aligned = np.empty(len(rows), np.float32)
+        aligned[rows.argsort()] = scores[0, by_score[0].argsort()]
+        return aligned
+
+    def _stand_in(self, width: int) -> _StandIn:
+        """This thread's, finding so many rows."""
+        made: _StandIn | None = getattr(self._of_thread, "made", None)
+        if made is None or len(made.found) < width:
+            made = self._of_thread.made = _made(self._rows, max(_ROOM, 2 * width))
+        # the zeros behind it are there, but not searched
+        made.zeros.ntotal = width
+        return made
 
 
-def _stand_in(rows: Any, width: int) -> tuple[Ids, Any]:
-    """The rows it will find, to be written to, and what refines them."""
+@dataclass(frozen=True, slots=True)
+class _StandIn:
+    found: Ids
+    """The rows it will find, to be written to; as many as there is room for."""
+    zeros: Any
+    index: Any
+    """What refines them."""
+
+
+def _made(rows: Any, room: int) -> _StandIn:
     import faiss
 
     untyped: Any = faiss
     zeros = untyped.IndexFlat(1, rows.metric_type)
     found = untyped.IndexIDMap(zeros)
-    zeros.add(np.zeros((width, 1), np.float32))
-    found.id_map.resize(width)
+    zeros.add(np.zeros((room, 1), np.float32))
+    found.id_map.resize(room)
     found.d, found.ntotal = rows.d, rows.ntotal
-    return untyped.rev_swig_ptr(found.id_map.data(), width), native.refining(found, rows)
+    view = untyped.rev_swig_ptr(found.id_map.data(), room)
+    return _StandIn(view, zeros, native.refining(found, rows))

@@ -159,6 +159,9 @@ class TermSearcher:
 
 def distinct(terms: Sequence[str]) -> dict[str, int]:
     """The terms of a query that are searched, and how often each stands in it."""
+    once = dict.fromkeys(terms, 1)
+    if len(once) == len(terms) <= _MAX_TERMS:
+        return once
     return dict(Counter(terms).most_common(_MAX_TERMS))
 
 

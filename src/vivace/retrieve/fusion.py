@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from vivace.types import Ids, Matches, Scores
+from vivace.types import Fusion, Ids, Matches, Scores
+
+_RRF: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +21,20 @@ class Candidates:
     """0 where the keyword side did not propose it."""
     cosine: Scores
     """-inf where the dense side did not propose it."""
+    dense: int
+    """So many of the first ones it did."""
 
 
 def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
-    """The union of two rankings of one query.
+    """The union of two rankings of one query: the dense side's in its order, then the others.
 
     Over some hundred ids plain dictionaries are twice as fast as numpy's set functions.
     """
     bm25 = dict(zip(keyword.ids[0].tolist(), keyword.scores[0].tolist(), strict=True))
-    near = [] if dense is None else [id for id in dense.ids[0].tolist() if id >= 0]
-    here = set(near)
-    ids = near + [id for id in bm25 if id not in here]
+    near = [] if dense is None else dense.ids[0].tolist()
+    while near and near[-1] < 0:  # padding
+        near.pop()
+    ids = [*near, *bm25.keys() - near]
     cosine = np.full(len(ids), -np.inf, np.float32)
     if dense is not None:
         cosine[: len(near)] = dense.scores[0, : len(near)]
@@ -36,15 +42,46 @@ def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
         np.array(ids, np.int64),
         np.array([bm25.get(id, 0.0) for id in ids], np.float32),
         cosine,
+        len(near),
     )
 
 
-def max_norm(bm25: Scores, cosine: Scores, weight: float) -> Scores:
-    """`w * bm25/max(bm25) + (1 - w) * cosine`.
+def fuse(bm25: Scores, cosine: Scores, how: Fusion) -> Scores:
+    """One score a candidate (n,), higher is better, of both sides' scores of them.
 
-    Dividing by the best keyword score of the query puts it on the scale of a cosine. On English
-    paragraphs it was measured above reciprocal ranks (R@1 83.5 against 76.2).
+    - `max_norm`: `w * bm25/max + (1-w) * cosine`. Dividing by the best keyword score puts it on the
+      scale of a cosine. On English paragraphs it beats reciprocal ranks (R@1 83.5 against 76.2).
+    - `min_max`: both stretched over 0 to 1 among the candidates, then weighted.
+    - `rrf`: the sum of 1 / (60 + rank) over both (Cormack, Clarke, Buettcher, "Reciprocal Rank
+      Fusion", 2009); who has no term of the question has no rank on the keyword side.
+    - `dense`, `keyword`: one side alone.
+
+    Where no candidate has a term of the question, the keyword side says nothing and has no weight.
     """
-    best = float(bm25.max(initial=0.0))
-    scaled = bm25 / best if best > 0 else bm25
-    return (weight * scaled + (1 - weight) * cosine).astype(np.float32)
+    if how.mode == "keyword":
+        return _scaled(bm25)
+    if how.mode == "dense" or not bm25.any():
+        return cosine
+    if how.mode == "rrf":
+        return _reciprocal(bm25) + _reciprocal(cosine)
+    weight = np.float32(how.weight)
+    if how.mode == "min_max":
+        bm25, cosine = _stretched(bm25), _stretched(cosine)
+    return weight * _scaled(bm25) + (1 - weight) * cosine
+
+
+def _scaled(bm25: Scores) -> Scores:
+    best = bm25.max(initial=0.0)
+    return bm25 / best if best > 0 else bm25
+
+
+def _stretched(scores: Scores) -> Scores:
+    low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+    return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+
+
+def _reciprocal(scores: Scores) -> Scores:
+    """Of ranks from 1; equal scores share the better one, and no score (0 or less) has none."""
+    falling = np.sort(scores)[::-1]
+    ranks = 1 + np.searchsorted(-falling, -scores, side="left")
+    return np.where(scores > 0, 1 / (_RRF + ranks), 0).astype(np.float32)

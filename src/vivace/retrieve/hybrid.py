@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
@@ -10,7 +11,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from vivace.errors import BadQuery, EmbeddingError, VivaceError
-from vivace.protocols import CandidateSource, Embedder
+from vivace.protocols import CandidateSource, Embedder, EmbedsThen
 from vivace.retrieve import fusion
 from vivace.run.pools import Pool
 from vivace.settings import Search
@@ -19,6 +20,7 @@ from vivace.text.terms import terms
 from vivace.trace import Trace
 from vivace.types import (
     Bitmap,
+    Fusion,
     Hit,
     Ids,
     Matches,
@@ -35,6 +37,7 @@ Watch: TypeAlias = Callable[[Vectors, Matches, Bitmap | None, CandidateSource], 
 was looked for. It runs on the answer's path and must not wait or raise."""
 _NO_DENSE = "dense side skipped: "
 _MOST_HITS = 10_000
+_WORST: Final = float(np.finfo(np.float32).min)
 _APART: Final = 2
 """Questions at once whose two sides run side by side; with more, no thread is idle for it."""
 
@@ -52,7 +55,9 @@ class HybridSearcher:
     """A `Searcher` over one collection.
 
     With a vector at hand, or none to be had, a search is one hop to the pool. With a question to be
-    embedded, the keyword side's hop is hidden behind the embedding.
+    embedded, the keyword side's hop is hidden behind the embedding. With several at once a search
+    goes on where its question was embedded, if the embedder can do that: no thread is idle that
+    could take it, and every hop costs all of them its time.
     """
 
     def __init__(
@@ -100,9 +105,20 @@ class HybridSearcher:
             self._asking -= 1
 
     async def _together(self, query: Query) -> SearchResult:
-        """One hop after the embedding: with others waiting, a second one costs them its time."""
-        vector, degraded = await self._embed(query)
-        return await self._pool.run(self._whole, query, vector, degraded)
+        """Both sides after the embedding, and on its thread if that can be."""
+        if not isinstance(self._embedder, EmbedsThen):
+            vector, degraded = await self._embed(query)
+            return await self._pool.run(self._whole, query, vector, degraded)
+        start = time.perf_counter()
+
+        def then(vector: Vector, _: Vectors | None) -> SearchResult:
+            self._trace.observe("embed", time.perf_counter() - start)
+            return self._whole(query, vector, ())
+
+        try:
+            return await self._embedder.embed_then(query.text, then)
+        except EmbeddingError as error:
+            return await self._pool.run(self._whole, query, None, self._without(error))
 
     async def _apart(self, query: Query) -> SearchResult:
         """The keyword side's hop while the question is embedded."""
@@ -121,9 +137,13 @@ class HybridSearcher:
             with self._trace.span("embed"):
                 embedded = await self._embedder.embed([query.text], kind="query")
         except EmbeddingError as error:
-            self._trace.count("search.embedding_failed")
-            return None, (f"{_NO_DENSE}{error.what}",)
+            return None, self._without(error)
         return embedded.vectors[0], ()
+
+    def _without(self, error: EmbeddingError) -> tuple[str, ...]:
+        """What a search is degraded by, counted."""
+        self._trace.count("search.embedding_failed")
+        return (f"{_NO_DENSE}{error.what}",)
 
     async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
         """One result or error a query, in order; they run at once and share embedding batches."""
@@ -165,18 +185,17 @@ class HybridSearcher:
         found = fusion.candidates(keyword.matches, near)
         ids, stages = found.ids, {"bm25": found.bm25}
         if row is None:
-            fused = fusion.max_norm(found.bm25, np.zeros_like(found.bm25), 1.0)
+            fused = fusion.fuse(found.bm25, np.zeros_like(found.bm25), Fusion("keyword"))
         else:
             # exact for all candidates, also those that only the keyword side proposed
-            unscored = np.flatnonzero(found.cosine == -np.inf)
-            if len(unscored):
-                near_these = source.similarity(row, ids[unscored])
+            if found.dense < len(ids):
+                near_these = source.similarity(row, ids[found.dense :])
                 # one that was removed meanwhile has no score, and no score is no number to blend
-                worst = -1.0 if self._metric == "cosine" else np.finfo(np.float32).min
-                found.cosine[unscored] = np.maximum(near_these, worst)
+                worst = -1.0 if self._metric == "cosine" else _WORST
+                found.cosine[found.dense :] = np.maximum(near_these, worst)
             stages["cosine"] = found.cosine
-            weight = self._settings.keyword_weight if keyword.matches.ids.size else 0.0
-            fused = fusion.max_norm(found.bm25, found.cosine, weight)
+            how = Fusion(weight=self._settings.keyword_weight)
+            fused = fusion.fuse(found.bm25, found.cosine, how)
         order = np.lexsort((ids, -fused))
         if query.min_score is not None:
             order = order[fused[order] >= query.min_score]

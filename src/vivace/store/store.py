@@ -122,7 +122,10 @@ class Store:
             EmbedderMismatch: the collection was embedded anew while it was open.
         """
         reader = self._connections.reader()
-        seen = self._read("PRAGMA data_version")[0][0]
+        try:  # every search passes here
+            seen = reader.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise translation(error, self._connections.path) from error
         last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
         if last is None or last[0] is not reader or last[1] != seen:
             meta = dict(self._read("SELECT key, value FROM meta"))

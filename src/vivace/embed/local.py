@@ -1,0 +1,148 @@
+"""What embedders that run on this machine have in common: threads that batch, and give way."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from vivace.errors import Closed, EmbeddingError
+from vivace.protocols import Kind, Then
+from vivace.run.crew import Statistics
+from vivace.run.threads import Cores
+from vivace.run.work import Priority, doing
+from vivace.run.yielding import YieldingBatcher
+from vivace.types import Embedded, Vector
+
+R = TypeVar("R")
+
+MAX_CHARS: Final = 20_000
+"""Read of a text before it is tokenised: far more than any of the models reads of any prose, and a
+bound on what a hostile text can cost (30 ms)."""
+
+
+@dataclass(slots=True)
+class Continuation:
+    """What to do with one text's vector, while somebody waits for it."""
+
+    then: Then[Any]
+    wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+    kind: Kind
+    then: Continuation | None = None
+
+
+class LocalEmbedder(ABC):
+    """An `Embedder` whose model runs in this process; safe from any thread.
+
+    Args:
+        workers: single-threaded threads for questions, and as many for ingest, which give way.
+        batch: most texts in one forward pass.
+        budget: most texts times longest text in a forward pass of several, in characters.
+        threads: what they are called.
+    """
+
+    name: str
+    dim: int
+
+    def __init__(
+        self, *, workers: int, batch: int, budget: int, threads: str, cores: Cores | None
+    ) -> None:
+        self._batcher: YieldingBatcher[Text, Any] = YieldingBatcher(
+            self._done,
+            workers=workers,
+            cap=batch,
+            size=lambda item: len(item.text),
+            budget=budget,
+            name=threads,
+            cores=cores,
+        )
+
+    @abstractmethod
+    def encode(self, items: Sequence[Text]) -> list[Vector]:
+        """A vector (dim,) of each, on a worker's thread.
+
+        Raises:
+            EmbeddingError: the model failed.
+        """
+
+    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
+        """Vectors (n, dim) float32 of unit length, in the order of the texts.
+
+        Questions are as urgent as `run.work` says, passages `INGEST` at most.
+
+        Raises:
+            EmbeddingError: the model failed, or the embedder has been closed.
+            DeadlineExceeded: the deadline of `run.work` passed before all texts had their turn.
+        """
+        items = [Text(text[:MAX_CHARS], kind) for text in texts]
+        with doing(Priority.INGEST if kind == "passage" else None):
+            rows = await self._run(items)
+        return Embedded(np.stack(rows) if rows else np.zeros((0, self.dim), np.float32))
+
+    async def embed_then(self, text: str, then: Then[R], *, tokens: bool = False) -> R:
+        """What `then` makes of a question's vector, on the thread that has embedded it.
+
+        Raises:
+            EmbeddingError, DeadlineExceeded: as `embed`.
+            Exception: whatever `then` raised.
+        """
+        continuation = Continuation(then)
+        try:
+            outcome = (await self._run([Text(text[:MAX_CHARS], "query", continuation)]))[0]
+        finally:
+            continuation.wanted = False
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+        result: R = outcome
+        return result
+
+    def statistics(self) -> tuple[Statistics, Statistics]:
+        """Of questions and whatever else is not ingest; of ingest and background work."""
+        return self._batcher.statistics()
+
+    def resize(self, workers: int) -> None:
+        """So many threads at most, at least 1; nothing that waits or runs is lost."""
+        self._batcher.resize(workers)
+
+    def bound(self, priority: Priority, workers: int | None) -> None:
+        """At most so many threads do work of this priority or less urgent; None is no bound."""
+        self._batcher.bound(priority, workers)
+
+    def close(self) -> None:
+        """Stop the workers; waiting calls fail with EmbeddingError. Idempotent."""
+        self._batcher.close()
+
+    async def _run(self, items: Sequence[Text]) -> list[Any]:
+        try:
+            return await self._batcher.run_many(items)
+        except Closed as error:
+            raise EmbeddingError(error.what, fix=error.fix) from error
+
+    def _done(self, items: list[Text]) -> list[Any]:
+        """The batch function."""
+        vectors = self.encode(items)
+        return [_continued(item, row) for item, row in zip(items, vectors, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """Handed over as a result: what one text's `then` raised is not to repeat the forward pass."""
+
+    error: Exception
+
+
+def _continued(item: Text, vector: Vector) -> Any:
+    if item.then is None or not item.then.wanted:
+        return vector
+    try:
+        return item.then.then(vector, None)
+    except Exception as error:
+        return _Raised(error)
