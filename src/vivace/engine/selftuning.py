@@ -133,7 +133,7 @@ class SelfTuning:
         gives_way: bool,
         apply: bool,
     ) -> Tuning:
-        log = self._settings.queries.log
+        log, width = self._settings.queries.log, self._settings.search.candidates
         self._stop.clear()
         with ExitStack() as stack:
             flat = await asyncio.to_thread(stack.enter_context, self._corpus.rows())
@@ -141,7 +141,13 @@ class SelfTuning:
 
             def race(step: Progress) -> Tuning:
                 return tune(
-                    flat, asked, objective, families=families, budget_seconds=budget, progress=step
+                    flat,
+                    asked,
+                    objective,
+                    width=width,
+                    families=families,
+                    budget_seconds=budget,
+                    progress=step,
                 )
 
             try:

@@ -34,15 +34,18 @@ class Rung:
 
 
 class Ladder:
-    """The efforts of one index, each tried on as many questions as it needs."""
+    """The efforts of one index, each tried on as many questions as it needs.
+
+    Each asks for `width` neighbours, by which the questions' true ones are judged.
+    """
 
     def __init__(
-        self, index: VectorIndex, questions: Questions, k: int, step: Callable[[], None]
+        self, index: VectorIndex, questions: Questions, width: int, step: Callable[[], None]
     ) -> None:
         self.index = index
         self.rungs: dict[int, Rung] = {}
         self._questions = questions
-        self._k = k
+        self._width = width
         self._step = step
 
     def recall(self, effort: int) -> Recall:
@@ -60,7 +63,7 @@ class Ladder:
         where the greatest effort does not reach the floor, or where `dear` says of one that does
         not that it costs too much already: a greater one costs more.
         """
-        lowest, greatest = self.index.efforts(self._k)
+        lowest, greatest = self.index.efforts(self._width)
         below, above = lowest - 1, lowest
         while not self._reaches(above, floor):
             if above >= greatest or dear(above, self.rungs[above]):
@@ -113,6 +116,6 @@ class Ladder:
             return
         self._step()
         began = time.thread_time()
-        found = self.index.search(self._questions.vectors[done:asked], self._k, effort=effort)
+        found = self.index.search(self._questions.vectors[done:asked], self._width, effort=effort)
         rung.cpu_seconds += time.thread_time() - began
         rung.recalls = np.append(rung.recalls, self._questions.recalls(found, done, asked))

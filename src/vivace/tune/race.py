@@ -53,6 +53,7 @@ def tune(
     workload: Workload,
     objective: Objective,
     *,
+    width: int | None = None,
     families: Sequence[str] | None = None,
     budget_seconds: float = 120.0,
     builds: int = 8,
@@ -65,7 +66,8 @@ def tune(
     Runs on the calling thread alone, leaves no thread settings behind, and builds without the GIL.
     `progress` is called every few milliseconds between builds and may raise to end it: a
     `KeyboardInterrupt`, also one of the user's, ends with the best so far, anything else is passed
-    on. `families` are those that may be chosen, all by default.
+    on. `families` are those that may be chosen, all by default. `width` is how many neighbours a
+    question asks for, of which the objective's k are judged: those by default.
 
     Raises:
         BadInput: an objective outside its range, too few questions, or no such family.
@@ -74,7 +76,8 @@ def tune(
         KeyboardInterrupt: before anything was measured.
     """
     _check(objective, flat)
-    race = Race(flat, workload, objective, budget_seconds, builds, progress, seed, clock)
+    width = max(width or 0, objective.k)
+    race = Race(flat, workload, objective, width, budget_seconds, builds, progress, seed, clock)
     try:
         race.run(segments.FAMILIES if families is None else families)
     except KeyboardInterrupt:
@@ -92,6 +95,7 @@ class Race:
         flat: FlatIndex,
         workload: Workload,
         objective: Objective,
+        width: int,
         budget: float,
         builds: int,
         progress: Progress,
@@ -101,6 +105,7 @@ class Race:
         self._flat = flat
         self._workload = workload
         self._objective = objective
+        self._width = width
         self._budget = budget
         self._most_builds = builds
         self._progress = progress
@@ -304,7 +309,7 @@ class Race:
                 break
             asked = min(1.0, asked + floor - told.recall)
             found = entry.ladder.least(asked, lambda effort, rung: False)
-            greatest = entry.index.efforts(self._objective.k)[1]
+            greatest = entry.index.efforts(self._width)[1]
             if effort >= greatest:
                 return None
             effort = max(effort + 1, found) if found else min(greatest, round(1.25 * effort) + 1)
@@ -319,7 +324,7 @@ class Race:
 
     def _told(self, entry: Entry, effort: int) -> Trial:
         """An entry on the held-out third."""
-        held, k = self._held, self._objective.k
+        held, k = self._held, self._width
         self._step("held out", 0, 1)
         if entry.index.capabilities.exact:
             recall = intervals.certain(len(held))
@@ -360,7 +365,7 @@ class Race:
         )
 
     def _ladder(self, index: VectorIndex) -> Ladder:
-        return Ladder(index, self._deciding, self._objective.k, self._again)
+        return Ladder(index, self._deciding, self._width, self._again)
 
     def _timed(self, contenders: Sequence[Contender], *, few: bool = False) -> list[Times]:
         """Times on deciding questions; fewer of them where one takes long."""
@@ -371,7 +376,7 @@ class Race:
         )
         asked = 16 if slowest > _SLOW_MS else 64 if few else len(questions)
         return measure.times(
-            contenders, questions[:asked], self._objective.k, rounds=rounds, step=self._again
+            contenders, questions[:asked], self._width, rounds=rounds, step=self._again
         )
 
     def _step(self, step: str, done: int, total: int) -> None:
