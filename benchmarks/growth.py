@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from benchmarks import grown
 from benchmarks.report import show
 from vivace.engine import Collection, Engine
 from vivace.settings import load
-from vivace.types import Query
+from vivace.types import Chunk, Query
 
 A_CALL = 20_000
 """Chunks of one `Collection.add`."""
@@ -136,9 +136,9 @@ async def searching(folder: Path, count: int, cache: Path) -> dict[str, Any]:
         await searches(docs, rows[:50])
         for turn in range(3):
             idle += await searches(docs, rows[:200])
-            adding = asyncio.create_task(
-                _adding(docs, vectors, count // grown.OF_A_DOCUMENT, turn, count // 20)
-            )
+            # made beforehand: what a client does before it calls is not the engine's
+            batches = _batches(vectors, count // grown.OF_A_DOCUMENT, turn, count // 20)
+            adding = asyncio.create_task(_adding(docs, batches))
             while not adding.done():
                 busy += await searches(
                     docs, rows[np.random.default_rng(turn).permutation(500)[:20]]
@@ -187,15 +187,24 @@ async def settled(docs: Collection) -> None:
     await asyncio.to_thread(docs._corpus.settle)
 
 
-async def _adding(
-    docs: Collection, vectors: NDArray[np.float16], first: int, turn: int, count: int
-) -> None:
+Batch: TypeAlias = tuple[list[Chunk], NDArray[np.float16]]
+
+
+def _batches(vectors: NDArray[np.float16], first: int, turn: int, count: int) -> list[Batch]:
     count -= count % grown.OF_A_DOCUMENT
     # replaced in every turn, so that the collection does not grow while it is measured
-    for at in range(0, count, 1000):
-        n = min(1000, count - at)
-        chunks = grown.chunks(first + at // grown.OF_A_DOCUMENT, n, version=turn)
-        await docs.add(chunks, vectors[at : at + n])
+    return [
+        (
+            grown.chunks(first + at // grown.OF_A_DOCUMENT, min(1000, count - at), version=turn),
+            vectors[at : at + min(1000, count - at)],
+        )
+        for at in range(0, count, 1000)
+    ]
+
+
+async def _adding(docs: Collection, batches: Sequence[Batch]) -> None:
+    for chunks, vectors in batches:
+        await docs.add(chunks, vectors)
 
 
 async def searches(

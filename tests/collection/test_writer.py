@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from vivace.collection.corpus import Corpus
 from vivace.collection.writer import Writer
 from vivace.errors import BadVectors, StoreError
+from vivace.run.yielding import NICE
 from vivace.store.changes import Change, Committed, NewChunk, Put
 from vivace.trace import Trace
 from vivace.types import Chunk, Document
@@ -150,3 +153,26 @@ async def test_close_finishes_what_was_submitted(corpus: Corpus) -> None:
         writer.close()
         with pytest.raises(StoreError, match="closed"):
             await writer.apply([put("late")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no nice value")
+async def test_it_gives_way_while_questions_come(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet, seen, apply = True, list[int](), corpus.apply
+
+    def noted(changes: list[Change]) -> Committed:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return apply(changes)
+
+    monkeypatch.setattr(corpus, "apply", noted)
+    writer = Writer(corpus, lambda: quiet)
+    plain = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    async with writer.session():
+        for number, now in enumerate([True, False, False, True]):
+            quiet = now
+            await writer.apply([put(f"d{number}")])
+    quiet = False
+    await asyncio.to_thread(writer.close)
+    assert seen == [plain, NICE, NICE, plain]
+    assert not corpus._lock.held

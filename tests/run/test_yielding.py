@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivace.run.work import Priority, doing
-from vivace.run.yielding import NICE, PIECE, QUIET, Pace, YieldingBatcher, step_back
+from vivace.run.yielding import (
+    NICE,
+    PIECE,
+    QUIET,
+    TURN,
+    Pace,
+    YieldingBatcher,
+    aside,
+    short_turns,
+    step_back,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no nice value")
 
@@ -199,3 +209,21 @@ class TestPace:
             assert min(32, most) <= pace.size() <= most
         clock.now += 1.001 * QUIET
         assert pace.size() == most
+
+
+def test_turns_are_short_as_long_as_anybody_wants_them_so() -> None:
+    before = sys.getswitchinterval()
+    with short_turns:
+        assert sys.getswitchinterval() == pytest.approx(TURN)
+        with short_turns:
+            pass
+        assert sys.getswitchinterval() == pytest.approx(TURN)
+    assert sys.getswitchinterval() == pytest.approx(before)
+
+
+@linux
+async def test_work_aside_gives_way_unless_it_is_quiet() -> None:
+    assert await aside(nice, quiet=True) == nice()
+    assert await aside(nice, quiet=False) == NICE
+    with pytest.raises(ZeroDivisionError):
+        await aside(lambda: 1 // 0, quiet=False)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from vivace.run.work import Priority, doing
+from vivace.run.yielding import short_turns
 
 _NICENESS = 10
 
@@ -61,7 +62,7 @@ class Background:
                     return
                 self._wanted, self._busy = False, True
             try:
-                with doing(Priority.BACKGROUND):
+                with doing(Priority.BACKGROUND), short_turns:
                     self._work()
             finally:
                 with self._changed:

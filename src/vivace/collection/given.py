@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from vivace.errors import BadInput, BadVectors
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
+from vivace.run.yielding import aside, short_turns
 from vivace.store.changes import NewChunk, Put
 from vivace.types import Chunk, Document, Metric, Vectors
 
@@ -60,8 +60,12 @@ async def changes(
     vectors: NDArray[np.floating] | None,
     embedder: Embedder,
     metric: Metric = "cosine",
+    *,
+    quiet: bool = True,
 ) -> tuple[list[Put], int]:
     """One `Put` a document, and how many of the chunks were embedded for it: all or none.
+
+    Unless it is `quiet`, the work gives way.
 
     Raises:
         BadInput: see `puts`; of vectors `BadVectors`, see `ready`.
@@ -73,9 +77,10 @@ async def changes(
         vectors = (await embedder.embed(texts, kind="passage")).vectors
 
     def prepared() -> list[Put]:
-        return puts(chunks, ready(vectors, count=len(chunks), dim=embedder.dim, metric=metric))
+        with short_turns:
+            return puts(chunks, ready(vectors, count=len(chunks), dim=embedder.dim, metric=metric))
 
-    return await asyncio.to_thread(prepared), embedded
+    return await aside(prepared, quiet=quiet), embedded
 
 
 def puts(chunks: Sequence[Chunk], vectors: Vectors) -> list[Put]:

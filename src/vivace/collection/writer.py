@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from vivace.collection.corpus import Corpus
 from vivace.errors import BadInput, StoreError
+from vivace.run.yielding import short_turns, stepping_back
 from vivace.store.changes import Change, VectorGone
 
 _MOST_CHANGES = 4096
@@ -36,22 +37,27 @@ class _Apply:
 
 
 T = TypeVar("T", _Enter, _Leave, _Apply)
+_Item: TypeAlias = _Enter | _Leave | _Apply | None
 
 
 class Writer:
     """Applies changes in the order they are submitted, those that wait together in one transaction.
 
     Group commit: the disk is synced once for all that queued up while it was synced for the last.
+
+    While it is not `quiet` another thread does the work, which gives way: one that has stepped back
+    can never step forward, nor can those that it starts.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, quiet: Callable[[], bool] = lambda: True) -> None:
         self._corpus = corpus
+        self._quiet = quiet
         self._queue: queue.SimpleQueue[_Enter | _Leave | _Apply | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="vivace-writer", daemon=True)
         self._sessions = 0
         self._session = corpus.writing()
         self._closed = False
         self._submitting = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="vivace-writer", daemon=True)
         self._thread.start()
 
     @asynccontextmanager
@@ -97,12 +103,34 @@ class Writer:
         return item
 
     def _run(self) -> None:
-        held: _Enter | _Leave | _Apply | None = None
+        held: _Item = None
+        while True:
+            held, ended = self._serve(held, gives_way=False)
+            if not ended:
+                held, ended = self._served_aside(held)
+            if ended:
+                break
+        if self._sessions:
+            self._session.__exit__(None, None, None)
+
+    def _served_aside(self, held: _Item) -> tuple[_Item, bool]:
+        """As `_serve`, on a thread that gives way."""
+        left: list[tuple[_Item, bool]] = []
+        serve = stepping_back(lambda: left.append(self._serve(held, gives_way=True)))
+        thread = threading.Thread(target=serve, name="vivace-writer-yielding", daemon=True)
+        thread.start()
+        thread.join()
+        return left[0]
+
+    def _serve(self, held: _Item, *, gives_way: bool) -> tuple[_Item, bool]:
+        """Do what is submitted until it ends, or is to be done otherwise: returns what is left."""
         while True:
             item = held or self._queue.get()
             held = None
             if item is None:
-                break
+                return None, True
+            if gives_way == self._quiet():
+                return item, False
             if isinstance(item, _Enter):
                 self._enter(item)
             elif isinstance(item, _Leave):
@@ -111,9 +139,7 @@ class Writer:
                 group, held, stop = self._gather(item)
                 self._apply_group(group)
                 if stop:
-                    break
-        if self._sessions:
-            self._session.__exit__(None, None, None)
+                    return None, True
 
     def _gather(self, first: _Apply) -> tuple[list[_Apply], _Enter | _Leave | None, bool]:
         group, size = [first], len(first.changes)
@@ -156,7 +182,8 @@ class Writer:
         if not waiting:
             return
         try:
-            committed = self._corpus.apply([c for item in waiting for c in item.changes])
+            with short_turns:
+                committed = self._corpus.apply([c for item in waiting for c in item.changes])
         except (BadInput, VectorGone) as error:
             if len(waiting) > 1:
                 # one caller's bad input must not fail the others

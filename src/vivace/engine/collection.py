@@ -79,8 +79,8 @@ class Collection:
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
         self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
         self._answerer = engine.answerer()
-        self._writer = Writer(corpus)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
+        self._writer = Writer(corpus, lambda: self._pace.quiet)
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
@@ -362,7 +362,9 @@ class Collection:
         self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]] | None
     ) -> IngestReport:
         metric = self._corpus.store.metric
-        changes, embedded = await given.changes(chunks, vectors, self._engine.embedder, metric)
+        changes, embedded = await given.changes(
+            chunks, vectors, self._engine.embedder, metric, quiet=self._pace.quiet
+        )
         if not changes:
             return IngestReport(epoch=self._corpus.store.epoch())
         async with self._writer.session():

@@ -10,12 +10,14 @@ a thread that has stepped back gives way to every other program of the machine a
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic, ParamSpec, TypeVar
 
 from vivace.run import work
@@ -36,8 +38,40 @@ QUIET: Final = 2.0
 """Seconds without a question after which nothing gives way any more."""
 PIECE: Final = 32
 """Passages after which it is looked again whether questions come: a second of two cores."""
+TURN: Final = 0.0005
+"""Seconds after which a thread that waits for the interpreter gets it, in `short_turns`."""
 
 _stepped = threading.local()
+
+
+class ShortTurns:
+    """While anybody is inside, Python's threads take turns every half millisecond, not every five.
+
+    A search comes back from native code a dozen times, and beside a thread that never waits each
+    time may cost it a whole turn. The interval is the interpreter's own, so it is changed only
+    while there is such work, and then set to what it was.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(TURN, self._before))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                sys.setswitchinterval(self._before)
+
+
+short_turns: Final = ShortTurns()
 
 
 def step_back() -> bool:
@@ -66,6 +100,15 @@ def stepping_back(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return stepped
+
+
+async def aside(function: Callable[[], T], *, quiet: bool) -> T:
+    """`function()` on a thread of its own, which gives way unless it is quiet."""
+    thread = ThreadPoolExecutor(1, "vivace-aside", initializer=None if quiet else step_back)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, function)
+    finally:
+        thread.shutdown(wait=False)
 
 
 class YieldingBatcher(Generic[T, R]):
