@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vivace.collection import plan_in_force, rows, sealing
 from vivace.collection import planned as plans
-from vivace.collection import rows, sealing
 from vivace.collection.corpus import Corpus
 from vivace.collection.planned import Planned
 from vivace.collection.shaping import FLAT_UP_TO, LARGEST, LARGEST_NAVIGATED, Shaping
@@ -101,6 +101,38 @@ class TestKeeping:
         reader.snapshot()
         assert reader.planned == PQ
         reader.close()
+
+    def test_a_reader_follows_also_where_nothing_is_written(
+        self, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reader = opened(corpus.folder)
+        reader.snapshot()
+        corpus.set_plan(PQ)
+        monkeypatch.setattr(plan_in_force, "LOOKED_AT_EACH", 0.0)
+        reader.snapshot()
+        assert reader.planned == PQ
+        reader.close()
+
+    def test_one_that_cannot_be_read_is_left_where_it_is(
+        self, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        corpus.set_plan(PQ)
+        corpus.close()
+        read = Path.read_bytes
+
+        def refused(self: Path) -> bytes:
+            if self.name == plans.FILE:
+                raise PermissionError(13, "Permission denied")
+            return read(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", refused)
+            again = opened(corpus.folder)
+            assert again.planned is None
+            again.close()
+        again = opened(corpus.folder)
+        assert again.planned == PQ
+        again.close()
 
     def test_while_another_process_writes_it_holds_here(
         self, corpus: Corpus, monkeypatch: pytest.MonkeyPatch

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vivace
+from vivace.collection.corpus import Corpus
 from vivace.collection.planned import Planned
 from vivace.engine import Collection, Engine
 from vivace.engine.selftuning import objective_of
@@ -152,6 +155,26 @@ class TestTuning:
             with pytest.raises(Closed):
                 await task
         assert not (tmp_path / "c" / "plan.json").exists()
+
+    async def test_closing_ends_the_writing_by_a_plan(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun = threading.Event()
+
+        def reshape(self: Corpus, progress: Callable[[UpkeepProgress], None]) -> None:
+            begun.set()
+            while True:
+                progress(UpkeepProgress("plan: segments", 0, 1))
+
+        monkeypatch.setattr(Corpus, "reshape", reshape)
+        async with engine() as e:
+            docs = await filled(e, tmp_path / "c", clustered())
+            task = asyncio.create_task(docs.tune(Objective(0.9), budget_seconds=4))
+            assert await asyncio.to_thread(begun.wait, 60)
+            await docs.close()
+            with pytest.raises(Closed):
+                await task
+        assert (tmp_path / "c" / "plan.json").exists()
 
     def test_the_blocking_twin(self, tmp_path: Path) -> None:
         vectors = clustered(1200)

@@ -117,7 +117,8 @@ class Corpus:
         Raises:
             EmbedderMismatch: another process has given the collection another embedder.
         """
-        if self.store.epoch() != self._current.epoch and self._changing.acquire(blocking=False):
+        news = self.store.epoch() != self._current.epoch or self._plans.perhaps_changed()
+        if news and self._changing.acquire(blocking=False):
             # whoever does not get the lock searches the last state instead of waiting
             try:
                 self._refresh()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from vivace.collection import planned as plans
 from vivace.collection.dense import Segment
@@ -18,6 +19,9 @@ from vivace.trace import Trace
 from vivace.types import Decision, Plan
 
 logger = logging.getLogger("vivace.collection")
+
+LOOKED_AT_EACH: Final = 1.0
+"""Seconds until a plan of another process is noticed, at most."""
 
 
 class PlanInForce:
@@ -31,6 +35,7 @@ class PlanInForce:
         self._decide = decide
         self._signature: plans.Signature | None = None
         self._told: set[tuple[str, Grounds]] = set()
+        self._looked = 0.0
         self.shaping = Shaping(settings)
 
     @property
@@ -61,6 +66,14 @@ class PlanInForce:
         self._signature = signature
         self.adopt(found)
         return True
+
+    def perhaps_changed(self) -> bool:
+        """Whether another process may have kept a plan; looks at the disk once a second at most."""
+        now = time.monotonic()
+        if now - self._looked < LOOKED_AT_EACH:
+            return False
+        self._looked = now
+        return plans.signature(self._folder) != self._signature
 
     def adopt(self, planned: Planned | None) -> None:
         """In force from now on, in this process."""

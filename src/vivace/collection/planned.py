@@ -82,8 +82,12 @@ def read(folder: Path) -> Planned | None:
 
 
 def put_aside(folder: Path) -> None:
-    """Keep a file that cannot be read under another name; where that cannot be, leave it."""
+    """Keep a damaged file under another name; where that cannot be, leave it.
+
+    One that may not be read, or not now, is not known to be damaged.
+    """
     with suppress(OSError):
+        (folder / FILE).read_bytes()
         (folder / FILE).replace(folder / ASIDE)
 
 

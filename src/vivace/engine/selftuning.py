@@ -68,6 +68,7 @@ class SelfTuning:
         self._stop = threading.Event()
         self._closing = False
         self._again: asyncio.Task[None] | None = None
+        self._reshaping: asyncio.Future[None] | None = None
         self._last: float | None = None
         self._at_most: Plan | None = None
         """The plan that was found wanting and could not be asked for more; told of once."""
@@ -117,6 +118,8 @@ class SelfTuning:
         self._stop.set()
         if self.watch is not None:
             await asyncio.to_thread(self.watch.close)
+        if self._reshaping is not None:
+            self._reshaping.cancel()
         if self._again is not None:
             await asyncio.wait([self._again])
         async with self._one:
@@ -222,7 +225,17 @@ class SelfTuning:
         )
         await asyncio.to_thread(self._decide, decision)
         self._restart()
-        await stepping(self._corpus.reshape, progress, gives_way=gives_way)
+        self._reshaping = asyncio.ensure_future(
+            stepping(self._corpus.reshape, progress, gives_way=gives_way)
+        )
+        try:
+            await self._reshaping
+        except asyncio.CancelledError:
+            self._reshaping.cancel()
+            if not self._closing:
+                raise
+            # what is left is made good by the next opening
+            raise Closed("the collection") from None
         self._restart()  # what was searched meanwhile was not the plan's
 
     def _refused(self, error: InfeasibleObjective) -> None:
