@@ -17,8 +17,9 @@ from vivace.errors import BadInput, InfeasibleObjective
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
+from vivace.run import pressure
 from vivace.tune import candidates, choice, fingerprint, intervals, measure
-from vivace.tune.candidates import Candidate
+from vivace.tune.candidates import Candidate, megabytes
 from vivace.tune.entries import Entry, beside, trial
 from vivace.tune.ladder import Ladder, Rung
 from vivace.tune.measure import Contender, Times
@@ -44,6 +45,8 @@ _SLOW_MS = 5.0
 """From here on an index is timed with few questions."""
 _BAD_LUCK = 0.3
 """Logarithm of how far a p95 may be over its limit to be timed once more."""
+_ROOM = 2
+"""Times its size that building an index takes in memory; all of a race are kept to its end."""
 _FEW_ROWS = 1_000
 """Below it a scan takes no longer than the call around it, and no index gains anything."""
 
@@ -200,6 +203,9 @@ class Race:
         elif left <= 0:
             self.interrupted = True
             reason = f"the {self._budget:g} s for tuning were over"
+        elif (free := _free_bytes()) is not None and _ROOM * candidate.resident > free:
+            needs, has = (megabytes(size) for size in (_ROOM * candidate.resident, free))
+            reason = f"building it takes about {needs} of memory, and the machine has {has} free"
         elif candidate.seconds > left:
             reason = f"building takes about {candidate.seconds:.3g} s, {left:.3g} s were left"
         else:
@@ -385,6 +391,12 @@ class Race:
 
     def _again(self) -> None:
         self._progress(self._at)
+
+
+def _free_bytes() -> int | None:
+    """Of this machine or its quota, now; None where it does not tell."""
+    memory = pressure.memory()
+    return memory.free if memory is not None else None
 
 
 def _check(objective: Objective, flat: FlatIndex) -> None:

@@ -19,6 +19,10 @@ CHINESE: Final = tuple(
         (r"the (\S+) s for tuning were over", "{0} 秒的调优时间已用完"),
         (r"building takes about (\S+) s, (\S+) s were left", "构建约需 {0} 秒，只剩 {1} 秒"),
         (
+            r"building it takes about (.+) of memory, and the machine has (.+) free",
+            "构建约需 {0} 内存，机器只剩 {1}",
+        ),
+        (
             r"at effort (\d+) takes (\S+) times the CPU of (.+) and has not reached the floor",
             "effort {0} 时 CPU 已是 {2} 的 {1} 倍，召回率仍未达到下限",
         ),
