@@ -195,7 +195,7 @@ class TantivyTerms:
         import tantivy
 
         folder.mkdir(parents=True, exist_ok=True)
-        index = tantivy.Index(_schema(), path=str(folder))
+        index = _unwatched(tantivy.Index(_schema(), path=str(folder)))
         terms = cls(folder, index, 0)
         terms._write_state()
         return terms
@@ -205,7 +205,7 @@ class TantivyTerms:
         """An empty index that dies with the process: for folders that cannot be written."""
         import tantivy
 
-        return cls(None, tantivy.Index(_schema()), 0)
+        return cls(None, _unwatched(tantivy.Index(_schema())), 0)
 
     @classmethod
     def open(cls, folder: Path) -> TantivyTerms:
@@ -220,7 +220,7 @@ class TantivyTerms:
         if bad := damage(folder):
             raise CorruptIndex(f"{folder}: {', '.join(bad)} damaged", fix="It is rebuilt")
         try:
-            index = tantivy.Index.open(str(folder))
+            index = _unwatched(tantivy.Index.open(str(folder)))
             index.searcher()
         except (ValueError, OSError) as error:
             raise CorruptIndex(f"{folder}: {error}", fix="It is rebuilt") from error
@@ -340,6 +340,16 @@ def _read_state(folder: Path) -> int:
         return int(state["epoch"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptIndex(f"{folder}: no readable {STATE}", fix="It is rebuilt") from error
+
+
+def _unwatched(index: Any) -> Any:
+    """The index, which from now on is reloaded only when we say so.
+
+    By default a thread of tantivy's looks at its listing twice a second, and reloads with a lock
+    file in the folder: at any moment, also after we have let go of it.
+    """
+    index.config_reader("Manual")
+    return index
 
 
 def _schema() -> Any:

@@ -227,7 +227,8 @@ class Store:
         try:
             yield
         finally:
-            reader.execute("COMMIT")
+            with translated(self._connections.path):
+                reader.execute("COMMIT")
 
     # -- what indexes are derived from ----------------------------------------------------
 
