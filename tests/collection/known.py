@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.collection.given import ready
 from vivace.engine import Collection, Engine
 from vivace.protocols import Kind
 from vivace.settings import Settings, load
@@ -38,7 +39,9 @@ def settings(family: str = "flat") -> Settings:
 
 
 async def embed(texts: Sequence[str], *, kind: Kind) -> Embedded:
-    return Embedded(np.stack([vector(text) for text in texts]))
+    rows = np.stack([vector(text) for text in texts])
+    # as `add` scales what it is given: the last bit of a length would show after a rebuild
+    return Embedded(ready(rows, count=len(texts), dim=DIM))
 
 
 def engine(family: str = "flat") -> Engine:

@@ -180,6 +180,7 @@ class Corpus:
             if not self._holders:
                 self._lock.acquire()
                 try:
+                    self._published.forget_begun()
                     with self._changing:
                         self._refresh()
                     self._published.clean(self._dense)

@@ -10,6 +10,7 @@ from vivace.collection import manifest as manifests
 from vivace.collection.dense import Dense
 from vivace.collection.manifest import Manifest, SegmentEntry
 from vivace.errors import CorruptIndex
+from vivace.index import files
 from vivace.store.store import Store
 
 
@@ -76,6 +77,11 @@ class Published:
         manifests.write(self._home, manifest)
         self.manifest = manifest
         self.noticed()
+
+    def forget_begun(self) -> None:
+        """Remove files that were never put in place; for who has just got the write lock."""
+        for begun in self._home.glob(f"*{files.BEGUN}"):
+            begun.unlink(missing_ok=True)
 
     def clean(self, dense: Dense) -> None:
         """Remove the folders that neither the manifest nor the state names: a crash left them."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+BEGUN = ".new"
+"""How the name of a file ends that is not yet in its place."""
 _BLOCK = 1 << 20
 """Bytes read at a time: large enough that the GIL is free while they are summed."""
 
@@ -67,7 +69,7 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; what was at `path` is still there.
     """
-    aside = path.with_name(f"{path.name}.new")
+    aside = path.with_name(f"{path.name}{BEGUN}")
     write(aside, [data])
     aside.replace(path)
     sync(path.parent)
