@@ -26,7 +26,7 @@ from benchmarks.report import DATA, show
 from vivace.engine import Collection, Engine
 from vivace.errors import VivaceError
 from vivace.settings import load
-from vivace.text.sentences import spans
+from vivace.text import sentences as splitting
 from vivace.types import Chunk, Query, SearchResult
 
 K = 10
@@ -51,7 +51,7 @@ def sentences() -> list[Chunk]:
         for document in lines(name, "corpus.jsonl"):
             text = document["text"]
             prefix = "" if name == _SET else "c"
-            for start, end in spans(text):
+            for start, end in splitting.sentences(text):
                 if len(piece := text[start:end]) > 20:
                     found.append(Chunk(prefix + document["id"], piece, start, end))
     return found[:SENTENCES]

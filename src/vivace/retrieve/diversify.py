@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,18 +15,21 @@ _WORDS_LIKE: Final = 0.85
 _FEWEST_WORDS: Final = 16
 """A shorter text is another one as soon as one word is."""
 _LENGTHS: Final = 0.1
-_COSINES: Final = 0.05
-"""Texts whose length differs by more (a share), or whose cosine to the question, are not alike.
-This spares nearly all pairs of hits the look at their words."""
+_EVIDENCE: Final = 0.05
+"""Texts whose length (a share of it), or whose keyword or dense score for the question, differ by
+more are not alike. This spares nearly all pairs of hits the look at their words."""
 
 
-@dataclass(slots=True)
 class _Text:
-    text: str
-    length: int
-    cosine: float
-    words: list[str] | None = None
-    distinct: frozenset[str] = frozenset()
+    __slots__ = ("bm25", "cosine", "distinct", "length", "text", "words")
+
+    def __init__(self, text: str, bm25: float, cosine: float) -> None:
+        self.text = text
+        self.length = len(text)
+        self.bm25 = bm25
+        self.cosine = cosine
+        self.words: list[str] | None = None
+        self.distinct: frozenset[str] = frozenset()
 
 
 class Distinct:
@@ -41,14 +43,19 @@ class Distinct:
     def __init__(self) -> None:
         self._kept: list[_Text] = []
 
-    def new(self, text: str, cosine: float) -> bool:
-        """Whether no text before is like this one; it is remembered if so. `cosine` may be 0."""
-        this = _Text(text, len(text), cosine)
-        most = _LENGTHS * this.length
+    def new(self, text: str, bm25: float = 0.0, cosine: float = 0.0) -> bool:
+        """Whether no text before is like this one; it is remembered if so.
+
+        `bm25` and `cosine` are its scores for the question: alike texts have like ones.
+        """
+        this = _Text(text, bm25, cosine)
+        length = this.length
+        most, apart = _LENGTHS * length, _EVIDENCE * max(1.0, bm25)
         for other in self._kept:
             if (
-                abs(other.length - this.length) <= most
-                and abs(other.cosine - cosine) <= _COSINES
+                -most <= other.length - length <= most
+                and -apart <= other.bm25 - bm25 <= apart
+                and -_EVIDENCE <= other.cosine - cosine <= _EVIDENCE
                 and _alike(this, other)
             ):
                 return False

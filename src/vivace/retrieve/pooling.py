@@ -39,7 +39,7 @@ Watch: TypeAlias = Callable[[Vectors, Matches, Bitmap | None, CandidateSource], 
 """Told of every dense answer: the question (1, dim), what was found, what was allowed, and where it
 was looked for. It runs on the answer's path and must not wait or raise."""
 _WORST: Final = float(np.finfo(np.float32).min)
-_QUOTING: Final = 4
+_QUOTING: Final = 2
 """Times as many candidates of the keyword side for a question with phrases, which drop some."""
 _SPARE: Final = 2
 """Times as many hits as are asked for, from which the unlike ones are chosen."""

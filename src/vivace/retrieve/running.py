@@ -71,24 +71,21 @@ def fetched(
     hits: list[Hit] = []
     seen = Distinct() if distinct else None
     names, columns = tuple(stages), tuple(stages.values())
-    dense = stages.get("cosine")
+    reads_both = names[:2] == ("bm25", "cosine")
     score_again = "reranked" if "reranked" in stages else None
     at = 0
     while len(hits) < k and at < len(ids):
         here = slice(at, at + k - len(hits))
         wanted = ids[here].tolist()
         chunks = source.chunks(wanted)
-        cosines = [0.0] * len(wanted) if dense is None else dense[here].tolist()
         rows = zip(*(column[here].tolist() for column in columns), strict=True)
-        for id, score, cosine, row in zip(
-            wanted, scores[here].tolist(), cosines, rows, strict=True
-        ):
+        for id, score, row in zip(wanted, scores[here].tolist(), rows, strict=True):
             # what was removed since the snapshot is passed over
             if (chunk := chunks.get(id)) is None:
                 continue
             if asked.excluded and asked.refuses(chunk.text):
                 continue
-            if seen is not None and not seen.new(chunk.text, cosine):
+            if seen is not None and not seen.new(chunk.text, *row[: 1 + reads_both]):
                 continue
             given = dict(zip(names, row, strict=True))
             if score_again is not None and given[score_again] != given[score_again]:
