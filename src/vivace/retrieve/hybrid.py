@@ -50,6 +50,7 @@ class HybridSearcher:
     Args:
         watch: told of every dense answer.
         reranker: scores the best again, in place of MaxSim; closed by whoever made it.
+        costs: what the stages took before; learned from nothing unless given.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class HybridSearcher:
         metric: Metric = "cosine",
         watch: Watch | None = None,
         reranker: Reranker | None = None,
+        costs: Costs | None = None,
     ) -> None:
         self._source = source
         self._embedder = embedder
@@ -71,7 +73,7 @@ class HybridSearcher:
         self._trace = trace
         self._metric = metric
         self._reranker = reranker if settings.rerank != "off" else None
-        self._costs = Costs()
+        self._costs = costs or Costs()
         self._pooling = Pooling(
             source,
             settings,

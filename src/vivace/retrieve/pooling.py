@@ -190,7 +190,8 @@ class Pooling:
             near = source.dense(row, width, allow=keyword.allow, hurried=True)
         else:
             near = source.dense(row, width, allow=keyword.allow)
-        self.took(search, stage, start, near.ids.shape[1])
+        width = 0 if search.stages is None else int(np.count_nonzero(near.ids >= 0))
+        self.took(search, stage, start, width)
         return near
 
     def _rescore(
