@@ -120,6 +120,18 @@ async def test_then_it_is_refused() -> None:
         assert w.trace.counters()["search.refused"] == 1
 
 
+async def test_a_refusal_is_soon_doubted() -> None:
+    refused = 0
+    with world(costs=slow(keyword=60.0)) as w:
+        while refused < 20:
+            try:
+                await w.searcher.search(ASKED)
+                break
+            except Overloaded:
+                refused += 1
+    assert 1 <= refused < 20
+
+
 async def test_a_deadline_that_has_passed() -> None:
     with world() as w:
         with pytest.raises(DeadlineExceeded):

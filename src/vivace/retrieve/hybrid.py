@@ -158,9 +158,8 @@ class HybridSearcher:
             raise work.too_late("search")
         least = costs["keyword"] + costs.finish
         if left + GRACE < least:
-            costs.relax("keyword")
-            costs.relax("fetch")
-            costs.relax("hop")
+            for stage in ("keyword", "fuse", "fetch", "hop"):
+                costs.relax(stage, ladder.DOUBT)
             self._trace.count("search.refused")
             raise Overloaded(
                 f"the keyword side alone takes {1e3 * least:.2g} ms, and {1e3 * left:.2g} are left",

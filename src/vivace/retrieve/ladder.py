@@ -24,7 +24,10 @@ _FIRST: Final[Mapping[str, float]] = {
 _QUANTILE: Final = 0.95
 _STEP: Final = 0.1
 _FEW: Final = 16
-_RELAX: Final = 0.999
+RELAX: Final = 0.999
+"""A stage that takes twice the time there is, is tried again after some 700 searches."""
+DOUBT: Final = 0.8
+"""The same of a refusal: an error is worse than a late answer, so a few are enough to try again."""
 _LEAST: Final = 1e-6
 GRACE: Final = 1e-3
 """Seconds that a result may come after its deadline: timers of an event loop are that coarse."""
@@ -61,10 +64,10 @@ class Costs:
             after = max(before * (1 - (1 - _QUANTILE) * _STEP), seconds)
         self._seconds[stage] = max(after, _LEAST)
 
-    def relax(self, stage: str) -> None:
-        """It was left out for its cost. Believed a little less each time, it is tried again once in
-        some hundred times; else one slow moment would leave it out for ever."""
-        self._seconds[stage] = max(self[stage] * _RELAX, _LEAST)
+    def relax(self, stage: str, by: float = RELAX) -> None:
+        """It was left out for its cost. Believed a little less each time, it is tried again some
+        time; else one slow moment would leave it out for ever."""
+        self._seconds[stage] = max(self[stage] * by, _LEAST)
 
     @property
     def finish(self) -> float:
