@@ -183,3 +183,17 @@ async def test_the_plans_stages_are_taken() -> None:
     with world(Search(rerank="off", fusion="dense"), source=Source(stages=planned)) as w:
         result = await w.searcher.search(Query("red apple tree", k=1))
         assert result.hits[0].score == pytest.approx(result.hits[0].stages["cosine"])
+
+
+async def test_token_vectors_are_not_made_where_no_plan_wants_them() -> None:
+    source = Source(signed=True, stages=Stages(rerank=Rerank(0)))
+    with world(source=source) as w:
+        await w.searcher.search(ASKED)  # learns what the plan says
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(w.embedder, "embed_tokens", None)
+            result = await w.searcher.search(ASKED)
+            assert "reranked" not in result.hits[0].stages
+        source.stages = None
+        await w.searcher.search(ASKED)
+        result = await w.searcher.search(ASKED)
+        assert "reranked" in result.hits[0].stages

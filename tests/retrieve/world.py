@@ -114,7 +114,8 @@ class Source:
             return None
         if "odd" not in query.filters:
             raise BadFilter("no such key", fix="Use odd")
-        return np.arange(len(self.texts)) % 2 == 1
+        odd: Bitmap = np.arange(len(self.texts)) % 2 == 1
+        return odd
 
     def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
         texts = self.texts

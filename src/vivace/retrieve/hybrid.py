@@ -123,7 +123,8 @@ class HybridSearcher:
                 results[at] = error
         running = list(searches.values())
         many = batched.Many(self._pooling, self._pool, self._embedder, self._trace)
-        tokens = await many.embedded([s for s in running if self._to_embed(s)], self._tokens)
+        embedder = self._tokens if self._pooling.reranks else None
+        tokens = await many.embedded([s for s in running if self._to_embed(s)], embedder)
         found = await many.ranked(running, tokens, self._source)
         for at, search, outcome in zip(searches, running, found, strict=True):
             if isinstance(outcome, VivaceError):
@@ -202,9 +203,10 @@ class HybridSearcher:
         # what goes on without the embedding is a search of its own: the embedding's thread may
         # still be writing to this one
         rest = Running(search.query, search.asked, search.until)
+        wanted = self._wants_tokens and self._pooling.reranks
         try:
             async with asyncio.timeout(self._patience(search)):
-                return await embedder.embed_then(search.asked.text, then, tokens=self._wants_tokens)
+                return await embedder.embed_then(search.asked.text, then, tokens=wanted)
         except EmbeddingError as error:
             self._without(rest, error)
         except (TimeoutError, DeadlineExceeded):
@@ -230,7 +232,7 @@ class HybridSearcher:
         start, text = now(), search.asked.text
         try:
             async with asyncio.timeout(self._patience(search)):
-                if self._tokens is not None:
+                if self._tokens is not None and self._pooling.reranks:
                     embedded = await self._tokens.embed_tokens([text], kind="query")
                 else:
                     embedded = await self._embedder.embed([text], kind="query")

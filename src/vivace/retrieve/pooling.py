@@ -82,6 +82,8 @@ class Pooling:
             else Rerank(settings.rerank_depth, settings.rerank_weight),
         )
         self.costs = costs
+        self.reranks = True
+        """Whether the last search was to be reranked: a plan may have no depth for it."""
 
     def took(self, search: Running, stage: str, start: float, width: int, size: int = 0) -> float:
         """Remember what a stage that began at `start` took; returns the time now."""
@@ -137,6 +139,7 @@ class Pooling:
         `near` is the dense side's answer, where it was found with others'.
         """
         source, stages = keyword.source, self.stages_of(keyword.source)
+        self.reranks = stages.rerank.depth > 0
         row: Vectors | None = None
         if vector is not None:
             row = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
