@@ -63,6 +63,16 @@ def test_the_budget_counts_overlaps_once() -> None:
     assert passages([], 100) == ()
 
 
+def test_the_last_one_is_cut_to_what_is_left() -> None:
+    assert spans(passages(hits(chunk(0, 100), chunk(300, 600)), 200)) == [
+        ("a", 0, 100),
+        ("a", 300, 400),
+    ]
+    # at the end that touches nothing
+    assert spans(passages(hits(chunk(100, 200), chunk(190, 400)), 200)) == [("a", 100, 300)]
+    assert spans(passages(hits(chunk(300, 400), chunk(100, 310)), 200)) == [("a", 200, 400)]
+
+
 def test_neighbours_fill_what_is_left() -> None:
     order = [chunk(start, start + 120) for start in range(0, 1200, 100)]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from vivace.types import Chunk, Hit, Passage
 
 Beside: TypeAlias = Callable[[Sequence[Chunk]], Mapping[int, tuple[Chunk | None, Chunk | None]]]
 """Of each chunk by id: those before and after it in its document."""
+
+_LEAST: Final = 80
+"""Characters: a shorter piece of a passage is not worth its place."""
 
 
 def passages(
@@ -17,7 +20,8 @@ def passages(
 ) -> tuple[Passage, ...]:
     """Passages of at most `budget` characters together, in the order of their best hits.
 
-    Hits are taken while they fit, the first in any case; one that adds too much is passed over.
+    Hits are taken while they fit, the first in any case; the one that does not is cut to what is
+    left, unless that is too little to say anything: then smaller ones may follow.
     Chunks that overlap or touch become one passage, whose text has the overlap once, so that
     `document.text[start:end]` is it and every span in it can be cited. Then, the best passage
     first, the chunks beside are added as long as they fit.
@@ -27,12 +31,22 @@ def passages(
     for hit in hits:
         piece = _Piece(hit.chunk, hit.score)
         added = _added(piece.chunk, pieces)
+        if pieces and added > left >= _LEAST:
+            piece = _Piece(_cut(piece.chunk, added - left, pieces), hit.score)
+            added = _added(piece.chunk, pieces)
         if added <= left or not pieces:
             left -= added
             _joined(pieces, piece)
     if neighbours is not None and pieces:
         _widened(pieces, left, neighbours)
     return tuple(Passage(p.chunk, p.score, tuple(c.id for c in p.parts)) for p in pieces)
+
+
+def _cut(chunk: Chunk, less: int, pieces: Sequence[_Piece]) -> Chunk:
+    """So many characters less, at the end that touches no piece."""
+    if any(_touching(p.chunk, chunk) and p.chunk.start > chunk.start for p in pieces):
+        return replace(chunk, text=chunk.text[less:], start=chunk.start + less)
+    return replace(chunk, text=chunk.text[:-less], end=chunk.end - less)
 
 
 class _Piece:
