@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from vivace.types import IngestReport as IngestReport
     from vivace.types import Message as Message
     from vivace.types import Objective as Objective
+    from vivace.types import Passage as Passage
     from vivace.types import Plan as Plan
     from vivace.types import Query as Query
     from vivace.types import Rerank as Rerank
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from vivace.types import Section as Section
     from vivace.types import Skipped as Skipped
     from vivace.types import Span as Span
+    from vivace.types import Stage as Stage
     from vivace.types import Stages as Stages
     from vivace.types import Trial as Trial
     from vivace.types import UpkeepProgress as UpkeepProgress
@@ -109,8 +111,8 @@ _HOMES = {
     "sync": "BlockingCollection open reembed",
     "tune.tuning": "Tuning",
     "types": "Answer Asking Chunk Citation CollectionInfo Decision Delta Document Failure"
-    " Finding Footprint Fusion Hit IngestProgress IngestReport Message Objective Plan Query Rerank"
-    " SearchResult Section Skipped Span Stages Trial UpkeepProgress Usage",
+    " Finding Footprint Fusion Hit IngestProgress IngestReport Message Objective Passage Plan Query"
+    " Rerank SearchResult Section Skipped Span Stage Stages Trial UpkeepProgress Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -213,7 +213,11 @@ class CandidateSource(Protocol):
         """Whether `dense` may miss true neighbours."""
         ...
 
-    def dense(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches: ...
+    def dense(
+        self, vectors: Vectors, k: int, *, allow: Bitmap | None = None, hurried: bool = False
+    ) -> Matches:
+        """The k nearest of each query (q, dim); `hurried` asks with the least effort there is."""
+        ...
 
     def exact(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
         """As `dense`, by brute force: what it is judged by."""
@@ -223,6 +227,14 @@ class CandidateSource(Protocol):
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         """Exact similarity of one query (1, dim) to the given chunks; -inf for one not there."""
+        ...
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """The stored vectors (len(ids), dim) float32; zeros for one not there."""
+        ...
+
+    def neighbours(self, chunks: Sequence[Chunk]) -> dict[int, tuple[Chunk | None, Chunk | None]]:
+        """Of each by id: the chunks of its document that come before and after it in reading."""
         ...
 
     def allowed(self, query: Query) -> Bitmap | None:

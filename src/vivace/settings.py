@@ -135,6 +135,12 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float,
         Meta(ge=0, le=1, description="how much being unlike the hits before counts; 0 is not"),
     ] = 0.0
+    rerank_seconds: Annotated[
+        float, Meta(gt=0, description="most seconds a reranker may take; then it is done without")
+    ] = 2.0
+    distinct: Annotated[
+        bool, Meta(description="leave out a hit whose text a better one has, nearly word for word")
+    ] = True
     max_question_chars: Annotated[int, Meta(ge=1, description="longer questions are refused")] = (
         20_000
     )
@@ -180,6 +186,10 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_tokens: Annotated[
         int, Meta(ge=128, description="most tokens of the passages in a prompt")
     ] = 3000
+    standalone: Annotated[
+        bool,
+        Meta(description="have the model rewrite a question that follows others before searching"),
+    ] = True
     system: Annotated[str, Meta(description="your own instructions, added to every prompt")] = ""
     connect_seconds: Annotated[float, Meta(gt=0, description="timeout of connecting")] = 5.0
     first_token_seconds: Annotated[float, Meta(gt=0, description="timeout of the first token")] = (

@@ -37,6 +37,7 @@ from vivace.types import (
     IngestReport,
     Metadata,
     Objective,
+    Passage,
     Plan,
     Query,
     SearchResult,
@@ -163,6 +164,10 @@ class BlockingCollection:
         self, queries: Sequence[str | Query], k: int = 10
     ) -> list[SearchResult | VivaceError]:
         return self._loop.run(self._collection.search_many(queries, k))
+
+    def passages(self, result: SearchResult, budget_chars: int = 4000) -> tuple[Passage, ...]:
+        """The hits as pieces to read, of at most so many characters together."""
+        return self._loop.run(self._collection.passages(result, budget_chars))
 
     def ask(
         self,

@@ -104,6 +104,8 @@ class Query:
     user: str = ""
     deadline: float | None = None
     vector: Vector | None = field(default=None, compare=False, repr=False)
+    explain: bool = False
+    """Whether the result tells what each stage did and took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +235,40 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """What one stage of a search did."""
+
+    width: int
+    """Candidates that came out of it; questions of one that embeds."""
+    ms: float
+    """Milliseconds from its beginning to its end."""
+    bytes: int = 0
+    """Of the vectors, token signs or texts that it read for single candidates; else 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
-    """`degraded` names what could not be done for this query; `epoch` is the state searched."""
+    """`degraded` names what could not be done for this query; `epoch` is the state searched.
+
+    `stages`, for a query that asks to `explain`, has what each stage did, in their order.
+    """
 
     hits: tuple[Hit, ...]
     epoch: int
     degraded: tuple[str, ...] = ()
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of one document that answers: chunks of it that touch, without repeating overlaps."""
+
+    chunk: Chunk
+    """`document.text[start:end] == text`; its id is that of the best hit in it."""
+    score: float
+    """Of the best hit in it."""
+    ids: tuple[int, ...]
+    """Of the chunks it is made of, in reading order."""
 
 
 @dataclass(frozen=True, slots=True)

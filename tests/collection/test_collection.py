@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -265,6 +266,22 @@ class TestReopening:
         hits = (await again.search("dogs bark birds sing")).hits
         assert "dog" not in {h.chunk.document_id for h in hits}
         assert [h.chunk.document_id for h in hits if h.stages["bm25"] > 0] == ["bird"]
+
+    async def test_a_term_index_of_older_terms_is_rebuilt(
+        self, docs: Collection, engine: Engine, tmp_path: Path
+    ) -> None:
+        await docs.add(ANIMALS)
+        await docs.close()
+        shown = tmp_path / "collection" / "terms" / "shown.json"
+        told = json.loads(shown.read_bytes())
+        del told["terms"]  # as before the terms had a version
+        shown.write_text(json.dumps(told))
+        again = await engine.open(tmp_path / "collection")
+        assert again.trace.counters()["terms.stale"] == 1
+        assert (await ids(again, "貓"))[0] == "猫"
+        await again.close()
+        anew = await engine.open(tmp_path / "collection")
+        assert "terms.stale" not in anew.trace.counters()
 
     async def test_a_failing_term_index_does_not_fail_an_ingest(
         self, docs: Collection, monkeypatch: pytest.MonkeyPatch

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vivace.text import simplified
 from vivace.text import terms as module
-from vivace.text.terms import LONGEST_TERM, terms
+from vivace.text.terms import LONGEST_TERM, holds, plain, terms
 
 
 def test_english_words_are_stemmed_and_stop_words_left_out() -> None:
@@ -66,7 +67,7 @@ def test_mixed_text_keeps_each_script_to_its_own_rule() -> None:
 
 
 def test_japanese_and_korean_are_indexed_like_chinese() -> None:
-    assert terms("東京の") == ["東", "京", "の", "東京", "京の"]
+    assert terms("東京の") == ["东", "京", "の", "东京", "京の"]  # as simplified, here and there
     assert terms("한국") == ["한", "국", "한국"]
 
 
@@ -133,3 +134,23 @@ def test_a_text_has_the_terms_of_its_parts(one: str, other: str) -> None:
     whole = terms(f"{one} word\n{other} word")
     parts = [*terms(f"{one} word"), *terms(f"{other} word")]
     assert whole == parts
+
+
+def test_traditional_characters_are_found_by_simplified_ones() -> None:
+    assert terms("統計學") == terms("统计学")
+    assert terms("電腦 and IBM") == terms("电脑 and IBM")
+    assert plain("《統計學》，Café_2") == "统计学 cafe 2"
+
+
+def test_the_table_is_one_for_one() -> None:
+    pairs = simplified.TABLE
+    assert len(pairs) > 2000
+    assert all(isinstance(to, int) and to != of for of, to in pairs.items())
+
+
+@pytest.mark.parametrize(
+    ("phrase", "there"),
+    [("red apple", True), ("red app", False), ("ed apple", False), ("苹果", True), ("个苹", True)],
+)
+def test_a_phrase_ends_with_its_words(phrase: str, there: bool) -> None:
+    assert holds(plain("A red apple 一个苹果"), phrase) is there

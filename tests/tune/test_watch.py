@@ -50,7 +50,9 @@ class Source:
             raise OSError("the disk is gone")
         return answer(int(vectors[0, 0]), k)
 
-    def dense(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
+    def dense(
+        self, vectors: Vectors, k: int, *, allow: Bitmap | None = None, hurried: bool = False
+    ) -> Matches:
         raise AssertionError("an exact answer is what is wanted")
 
     def keyword(self, terms: object, k: int, *, allow: Bitmap | None = None) -> Matches:
@@ -63,6 +65,12 @@ class Source:
         return None
 
     def chunks(self, ids: object) -> dict[int, Chunk]:
+        return {}
+
+    def vectors(self, ids: Ids) -> Vectors:
+        return np.zeros((len(ids), 1), np.float32)
+
+    def neighbours(self, chunks: object) -> dict[int, tuple[Chunk | None, Chunk | None]]:
         return {}
 
     def signs(self, ids: object) -> dict[int, Signs]:

@@ -136,11 +136,16 @@ class Dense:
             plan = Plan(family, largest.sealed.files.params if largest.sealed else {})
         return plan, largest.index.efforts(k)
 
-    def search(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
-        """The k nearest live and allowed ids of each query, as far as the segments tell."""
+    def search(
+        self, queries: Vectors, k: int, *, allow: Bitmap | None = None, hurried: bool = False
+    ) -> Matches:
+        """The k nearest live and allowed ids of each query, as far as the segments tell.
+
+        `hurried` asks every segment with the least effort that its family has.
+        """
         parts = []
         for segment, mask in self._masked(allow):
-            effort = self._effort(segment)
+            effort = segment.index.efforts(k)[0] if hurried else self._effort(segment)
             parts.append(segment.index.search(queries, k, effort=effort, allow=mask))
         return matches.merge(parts, len(queries), k)
 
@@ -184,6 +189,19 @@ class Dense:
             if segment.first <= last and first <= segment.last:
                 np.maximum(scores, segment.index.similarity(query, ids), out=scores)
         return scores
+
+    def vectors(self, ids: Ids, dim: int) -> Vectors:
+        """The stored rows (len(ids), dim) float32 of some ids; zeros for an id not here."""
+        rows = np.zeros((len(ids), dim), np.float32)
+        for segment in self.segments:
+            index = segment.index
+            places = index.ids.searchsorted(ids)
+            here = np.flatnonzero(index.ids.take(places, mode="clip") == ids)
+            if len(here):
+                # as bytes: mapped rows are unaligned, and numpy would copy them all to gather some
+                codes = index.vectors.view(np.uint8)[places[here]]
+                rows[here] = codes.view(np.float16)
+        return rows
 
     def _without(self, removed: Ids) -> Dense:
         gone = removed[removed < len(self.live)]

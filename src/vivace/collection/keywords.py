@@ -24,6 +24,7 @@ from vivace.index.terms import TantivyTerms, TermSearcher
 from vivace.ingest.chunking import indexed_text
 from vivace.settings import Index
 from vivace.store.store import Store
+from vivace.text.terms import VERSION
 from vivace.text.terms import terms as terms_of
 from vivace.types import Chunk, Ids
 
@@ -47,6 +48,8 @@ class Shown(msgspec.Struct, frozen=True):
     stamp: str
     opstamp: int
     """Of tantivy's commit."""
+    terms: int = 1
+    """`text.terms.VERSION` of the terms in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,7 @@ class Keywords:
                 self._epoch,
                 self._store.stamp(self._epoch),
                 _opstamp(self._folder),
+                VERSION,
             )
             files.replace(self._folder / SHOWN, msgspec.json.encode(shown))
         self.shown = self._epoch
@@ -281,6 +285,8 @@ def _stale(shown: Shown, store: Store) -> str:
     """Why the index shows no state of this store; "" if it does."""
     if shown.uuid != store.uuid:
         return "it belongs to another collection"
+    if shown.terms != VERSION:
+        return f"its terms are of version {shown.terms}, not {VERSION}"
     if shown.epoch > store.epoch():
         return f"it shows epoch {shown.epoch}; the store is at {store.epoch()}"
     if shown.epoch < store.trimmed():

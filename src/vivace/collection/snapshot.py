@@ -56,14 +56,16 @@ class Snapshot:
         self._allowed: dict[str, Bitmap] = before._allowed if same and before else {}
         self._chunks: dict[int, Chunk] = before._chunks if same and before else {}
 
-    def dense(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
-        """The k nearest of each query (q, dim) float32.
+    def dense(
+        self, vectors: Vectors, k: int, *, allow: Bitmap | None = None, hurried: bool = False
+    ) -> Matches:
+        """The k nearest of each query (q, dim) float32; `hurried` as `Dense.search` has it.
 
         Raises:
             BadVectors: the dimension is not the collection's.
         """
         self._check(vectors)
-        return self._dense.search(vectors, k, allow=allow)
+        return self._dense.search(vectors, k, allow=allow, hurried=hurried)
 
     @property
     def approximate(self) -> bool:
@@ -92,6 +94,14 @@ class Snapshot:
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         return self._dense.similarity(vector, ids)
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """The stored vectors (len(ids), dim) float32; zeros for one not there."""
+        return self._dense.vectors(ids, self._store.dim)
+
+    def neighbours(self, chunks: Sequence[Chunk]) -> dict[int, tuple[Chunk | None, Chunk | None]]:
+        """Of each by id: the chunks of its document that come before and after it in reading."""
+        return self._store.neighbours(chunks)
 
     def allowed(self, query: Query) -> Bitmap | None:
         if not query.filters:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,7 +25,9 @@ from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
+from vivace.generate.standalone import standalone
 from vivace.ingest.sandbox import Passwords
+from vivace.retrieve import passages
 from vivace.run.streams import Deferred
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
@@ -46,6 +49,7 @@ from vivace.types import (
     IngestReport,
     Metadata,
     Objective,
+    Passage,
     Plan,
     Query,
     SearchResult,
@@ -60,6 +64,7 @@ Progress: TypeAlias = Callable[[IngestProgress], None]
 Listing: TypeAlias = list[tuple[Document, int]]
 Chunks: TypeAlias = list[Chunk]
 Decisions: TypeAlias = list[Decision]
+Passages: TypeAlias = tuple[Passage, ...]
 Findings: TypeAlias = list[Finding]
 _PLAINLY = Asking()
 
@@ -237,9 +242,19 @@ class Collection:
         query = question if isinstance(question, Query) else Query(question, k, filters)
 
         async def begin() -> AsyncIterator[Delta]:
-            return self._answerer.stream(query, await self.search(query), asking)
+            result = await self.search(await self._standalone(query, asking))
+            return self._answerer.stream(query, result, asking)
 
         return Deferred(begin)
+
+    async def passages(self, result: SearchResult, budget_chars: int = 4000) -> Passages:
+        """The hits as pieces to read, of at most so many characters together.
+
+        Hits of one document that touch are one piece; where there is room, the chunks beside them
+        join. Every piece is its document's text from `start` to `end`.
+        """
+        hits, beside = result.hits, self._corpus.snapshot().neighbours
+        return await asyncio.to_thread(passages.passages, hits, budget_chars, beside)
 
     # -- what is there ----------------------------------------------------------------------
 
@@ -372,6 +387,14 @@ class Collection:
         return IngestReport(
             documents=len(changes), chunks=len(chunks), embedded=embedded, epoch=epoch
         )
+
+    async def _standalone(self, query: Query, asking: Asking) -> Query:
+        """What is searched for: a question that follows others is rewritten by the model."""
+        generator = self._engine.generator
+        if generator is None or not asking.history or not self._settings.generate.standalone:
+            return query
+        text = await standalone(query.text, asking.history, generator, self.trace)
+        return query if text == query.text else replace(query, text=text)
 
     def _record(self, query: Query, result: SearchResult, seconds: float) -> None:
         self.trace.observe("search", seconds)

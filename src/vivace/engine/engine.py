@@ -18,8 +18,9 @@ from vivace.generate import names as models
 from vivace.generate.extractive import Extractive
 from vivace.generate.prompted import Prompted
 from vivace.ingest.sandbox import Sandbox
-from vivace.protocols import Answerer, Searcher
-from vivace.retrieve.hybrid import HybridSearcher, Watch
+from vivace.protocols import Answerer, Reranker, Searcher
+from vivace.retrieve.hybrid import HybridSearcher
+from vivace.retrieve.pooling import Watch
 from vivace.run.pools import Pool
 from vivace.run.threads import divide
 from vivace.settings import Settings
@@ -39,6 +40,8 @@ class Engine:
         self.generator = models.load(self.settings.generate)
         share = divide(self.settings.embed.workers, self.settings.search.threads)
         self.embedder = names.load(self.settings, share.cores)
+        self.reranker: Reranker | None = None
+        """In place of MaxSim; set before a collection is opened."""
         self._pool = Pool(share.search, "vivace-search", cores=share.cores)
         self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
@@ -84,7 +87,9 @@ class Engine:
 
     def searcher(self, corpus: Corpus, trace: Trace, watch: Watch | None = None) -> Searcher:
         parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)
-        return HybridSearcher(*parts, metric=corpus.store.metric, watch=watch)
+        return HybridSearcher(
+            *parts, metric=corpus.store.metric, watch=watch, reranker=self.reranker
+        )
 
     def answerer(self) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""
@@ -99,6 +104,8 @@ class Engine:
         async with AsyncExitStack() as stack:
             stack.callback(self.embedder.close)
             stack.callback(self._pool.close)
+            if self.reranker is not None:
+                stack.push_async_callback(self.reranker.close)
             if self.generator is not None:
                 stack.push_async_callback(self.generator.close)
             stack.push_async_callback(asyncio.to_thread, self.sandbox.close)

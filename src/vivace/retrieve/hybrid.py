@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
-from vivace.errors import BadQuery, EmbeddingError, VivaceError
-from vivace.protocols import CandidateSource, Embedder, EmbedsThen
-from vivace.retrieve import fusion
+from vivace.errors import DeadlineExceeded, EmbeddingError, Overloaded, RerankError, VivaceError
+from vivace.protocols import CandidateSource, Embedder, EmbedsThen, EmbedsTokens, Reranker
+from vivace.retrieve import batched, ladder, questions, rerank
+from vivace.retrieve.asked import understand
+from vivace.retrieve.ladder import GRACE, Costs
+from vivace.retrieve.pooling import Pooling, Watch
+from vivace.retrieve.running import Keyword, Running, now
+from vivace.run import work
 from vivace.run.pools import Pool
 from vivace.settings import Search
-from vivace.text.language import language
-from vivace.text.terms import terms
 from vivace.trace import Trace
 from vivace.types import (
-    Bitmap,
-    Fusion,
     Hit,
-    Ids,
     Matches,
     Metric,
     Query,
+    Rerank,
     Scores,
     SearchResult,
+    Stage,
     Vector,
     Vectors,
 )
 
-Watch: TypeAlias = Callable[[Vectors, Matches, Bitmap | None, CandidateSource], None]
-"""Told of every dense answer: the question (1, dim), what was found, what was allowed, and where it
-was looked for. It runs on the answer's path and must not wait or raise."""
-_NO_DENSE = "dense side skipped: "
-_MOST_HITS = 10_000
-_WORST: Final = float(np.finfo(np.float32).min)
+_NO_DENSE: Final = "dense side skipped: "
 _APART: Final = 2
 """Questions at once whose two sides run side by side; with more, no thread is idle for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Keyword:
-    """What the keyword side found, and the state it was found in."""
-
-    source: CandidateSource
-    allow: Bitmap | None
-    matches: Matches
+_RETRY_SECONDS: Final = 0.1
 
 
 class HybridSearcher:
@@ -58,6 +46,11 @@ class HybridSearcher:
     embedded, the keyword side's hop is hidden behind the embedding. With several at once a search
     goes on where its question was embedded, if the embedder can do that: no thread is idle that
     could take it, and every hop costs all of them its time.
+
+    Args:
+        watch: told of every dense answer.
+        reranker: scores the best again, in place of MaxSim; closed by whoever made it.
+        costs: what the stages took before; learned from nothing unless given.
     """
 
     def __init__(
@@ -70,6 +63,8 @@ class HybridSearcher:
         *,
         metric: Metric = "cosine",
         watch: Watch | None = None,
+        reranker: Reranker | None = None,
+        costs: Costs | None = None,
     ) -> None:
         self._source = source
         self._embedder = embedder
@@ -77,195 +72,282 @@ class HybridSearcher:
         self._settings = settings
         self._trace = trace
         self._metric = metric
-        self._watch = watch
+        self._reranker = reranker if settings.rerank != "off" else None
+        self._costs = costs or Costs()
+        self._pooling = Pooling(
+            source,
+            settings,
+            trace,
+            self._costs,
+            metric=metric,
+            watch=watch,
+            outside=self._reranker is not None,
+        )
+        within = self._reranker is None and settings.rerank in ("auto", "maxsim")
+        # asked once: a look at a protocol takes microseconds
+        self._tokens = embedder if within and isinstance(embedder, EmbedsTokens) else None
+        self._then = embedder if isinstance(embedder, EmbedsThen) else None
+        self._wants_tokens = within
         self._asking = 0
         """Questions between their arrival and their answer."""
 
     async def search(self, query: Query) -> SearchResult:
         """The k best passages, best first; empty where nothing matches.
 
+        With a deadline (the query's, or of `run.work`), less is done as less time is left:
+        `degraded` names each step of `retrieve.ladder` that was taken.
+
         Raises:
             BadQuery: an empty or oversized question, k < 1, a vector with NaN.
             BadVectors: a vector of the wrong dimension.
             BadFilter: an unknown key or operator.
+            DeadlineExceeded: the deadline had passed before anything was done.
+            Overloaded: not even the keyword side alone would be done in time.
         """
-        check(query, self._settings.max_question_chars)
-        query = _encodable(query)
-        if query.vector is not None or not self._readable(query.text):
+        search = self._begun(query)
+        result, again = await self._searched(search)
+        return result if self._reranker is None else await self._reranked(search, result, again)
+
+    async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
+        """One result or error a query, in order, all of one state of the collection.
+
+        They are embedded in one call and looked up in the dense index in one; a failure is of its
+        own query alone.
+        """
+        results: list[SearchResult | VivaceError | None] = [None] * len(queries)
+        searches: dict[int, Running] = {}
+        for at, query in enumerate(queries):
+            try:
+                searches[at] = self._begun(query)
+            except VivaceError as error:
+                results[at] = error
+        running = list(searches.values())
+        many = batched.Many(self._pooling, self._pool, self._embedder, self._trace)
+        embedder = self._tokens if self._pooling.reranks else None
+        tokens = await many.embedded([s for s in running if self._to_embed(s)], embedder)
+        found = await many.ranked(running, tokens, self._source)
+        for at, search, outcome in zip(searches, running, found, strict=True):
+            if isinstance(outcome, VivaceError):
+                results[at] = outcome
+            elif self._reranker is None:
+                results[at] = outcome[0]
+            else:
+                results[at] = await self._reranked(search, *outcome)
+        return [result for result in results if result is not None]
+
+    def _begun(self, query: Query) -> Running:
+        """The question understood, with the sooner of its deadlines."""
+        questions.check(query, self._settings.max_question_chars)
+        query = questions.encodable(query)
+        until = work.current().deadline
+        if query.deadline is not None:
+            own = now() + query.deadline
+            until = own if until is None else min(own, until)
+        search = Running(query, understand(query.text), until)
+        if query.vector is not None:
             vector = query.vector
-            if vector is not None and self._metric == "cosine":
-                vector = _unit(vector)
-            return await self._pool.run(self._whole, query, vector, ())
+            search.vector = questions.unit(vector) if self._metric == "cosine" else vector
+        if until is not None:
+            self._feasible(search)
+        return search
+
+    def _feasible(self, search: Running) -> None:
+        """Refuse what cannot be done in time, before anything of it is done."""
+        left, costs = search.left(now()), self._costs
+        assert left is not None
+        if left <= 0:
+            raise work.too_late("search")
+        least = costs["keyword"] + costs.finish
+        if left + GRACE < least:
+            for stage in ("keyword", "fuse", "fetch", "hop"):
+                costs.relax(stage, ladder.DOUBT)
+            self._trace.count("search.refused")
+            raise Overloaded(
+                f"the keyword side alone takes {1e3 * least:.2g} ms, and {1e3 * left:.2g} are left",
+                retry_after=_RETRY_SECONDS,
+            )
+
+    def _to_embed(self, search: Running) -> bool:
+        return search.vector is None and self._embedder.reads(search.asked.language)
+
+    async def _searched(self, search: Running) -> tuple[SearchResult, Rerank]:
+        if not self._to_embed(search):
+            return await self._pool.run(self._whole, search, search.vector, now())
+        if search.until is not None and not self._time_to_embed(search):
+            search.degraded.append(ladder.NO_TIME_TO_EMBED)
+            return await self._pool.run(self._whole, search, None, now())
         self._asking += 1
         try:
-            if self._asking > _APART:
-                return await self._together(query)
-            return await self._apart(query)
+            if self._asking > _APART and self._then is not None:
+                return await self._together(search, self._then)
+            return await self._apart(search)
         finally:
             self._asking -= 1
 
-    async def _together(self, query: Query) -> SearchResult:
-        """Both sides after the embedding, and on its thread if that can be."""
-        if not isinstance(self._embedder, EmbedsThen):
-            vector, degraded = await self._embed(query)
-            return await self._pool.run(self._whole, query, vector, degraded)
-        start = time.perf_counter()
+    def _time_to_embed(self, search: Running) -> bool:
+        """Whether the question can be embedded and something be made of it in time."""
+        left, costs = search.left(now()), self._costs
+        if left is None or left >= costs["embed"] + costs.finish:
+            return True
+        costs.relax("embed")
+        return False
 
-        def then(vector: Vector, _: Vectors | None) -> SearchResult:
-            self._trace.observe("embed", time.perf_counter() - start)
-            return self._whole(query, vector, ())
+    async def _together(self, search: Running, embedder: EmbedsThen) -> tuple[SearchResult, Rerank]:
+        """Both sides after the embedding, and on its thread."""
+        start = now()
 
+        def then(vector: Vector, tokens: Vectors | None) -> tuple[SearchResult, Rerank]:
+            self._embedded(search, start)
+            return self._fused(search, self._pooling.keyword(search), vector, tokens)
+
+        # what goes on without the embedding is a search of its own: the embedding's thread may
+        # still be writing to this one
+        rest = Running(search.query, search.asked, search.until)
+        wanted = self._wants_tokens and self._pooling.reranks
         try:
-            return await self._embedder.embed_then(query.text, then)
+            async with asyncio.timeout(self._patience(search)):
+                return await embedder.embed_then(search.asked.text, then, tokens=wanted)
         except EmbeddingError as error:
-            return await self._pool.run(self._whole, query, None, self._without(error))
+            self._without(rest, error)
+        except (TimeoutError, DeadlineExceeded):
+            if search.until is None:
+                raise
+            self._late(rest, start)
+        return await self._pool.run(self._whole, rest, None, now())
 
-    async def _apart(self, query: Query) -> SearchResult:
+    async def _apart(self, search: Running) -> tuple[SearchResult, Rerank]:
         """The keyword side's hop while the question is embedded."""
-        keyword = asyncio.ensure_future(self._pool.run(self._keyword, query))
+        keyword = asyncio.ensure_future(self._pool.run(self._pooling.keyword, search))
         keyword.add_done_callback(_looked_at)
         try:
-            vector, degraded = await self._embed(query)
+            vector, tokens = await self._embed(search)
         except BaseException:
             keyword.cancel()
             raise
-        return await self._pool.run(self._fused, query, await keyword, vector, degraded)
+        found = await keyword
+        return await self._pool.run(self._hopped, search, found, vector, tokens, now())
 
-    async def _embed(self, query: Query) -> tuple[Vector | None, tuple[str, ...]]:
-        """The question's vector, or why there is none."""
+    async def _embed(self, search: Running) -> tuple[Vector | None, Vectors | None]:
+        """The question's vector and token vectors; none, and why, where it failed or was late."""
+        start, text = now(), search.asked.text
         try:
-            with self._trace.span("embed"):
-                embedded = await self._embedder.embed([query.text], kind="query")
+            async with asyncio.timeout(self._patience(search)):
+                if self._tokens is not None and self._pooling.reranks:
+                    embedded = await self._tokens.embed_tokens([text], kind="query")
+                else:
+                    embedded = await self._embedder.embed([text], kind="query")
         except EmbeddingError as error:
-            return None, self._without(error)
-        return embedded.vectors[0], ()
+            self._without(search, error)
+            return None, None
+        except (TimeoutError, DeadlineExceeded):
+            if search.until is None:
+                raise
+            self._late(search, start)
+            return None, None
+        self._embedded(search, start)
+        return embedded.vectors[0], embedded.tokens[0] if embedded.tokens else None
 
-    def _without(self, error: EmbeddingError) -> tuple[str, ...]:
+    def _patience(self, search: Running) -> float | None:
+        """Seconds that the embedding is waited for: what then is left has to do for the rest."""
+        left = search.left(now())
+        return None if left is None else max(0.0, left - self._costs.finish)
+
+    def _embedded(self, search: Running, start: float) -> None:
+        seconds = now() - start
+        self._trace.observe("embed", seconds)
+        self._costs.observe("embed", seconds)
+        if search.stages is not None:
+            search.stages["embed"] = Stage(1, 1e3 * seconds)
+
+    def _without(self, search: Running, error: EmbeddingError) -> None:
         """What a search is degraded by, counted."""
         self._trace.count("search.embedding_failed")
-        return (f"{_NO_DENSE}{error.what}",)
+        search.degraded.append(f"{_NO_DENSE}{error.what}")
 
-    async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
-        """One result or error a query, in order; they run at once and share embedding batches."""
-        results = await asyncio.gather(
-            *(self.search(query) for query in queries), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, VivaceError):
-                raise result
-        return [r for r in results if isinstance(r, SearchResult | VivaceError)]
-
-    def _readable(self, text: str) -> bool:
-        return self._embedder.reads(language(text))
+    def _late(self, search: Running, start: float) -> None:
+        self._costs.observe("embed", now() - start)
+        self._trace.count("search.embedding_late")
+        search.degraded.append(ladder.EMBEDDED_LATE)
 
     def _whole(
-        self, query: Query, vector: Vector | None, degraded: tuple[str, ...]
-    ) -> SearchResult:
-        return self._fused(query, self._keyword(query), vector, degraded)
+        self, search: Running, vector: Vector | None, asked: float
+    ) -> tuple[SearchResult, Rerank]:
+        """On a thread of the pool, which it was asked for at `asked`."""
+        self._costs.observe("hop", now() - asked)
+        return self._fused(search, self._pooling.keyword(search), vector, None)
 
-    def _keyword(self, query: Query) -> _Keyword:
-        source = self._source()
-        allow = source.allowed(query)
-        with self._trace.span("keyword"):
-            found = source.keyword(terms(query.text), self._width(query), allow=allow)
-        return _Keyword(source, allow, found)
+    def _hopped(
+        self,
+        search: Running,
+        keyword: Keyword,
+        vector: Vector | None,
+        tokens: Vectors | None,
+        asked: float,
+    ) -> tuple[SearchResult, Rerank]:
+        self._costs.observe("hop", now() - asked)
+        return self._fused(search, keyword, vector, tokens)
 
     def _fused(
-        self, query: Query, keyword: _Keyword, vector: Vector | None, degraded: tuple[str, ...]
-    ) -> SearchResult:
-        source = keyword.source
-        row: Vectors | None = None
-        near: Matches | None = None
-        if vector is not None:
-            row = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
-            with self._trace.span("dense"):
-                near = source.dense(row, self._width(query), allow=keyword.allow)
-            if self._watch is not None:
-                self._watch(row, near, keyword.allow, source)
-        found = fusion.candidates(keyword.matches, near)
-        ids, stages = found.ids, {"bm25": found.bm25}
-        if row is None:
-            fused = fusion.fuse(found.bm25, np.zeros_like(found.bm25), Fusion("keyword"))
-        else:
-            # exact for all candidates, also those that only the keyword side proposed
-            if found.dense < len(ids):
-                near_these = source.similarity(row, ids[found.dense :])
-                # one that was removed meanwhile has no score, and no score is no number to blend
-                worst = -1.0 if self._metric == "cosine" else _WORST
-                found.cosine[found.dense :] = np.maximum(near_these, worst)
-            stages["cosine"] = found.cosine
-            how = Fusion(weight=self._settings.keyword_weight)
-            fused = fusion.fuse(found.bm25, found.cosine, how)
-        order = np.lexsort((ids, -fused))
-        if query.min_score is not None:
-            order = order[fused[order] >= query.min_score]
-        with self._trace.span("fetch"):
-            ranked = {name: scores[order] for name, scores in stages.items()}
-            hits = _hits(source, query.k, ids[order], fused[order], ranked)
-        return SearchResult(hits, source.epoch, degraded)
+        self,
+        search: Running,
+        keyword: Keyword,
+        vector: Vector | None,
+        tokens: Vectors | None,
+        near: Matches | None = None,
+    ) -> tuple[SearchResult, Rerank]:
+        return self._pooling.ranked(search, keyword, vector, tokens, near)
 
-    def _width(self, query: Query) -> int:
-        return max(self._settings.candidates, 2 * query.k)
+    async def _reranked(self, search: Running, result: SearchResult, how: Rerank) -> SearchResult:
+        """The hits as the reranker has them, or as they were; then the k best of them."""
+        start = now()
+        wanted = min(how.depth, len(result.hits))
+        left = search.left(start)
+        depth = ladder.depth(self._costs, left, wanted)
+        if depth < wanted:
+            search.degraded.append(ladder.told_of_depth(depth, wanted))
+        hits = result.hits
+        if depth and self._reranker is not None:
+            seconds = self._settings.rerank_seconds
+            if left is not None:
+                seconds = min(seconds, max(0.0, left - self._costs["fuse"]))
+            query = search.query
+            if search.asked.text != query.text:
+                query = replace(query, text=search.asked.text)
+            try:
+                scores = await rerank.scored(self._reranker, query, hits[:depth], seconds)
+                hits = _blended(hits, scores, how.weight)
+                self._trace.observe("rerank", now() - start)
+            except RerankError as error:
+                self._pooling.failed(search, error)
+            took = now() - start
+            self._costs.observe("rerank", took / depth)
+            if search.stages is not None:
+                search.stages["rerank"] = Stage(depth, 1e3 * took)
+        least = search.query.min_score
+        if least is not None:
+            hits = tuple(hit for hit in hits if hit.score >= least)
+        if self._settings.mmr:
+            source = self._source()
+            hits = await self._pool.run(self._pooling.diverse, search, source, hits)
+        hits = hits[: search.query.k]
+        stages = search.stages or {}
+        return SearchResult(hits, result.epoch, tuple(search.degraded), stages)
 
 
-def _looked_at(task: asyncio.Task[_Keyword]) -> None:
+def _blended(hits: tuple[Hit, ...], scores: Scores, weight: float) -> tuple[Hit, ...]:
+    fused = np.array([hit.score for hit in hits], np.float32)
+    ids = np.array([hit.chunk.id for hit in hits], np.int64)
+    final = rerank.blend(fused, scores, weight)
+    again: list[Hit] = []
+    for at in rerank.order(ids, final, len(scores)).tolist():
+        stages = {**hits[at].stages, "fused": hits[at].score}
+        if at < len(scores):
+            stages["reranked"] = float(scores[at])
+        again.append(Hit(hits[at].chunk, float(final[at]), stages))
+    return tuple(again)
+
+
+def _looked_at(task: asyncio.Task[Keyword]) -> None:
     """Where both sides fail one error is raised; asyncio would log that nobody saw the other."""
     if not task.cancelled():
         task.exception()
-
-
-def _hits(
-    source: CandidateSource, k: int, ids: Ids, fused: Scores, stages: Mapping[str, Scores]
-) -> tuple[Hit, ...]:
-    """The first k that still exist; what was removed since the snapshot is passed over."""
-    hits: list[Hit] = []
-    at = 0
-    while len(hits) < k and at < len(ids):
-        here = slice(at, at + k - len(hits))
-        wanted = ids[here].tolist()
-        chunks = source.chunks(wanted)
-        names = list(stages)
-        rows = zip(*(stages[name][here].tolist() for name in names), strict=True)
-        for id, score, row in zip(wanted, fused[here].tolist(), rows, strict=True):
-            if (chunk := chunks.get(id)) is not None:
-                hits.append(Hit(chunk, score, dict(zip(names, row, strict=True))))
-        at += len(wanted)
-    return tuple(hits)
-
-
-def _unit(vector: Vector) -> Vector:
-    """A given vector as float32 of unit length, as an embedder's are; a zero vector stays zero."""
-    row = np.asarray(vector, np.float32)
-    # in float64: the squares of large components are beyond float32
-    length = np.float32(np.linalg.norm(row.astype(np.float64)))
-    return row / length if length > 0 else row
-
-
-def _encodable(query: Query) -> Query:
-    """The query without lone surrogates, which a shell makes of bytes that are no UTF-8."""
-    if query.text.isascii():
-        return query
-    try:
-        query.text.encode()
-    except UnicodeEncodeError:
-        return replace(query, text=query.text.encode("utf-8", "replace").decode())
-    return query
-
-
-def check(query: Query, max_chars: int) -> None:
-    """Refuse a question that cannot be searched.
-
-    Raises:
-        BadQuery: it is empty or too long, k < 1, or its vector holds NaN or infinity.
-    """
-    if not query.text.strip() and query.vector is None:
-        raise BadQuery("the question is empty", fix="Ask something")
-    if len(query.text) > max_chars:
-        raise BadQuery(
-            f"the question has {len(query.text):,} characters, more than {max_chars:,}",
-            fix="Shorten it, or raise search.max_question_chars",
-        )
-    if not 1 <= query.k <= _MOST_HITS:
-        raise BadQuery(f"k is {query.k}", fix=f"Ask for 1 to {_MOST_HITS:,} hits")
-    if query.vector is not None and not np.isfinite(np.asarray(query.vector, np.float32)).all():
-        raise BadQuery("the query's vector holds NaN or infinity", fix="Repair the vector")

@@ -216,6 +216,24 @@ class Store:
         )
         return [rows.chunk_of(row) for row in found]
 
+    def neighbours(self, chunks: Sequence[Chunk]) -> dict[int, tuple[Chunk | None, Chunk | None]]:
+        """Of each by id: the chunks of its document that come before and after it in reading."""
+        beside = (
+            f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document"
+            " WHERE d.id = ? AND (c.start, c.id) {than} (?, ?)"
+            " ORDER BY c.start {order}, c.id {order} LIMIT 1"
+        )
+        before, after = beside.format(than="<", order="DESC"), beside.format(than=">", order="ASC")
+        found: dict[int, tuple[Chunk | None, Chunk | None]] = {}
+        for chunk in chunks:
+            at = [chunk.document_id, chunk.start, chunk.id]
+            previous, following = (list(self._read(query, at)) for query in (before, after))
+            found[chunk.id] = (
+                rows.chunk_of(previous[0]) if previous else None,
+                rows.chunk_of(following[0]) if following else None,
+            )
+        return found
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """All reads of this thread inside the block see one and the same state."""

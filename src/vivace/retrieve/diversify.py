@@ -1,0 +1,136 @@
+"""Which hits say nothing new?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from vivace.types import Scores, Vectors
+
+_LIKE: Final = 0.9
+"""Of the runs of three words of two texts, the share that both have, from which they are one."""
+_WORDS_LIKE: Final = 0.85
+"""The same of single words: a cheap look before the dear one."""
+_FEWEST_WORDS: Final = 16
+"""A shorter text is another one as soon as one word is."""
+_SAMPLED: Final = 200
+"""Characters from which a text is sampled before it is split into words."""
+_LENGTHS: Final = 0.1
+_EVIDENCE: Final = 0.05
+"""Texts whose length (a share of it), or whose keyword or dense score for the question, differ by
+more are not alike. This spares nearly all pairs of hits the look at their words."""
+
+
+class _Text:
+    __slots__ = ("bm25", "cosine", "distinct", "length", "text", "words")
+
+    def __init__(self, text: str, bm25: float, cosine: float) -> None:
+        self.text = text
+        self.length = len(text)
+        self.bm25 = bm25
+        self.cosine = cosine
+        self.words: list[str] | None = None
+        self.distinct: frozenset[str] = frozenset()
+
+
+class Distinct:
+    """Texts taken one by one, the best first; tells which are like one before.
+
+    Two are alike that differ in white space and case alone, or that share nine in ten of their runs
+    of three words (Broder, "On the resemblance and containment of documents", 1997) and all their
+    numbers: a table of another year is another table. Ideographs count as words.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[_Text] = []
+
+    def new(self, text: str, bm25: float = 0.0, cosine: float = 0.0) -> bool:
+        """Whether no text before is like this one; it is remembered if so.
+
+        `bm25` and `cosine` are its scores for the question: alike texts have like ones.
+        """
+        this = _Text(text, bm25, cosine)
+        length = this.length
+        most, apart = _LENGTHS * length, _EVIDENCE * max(1.0, bm25)
+        for other in self._kept:
+            if (
+                -most <= other.length - length <= most
+                and -apart <= other.bm25 - bm25 <= apart
+                and -_EVIDENCE <= other.cosine - cosine <= _EVIDENCE
+                and _alike(this, other)
+            ):
+                return False
+        self._kept.append(this)
+        return True
+
+
+def _alike(a: _Text, b: _Text) -> bool:
+    if a.text == b.text:
+        return bool(a.text)
+    if a.length >= _SAMPLED and not _sampled(a.text.lower(), b.text.lower()):
+        return False
+    for one in (a, b):
+        if one.words is None:
+            one.words = _words(one.text)
+            one.distinct = frozenset(one.words)
+    assert a.words is not None
+    assert b.words is not None
+    if a.words == b.words:
+        return bool(a.words)
+    if len(a.words) < _FEWEST_WORDS or not _share(a.distinct, b.distinct, _WORDS_LIKE):
+        return False
+    if any(any(map(str.isdigit, word)) for word in a.distinct ^ b.distinct):
+        return False
+    return _share(_shingles(a.words), _shingles(b.words), _LIKE)
+
+
+def _sampled(a: str, b: str) -> bool:
+    """Whether one of five samples of a text stands in another: nine in ten words cannot be shared
+    otherwise, and splitting both into words takes ten times as long."""
+    sixth = len(a) // 6
+    return any(a[at : at + 12] in b for at in range(sixth, 6 * sixth, sixth))
+
+
+def _share(a: frozenset[object], b: frozenset[object], least: float) -> bool:
+    both = len(a & b)
+    return both >= least * (len(a) + len(b) - both)
+
+
+def _words(text: str) -> list[str]:
+    words = text.casefold().split()
+    # a script without blanks between words
+    return words if len(text) < 12 * len(words) else list("".join(words))
+
+
+def _shingles(words: list[str]) -> frozenset[object]:
+    return frozenset(zip(words, words[1:], words[2:], strict=False))
+
+
+def marginal(scores: Scores, vectors: Vectors, k: int, weight: float) -> list[int]:
+    """Places of k hits, each the best of those left by `(1-w) * score - w * likeness`.
+
+    Likeness is the greatest cosine with a hit chosen before; scores are stretched over 0 to 1.
+    Maximal marginal relevance: Carbonell, Goldstein, SIGIR 1998. O(k n dim).
+
+    Args:
+        scores: (n,) best first.
+        vectors: (n, dim) of the hits; a zero vector is like nothing.
+    """
+    n = len(scores)
+    if n < 2 or not weight:
+        return list(range(min(n, k)))
+    low, high = float(scores.min()), float(scores.max())
+    worth = (scores - low) / (high - low) if high > low else np.ones_like(scores)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = vectors / np.where(lengths > 0, lengths, 1)
+    likeness = np.full(n, -1.0, np.float32)
+    left = np.ones(n, np.bool_)
+    chosen: list[int] = []
+    while len(chosen) < min(n, k):
+        gain = (1 - weight) * worth - (weight * likeness if chosen else 0.0)
+        best = int(np.where(left, gain, -np.inf).argmax())
+        chosen.append(best)
+        left[best] = False
+        likeness = np.maximum(likeness, rows @ rows[best])
+    return chosen

@@ -1,0 +1,153 @@
+"""What is left out when time is short, step by step, and that it is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.retrieve.world import Scored, Source, Words, slow, world
+from vivace.errors import DeadlineExceeded, Overloaded
+from vivace.retrieve.ladder import (
+    EMBEDDED_LATE,
+    LESS_EFFORT,
+    NO_TIME_FOR_DENSE,
+    NO_TIME_TO_EMBED,
+    Costs,
+    depth,
+)
+from vivace.run.work import doing
+from vivace.settings import Search
+from vivace.types import Query
+
+TEXT = "red apple in the garden"
+# far more than a search takes here: only what the costs say decides
+ASKED = Query(TEXT, k=3, deadline=30.0)
+
+
+def test_costs_rest_at_the_95th_percentile() -> None:
+    costs = Costs()
+    rng = np.random.default_rng(0)
+    seconds = rng.lognormal(sigma=0.5, size=4000) * 1e-3
+    for one in seconds:
+        costs.observe("dense", float(one))
+    above = np.mean(seconds[-2000:] > costs["dense"])
+    assert 0.01 < above < 0.12
+
+
+def test_one_cold_start_is_not_believed() -> None:
+    costs = Costs()
+    for one in (5.0, 1e-3, 1e-3):
+        costs.observe("embed", one)
+    assert costs["embed"] == 1e-3
+
+
+def test_what_was_left_out_is_tried_again_some_time() -> None:
+    costs = slow(rerank=1.0)
+    tries = 0
+    while not depth(costs, 5.0, 20) and tries < 10_000:
+        tries += 1
+    assert 100 < tries < 10_000
+
+
+@pytest.mark.parametrize(("each", "deep"), [(1e-3, 8), (5.0, 4), (20.0, 0)])
+async def test_less_depth_of_reranking(each: float, deep: int) -> None:
+    source, settings = Source(signed=True), Search(rerank_depth=8)
+    with world(settings, source=source, costs=slow(rerank=each)) as w:
+        result = await w.searcher.search(ASKED)
+    steps = {
+        8: (),
+        4: ("reranked 4 instead of 8: little time was left",),
+        0: ("not reranked: no time was left for it",),
+    }
+    assert result.degraded == steps[deep]
+
+
+async def test_less_depth_of_a_reranker_outside() -> None:
+    reranker = Scored(lambda hits: np.zeros(len(hits), np.float32))
+    with world(Search(rerank_depth=8), reranker=reranker, costs=slow(rerank=5.0)) as w:
+        result = await w.searcher.search(ASKED)
+    assert reranker.seen == [(TEXT, 4)]
+    assert result.degraded == ("reranked 4 instead of 8: little time was left",)
+
+
+async def test_less_effort_of_the_dense_side() -> None:
+    source = Source(approximate=True)
+    with world(source=source, costs=slow(dense=60.0)) as w:
+        result = await w.searcher.search(ASKED)
+    assert source.dense_calls == [(1, True)]
+    assert result.degraded == (LESS_EFFORT,)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+async def test_no_dense_side(approximate: bool) -> None:
+    source = Source(approximate=approximate)
+    with world(source=source, costs=slow(dense=60.0, dense_hurried=50.0)) as w:
+        result = await w.searcher.search(ASKED)
+    assert source.dense_calls == []
+    assert result.degraded == (NO_TIME_FOR_DENSE,)
+    # the question was embedded: what the keyword side found is scored by both
+    assert all("cosine" in hit.stages for hit in result.hits)
+
+
+async def test_no_time_to_embed() -> None:
+    with world(costs=slow(embed=60.0)) as w:
+        result = await w.searcher.search(ASKED)
+        assert w.embedder.calls == []
+    assert result.degraded == (NO_TIME_TO_EMBED,)
+    assert [hit.stages.keys() for hit in result.hits] == [{"bm25"}] * 3
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_embedding_that_is_late_is_not_waited_for(together: bool) -> None:
+    words = Words()
+    words.never = True
+    with world(embedder=words, costs=slow(embed=1e-4)) as w:
+        w.searcher._asking = 5 if together else 0
+        # the pool refuses what is past its deadline: leave it time that no machine needs
+        w.searcher._costs.observe("fetch", 1e-4)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(w.searcher, "_patience", lambda _: 0.01)
+            result = await w.searcher.search(ASKED)
+        assert w.trace.counters()["search.embedding_late"] == 1
+    assert result.degraded == (EMBEDDED_LATE,)
+    assert result.hits
+
+
+async def test_then_it_is_refused() -> None:
+    with world(costs=slow(keyword=60.0)) as w:
+        with pytest.raises(Overloaded, match="keyword side alone takes"):
+            await w.searcher.search(ASKED)
+        assert w.trace.counters()["search.refused"] == 1
+
+
+async def test_a_refusal_is_soon_doubted() -> None:
+    refused = 0
+    with world(costs=slow(keyword=60.0)) as w:
+        while refused < 20:
+            try:
+                await w.searcher.search(ASKED)
+                break
+            except Overloaded:
+                refused += 1
+    assert 1 <= refused < 20
+
+
+async def test_a_deadline_that_has_passed() -> None:
+    with world() as w:
+        with pytest.raises(DeadlineExceeded):
+            await w.searcher.search(Query(TEXT, deadline=0.0))
+        with doing(seconds=0.0), pytest.raises(DeadlineExceeded):
+            await w.searcher.search(Query(TEXT))
+
+
+async def test_without_a_deadline_nothing_is_left_out() -> None:
+    costs = slow(embed=60.0, dense=60.0, rerank=60.0, keyword=60.0)
+    with world(source=Source(signed=True), costs=costs) as w:
+        result = await w.searcher.search(Query(TEXT))
+    assert result.degraded == ()
+    assert "reranked" in result.hits[0].stages
+
+
+async def test_enough_time_changes_nothing() -> None:
+    with world(source=Source(signed=True)) as w:
+        assert await w.searcher.search(ASKED) == await w.searcher.search(Query(TEXT, k=3))
