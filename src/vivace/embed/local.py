@@ -42,7 +42,7 @@ class Text:
 
 
 class Encoded(NamedTuple):
-    """A text's vector (dim,) and, where they were wanted and there are some, its tokens' (t, dim)."""
+    """A text's vector (dim,) and, where they were wanted and the model has some, its tokens'."""
 
     vector: Vector
     tokens: Vectors | None
