@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -10,7 +11,7 @@ import numpy as np
 
 from vivace.embed.signs import signs
 from vivace.protocols import Embedder, EmbedsTokens
-from vivace.types import Signs, Vectors
+from vivace.types import Embedded, Signs, Vectors
 
 Kept: TypeAlias = Literal["signs", "pooled", "off"]
 """What of the tokens' vectors is kept: `embed.tokens` of the settings."""
@@ -45,12 +46,14 @@ async def embed(embedder: Embedder, texts: Sequence[str], tokens: Kept) -> Passa
     for at in range(0, len(texts), PIECE):
         found = await embedder.embed_tokens(texts[at : at + PIECE], kind="passage")
         vectors.append(found.vectors)
-        of_texts = found.tokens or [None] * len(found.vectors)
-        rows += [_signs(states, tokens) for states in of_texts]
+        # a tenth of a millisecond a passage, which the event loop has not
+        rows += await asyncio.to_thread(_signs, found, tokens)
     return Passages(np.concatenate(vectors), rows)
 
 
-def _signs(states: Vectors | None, tokens: Kept) -> Signs | None:
-    if states is None or not len(states):
-        return None
-    return signs(states, pooled=tokens == "pooled")
+def _signs(found: Embedded, tokens: Kept) -> list[Signs | None]:
+    of_texts = found.tokens or [None] * len(found.vectors)
+    return [
+        None if rows is None or not len(rows) else signs(rows, pooled=tokens == "pooled")
+        for rows in of_texts
+    ]

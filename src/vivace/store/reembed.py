@@ -145,6 +145,7 @@ class Reembedding:
         connection.execute(f"DELETE FROM {_ASIDE_SIGNS} WHERE id NOT IN (SELECT id FROM chunks)")
         connection.execute("DROP TABLE IF EXISTS signs")
         connection.execute(f"ALTER TABLE {_ASIDE_SIGNS} RENAME TO signs")
+        signs_table.recount(connection)
         connection.execute("DELETE FROM meta WHERE key = ?", [_TARGET])
         (value,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         epoch = int(value) + 1

@@ -22,6 +22,9 @@ can still read and write it. That one leaves rows behind, of chunks it removes, 
 it replaces by another embedder's; but ids are never reused, and rows of another `generation` than
 the store's do not count."""
 
+BYTES: Final = "signs_bytes"
+"""The key of `meta` with the bytes of all of them: adding them up reads a page a row or two, 2.4
+microseconds."""
 _CURRENT: Final = "generation = (SELECT value FROM meta WHERE key = 'generation')"
 
 Read: TypeAlias = Callable[[str], list[tuple[Any, ...]]]
@@ -52,14 +55,45 @@ class SignTable:
         return {id: signs for id, signs in found if signs is not None}
 
     def bytes(self) -> int:
-        """Of all that are kept. A blob's length stands at the beginning of its row."""
-        if not self.exists:
-            return 0
-        return int(self._read("SELECT TOTAL(LENGTH(signs)) FROM signs")[0][0])
+        """Of all that are kept."""
+        found = self._read(f"SELECT value FROM meta WHERE key = '{BYTES}'")
+        return int(found[0][0]) if found else 0
 
     def drop_stale(self, writer: sqlite3.Connection) -> None:
         """Remove what a Vivace that does not know of the table has left behind: see `TABLE`."""
         if self.exists:
-            writer.execute(
-                f"DELETE FROM signs WHERE id NOT IN (SELECT id FROM chunks) OR NOT {_CURRENT}"
-            )
+            writer.execute("BEGIN IMMEDIATE")
+            with writer:
+                writer.execute(
+                    f"DELETE FROM signs WHERE id NOT IN (SELECT id FROM chunks) OR NOT {_CURRENT}"
+                )
+                recount(writer)
+
+
+def grown(writer: sqlite3.Connection, by: int) -> None:
+    """So many bytes more are kept, or less."""
+    if by:
+        writer.execute(
+            "INSERT OR REPLACE INTO meta VALUES"
+            f" ('{BYTES}', ? + COALESCE((SELECT value FROM meta WHERE key = '{BYTES}'), 0))",
+            [by],
+        )
+
+
+def recount(writer: sqlite3.Connection) -> None:
+    """Add up the bytes of all that are kept."""
+    writer.execute(
+        "INSERT OR REPLACE INTO meta SELECT ?, COALESCE(SUM(LENGTH(signs)), 0) FROM signs", [BYTES]
+    )
+
+
+def drop(writer: sqlite3.Connection, ids: Sequence[int]) -> None:
+    """Remove those of these chunks that have some."""
+    gone = 0
+    for id in ids:
+        (size,) = writer.execute(
+            "SELECT TOTAL(LENGTH(signs)) FROM signs WHERE id = ?", [id]
+        ).fetchone()
+        gone += int(size)
+    writer.executemany("DELETE FROM signs WHERE id = ?", [(id,) for id in ids])
+    grown(writer, -gone)

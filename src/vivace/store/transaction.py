@@ -149,6 +149,7 @@ class Transaction:
         )
         self._connection.executemany("INSERT INTO vectors VALUES (?, ?, ?)", vector_rows)
         self._connection.executemany("INSERT INTO signs VALUES (?, ?, ?, ?)", sign_rows)
+        signs.grown(self._connection, sum(len(row[-1]) for row in sign_rows))
 
     def _remove(self, remove: Remove) -> None:
         row = self._connection.execute(
@@ -164,7 +165,7 @@ class Transaction:
         keys = [(id,) for id in ids]
         self._connection.executemany("DELETE FROM chunks WHERE id = ?", keys)
         self._connection.executemany("DELETE FROM vectors WHERE id = ?", keys)
-        self._connection.executemany("DELETE FROM signs WHERE id = ?", keys)
+        signs.drop(self._connection, ids)
         for id in ids:
             # a chunk added and dropped in one transaction was never seen by an index
             if self._added.pop(id, None) is None:
