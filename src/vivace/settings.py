@@ -38,6 +38,15 @@ class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=0, description="embedding threads; 0 is one a core of this machine's quota")
     ] = 0
     batch: Annotated[int, Meta(ge=1, le=64, description="most texts in one forward pass")] = 8
+    tokens: Annotated[
+        Literal["signs", "pooled", "off"],
+        Meta(
+            description="what is stored of each token's vector, for `search.rerank`: `signs` "
+            "(48 bytes a token of the built-in model, some 7.5 KB a chunk), `pooled` (of two "
+            "neighbours' mean, half of it) or `off`; what is stored already changes with "
+            "`vivace rebuild --reembed`"
+        ),
+    ] = "signs"
 
 
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -411,6 +411,8 @@ class CollectionInfo:
     chunks: int
     embedder: str
     dim: int
+    signs_bytes: int = 0
+    """Of the token signs that are kept with the chunks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.collection import passages
 from vivace.errors import BadInput, BadVectors
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
 from vivace.run.yielding import aside, short_turns
 from vivace.store.changes import NewChunk, Put
-from vivace.types import Chunk, Document, Metric, Vectors
+from vivace.types import Chunk, Document, Metric, Signs, Vectors
 
 _LONGEST = 500_000_000
 """Characters of a document made of chunks with offsets."""
@@ -62,29 +63,38 @@ async def changes(
     metric: Metric = "cosine",
     *,
     quiet: bool = True,
+    tokens: passages.Kept = "off",
 ) -> tuple[list[Put], int]:
     """One `Put` a document, and how many of the chunks were embedded for it: all or none.
 
-    Unless it is `quiet`, the work gives way.
+    Unless it is `quiet`, the work gives way. Of the tokens' vectors of embedded chunks `tokens` is
+    kept.
 
     Raises:
         BadInput: see `puts`; of vectors `BadVectors`, see `ready`.
         EmbeddingError: there are no vectors, and the embedder failed.
     """
     embedded = len(chunks) if vectors is None else 0
+    signs: Sequence[Signs | None] = [None] * len(chunks)
     if vectors is None:
         texts = [indexed_text(chunk, index_title=False) for chunk in chunks]
-        vectors = (await embedder.embed(texts, kind="passage")).vectors
+        found = await passages.embed(embedder, texts, tokens)
+        vectors, signs = found.vectors, found.signs
 
     def prepared() -> list[Put]:
         with short_turns:
-            return puts(chunks, ready(vectors, count=len(chunks), dim=embedder.dim, metric=metric))
+            rows = ready(vectors, count=len(chunks), dim=embedder.dim, metric=metric)
+            return puts(chunks, rows, signs)
 
     return await aside(prepared, quiet=quiet), embedded
 
 
-def puts(chunks: Sequence[Chunk], vectors: Vectors) -> list[Put]:
+def puts(
+    chunks: Sequence[Chunk], vectors: Vectors, signs: Sequence[Signs | None] = ()
+) -> list[Put]:
     """One `Put` a document of the chunks, grouped by `document_id`; vectors (n, dim).
+
+    `signs` are of their tokens, one a chunk, or none at all.
 
     A chunk without offsets (`end` 0) is laid after the one before it. What lies between the chunks
     of a document is unknown and stored as spaces, so that offsets hold.
@@ -101,13 +111,16 @@ def puts(chunks: Sequence[Chunk], vectors: Vectors) -> list[Put]:
             )
         by_document.setdefault(chunk.document_id, []).append(at)
     halves = vectors.astype(np.float16)
+    signs = signs or [None] * len(chunks)
     return [
-        _put(_placed([chunks[at] for at in places]), halves[places])
+        _put(_placed([chunks[at] for at in places]), halves[places], [signs[at] for at in places])
         for places in by_document.values()
     ]
 
 
-def _put(chunks: Sequence[Chunk], vectors: NDArray[np.float16]) -> Put:
+def _put(
+    chunks: Sequence[Chunk], vectors: NDArray[np.float16], signs: Sequence[Signs | None]
+) -> Put:
     first = chunks[0]
     for chunk in chunks:
         if (chunk.title, chunk.source, chunk.metadata) != (
@@ -124,7 +137,7 @@ def _put(chunks: Sequence[Chunk], vectors: NDArray[np.float16]) -> Put:
     fingerprint = hashlib.blake2b(
         document.content_hash() + b"".join(hashes), digest_size=16
     ).digest()
-    new = [NewChunk(c, h, v) for c, h, v in zip(chunks, hashes, vectors, strict=True)]
+    new = [NewChunk(*parts) for parts in zip(chunks, hashes, vectors, signs, strict=True)]
     return Put(document, fingerprint, tuple(new))
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vivace.collection import passages
+from vivace.collection.passages import Passages
 from vivace.collection.preparation import Preparation, Prepared, Source, Window
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder, TokenCounter
@@ -25,7 +27,7 @@ from vivace.run.yielding import Pace, step_back
 from vivace.settings import Settings
 from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import Store
-from vivace.types import Failure, Halves, IngestProgress, IngestReport, Skipped
+from vivace.types import Failure, IngestProgress, IngestReport, Skipped
 
 _WINDOWS = 3
 """In flight: one is committed, one embedded, one waits so that no embedding thread idles."""
@@ -151,31 +153,28 @@ class Pipeline:
     ) -> None:
         prepared = window.prepared
         texts = [text for item in prepared for text in item.texts]
-        halves = await self._embed(texts)
+        embedded = await self._embed(texts)
         if before is not None:
             await before  # of two versions of a document the one read last must win
         if prepared:
             try:
-                tally.epoch = await self._writer.apply(_puts(prepared, halves, self._titles))
+                tally.epoch = await self._writer.apply(_puts(prepared, embedded, self._titles))
             except VectorGone:
                 # somebody removed a chunk whose vector was to be kept: embed them all
                 prepared = [item.whole(self._titles) for item in prepared]
                 texts = [text for item in prepared for text in item.texts]
-                halves = await self._embed(texts)
-                tally.epoch = await self._writer.apply(_puts(prepared, halves, self._titles))
+                embedded = await self._embed(texts)
+                tally.epoch = await self._writer.apply(_puts(prepared, embedded, self._titles))
         preparation.committed(window)
         slots.release()
         self._count_window(window, tally, len(texts))
         if progress is not None:
             progress(tally.progress)
 
-    async def _embed(self, texts: Sequence[str]) -> Halves:
+    async def _embed(self, texts: Sequence[str]) -> Passages:
         if not texts:
-            return np.empty((0, self._embedder.dim), np.float16)
-        halves: Halves = (await self._embedder.embed(texts, kind="passage")).vectors.astype(
-            np.float16
-        )
-        return halves
+            return Passages(np.empty((0, self._embedder.dim), np.float32), ())
+        return await passages.embed(self._embedder, texts, self._settings.embed.tokens)
 
     @property
     def _titles(self) -> bool:
@@ -219,14 +218,17 @@ def _unread(source: str, failed: set[str]) -> bool:
     return source in failed or any(parent.as_posix() in failed for parent in Path(source).parents)
 
 
-def _puts(prepared: Sequence[Prepared], halves: Halves, title_indexed: bool) -> list[Put]:
-    """Changes with their vectors; `halves` are of the missing chunks, in order."""
+def _puts(prepared: Sequence[Prepared], embedded: Passages, title_indexed: bool) -> list[Put]:
+    """Changes with their vectors; those embedded are the missing chunks, in order."""
+    halves = embedded.vectors.astype(np.float16)
     changes, at = [], 0
     for item in prepared:
-        vectors = dict(zip(item.missing, halves[at : at + len(item.missing)], strict=True))
+        here = slice(at, at + len(item.missing))
+        vectors = dict(zip(item.missing, halves[here], strict=True))
+        signs = dict(zip(item.missing, embedded.signs[here], strict=True))
         at += len(item.missing)
         chunks = tuple(
-            NewChunk(chunk, hash, vectors.get(place))
+            NewChunk(chunk, hash, vectors.get(place), signs.get(place))
             for place, (chunk, hash) in enumerate(zip(item.chunks, item.hashes, strict=True))
         )
         changes.append(Put(item.document, item.fingerprint, chunks, title_indexed))

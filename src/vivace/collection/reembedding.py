@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from vivace.collection import passages
 from vivace.collection.corpus import LOCK
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
@@ -38,9 +39,16 @@ class Reembedded:
 
 
 async def reembed(
-    folder: Path, embedder: Embedder, *, progress: Progress | None = None, locked: bool = False
+    folder: Path,
+    embedder: Embedder,
+    *,
+    tokens: passages.Kept = "off",
+    progress: Progress | None = None,
+    locked: bool = False,
 ) -> Reembedded:
     """Give every chunk of the collection in `folder` a vector of `embedder`, and swap them in.
+
+    Of the tokens' vectors `tokens` is kept, where the embedder has some; what was kept goes.
 
     Until the swap the collection stays as it was and can be searched by processes with its old
     embedder, not written. Cancelled or killed, the next call goes on where this one was.
@@ -55,15 +63,16 @@ async def reembed(
         EmbeddingError: the embedder failed; what it has embedded is kept.
     """
     lock = WriteLock(folder / LOCK)
+    tokens = passages.kept(embedder, tokens)
     if not locked:
         await asyncio.to_thread(_acquire, lock, folder)
     try:
         work = await asyncio.to_thread(
-            Reembedding.open, folder, embedder=embedder.name, dim=embedder.dim
+            Reembedding.open, folder, embedder=embedder.name, dim=embedder.dim, tokens=tokens
         )
         try:
             with doing(Priority.INGEST):
-                done = await _through(work, embedder, progress or (lambda _: None))
+                done = await _through(work, embedder, tokens, progress or (lambda _: None))
         finally:
             await asyncio.shield(asyncio.to_thread(work.close))
     finally:
@@ -74,16 +83,19 @@ async def reembed(
     return done
 
 
-async def _through(work: Reembedding, embedder: Embedder, progress: Progress) -> Reembedded:
+async def _through(
+    work: Reembedding, embedder: Embedder, tokens: passages.Kept, progress: Progress
+) -> Reembedded:
     embedded, epoch = 0, None
     progress(UpkeepProgress("embed", work.done, work.total))
     while epoch is None:
         while chunks := await asyncio.to_thread(work.missing, _BATCH):
             texts = [_text(*item) for item in chunks]
-            vectors = (await embedder.embed(texts, kind="passage")).vectors
+            found = await passages.embed(embedder, texts, tokens)
+            halves = found.vectors.astype(np.float16)
             ids = np.array([chunk.id for chunk, _ in chunks], np.int64)
             # not left running behind a cancellation: the connection is about to be closed
-            await _finished(asyncio.to_thread(work.add, ids, vectors.astype(np.float16)))
+            await _finished(asyncio.to_thread(work.add, ids, halves, found.signs))
             embedded += len(chunks)
             progress(UpkeepProgress("embed", work.done, work.total))
         progress(UpkeepProgress("swap", 0, 1))

@@ -10,6 +10,7 @@ from contextvars import copy_context
 from typing import TypeAlias, TypeVar
 
 from vivace.collection.corpus import Corpus
+from vivace.collection.passages import Kept
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder
@@ -55,11 +56,11 @@ class Upkeep:
 
         return await stepping(verify, progress)
 
-    async def reembed(self, progress: Progress | None) -> Reembedded:
+    async def reembed(self, progress: Progress | None, *, tokens: Kept = "off") -> Reembedded:
         """See `Engine.reembed`; this process may go on writing meanwhile."""
         async with self._writer.session():
             return await reembed(
-                self._corpus.folder, self._embedder, progress=progress, locked=True
+                self._corpus.folder, self._embedder, tokens=tokens, progress=progress, locked=True
             )
 
     async def rebuild(self, progress: Progress | None) -> None:

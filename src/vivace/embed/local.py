@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from vivace.run.crew import Statistics
 from vivace.run.threads import Cores
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import YieldingBatcher
-from vivace.types import Embedded, Vector
+from vivace.types import Embedded, Vector, Vectors
 
 R = TypeVar("R")
 
@@ -37,6 +37,15 @@ class Text:
     text: str
     kind: Kind
     then: Continuation | None = None
+    tokens: bool = False
+    """Whether its token vectors are wanted too."""
+
+
+class Encoded(NamedTuple):
+    """A text's vector (dim,) and, where they were wanted and the model has some, its tokens'."""
+
+    vector: Vector
+    tokens: Vectors | None
 
 
 class LocalEmbedder(ABC):
@@ -90,13 +99,16 @@ class LocalEmbedder(ABC):
     async def embed_then(self, text: str, then: Then[R], *, tokens: bool = False) -> R:
         """What `then` makes of a question's vector, on the thread that has embedded it.
 
+        Of a model without token vectors it gets None for them.
+
         Raises:
             EmbeddingError, DeadlineExceeded: as `embed`.
             Exception: whatever `then` raised.
         """
         continuation = Continuation(then)
+        item = Text(text[:MAX_CHARS], "query", continuation, tokens)
         try:
-            outcome = (await self._run([Text(text[:MAX_CHARS], "query", continuation)]))[0]
+            outcome = (await self._run([item]))[0]
         finally:
             continuation.wanted = False
         if isinstance(outcome, _Raised):
@@ -128,8 +140,42 @@ class LocalEmbedder(ABC):
 
     def _done(self, items: list[Text]) -> list[Any]:
         """The batch function."""
-        vectors = self.encode(items)
-        return [_continued(item, row) for item, row in zip(items, vectors, strict=True)]
+        return [_continued(*pair) for pair in zip(items, self._encoded(items), strict=True)]
+
+    def _encoded(self, items: list[Text]) -> list[Encoded]:
+        return [Encoded(vector, None) for vector in self.encode(items)]
+
+
+class LocalTokenEmbedder(LocalEmbedder):
+    """A `LocalEmbedder` whose model has a vector of every token as well, of the same pass."""
+
+    @abstractmethod
+    def encode_tokens(self, items: Sequence[Text]) -> list[Encoded]:
+        """As `encode`, with the token vectors (t, dim), of unit length, of those that want them.
+
+        Raises:
+            EmbeddingError: the model failed.
+        """
+
+    async def embed_tokens(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
+        """As `embed`, with every text's token vectors: 1.5 KB a token, so give it some at a time.
+
+        Raises:
+            EmbeddingError, DeadlineExceeded: as `embed`.
+        """
+        items = [Text(text[:MAX_CHARS], kind, tokens=True) for text in texts]
+        with doing(Priority.INGEST if kind == "passage" else None):
+            rows: list[Encoded] = await self._run(items)
+        vectors = [row.vector for row in rows]
+        return Embedded(
+            np.stack(vectors) if rows else np.zeros((0, self.dim), np.float32),
+            tuple(row.tokens for row in rows if row.tokens is not None),
+        )
+
+    def _encoded(self, items: list[Text]) -> list[Encoded]:
+        if any(item.tokens for item in items):
+            return self.encode_tokens(items)
+        return super()._encoded(items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +185,10 @@ class _Raised:
     error: Exception
 
 
-def _continued(item: Text, vector: Vector) -> Any:
+def _continued(item: Text, encoded: Encoded) -> Any:
     if item.then is None or not item.then.wanted:
-        return vector
+        return encoded if item.tokens else encoded.vector
     try:
-        return item.then.then(vector, None)
+        return item.then.then(encoded.vector, encoded.tokens if item.tokens else None)
     except Exception as error:
         return _Raised(error)

@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.embed.local import LocalEmbedder, Text
+from vivace.embed.local import Encoded, LocalTokenEmbedder, Text
 from vivace.errors import EmbeddingError
 from vivace.run.threads import NATIVE, Cores
 from vivace.text.language import language
-from vivace.types import Vector
+from vivace.types import Vector, Vectors
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -36,6 +36,7 @@ BUDGET_CHARS: Final = 1_600
 Measured a CPU-second on Zen 3, one at a time, by two and by eight: questions 228, 241, 274;
 passages of 160 tokens 22.5, 22.7, 17.9, and a question has to wait for the running batch."""
 
+_TINY: Final = np.float32(1e-12)
 _BROKEN: Final = "Install vivace again: `pip install --force-reinstall --no-deps vivace`"
 
 
@@ -88,8 +89,9 @@ def _manifest(folder: Path) -> _Manifest:
         raise EmbeddingError(f"{path}: {error}", fix=_BROKEN) from error
 
 
-class MiniLM(LocalEmbedder):
-    """English texts to 384 dimensions. An `Embedder` and a token counter; safe from any thread.
+class MiniLM(LocalTokenEmbedder):
+    """English texts to 384 dimensions. An `Embedder` with token vectors and a token counter; safe
+    from any thread.
 
     The arguments are `LocalEmbedder`'s; its threads share one session. The files are checked now,
     the model is loaded at the first use (0.2 s).
@@ -141,18 +143,40 @@ class MiniLM(LocalEmbedder):
         """Of each text's first 256 tokens. A passage that the model cannot read has a zero vector,
         and costs nothing.
         """
-        wanted = [i for i, it in enumerate(items) if it.kind == "query" or readable(it.text)]
         vectors = np.zeros((len(items), DIM), np.float32)
-        if wanted:
-            tokens, session = self._load_tokens(), self._load_session()
-            try:
-                feed = tokens.feed([items[i].text for i in wanted])
-                vectors[wanted] = session.run(["embedding"], feed)[0]
-            except Exception as error:
-                raise EmbeddingError(
-                    f"{NAME}: {len(wanted)} texts could not be embedded: {error}", fix=_BROKEN
-                ) from error
+        if wanted := _wanted(items):
+            (vectors[wanted],) = self._outputs([items[i].text for i in wanted], "embedding")[1]
         return list(vectors)
+
+    def encode_tokens(self, items: Sequence[Text]) -> list[Encoded]:
+        """As `encode`, with the vectors of those tokens, the two special ones left out; none of a
+        passage that the model cannot read.
+        """
+        vectors = np.zeros((len(items), DIM), np.float32)
+        tokens = [np.zeros((0, DIM), np.float32) if item.tokens else None for item in items]
+        if wanted := _wanted(items):
+            texts = [items[i].text for i in wanted]
+            lengths, (found, states) = self._outputs(texts, "embedding", "tokens")
+            vectors[wanted] = found
+            for i, length, rows in zip(wanted, lengths, states, strict=True):
+                if items[i].tokens:
+                    tokens[i] = _unit(rows[1 : length - 1])
+        return [Encoded(*pair) for pair in zip(vectors, tokens, strict=True)]
+
+    def _outputs(self, texts: list[str], *names: str) -> tuple[list[int], list[Vectors]]:
+        """How many tokens of each text were read, and the model's outputs of these names.
+
+        What is not asked for costs nothing: the mean is made of the tokens' vectors.
+        """
+        tokens, session = self._load_tokens(), self._load_session()
+        try:
+            feed = tokens.feed(texts)
+            lengths: list[int] = feed["attention_mask"].sum(1).tolist()
+            return lengths, session.run(list(names), feed)
+        except Exception as error:
+            raise EmbeddingError(
+                f"{NAME}: {len(texts)} texts could not be embedded: {error}", fix=_BROKEN
+            ) from error
 
     def _load_tokens(self) -> _Tokens:
         with self._loading:
@@ -216,6 +240,17 @@ def _open_session(path: Path) -> InferenceSession:
         )
     except Exception as error:  # the runtime has no common base class
         raise EmbeddingError(f"{path}: {error}", fix=_BROKEN) from error
+
+
+def _wanted(items: Sequence[Text]) -> list[int]:
+    return [i for i, item in enumerate(items) if item.kind == "query" or readable(item.text)]
+
+
+def _unit(rows: Vectors) -> Vectors:
+    """The rows with unit length; none is zero, as each comes out of a layer norm."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    scaled: Vectors = rows / np.maximum(lengths, _TINY)[:, None]
+    return scaled
 
 
 def readable(text: str) -> bool:

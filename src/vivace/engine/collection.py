@@ -346,7 +346,7 @@ class Collection:
             StoreUnwritable: the folder cannot be written.
         """
         if reembed:
-            await self.upkeep.reembed(progress)
+            await self.upkeep.reembed(progress, tokens=self._settings.embed.tokens)
         await self.upkeep.rebuild(progress)
 
     async def compact(self, *, progress: UpkeepProgressed | None = None) -> None:
@@ -377,8 +377,9 @@ class Collection:
         self, chunks: Sequence[Chunk], vectors: NDArray[np.floating[Any]] | None
     ) -> IngestReport:
         metric = self._corpus.store.metric
+        embedder, tokens = self._engine.embedder, self._settings.embed.tokens
         changes, embedded = await given.changes(
-            chunks, vectors, self._engine.embedder, metric, quiet=self._pace.quiet
+            chunks, vectors, embedder, metric, quiet=self._pace.quiet, tokens=tokens
         )
         if not changes:
             return IngestReport(epoch=self._corpus.store.epoch())

@@ -80,10 +80,11 @@ class Engine:
     ) -> Reembedded:
         """Give every chunk a vector of this engine's embedder: see `collection.reembedding`."""
         folder = collection_path(name, self.settings)
+        tokens = self.settings.embed.tokens
         opened = self._collections.get(folder)
         if opened is not None and not opened.closed:
-            return await opened.upkeep.reembed(progress)
-        return await reembed(folder, self.embedder, progress=progress)
+            return await opened.upkeep.reembed(progress, tokens=tokens)
+        return await reembed(folder, self.embedder, tokens=tokens, progress=progress)
 
     def searcher(self, corpus: Corpus, trace: Trace, watch: Watch | None = None) -> Searcher:
         parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)

@@ -78,6 +78,7 @@ TABLE: dict[type[BaseException], Told] = {
     errors.StoreError: Told(500, _OURS, "store_error", told=False),
     errors.CorruptIndex: Told(500, _OURS, "corrupt_index", told=False),
     errors.EmbeddingError: Told(503, _OURS, "embedding_failed"),
+    errors.RerankError: Told(503, _OURS, "rerank_failed"),
     errors.MissingExtra: Told(501, _OURS, "missing_extra"),
     errors.ModelUnreachable: Told(503, _MODEL, "model_unreachable"),
     errors.ModelRefused: Told(502, _MODEL, "model_refused"),

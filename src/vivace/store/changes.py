@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.errors import StoreError
-from vivace.types import Chunk, Document, Halves, Ids
+from vivace.types import Chunk, Document, Halves, Ids, Signs
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class NewChunk:
     hash: bytes
     vector: NDArray[np.float16] | None
     """(dim,); None only where the stored document has a chunk of this hash: its row is kept."""
+    signs: Signs | None = None
+    """Of its tokens' vectors; a chunk whose row is kept keeps those it has, or has not."""
 
 
 @dataclass(frozen=True, slots=True)

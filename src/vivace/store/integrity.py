@@ -30,7 +30,7 @@ def findings(path: Path, dim: int, progress: Told) -> list[str]:
     try:
         reader = connections.reader()
         found: list[str] = []
-        for check in (_file, _documents, _chunks, _vectors, _orphans):
+        for check in (_file, _documents, _chunks, _vectors, _signs, _orphans):
             try:
                 found += check(reader, dim, progress)
             except (sqlite3.Error, StoreError) as error:
@@ -83,6 +83,21 @@ def _vectors(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
     return [
         f"store.db: the vector of chunk {row[0]} fails its checksum"
         for row in _failing(reader, "vectors", "id, vector, crc32", whole, progress)
+    ]
+
+
+def _signs(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
+    if not reader.execute("SELECT 1 FROM sqlite_master WHERE name = 'signs'").fetchone():
+        return []
+    return [
+        f"store.db: the token signs of chunk {row[0]} fail their checksum"
+        for row in _failing(
+            reader,
+            "signs",
+            "id, signs, crc32",
+            lambda row: rows.signs_of(row, dim) is not None,
+            progress,
+        )
     ]
 
 

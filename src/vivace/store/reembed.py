@@ -12,11 +12,13 @@ import numpy as np
 
 from vivace.errors import BadVectors, CollectionNotFound
 from vivace.store import rows, schema
+from vivace.store import signs as signs_table
 from vivace.store.connections import Connections, translated
 from vivace.store.store import FILE
-from vivace.types import Chunk, Halves, Ids
+from vivace.types import Chunk, Halves, Ids, Signs
 
 _ASIDE = "reembedded"
+_ASIDE_SIGNS = "reembedded_signs"
 _TARGET = "reembedding"
 """The key of `meta` that says what the vectors set aside were made with."""
 R = TypeVar("R")
@@ -29,23 +31,27 @@ class Reembedding:
     collection stays as it was, and whoever reads it sees the state before or the one after.
     """
 
-    def __init__(self, connections: Connections, embedder: str, dim: int) -> None:
+    def __init__(self, connections: Connections, embedder: str, dim: int, tokens: str) -> None:
         self._connections = connections
         self._connection = connections.writer()
         self._connection.create_function("vector_crc", 2, rows.vector_crc, deterministic=True)
         self._dim = dim
         self._embedder = embedder
+        self._tokens = tokens
         self._after = 0
         meta = dict(self._do(lambda c: c.execute("SELECT key, value FROM meta").fetchall()))
         self.was = (str(meta["embedder"]), int(meta["dim"]))
         """The name and dimension of the embedder until now."""
+        self._generation = int(meta["generation"]) + 1
         self._do(lambda connection: self._resume(connection, meta.get(_TARGET)))
         self.total, self.done = self._do(_counts)
         """Chunks in all, and of these the ones that have their new vector."""
 
     @classmethod
-    def open(cls, folder: Path, *, embedder: str, dim: int) -> Reembedding:
+    def open(cls, folder: Path, *, embedder: str, dim: int, tokens: str = "off") -> Reembedding:
         """Begin, or go on with, embedding the collection in `folder` anew.
+
+        `tokens` says what is kept of the tokens' vectors; to go on, it has to be what it was.
 
         Raises:
             CollectionNotFound: there is none.
@@ -62,7 +68,7 @@ class Reembedding:
         try:
             with translated(path):
                 schema.migrate(connections.writer(), str(path))
-            return cls(connections, embedder, dim)
+            return cls(connections, embedder, dim, tokens)
         except BaseException:
             connections.close()
             raise
@@ -84,8 +90,10 @@ class Reembedding:
         found = self._do(read)
         return [(rows.chunk_of(row), bool(row[10])) for row in found]
 
-    def add(self, ids: Ids, vectors: Halves) -> None:
+    def add(self, ids: Ids, vectors: Halves, signs: Sequence[Signs | None] = ()) -> None:
         """Set vectors (n, dim) of chunks aside, durably; in the order of `missing`.
+
+        `signs` are of their tokens' vectors, one a chunk where there are any.
 
         Raises:
             BadVectors: of another shape, or with NaN or infinity in them.
@@ -98,9 +106,22 @@ class Reembedding:
             )
         blobs = [np.ascontiguousarray(row).tobytes() for row in vectors]
         entries = [(id, blob, rows.vector_crc(id, blob)) for id, blob in zip(ids.tolist(), blobs)]
-        self._do(
-            lambda c: c.executemany(f"INSERT OR REPLACE INTO {_ASIDE} VALUES (?, ?, ?)", entries)
-        )
+        of_tokens = [
+            (id, self._generation, rows.vector_crc(id, blob), blob)
+            for id, blob in (
+                (id, rows.signs_blob(kept, self._dim))
+                for id, kept in zip(ids.tolist(), signs)
+                if kept is not None
+            )
+        ]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany(f"INSERT OR REPLACE INTO {_ASIDE} VALUES (?, ?, ?)", entries)
+            connection.executemany(
+                f"INSERT OR REPLACE INTO {_ASIDE_SIGNS} VALUES (?, ?, ?, ?)", of_tokens
+            )
+
+        self._do(write)
         if entries:
             self._after = max(self._after, entries[-1][0])
             self.done += len(entries)
@@ -120,6 +141,11 @@ class Reembedding:
         connection.execute("DELETE FROM vectors")  # without a condition it drops whole pages
         connection.execute(f"INSERT INTO vectors SELECT id, vector, crc32 FROM {_ASIDE}")
         connection.execute(f"DROP TABLE {_ASIDE}")
+        # a copy of ten times the bytes of the vectors is not made
+        connection.execute(f"DELETE FROM {_ASIDE_SIGNS} WHERE id NOT IN (SELECT id FROM chunks)")
+        connection.execute("DROP TABLE IF EXISTS signs")
+        connection.execute(f"ALTER TABLE {_ASIDE_SIGNS} RENAME TO signs")
+        signs_table.recount(connection)
         connection.execute("DELETE FROM meta WHERE key = ?", [_TARGET])
         (value,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         epoch = int(value) + 1
@@ -133,14 +159,16 @@ class Reembedding:
         return epoch
 
     def _resume(self, connection: sqlite3.Connection, target: object) -> None:
-        ours = msgspec.json.encode([self._embedder, self._dim]).decode()
+        ours = msgspec.json.encode([self._embedder, self._dim, self._tokens]).decode()
         if target != ours:
             connection.execute(f"DROP TABLE IF EXISTS {_ASIDE}")
+            connection.execute(f"DROP TABLE IF EXISTS {_ASIDE_SIGNS}")
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [_TARGET, ours])
         connection.execute(
             f"CREATE TABLE IF NOT EXISTS {_ASIDE}"
             " (id INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL)"
         )
+        connection.execute(signs_table.TABLE.replace("EXISTS signs", f"EXISTS {_ASIDE_SIGNS}"))
         # what was removed since the interruption, and what the disk has changed
         connection.execute(
             f"DELETE FROM {_ASIDE} WHERE id NOT IN (SELECT id FROM chunks)"

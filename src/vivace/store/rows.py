@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vivace.errors import BadInput, StoreError
-from vivace.types import Chunk, Document, Halves, Ids, Section
+from vivace.errors import BadInput, BadVectors, StoreError
+from vivace.types import Chunk, Document, Halves, Ids, Section, Signs
 
 CHUNK = (
     'c.id, c.text, c.start, c."end", c.section, c.page,'
@@ -43,7 +43,8 @@ def text_crc(n: int, sections: str, text: str) -> int:
 
 
 def vector_crc(id: int, vector: bytes) -> int:
-    """CRC-32 of a vector's row. The id is part of it: a vector under another's id is damage too."""
+    """CRC-32 of a vector's row, or of token signs. The id is part of it: a vector under another's
+    id is damage too."""
     return zlib.crc32(vector, id & 0xFFFFFFFF)
 
 
@@ -138,3 +139,28 @@ def vectors_of(rows: Sequence[Sequence[Any]], dim: int) -> tuple[Ids, Halves]:
     joined = b"".join([row[1] for row in rows])
     ids = np.array([row[0] for row in rows], np.int64)
     return ids, np.frombuffer(joined, dtype=np.float16).reshape(len(rows), dim)
+
+
+def signs_blob(signs: Signs, dim: int) -> bytes:
+    """Token signs (t, ceil(dim / 8)) as they are stored.
+
+    Raises:
+        BadVectors: they are of another dimension, or no bytes.
+    """
+    width = -(-dim // 8)
+    if signs.ndim != 2 or signs.shape[1] != width or signs.dtype != np.uint8:
+        raise BadVectors(
+            f"a chunk has token signs of shape {signs.shape} and type {signs.dtype}",
+            fix=f"Give each token {width} uint8",
+        )
+    return signs.tobytes()
+
+
+def signs_of(row: Sequence[Any], dim: int) -> Signs | None:
+    """The token signs of a row (id, blob, checksum), read-only; None where they are damaged: what
+    asks for them can do without."""
+    id, blob, crc = row
+    width = -(-dim // 8)
+    if vector_crc(id, blob) != crc or len(blob) % width:
+        return None
+    return np.frombuffer(blob, np.uint8).reshape(-1, width)

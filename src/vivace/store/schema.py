@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from vivace.errors import CollectionTooNew, StoreError
-from vivace.store import rows
+from vivace.store import rows, signs
 
 VERSION = 2
 
@@ -106,6 +106,7 @@ def create(connection: sqlite3.Connection, meta: Mapping[str, str | int]) -> Non
         for statement in TABLES.split(";\n"):
             if statement.strip():
                 connection.execute(statement)
+        connection.execute(signs.TABLE)
         connection.executemany("INSERT INTO meta VALUES (?, ?)", list({**LATER, **meta}.items()))
         connection.execute("INSERT INTO commits VALUES (0, lower(hex(randomblob(8))))")
         connection.execute(f"PRAGMA user_version = {VERSION:d}")

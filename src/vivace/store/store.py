@@ -21,8 +21,18 @@ from vivace.store import making, rows, schema
 from vivace.store.changes import Change, Committed
 from vivace.store.connections import Connections, translated, translation
 from vivace.store.filters import to_sql
+from vivace.store.signs import SignTable
 from vivace.store.transaction import Transaction
-from vivace.types import Chunk, CollectionInfo, Document, Halves, Ids, Metadata, Metric
+from vivace.types import (
+    Chunk,
+    CollectionInfo,
+    Document,
+    Halves,
+    Ids,
+    Metadata,
+    Metric,
+    Signs,
+)
 
 FILE = making.FILE
 _BATCH = 4096
@@ -62,6 +72,7 @@ class Store:
         self.embedder = self.identity.embedder
         self.dim = self.identity.dim
         self.metric: Metric = self.identity.metric
+        self._signs = SignTable(self._read, self._in, self.dim)
 
     @classmethod
     def open(
@@ -150,6 +161,7 @@ class Store:
             chunks,
             self.embedder,
             self.dim,
+            self._signs.bytes(),
         )
 
     def document(self, id: str) -> Document | None:
@@ -207,6 +219,13 @@ class Store:
             list(ids),
         )
         return {row[0]: rows.chunk_of(row) for row in found}
+
+    def signs(self, ids: Iterable[int]) -> dict[int, Signs]:
+        """The signs of the token vectors of those chunks that have some, by id.
+
+        Those that fail their checksum are left out; `vivace verify` tells.
+        """
+        return self._signs.read(list(ids))
 
     def chunks_of(self, document_id: str) -> list[Chunk]:
         found = self._read(
@@ -364,6 +383,7 @@ class Store:
         with self._write_lock, translated(self._connections.path):
             if self._writer is None:
                 self._writer = self._connections.writer()
+            self._signs.drop_stale(self._writer)
             free = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
             if free > _FREE_SHARE * self._writer.execute("PRAGMA page_count").fetchone()[0]:
                 self._writer.execute("VACUUM")

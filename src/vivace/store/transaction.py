@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.errors import BadInput, BadVectors
-from vivace.store import rows
+from vivace.store import rows, signs
 from vivace.store.changes import Change, Committed, NewChunk, Put, Remove, VectorGone
 from vivace.types import Chunk
 
@@ -23,6 +23,8 @@ class Transaction:
         self._epoch = self._value("SELECT value FROM meta WHERE key = 'epoch'") + 1
         # chunk ids are never reused, so that an index that still holds an old one cannot lie
         self._next = self._value("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'chunks'") + 1
+        self._generation = self._value("SELECT value FROM meta WHERE key = 'generation'")
+        connection.execute(signs.TABLE)
         self._added: dict[int, tuple[Chunk, bool, NDArray[np.float16]]] = {}
         self._removed: list[int] = []
 
@@ -30,7 +32,7 @@ class Transaction:
         """Write every change in order.
 
         Raises:
-            BadVectors: a vector of the wrong dimension.
+            BadVectors: a vector, or token signs, of the wrong dimension.
             BadInput: metadata that has no JSON form, or text that has no UTF-8 form.
         """
         for change in changes:
@@ -118,7 +120,7 @@ class Transaction:
         self._insert(n, new, put.title_indexed)
 
     def _insert(self, n: int, new: Sequence[NewChunk], title_indexed: bool) -> None:
-        chunk_rows, vector_rows = [], []
+        chunk_rows, vector_rows, sign_rows = [], [], []
         for item in new:
             vector = item.vector
             if vector is None:
@@ -136,6 +138,9 @@ class Transaction:
             )
             blob = np.ascontiguousarray(vector, np.float16).tobytes()
             vector_rows.append((id, blob, rows.vector_crc(id, blob)))
+            if item.signs is not None and len(item.signs):
+                blob = rows.signs_blob(item.signs, self._dim)
+                sign_rows.append((id, self._generation, rows.vector_crc(id, blob), blob))
             self._added[id] = (_with_id(chunk, id), title_indexed, vector)
         self._connection.executemany(
             'INSERT INTO chunks (id, document, epoch, start, "end", page, section, crc32, hash,'
@@ -143,6 +148,8 @@ class Transaction:
             chunk_rows,
         )
         self._connection.executemany("INSERT INTO vectors VALUES (?, ?, ?)", vector_rows)
+        self._connection.executemany("INSERT INTO signs VALUES (?, ?, ?, ?)", sign_rows)
+        signs.grown(self._connection, sum(len(row[-1]) for row in sign_rows))
 
     def _remove(self, remove: Remove) -> None:
         row = self._connection.execute(
@@ -158,6 +165,7 @@ class Transaction:
         keys = [(id,) for id in ids]
         self._connection.executemany("DELETE FROM chunks WHERE id = ?", keys)
         self._connection.executemany("DELETE FROM vectors WHERE id = ?", keys)
+        signs.drop(self._connection, ids)
         for id in ids:
             # a chunk added and dropped in one transaction was never seen by an index
             if self._added.pop(id, None) is None:

@@ -1,0 +1,71 @@
+"""Late interaction against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vivace.embed.signs import signs
+from vivace.errors import BadVectors
+from vivace.retrieve.maxsim import maxsim
+from vivace.types import Signs, Vectors
+
+
+def unit(count: int, dim: int, seed: int) -> Vectors:
+    rows = np.random.default_rng(seed).standard_normal((count, dim), np.float32)
+    scaled: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
+
+
+def by_definition(question: Vectors, chunk: Signs) -> float:
+    dim = question.shape[1]
+    bits = np.unpackbits(chunk, axis=1)[:, :dim].astype(np.float64)
+    components = (2 * bits - 1) / np.sqrt(dim)
+    return float((question.astype(np.float64) @ components.T).max(axis=1).mean())
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 12, 33, 64, 254])
+@pytest.mark.parametrize("dim", [384, 20, 8])
+def test_the_mean_of_each_tokens_best(tokens: int, dim: int) -> None:
+    question = unit(tokens, dim, tokens)
+    lengths = [1, 160, 7, 254, 1, 333, 90, 200, 2]
+    chunks = [signs(unit(length, dim, length)) for length in lengths]
+    scores = maxsim(question, chunks)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, [by_definition(question, c) for c in chunks], atol=1e-5)
+
+
+def test_a_chunk_longer_than_a_block() -> None:
+    question, chunk = unit(5, 24, 0), signs(unit(3_000, 24, 1))
+    found = maxsim(question, [signs(unit(4, 24, 2)), chunk, signs(unit(9, 24, 3))])
+    assert found[1] == pytest.approx(by_definition(question, chunk), abs=1e-5)
+
+
+def test_without_tokens_the_score_is_zero() -> None:
+    empty = np.zeros((0, 48), np.uint8)
+    chunk = signs(unit(30, 384, 1))
+    scores = maxsim(unit(4, 384, 0), [empty, chunk, empty])
+    assert scores[[0, 2]].tolist() == [0, 0]
+    assert scores[1] > 0
+    assert maxsim(unit(4, 384, 0), [empty]).tolist() == [0]
+    assert maxsim(unit(4, 384, 0), []).shape == (0,)
+    assert maxsim(unit(0, 384, 0), [chunk]).tolist() == [0]
+
+
+def test_a_score_hardly_depends_on_the_other_chunks() -> None:
+    question = unit(12, 384, 0)
+    chunks = [signs(unit(100 + at, 384, at)) for at in range(20)]
+    alone = [maxsim(question, [chunk])[0] for chunk in chunks]
+    np.testing.assert_allclose(maxsim(question, chunks), alone, atol=1e-6)
+
+
+def test_the_same_words_are_nearest() -> None:
+    question = unit(6, 384, 0)
+    strangers = [signs(unit(50, 384, at)) for at in range(1, 6)]
+    holding = signs(np.concatenate([unit(40, 384, 9), question]))
+    assert maxsim(question, [*strangers, holding]).argmax() == 5
+
+
+def test_signs_of_another_model_are_refused() -> None:
+    with pytest.raises(BadVectors, match="384 dimensions"):
+        maxsim(unit(3, 384, 0), [np.zeros((5, 32), np.uint8)])
