@@ -211,7 +211,8 @@ def _tune(commands: _Commands) -> None:
         commands,
         "tune",
         "tuning",
-        "Find the index that keeps to an objective at the least CPU a query, and say why.",
+        "Find the index that keeps to an objective at the least CPU a query, or with --quality the"
+        " fusion, widths and rerank of the best passages, and say why.",
         "vivace tune --recall 0.95 --p95 5ms --memory 2GiB --apply --report tuning.html",
     )
     command.add_argument(
@@ -240,6 +241,17 @@ def _tune(commands: _Commands) -> None:
     )
     command.add_argument(
         "--apply", action="store_true", help="use what is found; else nothing changes"
+    )
+    command.add_argument(
+        "--quality",
+        action="store_true",
+        help="tune what passages are found, not the index: shows nDCG@10 against milliseconds",
+    )
+    command.add_argument(
+        "--qrels",
+        metavar="FILE",
+        help="with --quality: labels of your own, query_id, doc_id and rel separated by tabs, with"
+        " queries.jsonl beside it; default: questions made of the corpus",
     )
     command.add_argument("--report", metavar="FILE.html", help="write all of it as one page")
     command.add_argument(

@@ -22,6 +22,7 @@ from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
+from vivace.engine.qualitytuning import QualityTuning
 from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.ingest.sandbox import Passwords
@@ -32,6 +33,7 @@ from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
 from vivace.tune.intervals import Recall
+from vivace.tune.quality import Quality
 from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
@@ -77,6 +79,7 @@ class Collection:
         self._settings = engine.settings
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
+        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide)
         self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
         self._answerer = engine.answerer()
         self._writer = Writer(corpus)
@@ -266,7 +269,8 @@ class Collection:
 
     @property
     def plan(self) -> Plan | None:
-        """Which index is searched and how; None before any tuning, when the defaults hold."""
+        """Which index is searched and how; None before any tuning, when the defaults hold. Its
+        family is empty where only the stages were chosen."""
         return self.planned.plan if self.planned else None
 
     @property
@@ -314,6 +318,33 @@ class Collection:
             families=families,
             progress=progress,
         )
+
+    async def tune_quality(
+        self,
+        qrels: str | Path | None = None,
+        *,
+        apply: bool = True,
+        progress: UpkeepProgressed | None = None,
+    ) -> Quality:
+        """Find the fusion, widths and rerank of the best passages, and put them into the plan.
+
+        Judged by nDCG@10 on your own labels, else on questions made of the corpus. What is in force
+        stays unless something else is clearly better. No index is built or changed by it.
+
+        Args:
+            qrels: `qrels.tsv` (query_id, doc_id, rel) with `queries.jsonl` beside it, or a folder
+                with both.
+            apply: without it, nothing of the collection changes.
+            progress: called on the event loop.
+
+        Raises:
+            BadInput: there is nothing to judge by, or a file cannot be read.
+            CollectionLocked: to apply it, and another process is writing.
+            StoreUnwritable: the folder cannot be written.
+        """
+        with self._in_flight():
+            path = Path(qrels) if qrels is not None else None
+            return await self._quality.tune(path, apply=apply, progress=progress)
 
     # -- upkeep -----------------------------------------------------------------------------
 

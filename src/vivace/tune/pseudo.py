@@ -30,8 +30,8 @@ from vivace.types import Chunk, Vector
 Kind: TypeAlias = Literal["heading", "docstring", "comment", "sentence"]
 
 _CJK: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-MOST: Final = 400
-"""Questions: an interval of some two points of nDCG@10, and a minute of embedding at the most."""
+MOST: Final = 800
+"""Questions: an interval of a point or two of nDCG@10, and a minute of embedding."""
 _COUNTED: Final = 20_000
 """Chunks of which the terms are counted; more change no weight that matters."""
 _TRIED: Final = 4
@@ -47,7 +47,7 @@ _OWN_SHARE: Final = 0.5
 """Most of its chunk that a sentence may be, so that there is something else to find it by."""
 _HEADINGS: Final = 0.5
 """Share of the passages below a heading of which it is the question."""
-_TAKEN_OUT: Final = (0.5, 1.0)
+_TAKEN_OUT: Final = (0.7, 1.0)
 """Share of a sentence's words that its passage is judged without; each question has its own."""
 _MOST_ANSWERS: Final = 8
 """Chunks of a section; the heading of a longer one asks for nothing in particular."""
