@@ -287,6 +287,24 @@ def _eval(commands: _Commands) -> None:
     command.add_argument("dir", metavar="DIR")
     command.add_argument("-k", "--k", type=int, default=10, metavar="N", help="hits a search")
     command.add_argument("--limit", type=int, metavar="N", help="use the first N questions")
+    command.add_argument(
+        "--against",
+        metavar="RUN.json",
+        help="an earlier run: each measure's difference with its interval (paired bootstrap)",
+    )
+    command.add_argument(
+        "--save", metavar="RUN.json", help="write the figures with every question's, for --against"
+    )
+    command.add_argument(
+        "--run", dest="run_file", metavar="FILE", help="write what was found as a TREC run"
+    )
+    command.add_argument(
+        "--failures",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="show the N worst questions: expected, found instead, and the stage that lost it",
+    )
 
 
 def _settings(commands: _Commands) -> None:

@@ -22,10 +22,11 @@ from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
-from vivace.engine.qualitytuning import QualityTuning
+from vivace.engine.qualitytuning import QualityTuning, in_force
 from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.ingest.sandbox import Passwords
+from vivace.protocols import CandidateSource
 from vivace.run.streams import Deferred
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
@@ -51,6 +52,7 @@ from vivace.types import (
     Plan,
     Query,
     SearchResult,
+    Stages,
     Vector,
 )
 
@@ -277,6 +279,15 @@ class Collection:
     def planned(self) -> Planned | None:
         """The plan with what it was made for and on."""
         return self._corpus.planned
+
+    @property
+    def stages(self) -> Stages:
+        """What a search does after its candidates: the plan's, else the settings'."""
+        return in_force(self._settings.search, self._corpus.planned)
+
+    def snapshot(self) -> CandidateSource:
+        """What is searched now, for measuring its stages one by one. It blocks."""
+        return self._corpus.snapshot()
 
     def recall(self) -> Recall:
         """Recall@10 of the newest live questions, some of which are answered again exactly."""

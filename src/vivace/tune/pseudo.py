@@ -47,10 +47,13 @@ _OWN_SHARE: Final = 0.5
 """Most of its chunk that a sentence may be, so that there is something else to find it by."""
 _HEADINGS: Final = 0.5
 """Share of the passages below a heading of which it is the question."""
-_TAKEN_OUT: Final = (0.7, 1.0)
+_TAKEN_OUT: Final = (0.6, 1.0)
 """Share of a sentence's words that its passage is judged without; each question has its own."""
 _MOST_ANSWERS: Final = 8
 """Chunks of a section; the heading of a longer one asks for nothing in particular."""
+_ENOUGH: Final = 150
+"""Docstrings beyond which no comment is asked: a comment is of the next line more than of the
+passage, and ranks all fusions nearly alike."""
 _OF_CODE: Final = frozenset({"docstring", "comment"})
 _LEAST_REST: Final = 80
 """Characters that must remain of a passage, for it to answer without what was taken out."""
@@ -341,7 +344,10 @@ def _prepared(store: Store, most: int, seed: int) -> tuple[list[Pseudo], Rarity]
     for chunk, _ in islice(store.texts(), _COUNTED):
         names.add(chunk)
         rarity.add(chunk.text)
-    return drawn(store, names, most=most, seed=seed), rarity
+    found = drawn(store, names, most=most, seed=seed)
+    if sum(item.kind == "docstring" for item in found) >= _ENOUGH:
+        found = [item for item in found if item.kind != "comment"]
+    return found, rarity
 
 
 async def _vectors(
