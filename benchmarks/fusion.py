@@ -117,7 +117,9 @@ def _judged(chosen: quality.Quality, asked: list[Labelled], pools: list[Pool]) -
     }
     real = {quality.named(other): round(100 * float(gains[other].mean()), 2) for other in every}
     shared = [name for name in made if name in real]
-    agree = np.corrcoef([made[n] for n in shared], [real[n] for n in shared])[0, 1]
+    agree = np.nan
+    if shared:
+        agree = np.corrcoef([made[n] for n in shared], [real[n] for n in shared])[0, 1]
     return {
         "chosen": quality.named(how),
         "best": quality.named(best),
