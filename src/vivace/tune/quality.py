@@ -1,8 +1,8 @@
 """Which stages give the best passages? Chosen by nDCG@10 on labelled questions.
 
 Nothing changes unless it is clear: of all that is tried the best is taken whose difference to what
-is in force is above zero by an interval that holds for everything tried at once. So there is no
-held-out half: with a few hundred questions it would cost more than the correction does.
+is in force is above zero by an interval that holds for everything tried at once. That correction
+stands in place of a held-out half: it costs as much, and the choice is made on all questions.
 """
 
 from __future__ import annotations
