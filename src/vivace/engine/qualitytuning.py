@@ -190,7 +190,9 @@ class QualityTuning:
         planned = self._corpus.planned
         if planned is None:
             planned = Planned(_NO_PLAN, objective_of(self._settings.tune))
-        plan = replace(planned.plan, stages=found.stages)
+        # the settings' fusion stays theirs to change, for every language that was not tuned
+        own = {name: how for name, how in found.stages.fusion.items() if name}
+        plan = replace(planned.plan, stages=replace(found.stages, fusion=own))
         self._corpus.set_plan(msgspec.structs.replace(planned, plan=plan))
         self._decide(decision(found))
 
@@ -220,5 +222,7 @@ def _rerank_milliseconds(
 def decision(found: Quality) -> Decision:
     """What `vivace why` tells of it."""
     plain = msgspec.to_builtins(found)
-    evidence = {k: plain[k] for k in ("source", "questions", "kinds", "tried", "seconds")}
+    evidence = {
+        k: plain[k] for k in ("source", "questions", "kinds", "tried", "seconds") if plain[k]
+    }
     return Decision("fusion", plain["before"], plain["stages"], found.reason, evidence)
