@@ -25,6 +25,7 @@ from vivace.engine import (
 from vivace.errors import StoreError, VivaceError
 from vivace.run.streams import Deferred
 from vivace.tune.intervals import Recall
+from vivace.tune.quality import Quality
 from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
@@ -235,6 +236,16 @@ class BlockingCollection:
             progress=progress,
         )
         return self._loop.run(tuning, keep=True)
+
+    def tune_quality(
+        self,
+        qrels: str | Path | None = None,
+        *,
+        apply: bool = True,
+        progress: UpkeepProgressed | None = None,
+    ) -> Quality:
+        """See `Collection.tune_quality`."""
+        return self._loop.run(self._collection.tune_quality(qrels, apply=apply, progress=progress))
 
     def verify(self, *, progress: UpkeepProgressed | None = None) -> Findings:
         return self._loop.run(self._collection.verify(progress=progress))

@@ -188,6 +188,7 @@ class Plan:
     """Which index, and how it is asked."""
 
     family: str
+    """Empty leaves the index to the defaults: only the stages were chosen."""
     params: Mapping[str, int] = field(default_factory=dict)
     effort: int = 0
     """As of `VectorIndex.search`."""

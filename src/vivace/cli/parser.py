@@ -211,7 +211,8 @@ def _tune(commands: _Commands) -> None:
         commands,
         "tune",
         "tuning",
-        "Find the index that keeps to an objective at the least CPU a query, and say why.",
+        "Find the index that keeps to an objective at the least CPU a query, or with --quality the"
+        " fusion, widths and rerank of the best passages, and say why.",
         "vivace tune --recall 0.95 --p95 5ms --memory 2GiB --apply --report tuning.html",
     )
     command.add_argument(
@@ -240,6 +241,17 @@ def _tune(commands: _Commands) -> None:
     )
     command.add_argument(
         "--apply", action="store_true", help="use what is found; else nothing changes"
+    )
+    command.add_argument(
+        "--quality",
+        action="store_true",
+        help="tune what passages are found, not the index: shows nDCG@10 against milliseconds",
+    )
+    command.add_argument(
+        "--qrels",
+        metavar="FILE",
+        help="with --quality: labels of your own, query_id, doc_id and rel separated by tabs, with"
+        " queries.jsonl beside it; default: questions made of the corpus",
     )
     command.add_argument("--report", metavar="FILE.html", help="write all of it as one page")
     command.add_argument(
@@ -275,6 +287,24 @@ def _eval(commands: _Commands) -> None:
     command.add_argument("dir", metavar="DIR")
     command.add_argument("-k", "--k", type=int, default=10, metavar="N", help="hits a search")
     command.add_argument("--limit", type=int, metavar="N", help="use the first N questions")
+    command.add_argument(
+        "--against",
+        metavar="RUN.json",
+        help="an earlier run: each measure's difference with its interval (paired bootstrap)",
+    )
+    command.add_argument(
+        "--save", metavar="RUN.json", help="write the figures with every question's, for --against"
+    )
+    command.add_argument(
+        "--run", dest="run_file", metavar="FILE", help="write what was found as a TREC run"
+    )
+    command.add_argument(
+        "--failures",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="show the N worst questions: expected, found instead, and the stage that lost it",
+    )
 
 
 def _settings(commands: _Commands) -> None:

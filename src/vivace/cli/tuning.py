@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from vivace import settings as settings_module
+from vivace.cli import quality
 from vivace.cli.output import figures, json_line, settings_of, upkeep_progress
 from vivace.cli.report import page
 from vivace.cli.report.svg import digits, number
@@ -29,6 +30,10 @@ from vivace.types import Objective, Trial
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.quality:
+        return quality.run(options)
+    if options.qrels:
+        raise BadInput("--qrels judges passages, not indexes", fix="Add --quality")
     settings = settings_of(options)
     report = Path(options.report) if options.report else None
     if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):

@@ -10,19 +10,21 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from vivace.cli import quality
 from vivace.cli.output import figures, json_line, settings_of
 from vivace.cli.report.texts import described
 from vivace.cli.status import OK
 from vivace.cli.tuning import TRIAL_COLUMNS, short_verdict, trial_row
 from vivace.engine import Engine
 from vivace.tune import choice
-from vivace.types import Decision, Objective, Trial
+from vivace.tune.quality import Tried, named
+from vivace.types import Decision, Objective, Stages, Trial
 
 T = TypeVar("T")
 _TRIALS = 8
 """Most trials shown of a decision."""
 _SIGNALS = 12
-_ELSEWHERE = frozenset({"trials", "machine", "data", "chosen"})
+_ELSEWHERE = frozenset({"tried", "trials", "machine", "data", "chosen"})
 """Evidence that is shown as a table, or that says little to a reader."""
 _LONGEST = 160
 """Characters of one value."""
@@ -58,6 +60,8 @@ def show(decision: Decision) -> None:
     print(_indented(decision.reason))
     if trials := _evidence(decision, "trials", list[Trial]):
         _show_trials(decision, trials)
+    if tried := _evidence(decision, "tried", list[Tried]):
+        quality.show(tried)
     signals = list(_signals(decision.evidence))
     if signals:
         more = f", and {len(signals) - _SIGNALS} more" if len(signals) > _SIGNALS else ""
@@ -77,10 +81,14 @@ def shown(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
+        if "family" in value and not value["family"]:
+            return "stages alone"
         if "family" in value:
             params = value.get("params")
             name = described(str(value["family"]), params if isinstance(params, Mapping) else {})
             return f"{name}, effort {value['effort']}" if value.get("effort") else name
+        if value.keys() >= {"candidates", "fusion", "rerank"}:
+            return _stages(value)
         value = ", ".join(f"{name} {shown(inner)}" for name, inner in value.items())
     elif isinstance(value, (list, tuple)):
         value = ", ".join(map(shown, value))
@@ -88,6 +96,18 @@ def shown(value: Any) -> str:
         value = f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
     text = str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _stages(value: Mapping[str, Any]) -> str:
+    """The stages of a search, as `en max_norm 0.2, 50 candidates, rerank 20 at 0.5`."""
+    try:
+        stages = msgspec.convert(value, Stages)
+    except msgspec.ValidationError:
+        return str(value)[:_LONGEST]
+    fusions = [f"{name or 'any'} {named(how)}" for name, how in sorted(stages.fusion.items())]
+    rerank = stages.rerank
+    second = f"rerank {rerank.depth} at {rerank.weight:g}" if rerank.depth else "no rerank"
+    return ", ".join([*fusions, f"{stages.candidates} candidates", second])
 
 
 def _rejection(item: Any) -> str:

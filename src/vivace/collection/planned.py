@@ -28,7 +28,11 @@ _ABSENT: Signature = (0, 0, 0)
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """A plan, and what it was made for and on."""
+    """A plan, and what it was made for and on.
+
+    Where only the stages were chosen, the plan's family is empty: segments are shaped and asked as
+    before any plan.
+    """
 
     plan: Plan
     objective: Objective = Objective()

@@ -23,11 +23,14 @@ from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
+from vivace.engine.contents import Contents
+from vivace.engine.qualitytuning import QualityTuning, in_force
 from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.generate.standalone import standalone
 from vivace.ingest.sandbox import Passwords
-from vivace.retrieve import passages
+from vivace.protocols import CandidateSource
+from vivace.retrieve.maxsim import maxsim
 from vivace.run.streams import Deferred
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
@@ -35,13 +38,12 @@ from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
 from vivace.tune.intervals import Recall
+from vivace.tune.quality import Quality
 from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
     Asking,
     Chunk,
-    CollectionInfo,
-    Decision,
     Delta,
     Document,
     Finding,
@@ -49,10 +51,10 @@ from vivace.types import (
     IngestReport,
     Metadata,
     Objective,
-    Passage,
     Plan,
     Query,
     SearchResult,
+    Stages,
     Vector,
 )
 
@@ -61,27 +63,23 @@ if TYPE_CHECKING:
 
 Progress: TypeAlias = Callable[[IngestProgress], None]
 # outside the class, where `list` is not yet its method
-Listing: TypeAlias = list[tuple[Document, int]]
-Chunks: TypeAlias = list[Chunk]
-Decisions: TypeAlias = list[Decision]
-Passages: TypeAlias = tuple[Passage, ...]
 Findings: TypeAlias = list[Finding]
 _PLAINLY = Asking()
 
 
-class Collection:
+class Collection(Contents):
     """Documents that can be searched and asked. Made by `Engine.open`."""
 
     def __init__(
         self, corpus: Corpus, engine: Engine, trace: Trace, operations: Operations
     ) -> None:
+        super().__init__(corpus, operations)
         self.trace = trace
-        self._operations = operations
-        self._corpus = corpus
         self._engine = engine
         self._settings = engine.settings
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
+        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
         self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
         self._answerer = engine.answerer()
         self._pace = Pace(engine.settings.ingest.commit_chunks)
@@ -247,47 +245,27 @@ class Collection:
 
         return Deferred(begin)
 
-    async def passages(self, result: SearchResult, budget_chars: int = 4000) -> Passages:
-        """The hits as pieces to read, of at most so many characters together.
-
-        Hits of one document that touch are one piece; where there is room, the chunks beside them
-        join. Every piece is its document's text from `start` to `end`.
-        """
-        hits, beside = result.hits, self._corpus.snapshot().neighbours
-        return await asyncio.to_thread(passages.passages, hits, budget_chars, beside)
-
-    # -- what is there ----------------------------------------------------------------------
-
-    async def get(self, id: str) -> Document | None:
-        """The document with this id."""
-        return await asyncio.to_thread(self._corpus.store.document, id)
-
-    async def list(self, *, limit: int = -1, offset: int = 0) -> Listing:
-        """Documents without their text, each with its number of chunks."""
-        return await asyncio.to_thread(self._corpus.store.documents, limit=limit, offset=offset)
-
-    async def chunks(self, id: str) -> Chunks:
-        """A document's chunks in reading order."""
-        return await asyncio.to_thread(self._corpus.store.chunks_of, id)
-
-    async def decisions(self, *, limit: int = 100) -> Decisions:
-        """What was chosen for this collection and why, the newest first."""
-        return await asyncio.to_thread(lambda: self._operations.decisions(limit=limit))
-
-    async def info(self) -> CollectionInfo:
-        return await asyncio.to_thread(self._corpus.store.info)
-
     # -- tuning -----------------------------------------------------------------------------
 
     @property
     def plan(self) -> Plan | None:
-        """Which index is searched and how; None before any tuning, when the defaults hold."""
+        """Which index is searched and how; None before any tuning, when the defaults hold. Its
+        family is empty where only the stages were chosen."""
         return self.planned.plan if self.planned else None
 
     @property
     def planned(self) -> Planned | None:
         """The plan with what it was made for and on."""
         return self._corpus.planned
+
+    @property
+    def stages(self) -> Stages:
+        """What a search does after its candidates: the plan's, else the settings'."""
+        return in_force(self._settings.search, self._corpus.planned)
+
+    def snapshot(self) -> CandidateSource:
+        """What is searched now, for measuring its stages one by one. It blocks."""
+        return self._corpus.snapshot()
 
     def recall(self) -> Recall:
         """Recall@10 of the newest live questions, some of which are answered again exactly."""
@@ -329,6 +307,33 @@ class Collection:
             families=families,
             progress=progress,
         )
+
+    async def tune_quality(
+        self,
+        qrels: str | Path | None = None,
+        *,
+        apply: bool = True,
+        progress: UpkeepProgressed | None = None,
+    ) -> Quality:
+        """Find the fusion, widths and rerank of the best passages, and put them into the plan.
+
+        Judged by nDCG@10 on your own labels, else on questions made of the corpus. What is in force
+        stays unless something else is clearly better. No index is built or changed by it.
+
+        Args:
+            qrels: `qrels.tsv` (query_id, doc_id, rel) with `queries.jsonl` beside it, or a folder
+                with both.
+            apply: without it, nothing of the collection changes.
+            progress: called on the event loop.
+
+        Raises:
+            BadInput: there is nothing to judge by, or a file cannot be read.
+            CollectionLocked: to apply it, and another process is writing.
+            StoreUnwritable: the folder cannot be written.
+        """
+        with self._in_flight():
+            path = Path(qrels) if qrels is not None else None
+            return await self._quality.tune(path, apply=apply, progress=progress)
 
     # -- upkeep -----------------------------------------------------------------------------
 

@@ -83,7 +83,9 @@ class SelfTuning:
     def objective(self) -> Objective:
         """What the plan was made for; before any, what the settings ask for."""
         planned = self._corpus.planned
-        return planned.objective if planned else objective_of(self._settings.tune)
+        if planned is None or not planned.plan.family:  # no index was chosen yet
+            return objective_of(self._settings.tune)
+        return planned.objective
 
     def recall(self) -> Recall:
         """Of the newest live questions that were answered again; of none before there are any."""
@@ -213,7 +215,8 @@ class SelfTuning:
         """Search and seal by the plan from now on; what is sealed otherwise is written anew."""
         self._check()
         before = self._corpus.planned
-        planned = Planned(tuning.plan, tuning.objective, tuning.rows, tuning.source)
+        plan = replace(tuning.plan, stages=before.plan.stages) if before else tuning.plan
+        planned = Planned(plan, tuning.objective, tuning.rows, tuning.source)
         await asyncio.to_thread(self._corpus.set_plan, planned)
         decision = Decision(
             "plan",
@@ -262,7 +265,7 @@ class SelfTuning:
             return
         plan, efforts = asked
         planned = self._corpus.planned
-        if planned is not None and planned.plan.family != plan.family:
+        if planned is not None and planned.plan.family not in ("", plan.family):
             # the segments are not yet as the plan wants them; it is no fault of the plan's
             self._trace.count("recall.before_the_plan")
             return
@@ -280,7 +283,8 @@ class SelfTuning:
         before = self._corpus.planned
         planned = Planned(more, self.objective)
         if before is not None:
-            planned = msgspec.structs.replace(before, plan=more)
+            more = replace(more, stages=before.plan.stages)
+            planned = msgspec.structs.replace(before, plan=more, objective=self.objective)
         self._corpus.adopt_plan(planned, instead_of=before)
         if self.watch is not None:
             self.watch.restart(self.objective)

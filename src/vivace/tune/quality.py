@@ -1,0 +1,285 @@
+"""Which stages give the best passages? Chosen by nDCG@10 on labelled questions.
+
+Nothing changes unless it is clear: of all that is tried the best is taken whose difference to what
+is in force is above zero by an interval that holds for everything tried at once. That correction
+stands in place of a held-out half: it costs as much, and the choice is made on all questions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vivace.tune.bootstrap import simultaneous
+from vivace.tune.replay import Gains, Labelled, Pool, replay
+from vivace.types import Fusion, Rerank, Stages
+
+Source: TypeAlias = Literal["qrels", "pseudo"]
+T = TypeVar("T")
+Stage: TypeAlias = Literal["fusion", "candidates", "rerank"]
+
+LEAST: Final = 50
+"""Questions of a language below which nothing is said of it."""
+WIDTHS: Final = (20, 50, 100)
+DEPTHS: Final = (10, 20, 50)
+RERANK_WEIGHTS: Final = (0.3, 0.5, 0.7, 0.85)
+FUSIONS: Final = (
+    *(Fusion("max_norm", round(0.1 * step, 1)) for step in range(1, 10)),
+    *(Fusion("min_max", round(0.1 * step, 1)) for step in range(2, 9)),
+    Fusion("rrf"),
+    Fusion("dense"),
+    Fusion("keyword"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Milliseconds of a search, embedding excluded."""
+
+    search: Mapping[int, float] = field(default_factory=dict)
+    """By width: candidates of both sides and fusion."""
+    rerank: Mapping[int, float] = field(default_factory=dict)
+    """More, by depth."""
+
+    def of(self, width: int, depth: int) -> float:
+        return self.search.get(width, 0.0) + (self.rerank.get(depth, 0.0) if depth else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One setting of one stage, the others as in force; all figures are of the same questions."""
+
+    stage: Stage
+    language: str
+    """Of the questions; "" is all."""
+    fusion: Fusion
+    candidates: int
+    rerank: Rerank
+    ndcg: float
+    difference: float
+    """To what was in force before, of nDCG@10."""
+    low: float
+    high: float
+    """The difference's 95 % interval, for everything tried of the stage at once."""
+    milliseconds: float = 0.0
+    """Estimated: what was measured of its width and its depth."""
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What was found; every field is plain data."""
+
+    before: Stages
+    stages: Stages
+    source: Source
+    questions: Mapping[str, int]
+    """By language."""
+    kinds: Mapping[str, int]
+    """How many questions were made of headings, sentences and so on; empty with qrels."""
+    tried: tuple[Tried, ...]
+    reason: str
+    """One sentence."""
+    seconds: float = 0.0
+
+    @property
+    def changed(self) -> bool:
+        return self.stages != self.before
+
+
+def choose(
+    questions: Sequence[Labelled],
+    pools: Sequence[Pool],
+    before: Stages,
+    *,
+    source: Source,
+    costs: Costs | None = None,
+    kinds: Sequence[str] = (),
+    seed: int = 0,
+) -> Quality:
+    """The stages for these questions, whose pools hold what `replay.gather` found.
+
+    First the fusion of each language, then the width of all. Reranking is judged by labels of
+    people only: a question that was made of a passage shares its words with it, which flatters
+    whatever compares words one by one.
+    """
+    trial = _Trial(questions, pools, costs or Costs(), seed)
+    stages = before
+    languages = Counter(question.language for question in questions)
+    reasons = []
+    for language, count in sorted(languages.items()):
+        stages, reason = trial.fusion(stages, language, count)
+        reasons.append(reason)
+    if trial.readable:
+        stages, more = trial.widths(stages)
+        reasons += more
+    if source == "qrels" and any(pool.again is not None for pool in pools):
+        stages, more = trial.reranks(stages)
+        reasons += more
+    sentence = "; ".join(reasons) or "there are no questions to judge by"
+    return Quality(
+        before,
+        stages,
+        source,
+        dict(languages),
+        dict(Counter(kinds)),
+        tuple(trial.tried),
+        f"{sentence[:1].upper()}{sentence[1:]}.",
+    )
+
+
+class _Trial:
+    """Tries one stage after the other on the same pools."""
+
+    def __init__(
+        self, questions: Sequence[Labelled], pools: Sequence[Pool], costs: Costs, seed: int
+    ) -> None:
+        self._pools = pools
+        self._languages = [question.language for question in questions]
+        self._groups = [
+            question.group or f"\0{number}" for number, question in enumerate(questions)
+        ]
+        self._costs = costs
+        self._seed = seed
+        self.tried: list[Tried] = []
+
+    @property
+    def readable(self) -> bool:
+        """Whether enough questions have a dense side for more candidates to say anything."""
+        return sum(pool.cosine is not None for pool in self._pools) >= LEAST
+
+    def fusion(self, stages: Stages, language: str, count: int) -> tuple[Stages, str]:
+        """With the best fusion for a language, if it is clear."""
+        places = [at for at, own in enumerate(self._languages) if own == language]
+        if count < LEAST:
+            return stages, f"{language}: {count} questions are too few"
+        if all(self._pools[at].cosine is None for at in places):
+            return stages, f"{language}: the model does not read it, so the keyword side answers"
+        held = fusion_of(stages, language)
+        rerank = stages.rerank
+
+        def gains(how: Fusion) -> Gains:
+            return self._gains(places, how, stages.candidates, rerank)
+
+        others = [how for how in FUSIONS if how != held]
+        tried = self._tried(places, gains, held, others)
+        rows = [
+            Tried("fusion", language, how, stages.candidates, rerank, *figures)
+            for how, figures in tried
+        ]
+        best = self._keep(rows)
+        if best is None:
+            return stages, f"{language}: {named(held)} stays, nothing is clearly better"
+        fusions = {**stages.fusion, language: best.fusion}
+        said = f"{named(best.fusion)} instead of {named(held)}, {_points(best)}"
+        return replace(stages, fusion=fusions), f"{language}: {said}"
+
+    def widths(self, stages: Stages) -> tuple[Stages, list[str]]:
+        """With more or fewer candidates, if that is clearly better."""
+        places = list(range(len(self._pools)))
+
+        def gains(width: int) -> Gains:
+            return self._as_they_are(places, stages, width, stages.rerank)
+
+        others = [width for width in WIDTHS if width != stages.candidates]
+        tried = self._tried(places, gains, stages.candidates, others)
+        rows = [
+            Tried("candidates", "", Fusion(), width, stages.rerank, *figures)
+            for width, figures in tried
+        ]
+        best = self._keep(rows)
+        if best is None:
+            return stages, []
+        said = f"{best.candidates} candidates instead of {stages.candidates}, {_points(best)}"
+        return replace(stages, candidates=best.candidates), [said]
+
+    def reranks(self, stages: Stages) -> tuple[Stages, list[str]]:
+        """With another depth or weight of the second look, or none, if that is clearly better."""
+        places = [at for at, pool in enumerate(self._pools) if pool.again is not None]
+
+        def gains(rerank: Rerank) -> Gains:
+            return self._as_they_are(places, stages, stages.candidates, rerank)
+
+        others = [Rerank(0, stages.rerank.weight)] if stages.rerank.depth else []
+        others += [Rerank(depth, weight) for depth in DEPTHS for weight in RERANK_WEIGHTS]
+        others = [other for other in others if other != stages.rerank]
+        tried = self._tried(places, gains, stages.rerank, others)
+        rows = [
+            Tried("rerank", "", Fusion(), stages.candidates, rerank, *figures)
+            for rerank, figures in tried
+        ]
+        best = self._keep(rows)
+        if best is None:
+            return stages, []
+        rerank = best.rerank
+        said = f"rerank of {rerank.depth} at {rerank.weight:g}, {_points(best)}"
+        return replace(stages, rerank=rerank), [said]
+
+    def _gains(self, places: Sequence[int], how: Fusion, width: int, rerank: Rerank) -> Gains:
+        pools = [self._pools[at] for at in places]
+        return replay(pools, how, width=width, rerank=rerank)
+
+    def _as_they_are(
+        self, places: Sequence[int], stages: Stages, width: int, rerank: Rerank
+    ) -> Gains:
+        """Each question by the fusion of its language."""
+        found = np.zeros(len(places))
+        languages = np.array([self._languages[at] for at in places])
+        for language in set(languages.tolist()):
+            own = np.flatnonzero(languages == language)
+            how = fusion_of(stages, language)
+            found[own] = self._gains([places[at] for at in own.tolist()], how, width, rerank)
+        return found
+
+    def _tried(
+        self,
+        places: Sequence[int],
+        gains: Callable[[T], Gains],
+        held: T,
+        others: Sequence[T],
+    ) -> list[tuple[T, tuple[float, float, float, float]]]:
+        """nDCG, difference, low and high of what is in force, first, and of the others."""
+        base = gains(held)
+        each: list[NDArray[np.float64]] = [gains(other) for other in others]
+        groups = [self._groups[at] for at in places]
+        found: list[tuple[T, tuple[float, float, float, float]]] = [
+            (held, (float(base.mean()), 0.0, 0.0, 0.0))
+        ]
+        if not each:
+            return found
+        differences = simultaneous(np.stack(each, axis=1) - base[:, None], groups, seed=self._seed)
+        for other, one, its in zip(others, each, differences, strict=True):
+            found.append((other, (float(one.mean()), its.mean, its.low, its.high)))
+        return found
+
+    def _keep(self, rows: Sequence[Tried]) -> Tried | None:
+        """Remember them with their costs; the best of those clearly better, None where none is."""
+        clear = [row for row in rows if row.low > 0]
+        best = max(clear, key=lambda row: row.ndcg, default=None)
+        for row in rows:
+            is_it = row is best if best is not None else row is rows[0]
+            cost = self._costs.of(row.candidates, row.rerank.depth)
+            self.tried.append(replace(row, milliseconds=cost, chosen=is_it))
+        return best
+
+
+def fusion_of(stages: Stages, language: str) -> Fusion:
+    """The fusion for questions in a language."""
+    return stages.fusion.get(language) or stages.fusion.get("") or Fusion()
+
+
+def named(how: Fusion) -> str:
+    """A fusion in a few words."""
+    return f"{how.mode} {how.weight:g}" if how.mode in ("max_norm", "min_max") else how.mode
+
+
+def _points(row: Tried) -> str:
+    return (
+        f"{100 * row.difference:+.1f} points of nDCG@10 ({100 * row.low:.1f} to"
+        f" {100 * row.high:.1f})"
+    )

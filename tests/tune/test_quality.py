@@ -1,0 +1,146 @@
+"""Nothing changes unless it is clear; what is clear is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vivace.tune.bootstrap import difference, simultaneous
+from vivace.tune.quality import Costs, choose, fusion_of
+from vivace.tune.replay import Labelled, Pool, _ranks
+from vivace.types import Fusion, Rerank, Stages
+
+HELD = Stages(50, {"": Fusion()}, Rerank(0))
+
+
+def questions(n: int, text: str = "what is it") -> list[Labelled]:
+    return [Labelled(f"{text} {at}", frozenset({"a"})) for at in range(n)]
+
+
+def pools(
+    n: int, *, side: float, read: bool = True, again: bool = False, seed: int = 0
+) -> list[Pool]:
+    """The dense side knows the answer in the share `side` of them, the keyword side in the rest."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(n):
+        bm25 = rng.uniform(1, 10, 20).astype(np.float32)
+        cosine = rng.uniform(0, 0.8, 20).astype(np.float32)
+        if rng.random() < side:
+            cosine[0], bm25[0] = 0.95, 0.5
+        else:
+            bm25[0], cosine[0] = 11, 0.1
+        ids, every = np.arange(20), np.ones(20, np.bool_)
+        found.append(
+            Pool(
+                ids,
+                bm25,
+                cosine if read else None,
+                _ranks(bm25, every, ids),
+                _ranks(cosine, every, ids),
+                ids,
+                ids == 0,
+                1,
+                (ids == 0).astype(np.float32) if again else None,
+            )
+        )
+    return found
+
+
+def test_the_better_side_is_found_and_the_figures_are_told() -> None:
+    found = choose(
+        questions(200), pools(200, side=1.0), HELD, source="pseudo", costs=Costs({50: 0.4})
+    )
+    how = fusion_of(found.stages, "en")
+    assert how.mode == "dense" or how.weight < 0.5
+    assert found.changed
+    assert found.stages.fusion[""] == Fusion()
+    (chosen,) = [row for row in found.tried if row.stage == "fusion" and row.chosen]
+    assert chosen.fusion == how
+    assert chosen.low > 0
+    assert chosen.milliseconds == 0.4
+    assert found.questions == {"en": 200}
+    assert "en: " in found.reason.lower()
+    other = choose(questions(200), pools(200, side=0.0), HELD, source="pseudo")
+    assert fusion_of(other.stages, "en").weight > 0.5 or other.stages.fusion["en"].mode == "keyword"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_chance_alone_changes_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = []
+    for one in pools(80, side=0.0, seed=seed):
+        order = rng.permutation(20)
+        noise = rng.uniform(1, 10, 20).astype(np.float32)
+        cosine = rng.uniform(0, 1, 20).astype(np.float32)
+        every = np.ones(20, np.bool_)
+        found.append(
+            Pool(
+                one.ids, noise, cosine, _ranks(noise, every, one.ids),
+                _ranks(cosine, every, one.ids), one.ids, order == 0, 1,
+            )
+        )  # fmt: skip
+    assert not choose(questions(80), found, HELD, source="qrels").changed
+
+
+def test_too_few_say_nothing() -> None:
+    found = choose(questions(30), pools(30, side=1.0), HELD, source="qrels")
+    assert not found.changed
+    assert "too few" in found.reason
+
+
+def test_what_the_model_does_not_read_is_left_to_the_keyword_side() -> None:
+    asked = questions(80, "试用期是多久")
+    found = choose(asked, pools(80, side=1.0, read=False), HELD, source="pseudo")
+    assert not found.changed
+    assert found.tried == ()
+    assert "zh: the model does not read it" in found.reason.lower()
+
+
+def test_each_language_has_its_own() -> None:
+    asked = questions(150) + questions(150, "试用期是多久")
+    both = pools(150, side=1.0) + pools(150, side=0.0)
+    found = choose(asked, both, HELD, source="qrels")
+    assert fusion_of(found.stages, "en") != fusion_of(found.stages, "zh")
+    assert fusion_of(found.stages, "ko") == Fusion()
+
+
+def test_reranking_is_judged_by_people_s_labels_alone() -> None:
+    asked, found = questions(150), pools(150, side=0.5, again=True)
+    given = choose(asked, found, HELD, source="qrels", costs=Costs({50: 0.4}, {10: 0.6, 20: 1.2}))
+    assert given.stages.rerank.depth > 0
+    costs = {r.rerank.depth: r.milliseconds for r in given.tried if r.stage == "rerank"}
+    assert costs[10] == pytest.approx(1.0)
+    made = choose(asked, found, HELD, source="pseudo")
+    assert made.stages.rerank == HELD.rerank
+    assert not [row for row in made.tried if row.stage == "rerank"]
+
+
+def test_a_difference_and_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    better = difference(rng.normal(0.1, 0.2, 400))
+    assert better.better
+    assert better.low < 0.1 < better.high
+    assert difference(-np.abs(rng.normal(0.1, 0.2, 400))).worse
+    nothing = difference(np.zeros(50))
+    assert (nothing.low, nothing.high) == (0, 0)
+    assert difference(np.empty(0)).mean == 0
+
+
+def test_many_at_once_are_wider_than_one() -> None:
+    rows = np.random.default_rng(1).normal(0.02, 0.2, (300, 20))
+    each = simultaneous(rows)
+    alone = difference(rows[:, 0])
+    assert each[0].low < alone.low
+    assert each[0].high > alone.high
+    assert len(simultaneous(np.empty((0, 3)))) == 3
+    with_a_constant = simultaneous(np.column_stack([rows[:, 0], np.zeros(300)]))
+    assert (with_a_constant[1].low, with_a_constant[1].high) == (0, 0)
+
+
+def test_what_varies_together_counts_as_one() -> None:
+    one = np.random.default_rng(2).normal(0.05, 0.2, 40)
+    groups = [at // 10 for at in range(400)]
+    together = difference(np.repeat(one, 10), groups)
+    alone = difference(np.repeat(one, 10))
+    assert together.high - together.low > 2 * (alone.high - alone.low)
