@@ -148,6 +148,53 @@ class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sentences: Annotated[
         int, Meta(ge=1, le=20, description="most sentences the extractive generator quotes")
     ] = 3
+    templates: Annotated[
+        str, Meta(description="folder of your own templates, NAME.toml; laid over the built-in")
+    ] = ""
+    documents: Annotated[
+        int, Meta(ge=1, le=100, description="most whole documents a summary is written from")
+    ] = 3
+    summary: Annotated[
+        Literal["map_reduce", "refine"],
+        Meta(
+            description="of long texts: parts side by side and then one of all, or one that grows "
+            "part by part"
+        ),
+    ] = "map_reduce"
+    parallel: Annotated[
+        int, Meta(ge=1, le=256, description="most parts of a text that are summarised at once")
+    ] = 4
+    deduplicate: Annotated[
+        bool, Meta(description="leave sentences out of a prompt that it holds already")
+    ] = True
+    compress: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="share of the passages' tokens that a prompt keeps, sentences that do not "
+            "bear on the question left out; 1 is all",
+        ),
+    ] = 1.0
+    order: Annotated[
+        Literal["rank", "ends"],
+        Meta(description="of the passages: the best first, or the best at both ends"),
+    ] = "rank"
+    structure: Annotated[bool, Meta(description="tell the model how to build the answer, too")] = (
+        False
+    )
+    refuse_below: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="without asking the model, say that the documents do not hold the answer "
+            "where that is less likely; 0 is never",
+        ),
+    ] = 0.0
+    ground: Annotated[
+        bool, Meta(description="look for what supports each sentence of a model's answer")
+    ] = True
 
 
 class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,6 +227,10 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_tokens: Annotated[
         int, Meta(ge=128, description="most tokens of the passages in a prompt")
     ] = 3000
+    tokenizer: Annotated[
+        str,
+        Meta(description="the model's tokenizer.json, to count tokens by; empty is an estimate"),
+    ] = ""
     system: Annotated[str, Meta(description="your own instructions, added to every prompt")] = ""
     connect_seconds: Annotated[float, Meta(gt=0, description="timeout of connecting")] = 5.0
     first_token_seconds: Annotated[float, Meta(gt=0, description="timeout of the first token")] = (

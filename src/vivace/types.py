@@ -288,6 +288,26 @@ class Asking:
     """The user's own instructions; they join ours, they do not replace them."""
     max_tokens: int | None = None
     temperature: float | None = None
+    template: str = "qa"
+    """A kind of answer by name: qa, summary, translation, code, one of the user's; or auto, by the
+    question's words."""
+    target_language: str = ""
+    """Of the answer, by name or code (French, fr, 法语); empty is the question's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What `answer.text[start:end]`, a sentence, has behind it in the passages that were read."""
+
+    start: int
+    end: int
+    supported: bool
+    score: float
+    """From 0 to 1: how much of the sentence the passage holds."""
+    chunk: int | None = None
+    """Id of the passage that supports it best; None where nothing is like it."""
+    reason: str = ""
+    """Why it is not supported: words, number, name or negation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +327,10 @@ class Answer:
     finish_reason: str = "stop"
     read: int | None = None
     """Of the hits, so many of the first had room in what the text was written from; None is all."""
+    support: tuple[Support, ...] = ()
+    """One for each sentence that claims something, where a model wrote the text."""
+    answerable: float | None = None
+    """How likely the hits hold the answer, by their scores alone: see `generate.refusal`."""
 
 
 @dataclass(frozen=True, slots=True)

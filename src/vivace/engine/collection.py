@@ -24,7 +24,10 @@ from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
+from vivace.generate import templates
+from vivace.generate.templates import with_wishes
 from vivace.ingest.sandbox import Passwords
+from vivace.retrieve.hybrid import check
 from vivace.run.streams import Deferred
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
@@ -44,6 +47,7 @@ from vivace.types import (
     Finding,
     IngestProgress,
     IngestReport,
+    Message,
     Metadata,
     Objective,
     Plan,
@@ -78,7 +82,7 @@ class Collection:
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
         self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
-        self._answerer = engine.answerer()
+        self._answerer = engine.answerer(corpus)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
@@ -211,9 +215,22 @@ class Collection:
         k: int = 10,
         filters: Metadata | None = None,
         asking: Asking = _PLAINLY,
+        template: str = "",
+        target_language: str = "",
+        messages: Sequence[Message] = (),
     ) -> Answer:
-        """The answer with its citations; `found` is False where the documents do not say."""
+        """The answer with its citations; `found` is False where the documents do not say.
+
+        Args:
+            template: the kind of answer, over `asking`'s: see `Asking.template`.
+            target_language: of the answer, over `asking`'s.
+            messages: earlier ones, oldest first, behind `asking`'s history.
+
+        Raises:
+            BadInput: there is no such template, or no language to translate into.
+        """
         answer: Answer | None = None
+        asking = with_wishes(asking, template, target_language, messages)
         stream = self.stream(question, k=k, filters=filters, asking=asking)
         async with aclosing(stream) as deltas:
             async for delta in deltas:
@@ -228,6 +245,9 @@ class Collection:
         k: int = 10,
         filters: Metadata | None = None,
         asking: Asking = _PLAINLY,
+        template: str = "",
+        target_language: str = "",
+        messages: Sequence[Message] = (),
     ) -> Deferred[Delta]:
         """The answer in pieces; the last delta carries the whole `Answer`.
 
@@ -235,8 +255,12 @@ class Collection:
         returns.
         """
         query = question if isinstance(question, Query) else Query(question, k, filters)
+        asking = with_wishes(asking, template, target_language, messages)
 
         async def begin() -> AsyncIterator[Delta]:
+            if templates.task(query, asking, self._engine.templates).reads == "nothing":
+                # a text to translate is no question; it is not searched for, and not logged
+                return self._answerer.stream(query, self._unsearched(query), asking)
             return self._answerer.stream(query, await self.search(query), asking)
 
         return Deferred(begin)
@@ -350,6 +374,10 @@ class Collection:
         await asyncio.to_thread(self._close)
 
     # -- inside -----------------------------------------------------------------------------
+
+    def _unsearched(self, query: Query) -> SearchResult:
+        check(query, self._settings.search.max_question_chars)
+        return SearchResult((), self._corpus.snapshot().epoch)
 
     def _pipeline(self) -> Pipeline:
         embedder = self._engine.embedder
