@@ -55,7 +55,7 @@ def of_set(questions: Sequence[Question]) -> dict[str, Any]:
     full = {q.id: whole(q.hits[:READ]) for q in questions}
     answered = [q for q in questions if holds(full[q.id], q)]
     odd = answered[1::2]
-    found = {
+    return {
         "questions": len(questions),
         "full_context_has_answer": len(answered),
         "compression": kept(answered, full, WEIGHTS),
@@ -70,7 +70,6 @@ def of_set(questions: Sequence[Question]) -> dict[str, Any]:
         "ordering": ordering(answered, full),
         "budget": budget(answered, full),
     }
-    return found
 
 
 def holds(excerpts: Sequence[Excerpt], question: Question) -> bool:

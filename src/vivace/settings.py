@@ -148,53 +148,25 @@ class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sentences: Annotated[
         int, Meta(ge=1, le=20, description="most sentences the extractive generator quotes")
     ] = 3
-    templates: Annotated[
-        str, Meta(description="folder of your own templates, NAME.toml; laid over the built-in")
-    ] = ""
-    documents: Annotated[
-        int, Meta(ge=1, le=100, description="most whole documents a summary is written from")
-    ] = 3
+    templates: Annotated[str, Meta(description="folder of your own NAME.toml templates")] = ""
+    documents: Annotated[int, Meta(ge=1, le=100, description="most documents in a summary")] = 3
     summary: Annotated[
         Literal["map_reduce", "refine"],
-        Meta(
-            description="of long texts: parts side by side and then one of all, or one that grows "
-            "part by part"
-        ),
+        Meta(description="of long texts: of parts side by side, or one that grows part by part"),
     ] = "map_reduce"
-    parallel: Annotated[
-        int, Meta(ge=1, le=256, description="most parts of a text that are summarised at once")
-    ] = 4
-    deduplicate: Annotated[
-        bool, Meta(description="leave sentences out of a prompt that it holds already")
-    ] = True
+    parallel: Annotated[int, Meta(ge=1, le=256, description="parts summarised at once")] = 4
+    deduplicate: Annotated[bool, Meta(description="show a repeated sentence once")] = True
     compress: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=1,
-            description="share of the passages' tokens that a prompt keeps, sentences that do not "
-            "bear on the question left out; 1 is all",
-        ),
+        float, Meta(gt=0, le=1, description="share of the passages' tokens that is shown; 1 is all")
     ] = 1.0
     order: Annotated[
-        Literal["rank", "ends"],
-        Meta(description="of the passages: the best first, or the best at both ends"),
+        Literal["rank", "ends"], Meta(description="the best passages first, or at both ends")
     ] = "rank"
-    structure: Annotated[bool, Meta(description="tell the model how to build the answer, too")] = (
-        False
-    )
+    structure: Annotated[bool, Meta(description="say how an answer is built, too")] = False
     refuse_below: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=1,
-            description="without asking the model, say that the documents do not hold the answer "
-            "where that is less likely; 0 is never",
-        ),
+        float, Meta(ge=0, le=1, description="do not ask the model where an answer is less likely")
     ] = 0.0
-    ground: Annotated[
-        bool, Meta(description="look for what supports each sentence of a model's answer")
-    ] = True
+    ground: Annotated[bool, Meta(description="check a model's sentences by the passages")] = True
 
 
 class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -227,10 +199,7 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_tokens: Annotated[
         int, Meta(ge=128, description="most tokens of the passages in a prompt")
     ] = 3000
-    tokenizer: Annotated[
-        str,
-        Meta(description="the model's tokenizer.json, to count tokens by; empty is an estimate"),
-    ] = ""
+    tokenizer: Annotated[str, Meta(description="tokenizer.json of the model; else estimates")] = ""
     system: Annotated[str, Meta(description="your own instructions, added to every prompt")] = ""
     connect_seconds: Annotated[float, Meta(gt=0, description="timeout of connecting")] = 5.0
     first_token_seconds: Annotated[float, Meta(gt=0, description="timeout of the first token")] = (

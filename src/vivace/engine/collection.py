@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -258,10 +259,12 @@ class Collection:
         asking = with_wishes(asking, template, target_language, messages)
 
         async def begin() -> AsyncIterator[Delta]:
-            if templates.task(query, asking, self._engine.templates).reads == "nothing":
-                # a text to translate is no question; it is not searched for, and not logged
+            wanted = templates.task(query, asking, self._engine.templates)
+            if wanted.reads == "nothing":
+                # a text to translate is no question: it is not searched for, and not logged
                 return self._answerer.stream(query, self._unsearched(query), asking)
-            return self._answerer.stream(query, await self.search(query), asking)
+            found = await self.search(replace(query, text=wanted.text))
+            return self._answerer.stream(query, found, asking)
 
         return Deferred(begin)
 

@@ -12,8 +12,29 @@ _NUMBER: Final = re.compile(r"\d+(?:[,，]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 _SMALL: Final = {
     word: str(value)
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-        " fifteen sixteen seventeen eighteen nineteen twenty".split()
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+            "twenty",
+        ]
     )
 } | {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80"}
 _SPELLED: Final = re.compile(rf"\b(?:{'|'.join(_SMALL)})\b", re.IGNORECASE)
@@ -100,15 +121,13 @@ def _uncovered(claim: str, source: str) -> frozenset[str]:
             length = 0
             while at + length < len(run) and run[at : at + length + 1] in source:
                 length += 1
-            if length >= 2 or (length == 1 and run[at] in _EMPTY):
+            if length >= 2:
                 _keep(bare, missing)
                 bare, at = "", at + length
-            elif run[at] in _EMPTY:
-                _keep(bare, missing)
-                bare, at = "", at + 1
-            else:
-                bare += run[at]
-                at += 1
+                continue
+            # a binding character neither ends a run nor counts: 也 is in 维也纳 as well
+            bare += "" if run[at] in _EMPTY else run[at]
+            at += 1
         _keep(bare, missing)
     return frozenset(missing)
 
@@ -120,7 +139,8 @@ def _keep(bare: str, missing: set[str]) -> None:
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['’][a-z]+)?")
 _NOT: Final = frozenset(
-    "not no never none neither nor without cannot nobody nothing nowhere hardly unable".split()
+    {"not", "no", "never", "none", "neither", "nor", "without", "cannot", "nobody", "nothing"}
+    | {"nowhere", "hardly", "unable"}
 )
 _REACH: Final = 2
 """Words, stop words aside, that a negation bears on."""

@@ -48,6 +48,7 @@ _CODE_ZH: Final = re.compile(
     r"(?:函数|脚本|程序|代码|类$|类[，。]|方法|正则|查询语句|SQL|算法|单元测试)"
 )
 
+_ASKS_ZH: Final = re.compile(_PLEASE_ZH + "(?:翻译(?:一下)?|把|将)")
 _INTO: Final = re.compile(
     r"\b(?:in)?to\s+(?:the\s+)?((?:(?:simplified|traditional|brazilian|european|british|american"
     r"|canadian|modern|plain|classical)\s+)?[^\W\d_]{2,20})(?:\s+language)?\s*(?=[:：,.;!?\n\"“]|$)",
@@ -75,6 +76,9 @@ class Given:
     """The words that ask; empty where all of it is text."""
     target: str
     text: str
+    subject: str = ""
+    """What of the documents is asked for, where there is no text: the request without the words
+    that ask."""
 
 
 def classified(question: str) -> Kind:
@@ -98,7 +102,15 @@ def text_to_translate(question: str) -> Given:
         return Given("", "", question.strip())
     head, text = _divided(question)
     found = [*_INTO.finditer(head), *_INTO_ZH.finditer(head)]
-    return Given(head, found[-1][1] if found else "", text)
+    target = found[-1] if found else None
+    subject = "" if text else _subject(head, target)
+    return Given(head, target[1] if target else "", text, subject)
+
+
+def _subject(request: str, target: re.Match[str] | None) -> str:
+    rest = request if target is None else request[: target.start()] + request[target.end() :]
+    rest = _ASKS_ZH.sub("", _TRANSLATE.sub("", rest))
+    return rest.strip(" 。.?？!！，,") or request
 
 
 def _divided(question: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Final
 
@@ -68,9 +68,9 @@ def compress(
     shown = [excerpt.sentences() for excerpt in excerpts]
     worth = _worth(question, excerpts, shown, weights)
     # an excerpt without sentences is its fence, which the first sentence kept of it pays for
-    fences = [price(excerpt.keeping(())) for excerpt in excerpts]
+    fences = [price(replace(excerpt, spans=())) for excerpt in excerpts]
     costs = [
-        [max(1, price(excerpt.keeping([span])) - fence) for span in spans]
+        [max(1, price(replace(excerpt, spans=(span,))) - fence) for span in spans]
         for excerpt, spans, fence in zip(excerpts, shown, fences, strict=True)
     ]
     order = sorted(
@@ -78,14 +78,27 @@ def compress(
         key=lambda at: -worth[at[0]][at[1]] / costs[at[0]][at[1]] ** weights.length,
     )
     kept: list[list[tuple[int, int]]] = [[] for _ in excerpts]
+    chosen: list[tuple[int, int]] = []
     left = budget
     for p, s in order:
         cost = costs[p][s] + (0 if kept[p] else fences[p])
         if cost <= left:
             kept[p].append(shown[p][s])
+            chosen.append((p, s))
             left -= cost
-    made = [e.keeping(spans) for e, spans in zip(excerpts, kept, strict=True) if spans]
-    return tuple(made) if made else (excerpts[0],)
+    made = _made(excerpts, kept)
+    while len(chosen) > 1 and sum(map(price, made)) > budget:
+        # what stands for a gap, and rounding, were not counted
+        p, s = chosen.pop()
+        kept[p].remove(shown[p][s])
+        made = _made(excerpts, kept)
+    return made or (excerpts[0],)
+
+
+def _made(
+    excerpts: Sequence[Excerpt], kept: Sequence[Sequence[tuple[int, int]]]
+) -> tuple[Excerpt, ...]:
+    return tuple(e.keeping(spans) for e, spans in zip(excerpts, kept, strict=True) if spans)
 
 
 def _worth(

@@ -7,14 +7,13 @@ negations of the sentence have to be those of the window. Calibrated by `benchma
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Final
 
 from vivace.generate.citations import MARKERS
-from vivace.generate.claims import negations, names, numbers
+from vivace.generate.claims import names, negations, numbers
 from vivace.generate.excerpts import Excerpt
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms

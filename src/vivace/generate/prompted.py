@@ -51,8 +51,8 @@ class Prompted:
 
     Args:
         templates: the kinds of answers there are; the built-in ones unless given.
-        documents: all chunks of the documents of these ids, in reading order, for summaries; without
-            it they are written from the hits.
+        documents: all chunks of the documents of these ids, in reading order, for summaries;
+            without it they are written from the hits.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Prompted:
         task = templates.task(query, asking, self._templates)
         self._check(task)
         hits = result.hits[: self._answering.passages]
-        found = likelihood(query.text, hits) if task.reads == "passages" else None
+        found = likelihood(task.text, hits) if task.reads == "passages" else None
         refused = (
             task.reads == "passages"
             and not asking.history

@@ -77,7 +77,7 @@ def build(
         count: tokens of a text.
     """
     task = templates.task(query, asking) if task is None else task
-    excerpts = shaped(query.text, whole(hits), answering, budget, price(count))
+    excerpts = shaped(task.text, whole(hits), answering, budget, price(count))
     history = newest(asking.history, budget, count)
     told = Message("system", instructions(task, asking, system, structure=answering.structure))
     last = Message("user", message(task, excerpts, nonce=nonce))

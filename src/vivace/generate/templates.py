@@ -154,7 +154,7 @@ def task(query: Query, asking: Asking, templates: Templates | None = None) -> Ta
         found = text_to_translate(query.text)
         target = target or found.target
         reads = "nothing" if found.text else "passages"
-        text = found.text or query.text
+        text = found.text or found.subject or query.text
         if found.text and not found.request:
             code = "en" if not target or target.isascii() else "zh"
         if not target and not found.request:
