@@ -226,7 +226,7 @@ def _wrong_en(kind: str, good: str, source: Source) -> str:
         if _NOT.search(good):
             return _NOT.sub("", good, count=1)
         return _BE.sub(r"\1 not", good, count=1) if _BE.search(good) else ""
-    names = [found for found in _NAME.finditer(good)]
+    names = list(_NAME.finditer(good))
     other = next(
         (
             o
