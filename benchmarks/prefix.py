@@ -8,7 +8,8 @@ passages, question. `passages_first` has the same parts with the passages and th
 in the first message before the instructions, as many templates do; `nonce_first` has only a code of
 the request there, as a date or a session id would be. Possible is what a prompt has in common with
 an earlier one: its instructions after the first question of a language, and the messages of its
-conversation that were sent before, which its newest answer was not, in whole blocks.
+conversation that were sent before, which its newest answer was not, and the words that lead to the
+passages, in whole blocks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Callable, Sequence
+from os.path import commonpath
 from typing import Any, TypeAlias
 
 from benchmarks.report import show
@@ -81,13 +83,17 @@ async def cached(questions: Sequence[Question], layout: Layout) -> dict[str, Any
         assert model is not None
         try:
             history: tuple[Message, ...] = ()
+            before = ""
             for number, question in enumerate(questions):
                 if number % TURNS == 0:
                     history = ()
                 prompt = prompts.build(
                     Query(question.text), question.hits[:5], Asking(history=history), budget=3000
                 )
-                same = [prompt.messages[0]] * (number > 0) + list(history[:-2])
+                last = prompt.messages[-1].content
+                lead = Message("user", commonpath([before, last]))
+                same = [prompt.messages[0], lead] * (number > 0) + list(history[:-2])
+                before = last
                 possible += BLOCK * (sum(map(tokens, same)) // BLOCK)
                 text = ""
                 messages = layout(prompt.messages, f"{hash(question.id) & 0xFFFFFFFFFFFF:012x}")

@@ -58,9 +58,7 @@ def test_a_fault_that_is_none() -> None:
     assert main(["fake-llm", "--fault", "fire"]) == 2
 
 
-def test_ask_for_another_kind_of_answer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ask_for_another_kind_of_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.md").write_text("The notice period is six weeks.")
     with FakeModel() as fake:
         common = ["ask", "--docs", str(tmp_path), "--set", f"generate.model=openai:fake@{fake.url}"]
