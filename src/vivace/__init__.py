@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from vivace.types import Span as Span
     from vivace.types import Stage as Stage
     from vivace.types import Stages as Stages
+    from vivace.types import Support as Support
     from vivace.types import Trial as Trial
     from vivace.types import UpkeepProgress as UpkeepProgress
     from vivace.types import Usage as Usage
@@ -112,7 +113,7 @@ _HOMES = {
     "tune.tuning": "Tuning",
     "types": "Answer Asking Chunk Citation CollectionInfo Decision Delta Document Failure"
     " Finding Footprint Fusion Hit IngestProgress IngestReport Message Objective Passage Plan Query"
-    " Rerank SearchResult Section Skipped Span Stage Stages Trial UpkeepProgress Usage",
+    " Rerank SearchResult Section Skipped Span Stage Stages Support Trial UpkeepProgress Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -23,6 +23,7 @@ from vivace.engine import (
     Listing,
 )
 from vivace.errors import StoreError, VivaceError
+from vivace.generate.templates import with_wishes
 from vivace.run.streams import Deferred
 from vivace.tune.intervals import Recall
 from vivace.tune.quality import Quality
@@ -36,6 +37,7 @@ from vivace.types import (
     Document,
     IngestProgress,
     IngestReport,
+    Message,
     Metadata,
     Objective,
     Passage,
@@ -177,7 +179,11 @@ class BlockingCollection:
         k: int = 10,
         filters: Metadata | None = None,
         asking: Asking = _PLAINLY,
+        template: str = "",
+        target_language: str = "",
+        messages: Sequence[Message] = (),
     ) -> Answer:
+        asking = with_wishes(asking, template, target_language, messages)
         return self._loop.run(self._collection.ask(question, k=k, filters=filters, asking=asking))
 
     def stream(
@@ -187,7 +193,11 @@ class BlockingCollection:
         k: int = 10,
         filters: Metadata | None = None,
         asking: Asking = _PLAINLY,
+        template: str = "",
+        target_language: str = "",
+        messages: Sequence[Message] = (),
     ) -> Iterator[Delta]:
+        asking = with_wishes(asking, template, target_language, messages)
         return self._loop.iterate(
             self._collection.stream(question, k=k, filters=filters, asking=asking)
         )

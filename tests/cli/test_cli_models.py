@@ -56,3 +56,28 @@ def test_fake_llm_prints_its_address_first_and_stops_when_told(as_json: bool) ->
 
 def test_a_fault_that_is_none() -> None:
     assert main(["fake-llm", "--fault", "fire"]) == 2
+
+
+def test_ask_for_another_kind_of_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.md").write_text("The notice period is six weeks.")
+    with FakeModel() as fake:
+        common = ["ask", "--docs", str(tmp_path), "--set", f"generate.model=openai:fake@{fake.url}"]
+        said = []
+        for more in (
+            ["--template", "auto", "Translate into French: Good day."],
+            ["--template", "translation", "--to", "法语", "你好。"],
+            ["--template", "summary", "the notice period"],
+        ):
+            assert main([*common, *more]) == 0
+            said.append(capsys.readouterr().out.splitlines()[0])
+        assert said == [
+            "(French) Good day.",
+            "(法语) 你好。",
+            "The notice period is six weeks. [1]",
+        ]
+        assert main([*common, "--json", "How long is the notice period?"]) == 0
+        value = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert [one["supported"] for one in value["support"]] == [True]
+        assert 0 < value["answerable"] <= 1
+        assert main([*common, "--template", "poem", "q?"]) == 2
+    assert "Choose one of: " in capsys.readouterr().err

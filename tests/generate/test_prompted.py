@@ -199,7 +199,7 @@ async def test_what_the_model_was_not_told_is_noted() -> None:
 
 
 async def test_an_answer_says_how_many_hits_it_was_written_from() -> None:
-    hits = tuple(Hit(Chunk(f"d{n}", "word " * 400, 0, 2000, id=n), 1.0) for n in range(9))
+    hits = tuple(Hit(Chunk(f"d{n}", f"wor{n} " * 400, 0, 2000, id=n), 1.0) for n in range(9))
     for budget, read in ((1_500, 2), (100_000, 5)):
         prompted = Prompted(Says(Delta("a"), STOP), Answering(), Generate(context_tokens=budget))
         found = [d async for d in prompted.stream(Query("q"), SearchResult(hits, 1))]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vivace.generate.prompts import NOT_FOUND, build
+from vivace.generate.prompts import build
+from vivace.generate.templates import NOT_FOUND
 from vivace.text.tokens import estimate, fewest
 from vivace.types import Asking, Chunk, Hit, Message, Query
 
@@ -66,14 +67,14 @@ def test_a_nonce_that_a_passage_has_is_not_used(monkeypatch: pytest.MonkeyPatch)
 
 def test_passages_within_the_budget() -> None:
     hits = [hit("word " * 100), hit("word " * 100), hit("short")]
-    assert len(build(Query("Why?"), hits, Asking(), budget=200).chunks) == 1
-    assert len(build(Query("Why?"), hits, Asking(), budget=450).chunks) == 3
+    assert len(build(Query("Why?"), hits, Asking(), budget=200).excerpts) == 1
+    assert len(build(Query("Why?"), hits, Asking(), budget=450).excerpts) == 3
 
 
 def test_the_best_passage_is_cut_rather_than_left_out() -> None:
-    (chunk,) = build(Query("Why?"), [hit("word " * 1000)], Asking(), budget=200).chunks
-    assert 0 < len(chunk.text) < 1000
-    assert (chunk.start, chunk.end) == (0, len(chunk.text))
+    (excerpt,) = build(Query("Why?"), [hit("word " * 1000)], Asking(), budget=200).excerpts
+    assert 0 < len(excerpt.text) < 1000
+    assert excerpt.spans == ((0, len(excerpt.text)),)
 
 
 def test_the_oldest_messages_go_first() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from vivace.collection.corpus import Corpus
 from vivace.engine import Engine
 from vivace.protocols import Answerer
 from vivace.server.app import create
@@ -116,8 +117,8 @@ def serving(
     """A server in a thread of its own, stopped and drained at the end."""
 
     class StubEngine(Engine):
-        def answerer(self) -> Answerer:
-            return answerer or super().answerer()
+        def answerer(self, corpus: Corpus) -> Answerer:
+            return answerer or super().answerer(corpus)
 
     served = Served(settings, collections, engine=StubEngine)
     ready = threading.Event()

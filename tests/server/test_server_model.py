@@ -43,3 +43,28 @@ def test_a_grounded_answer(grounded: openai.OpenAI, question: str, words: str, f
     assert chunks[-1].usage is not None
     assert done.usage.completion_tokens == chunks[-1].usage.completion_tokens > 0
     assert (done.model_extra or {})["degraded"] == []
+
+
+def test_a_template_is_a_field_of_the_request(grounded: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Good day. How are you?"}]
+    asked = {"template": "translation", "target_language": "Deutsch"}
+    done = grounded.chat.completions.create(model="vivace", messages=messages, extra_body=asked)
+    assert done.choices[0].message.content == "(Deutsch) Good day. (Deutsch) How are you?"
+    assert (done.model_extra or {})["support"] == []
+    with pytest.raises(openai.BadRequestError, match="no template"):
+        grounded.chat.completions.create(
+            model="vivace", messages=messages, extra_body={"template": "poem"}
+        )
+
+
+def test_each_sentence_says_what_supports_it(grounded: openai.OpenAI) -> None:
+    question, words, _ = QUESTIONS[0]
+    messages: Any = [{"role": "user", "content": question}]
+    done = grounded.chat.completions.create(model="vivace", messages=messages)
+    extra = done.model_extra or {}
+    (support,) = extra["support"]
+    text = done.choices[0].message.content or ""
+    assert words in text[support["start_index"] : support["end_index"]]
+    assert support["supported"]
+    assert support["source"] in {source["id"] for source in extra["sources"]}
+    assert 0 < extra["answerable"] <= 1

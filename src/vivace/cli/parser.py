@@ -113,6 +113,19 @@ def _ask(commands: _Commands) -> None:
         metavar="DIR",
         help="ingest what is new in DIR first, into a collection of its own",
     )
+    command.add_argument(
+        "--template",
+        metavar="NAME",
+        default="",
+        help="qa (default), summary, translation, code, one of answer.templates, or auto: by the"
+        " question's words",
+    )
+    command.add_argument(
+        "--to",
+        metavar="LANGUAGE",
+        default="",
+        help="of the answer, e.g. French, fr or 法语; default: the question's",
+    )
 
 
 def _question(command: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from vivace.cli.output import (
 )
 from vivace.cli.status import SOME_FAILED
 from vivace.engine import Collection, Engine
-from vivace.types import Answer, Usage
+from vivace.types import Answer, Support, Usage
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,7 +76,14 @@ async def _answer(
     docs: Collection, options: argparse.Namespace, filters: dict[str, Any] | None
 ) -> Answer:
     answer: Answer | None = None
-    async for delta in docs.stream(options.question, k=options.k, filters=filters):
+    deltas = docs.stream(
+        options.question,
+        k=options.k,
+        filters=filters,
+        template=options.template,
+        target_language=options.to,
+    )
+    async for delta in deltas:
         if not options.json:
             print(delta.text, end="", flush=True)
         answer = delta.answer or answer
@@ -96,11 +103,24 @@ def answer_value(answer: Answer) -> dict[str, Any]:
             {"start": span.start, "end": span.end, "citation": span.citation}
             for span in answer.spans
         ],
+        "support": [support_value(one) for one in answer.support],
+        "answerable": answer.answerable,
         "hits": [hit_value(hit) for hit in answer.hits],
         "degraded": list(answer.degraded),
         "finish_reason": answer.finish_reason,
         "usage": usage_value(answer.usage),
         "cost": answer.cost,
+    }
+
+
+def support_value(one: Support) -> dict[str, Any]:
+    return {
+        "start": one.start,
+        "end": one.end,
+        "supported": one.supported,
+        "score": one.score,
+        "chunk": one.chunk,
+        "reason": one.reason,
     }
 
 

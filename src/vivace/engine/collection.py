@@ -17,20 +17,20 @@ from vivace.collection import given
 from vivace.collection.corpus import Corpus
 from vivace.collection.pipeline import Pipeline
 from vivace.collection.place import resolved
-from vivace.collection.planned import Planned
 from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine.contents import Contents
-from vivace.engine.qualitytuning import QualityTuning, in_force
+from vivace.engine.qualitytuning import QualityTuning
 from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
-from vivace.generate.standalone import standalone
+from vivace.generate import templates
+from vivace.generate.templates import with_wishes
 from vivace.ingest.sandbox import Passwords
-from vivace.protocols import CandidateSource
 from vivace.retrieve.maxsim import maxsim
+from vivace.retrieve.questions import check
 from vivace.run.streams import Deferred
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
@@ -49,12 +49,11 @@ from vivace.types import (
     Finding,
     IngestProgress,
     IngestReport,
+    Message,
     Metadata,
     Objective,
-    Plan,
     Query,
     SearchResult,
-    Stages,
     Vector,
 )
 
@@ -73,15 +72,14 @@ class Collection(Contents):
     def __init__(
         self, corpus: Corpus, engine: Engine, trace: Trace, operations: Operations
     ) -> None:
-        super().__init__(corpus, operations)
+        super().__init__(corpus, operations, engine.settings)
         self.trace = trace
         self._engine = engine
-        self._settings = engine.settings
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
         self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
         self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
-        self._answerer = engine.answerer()
+        self._answerer = engine.answerer(corpus)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
@@ -214,9 +212,22 @@ class Collection(Contents):
         k: int = 10,
         filters: Metadata | None = None,
         asking: Asking = _PLAINLY,
+        template: str = "",
+        target_language: str = "",
+        messages: Sequence[Message] = (),
     ) -> Answer:
-        """The answer with its citations; `found` is False where the documents do not say."""
+        """The answer with its citations; `found` is False where the documents do not say.
+
+        Args:
+            template: the kind of answer, over `asking`'s: see `Asking.template`.
+            target_language: of the answer, over `asking`'s.
+            messages: earlier ones, oldest first, behind `asking`'s history.
+
+        Raises:
+            BadInput: there is no such template, or no language to translate into.
+        """
         answer: Answer | None = None
+        asking = with_wishes(asking, template, target_language, messages)
         stream = self.stream(question, k=k, filters=filters, asking=asking)
         async with aclosing(stream) as deltas:
             async for delta in deltas:
@@ -231,6 +242,9 @@ class Collection(Contents):
         k: int = 10,
         filters: Metadata | None = None,
         asking: Asking = _PLAINLY,
+        template: str = "",
+        target_language: str = "",
+        messages: Sequence[Message] = (),
     ) -> Deferred[Delta]:
         """The answer in pieces; the last delta carries the whole `Answer`.
 
@@ -238,34 +252,22 @@ class Collection(Contents):
         returns.
         """
         query = question if isinstance(question, Query) else Query(question, k, filters)
+        asking = with_wishes(asking, template, target_language, messages)
 
         async def begin() -> AsyncIterator[Delta]:
-            result = await self.search(await self._standalone(query, asking))
-            return self._answerer.stream(query, result, asking)
+            wanted = templates.task(query, asking, self._engine.templates)
+            if wanted.reads == "nothing":
+                # a text to translate is no question: it is not searched for, and not logged
+                check(query, self._settings.search.max_question_chars)
+                found = SearchResult((), self._corpus.snapshot().epoch)
+            else:
+                alone = replace(query, text=wanted.text)
+                found = await self.search(await self._engine.standalone(alone, asking, self.trace))
+            return self._answerer.stream(query, found, asking)
 
         return Deferred(begin)
 
     # -- tuning -----------------------------------------------------------------------------
-
-    @property
-    def plan(self) -> Plan | None:
-        """Which index is searched and how; None before any tuning, when the defaults hold. Its
-        family is empty where only the stages were chosen."""
-        return self.planned.plan if self.planned else None
-
-    @property
-    def planned(self) -> Planned | None:
-        """The plan with what it was made for and on."""
-        return self._corpus.planned
-
-    @property
-    def stages(self) -> Stages:
-        """What a search does after its candidates: the plan's, else the settings'."""
-        return in_force(self._settings.search, self._corpus.planned)
-
-    def snapshot(self) -> CandidateSource:
-        """What is searched now, for measuring its stages one by one. It blocks."""
-        return self._corpus.snapshot()
 
     def recall(self) -> Recall:
         """Recall@10 of the newest live questions, some of which are answered again exactly."""
@@ -393,14 +395,6 @@ class Collection(Contents):
         return IngestReport(
             documents=len(changes), chunks=len(chunks), embedded=embedded, epoch=epoch
         )
-
-    async def _standalone(self, query: Query, asking: Asking) -> Query:
-        """What is searched for: a question that follows others is rewritten by the model."""
-        generator = self._engine.generator
-        if generator is None or not asking.history or not self._settings.generate.standalone:
-            return query
-        text = await standalone(query.text, asking.history, generator, self.trace)
-        return query if text == query.text else replace(query, text=text)
 
     def _record(self, query: Query, result: SearchResult, seconds: float) -> None:
         self.trace.observe("search", seconds)

@@ -6,9 +6,22 @@ import asyncio
 from typing import TypeAlias
 
 from vivace.collection.corpus import Corpus
+from vivace.collection.planned import Planned
+from vivace.engine.qualitytuning import in_force
+from vivace.protocols import CandidateSource
 from vivace.retrieve import passages
+from vivace.settings import Settings
 from vivace.store.operations import Operations
-from vivace.types import Chunk, CollectionInfo, Decision, Document, Passage, SearchResult
+from vivace.types import (
+    Chunk,
+    CollectionInfo,
+    Decision,
+    Document,
+    Passage,
+    Plan,
+    SearchResult,
+    Stages,
+)
 
 # inside the class `list` is a method
 Passages: TypeAlias = tuple[Passage, ...]
@@ -20,9 +33,10 @@ Decisions: TypeAlias = list[Decision]
 class Contents:
     """The reading half of a `Collection`."""
 
-    def __init__(self, corpus: Corpus, operations: Operations) -> None:
+    def __init__(self, corpus: Corpus, operations: Operations, settings: Settings) -> None:
         self._corpus = corpus
         self._operations = operations
+        self._settings = settings
 
     async def passages(self, result: SearchResult, budget_chars: int = 4000) -> Passages:
         """The hits as pieces to read, of at most so many characters together.
@@ -51,3 +65,23 @@ class Contents:
 
     async def info(self) -> CollectionInfo:
         return await asyncio.to_thread(self._corpus.store.info)
+
+    @property
+    def plan(self) -> Plan | None:
+        """Which index is searched and how; None before any tuning, when the defaults hold. Its
+        family is empty where only the stages were chosen."""
+        return self.planned.plan if self.planned else None
+
+    @property
+    def planned(self) -> Planned | None:
+        """The plan with what it was made for and on."""
+        return self._corpus.planned
+
+    @property
+    def stages(self) -> Stages:
+        """What a search does after its candidates: the plan's, else the settings'."""
+        return in_force(self._settings.search, self._corpus.planned)
+
+    def snapshot(self) -> CandidateSource:
+        """What is searched now, for measuring its stages one by one. It blocks."""
+        return self._corpus.snapshot()

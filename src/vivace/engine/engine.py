@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,8 +17,10 @@ from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
 from vivace.engine.collection import Collection
 from vivace.generate import names as models
+from vivace.generate import templates
 from vivace.generate.extractive import Extractive
 from vivace.generate.prompted import Prompted
+from vivace.generate.standalone import standalone
 from vivace.ingest.sandbox import Sandbox
 from vivace.protocols import Answerer, Reranker, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
@@ -26,6 +30,7 @@ from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.types import Asking, Chunk, Query
 
 
 class Engine:
@@ -37,6 +42,7 @@ class Engine:
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         self.settings = settings if settings is not None else settings_module.load(**overrides)
+        self.templates = templates.load(self.settings.answer.templates)
         self.generator = models.load(self.settings.generate)
         share = divide(self.settings.embed.workers, self.settings.search.threads)
         self.embedder = names.load(self.settings, share.cores)
@@ -92,13 +98,30 @@ class Engine:
             *parts, metric=corpus.store.metric, watch=watch, reranker=self.reranker
         )
 
-    def answerer(self) -> Answerer:
+    def answerer(self, corpus: Corpus) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""
-        quoting = Extractive(self.embedder, self.settings.answer)
+        quoting = Extractive(self.embedder, self.settings.answer, self.templates)
         if self.generator is None:
             return quoting
-        settings = self.settings
-        return Prompted(self.generator, settings.answer, settings.generate, fallback=quoting)
+
+        async def documents(ids: Sequence[str]) -> list[list[Chunk]]:
+            return await asyncio.to_thread(lambda: [corpus.store.chunks_of(id) for id in ids])
+
+        return Prompted(
+            self.generator,
+            self.settings.answer,
+            self.settings.generate,
+            fallback=quoting,
+            templates=self.templates,
+            documents=documents,
+        )
+
+    async def standalone(self, query: Query, asking: Asking, trace: Trace) -> Query:
+        """What is searched for: a question that follows others is rewritten by the model."""
+        if self.generator is None or not asking.history or not self.settings.generate.standalone:
+            return query
+        text = await standalone(query.text, asking.history, self.generator, trace)
+        return query if text == query.text else replace(query, text=text)
 
     async def close(self) -> None:
         """Close every collection, then the pools and the model. Idempotent."""

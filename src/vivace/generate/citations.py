@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from math import log
 from typing import Final
 
+from vivace.generate.excerpts import Excerpt
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.types import Chunk, Citation, Span
 
 _NUMBERS: Final = r"\s*\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*\s*"
 _MARKER: Final = re.compile(rf"\[{_NUMBERS}\]|【{_NUMBERS}】|［{_NUMBERS}］")
-_MARKERS: Final = re.compile(rf"(?:{_MARKER.pattern})(?:\s*(?:{_MARKER.pattern}))*")
+MARKERS: Final = re.compile(rf"(?:{_MARKER.pattern})(?:\s*(?:{_MARKER.pattern}))*")
 """Without the spaces before it: looking for those takes time quadratic in a run of them."""
 _NUMBER: Final = re.compile(r"\d+")
 
@@ -28,13 +29,17 @@ class Checked:
     unknown: tuple[int, ...]
 
 
-def check(answer: str, chunks: Sequence[Chunk]) -> Checked:
+def check(answer: str, passages: Sequence[Chunk] | Sequence[Excerpt]) -> Checked:
     """Find the markers in an answer ([1], [1, 2], 【1】), and what in passage n supports them.
 
     A span is the sentence a marker stands in or behind, without markers. A citation is the shortest
     run of the passage's sentences that holds, for every span with its number, the sentence that
-    shares most with it; the whole passage where none shares anything.
+    shares most with it; the whole passage where none shares anything. Of an excerpt only sentences
+    that it shows are looked at.
     """
+    chunks = [
+        one if isinstance(one, Excerpt) else Excerpt(one, ((0, len(one.text)),)) for one in passages
+    ]
     spans: list[Span] = []
     unknown: dict[int, None] = {}
     claims: dict[int, list[str]] = {}
@@ -45,7 +50,7 @@ def check(answer: str, chunks: Sequence[Chunk]) -> Checked:
                 continue
             found = claims.setdefault(number, [])
             if start < end:
-                found.append(_MARKERS.sub(" ", answer[start:end]))
+                found.append(MARKERS.sub(" ", answer[start:end]))
                 spans.append(Span(start, end, number))
     citations = [_citation(n, chunks[n - 1], claims[n]) for n in sorted(claims)]
     return Checked(tuple(citations), tuple(dict.fromkeys(spans)), tuple(unknown))
@@ -55,7 +60,7 @@ def _cited(answer: str) -> Iterable[tuple[int, int, list[int]]]:
     """(start, end, numbers) of each sentence with markers in it or behind it."""
     before: tuple[int, int] | None = None
     for start, end in sentences(answer):
-        leading = _MARKERS.match(answer, _past_spaces(answer, start, end), end)
+        leading = MARKERS.match(answer, _past_spaces(answer, start, end), end)
         if leading is not None:
             # "One. [1] Two." — the marker belongs to what stands before it on its line
             numbers = _numbers(leading[0])
@@ -75,7 +80,7 @@ def _cited(answer: str) -> Iterable[tuple[int, int, list[int]]]:
 
 def _trimmed(answer: str, start: int, end: int) -> tuple[int, int]:
     """The span without the markers at its end."""
-    found = list(_MARKERS.finditer(answer, start, end))
+    found = list(MARKERS.finditer(answer, start, end))
     if not found or answer[found[-1].end() : end].strip(" .。．!！?？;；"):
         return start, end
     return start, start + len(answer[start : found[-1].start()].rstrip())
@@ -91,8 +96,8 @@ def _numbers(marker: str) -> list[int]:
     return [int(number) for number in _NUMBER.findall(marker)]
 
 
-def _citation(number: int, chunk: Chunk, claims: Sequence[str]) -> Citation:
-    spans = sentences(chunk.text)
+def _citation(number: int, excerpt: Excerpt, claims: Sequence[str]) -> Citation:
+    chunk, spans = excerpt.chunk, excerpt.sentences()
     held = [frozenset(terms(chunk.text[start:end])) for start, end in spans]
     total = len(held) + 1
     best: list[int] = []
@@ -102,5 +107,10 @@ def _citation(number: int, chunk: Chunk, claims: Sequence[str]) -> Citation:
         scores = [sum(weights[t] for t in wanted & words) for words in held]
         if scores and max(scores) > 0:
             best.append(scores.index(max(scores)))
-    start, end = (spans[min(best)][0], spans[max(best)][1]) if best else (0, len(chunk.text))
+    start, end = (spans[min(best)][0], spans[max(best)][1]) if best else (0, _shown(excerpt))
     return Citation(number, chunk, chunk.start + start, chunk.start + end, chunk.text[start:end])
+
+
+def _shown(excerpt: Excerpt) -> int:
+    """Where what is shown of it ends."""
+    return excerpt.spans[-1][1] if excerpt.spans else len(excerpt.chunk.text)

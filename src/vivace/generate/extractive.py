@@ -10,7 +10,7 @@ from math import log
 import numpy as np
 
 from vivace.errors import EmbeddingError
-from vivace.generate.prompts import NOT_FOUND
+from vivace.generate.templates import DEFAULT, NOT_FOUND, Task, Templates, task
 from vivace.protocols import Embedder
 from vivace.settings import Answering
 from vivace.text.asking import without_asking
@@ -55,22 +55,32 @@ class Extractive:
 
     name = "extractive"
 
-    def __init__(self, embedder: Embedder, settings: Answering) -> None:
+    def __init__(
+        self, embedder: Embedder, settings: Answering, templates: Templates | None = None
+    ) -> None:
         self._embedder = embedder
         self._settings = settings
+        self._templates = templates
 
     async def stream(
         self, query: Query, result: SearchResult, asking: Asking = _NOTHING_ASKED
     ) -> AsyncIterator[Delta]:
         """The answer a sentence a delta; the last delta carries the whole of it.
 
-        What `asking` says is for models; quoting is the same whatever it says.
+        What `asking` says is for models; quoting is the same whatever it says, and says so where
+        something else than an answer was asked for.
+
+        Raises:
+            BadInput: there is no such template.
         """
+        wanted = task(query, asking, self._templates)
         asked_in = "zh" if language(query.text) == "zh" else "en"
         introduction, not_found = _INTRODUCTION[asked_in], NOT_FOUND[asked_in]
         read = min(self._settings.passages, len(result.hits))
         candidates = _candidates(result.hits[:read])
         degraded = result.degraded
+        if wanted.name != DEFAULT or asking.target_language:
+            degraded = (*degraded, f"without a language model: quotes, no {_named(wanted)}")
         coverage = _coverage(query.text, candidates)
         cosine: Scores | None = None
         if candidates and self._embedder.reads(language(query.text)):
@@ -178,3 +188,7 @@ def _distinct(sentences: Sequence[_Sentence]) -> list[_Sentence]:
             seen.add(sentence.text)
             kept.append(sentence)
     return kept
+
+
+def _named(wanted: Task) -> str:
+    return "translation" if wanted.name == DEFAULT else wanted.name

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
-from vivace.errors import GenerationError
-from vivace.generate import citations, prompts
-from vivace.generate.prompts import NOT_FOUND, Prompt
+from vivace.errors import BadQuery, GenerationError
+from vivace.generate import citations, prompts, summaries, templates
+from vivace.generate.citations import Checked
+from vivace.generate.grounding import grounded
+from vivace.generate.prompts import Prompt
+from vivace.generate.refusal import likelihood
+from vivace.generate.templates import NOT_FOUND, Task, Templates, built_in
 from vivace.protocols import Answerer, Generator
 from vivace.run.streams import closing
 from vivace.settings import Answering, Generate
-from vivace.text.tokens import fewest
-from vivace.types import Answer, Asking, Delta, Query, SearchResult, Usage
+from vivace.text.tokens import counter, fewest
+from vivace.types import (
+    Answer,
+    Asking,
+    Chunk,
+    Delta,
+    Hit,
+    Message,
+    Query,
+    SearchResult,
+    Support,
+    Usage,
+)
+
+Documents: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[Chunk]]]]
 
 _PLAINLY = Asking()
 _READ_SHARE = 0.8
 """Of the fewest tokens that a prompt can have: a server that counted less did not read it all."""
+_NEAR_BEST = 0.8
+"""Of the best hit's score; a document without one so good is not what a summary is asked of."""
 _SMALL = 200
 """Tokens: a shorter prompt is never cut, and its count says little."""
 
@@ -28,6 +48,11 @@ class Prompted:
     Where the model cannot answer before its first token, `fallback` answers instead and `degraded`
     says why; after the first token the error is raised, because a half answer followed by another
     one is worse than none.
+
+    Args:
+        templates: the kinds of answers there are; the built-in ones unless given.
+        documents: all chunks of the documents of these ids, in reading order, for summaries;
+            without it they are written from the hits.
     """
 
     def __init__(
@@ -37,12 +62,17 @@ class Prompted:
         settings: Generate,
         *,
         fallback: Answerer | None = None,
+        templates: Templates | None = None,
+        documents: Documents | None = None,
     ) -> None:
         self.name = generator.name
         self._generator = generator
         self._answering = answering
         self._settings = settings
         self._fallback = fallback
+        self._templates = built_in() if templates is None else templates
+        self._documents = documents
+        self._count = counter(settings.tokenizer)
 
     async def stream(
         self, query: Query, result: SearchResult, asking: Asking = _PLAINLY
@@ -50,25 +80,34 @@ class Prompted:
         """The model's text as it comes; the last delta carries the whole answer.
 
         Raises:
+            BadInput: no such template, or no language to translate into.
+            BadQuery: the text to translate has no room in a prompt.
             GenerationError: the model failed after its first token, or there is no fallback.
         """
-        prompt = prompts.build(
-            query,
-            result.hits[: self._answering.passages],
-            asking,
-            system=self._settings.system,
-            budget=self._settings.context_tokens,
+        task = templates.task(query, asking, self._templates)
+        self._check(task)
+        hits = result.hits[: self._answering.passages]
+        found = likelihood(task.text, hits) if task.reads == "passages" else None
+        refused = (
+            task.reads == "passages"
+            and not asking.history
+            and (not hits or (found is not None and found < self._answering.refuse_below))
         )
-        if not prompt.chunks and not asking.history:
-            # nothing to read and nothing to refer to: the model could only make something up
-            text = NOT_FOUND[prompt.language]
+        if refused or (task.reads == "documents" and not hits):
+            # nothing to read: the model could only make something up
+            text = NOT_FOUND[task.language]
             yield Delta(text)
-            yield Delta(answer=Answer(text, result.hits, found=False, degraded=result.degraded))
+            yield Delta(
+                answer=Answer(
+                    text, result.hits, found=False, degraded=result.degraded, answerable=found
+                )
+            )
             return
+        prompt, deltas = await self._begun(task, query, result, asking)
         parts: list[str] = []
         last = Delta()
         try:
-            async with closing(self._ask(prompt, asking)) as deltas:
+            async with closing(deltas):
                 async for delta in deltas:
                     if delta.text:
                         parts.append(delta.text)
@@ -80,8 +119,10 @@ class Prompted:
                 raise
             failure = error
         else:
-            text = "".join(parts)
-            yield Delta(answer=self._answer(text, prompt, result, last))
+            answer = self._answer("".join(parts), task, prompt, result, last)
+            if asking.target_language:
+                answer = replace(answer, support=())  # its words are not the documents'
+            yield Delta(answer=replace(answer, answerable=found))
             return
         reason = f"the model did not answer, so documents are quoted instead: {failure.what}"
         degraded = replace(result, degraded=(*result.degraded, reason))
@@ -89,17 +130,70 @@ class Prompted:
             async for delta in deltas:
                 yield delta
 
-    def _ask(self, prompt: Prompt, asking: Asking) -> AsyncIterator[Delta]:
+    def _check(self, task: Task) -> None:
+        most = self._settings.context_tokens
+        if task.reads == "nothing" and (tokens := self._count(task.text)) > most:
+            raise BadQuery(
+                f"the text has about {tokens:,} tokens, more than {most:,}",
+                fix="Ask for it in parts, or raise generate.context_tokens",
+            )
+
+    async def _begun(
+        self, task: Task, query: Query, result: SearchResult, asking: Asking
+    ) -> tuple[Prompt, AsyncIterator[Delta]]:
+        """What is read, and the model's answer to it."""
+
+        def ask(messages: Sequence[Message], most: int | None = None) -> AsyncIterator[Delta]:
+            return self._ask(messages, asking, most)
+
+        settings = self._settings
+        hits = () if task.reads == "nothing" else result.hits[: self._answering.passages]
+        whole_documents = task.reads == "documents" and self._documents is not None
+        prompt = prompts.build(
+            query,
+            () if whole_documents else hits,
+            asking,
+            system=settings.system,
+            budget=settings.context_tokens,
+            task=task,
+            answering=self._answering,
+            count=self._count,
+        )
+        if not whole_documents:
+            return prompt, ask(prompt.messages)
+        assert self._documents is not None
+        ids = chosen(result.hits, self._answering.documents)
+        excerpts = summaries.passages(await self._documents(ids))
+        told, *history, _ = prompt.messages
+        groups = summaries.parted(excerpts, settings.context_tokens, prompts.price(self._count))
+        one = summaries.Summarising(
+            ask,
+            task,
+            told,
+            tuple(history),
+            self._answering,
+            settings.context_tokens,
+            self._count,
+        )
+        read = tuple(excerpt for group in groups for excerpt in group)
+        return replace(prompt, excerpts=read), summaries.stream(one, groups)
+
+    def _ask(
+        self, messages: Sequence[Message], asking: Asking, most: int | None = None
+    ) -> AsyncIterator[Delta]:
         settings = self._settings
         temperature = asking.temperature
+        least = min(asking.max_tokens or settings.max_tokens, settings.max_tokens)
         return self._generator.stream(
-            prompt.messages,
-            max_tokens=min(asking.max_tokens or settings.max_tokens, settings.max_tokens),
+            messages,
+            max_tokens=min(most, settings.max_tokens) if most else least,
             temperature=settings.temperature if temperature is None else temperature,
         )
 
-    def _answer(self, text: str, prompt: Prompt, result: SearchResult, last: Delta) -> Answer:
-        checked = citations.check(text, prompt.chunks)
+    def _answer(
+        self, text: str, task: Task, prompt: Prompt, result: SearchResult, last: Delta
+    ) -> Answer:
+        checked = citations.check(text, prompt.excerpts)
         notes = [*result.degraded, *last.degraded]
         if prompt.forgotten:
             notes.append(f"the {prompt.forgotten} oldest messages had no room in the prompt")
@@ -108,20 +202,52 @@ class Prompted:
             notes.append(f"the answer cites {numbers}, which no passage has")
         if last.finish_reason == "length":
             notes.append("the answer was cut at the most tokens allowed")
-        notes += _cut_prompt(prompt, last.usage)
+        found = bool(checked.citations) or not says_not_found(text)
+        support: tuple[Support, ...] = ()
+        if found and self._answering.ground and task.reads in ("passages", "documents"):
+            support = grounded(text, prompt.excerpts)
+        if unsupported := sum(not one.supported for one in support):
+            notes.append(f"{unsupported} of {len(support)} sentences: no passage supports them")
+        hits, read = _read(result.hits, prompt, checked, task)
+        if task.reads != "documents" or read is None:
+            notes += _cut_prompt(prompt, last.usage)
         return Answer(
             text,
-            result.hits,
+            hits,
             checked.citations,
             checked.spans,
-            found=bool(checked.citations) or not says_not_found(text),
+            found=found,
             generator=self.name,
             degraded=tuple(notes),
             usage=last.usage,
             cost=cost(last.usage, self._settings),
             finish_reason=last.finish_reason,
-            read=len(prompt.chunks),
+            read=read,
+            support=support,
         )
+
+
+def chosen(hits: Sequence[Hit], most: int) -> list[str]:
+    """The documents that a summary reads: those with a hit nearly as good as the best."""
+    best = hits[0].score if hits else 0.0
+    near = [hit.chunk.document_id for hit in hits if hit.score >= _NEAR_BEST * best]
+    return list(dict.fromkeys(near))[:most]
+
+
+def _read(
+    hits: tuple[Hit, ...], prompt: Prompt, checked: Checked, task: Task
+) -> tuple[tuple[Hit, ...], int | None]:
+    """The answer's hits, and how many of the first were read."""
+    if task.reads == "documents":
+        # of a long text, the passages that the summary cites; the search's hits behind them
+        scores = {hit.chunk.document_id: hit.score for hit in reversed(hits)}
+        cited = {c.chunk.id: c.chunk for c in checked.citations}
+        first = [Hit(chunk, scores.get(chunk.document_id, 0.0)) for chunk in cited.values()]
+        rest = [hit for hit in hits if hit.chunk.id not in cited]
+        return (*first, *rest), len(first)
+    if task.reads == "nothing":
+        return hits, 0
+    return hits, max((excerpt.rank + 1 for excerpt in prompt.excerpts), default=0)
 
 
 def cost(usage: Usage | None, settings: Generate) -> float | None:

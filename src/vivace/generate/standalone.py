@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from vivace.errors import VivaceError
-from vivace.generate.prompts import asked_in
+from vivace.generate.templates import asked_in
 from vivace.protocols import Generator
 from vivace.run.streams import closing
 from vivace.trace import Trace

@@ -17,7 +17,7 @@ from vivace.server.asgi import read, send_json
 from vivace.server.disconnect import Attended
 from vivace.server.door import PLAIN_SEND
 from vivace.server.events import DONE, EventStream, TextFrame, event
-from vivace.server.passages import annotate, sources
+from vivace.server.passages import annotate, sources, supported
 from vivace.server.served import Served
 from vivace.server.turns import Asked, asked
 from vivace.server.wire import (
@@ -131,6 +131,8 @@ def _response(request: ChatRequest, answer: Answer) -> ChatResponse:
         answer.degraded,
         answer.found,
         answer.generator,
+        supported(answer),
+        answer.answerable,
     )
 
 
@@ -145,6 +147,8 @@ def _final(id: str, created: int, model: str, answer: Answer) -> FinalChunk:
         answer.degraded,
         answer.found,
         answer.generator,
+        supported(answer),
+        answer.answerable,
     )
 
 

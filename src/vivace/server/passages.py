@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from vivace.server.wire import Annotation, Passage, Quote, Source, UrlCitation
+from vivace.server.wire import Annotation, Passage, Quote, Source, Supported, UrlCitation
 from vivace.types import Answer, Chunk, Citation, Hit
 
 
@@ -39,6 +39,13 @@ def annotate(answer: Answer) -> list[Annotation]:
         )
         for span in answer.spans
         if span.citation in by_number
+    ]
+
+
+def supported(answer: Answer) -> list[Supported]:
+    return [
+        Supported(one.start, one.end, one.supported, one.score, one.chunk, one.reason)
+        for one in answer.support
     ]
 
 

@@ -43,6 +43,8 @@ def asked(request: ChatRequest) -> Asked:
             system="\n\n".join(filter(None, instructions)),
             max_tokens=request.max_completion_tokens or request.max_tokens,
             temperature=request.temperature,
+            template=request.template,
+            target_language=request.target_language,
         ),
     )
 

@@ -51,6 +51,10 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """Ours: the passages to look up."""
     filters: dict[str, Any] | None = None
     """Ours: a metadata filter."""
+    template: str = "qa"
+    """Ours: the kind of answer, see `Asking.template`."""
+    target_language: str = ""
+    """Ours: of the answer."""
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True):
@@ -122,6 +126,19 @@ class Annotation(msgspec.Struct, frozen=True):
     type: Literal["url_citation"] = "url_citation"
 
 
+class Supported(msgspec.Struct, frozen=True):
+    """Whether a passage supports `content[start_index:end_index]`, a sentence of the answer."""
+
+    start_index: int
+    end_index: int
+    supported: bool
+    score: float
+    source: int | None
+    """Id of the passage."""
+    reason: str
+    """Why not: words, number, name or negation."""
+
+
 class AnswerMessage(msgspec.Struct, frozen=True):
     content: str
     annotations: list[Annotation]
@@ -160,6 +177,8 @@ class ChatResponse(msgspec.Struct, frozen=True):
     degraded: tuple[str, ...]
     found: bool
     generator: str
+    support: list[Supported]
+    answerable: float | None
     object: Literal["chat.completion"] = "chat.completion"
 
 
@@ -185,6 +204,8 @@ class FinalChunk(msgspec.Struct, frozen=True):
     degraded: tuple[str, ...]
     found: bool
     generator: str
+    support: list[Supported]
+    answerable: float | None
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
 

@@ -17,7 +17,7 @@ from vivace.errors import (
     CollectionNotFound,
     EmbedderMismatch,
 )
-from vivace.store import making, rows, schema
+from vivace.store import making, neighbours, rows, schema
 from vivace.store.changes import Change, Committed
 from vivace.store.connections import Connections, translated, translation
 from vivace.store.filters import to_sql
@@ -237,21 +237,7 @@ class Store:
 
     def neighbours(self, chunks: Sequence[Chunk]) -> dict[int, tuple[Chunk | None, Chunk | None]]:
         """Of each by id: the chunks of its document that come before and after it in reading."""
-        beside = (
-            f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document"
-            " WHERE d.id = ? AND (c.start, c.id) {than} (?, ?)"
-            " ORDER BY c.start {order}, c.id {order} LIMIT 1"
-        )
-        before, after = beside.format(than="<", order="DESC"), beside.format(than=">", order="ASC")
-        found: dict[int, tuple[Chunk | None, Chunk | None]] = {}
-        for chunk in chunks:
-            at = [chunk.document_id, chunk.start, chunk.id]
-            previous, following = (list(self._read(query, at)) for query in (before, after))
-            found[chunk.id] = (
-                rows.chunk_of(previous[0]) if previous else None,
-                rows.chunk_of(following[0]) if following else None,
-            )
-        return found
+        return neighbours.of(self._read, chunks)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from vivace.generate.prompts import NOT_FOUND, QUESTION, TAG, asked_in
+from vivace.generate.prompts import NOTES, TAG
+from vivace.generate.templates import NOT_FOUND, asked_in, built_in
 from vivace.text.asking import without_asking
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
@@ -21,7 +22,22 @@ _PASSAGE: Final = re.compile(
     rf"(?P<text>.*?)\n</{TAG}(?P=nonce)>",
     re.DOTALL,
 )
-_QUESTION: Final = re.compile("|".join(re.escape(label) for label in QUESTION.values()))
+_LABELS: Final = {
+    re.compile(re.escape(words).replace(re.escape("{target}"), "(.+?)")): (name, code)
+    for name, template in built_in().items()
+    for code in ("en", "zh")
+    for words in (
+        template.wording(code).ask,
+        template.wording(code).given,
+        template.wording(code).merge,
+        template.wording(code).refine,
+    )
+    if words
+}
+"""What stands before what is asked, by template and language; in it the target language."""
+_NOTE: Final = re.compile(
+    rf"<{NOTES}(?P<nonce>[0-9a-f]+)>\n(?P<text>.*?)\n</{NOTES}(?P=nonce)>", re.DOTALL
+)
 _ANSWERS: Final = 0.34
 """The share of the question's terms (by rarity) that a sentence must hold to answer it."""
 _HALF: Final = 0.5
@@ -33,13 +49,55 @@ _TOKEN: Final = re.compile(
 
 
 def answer(messages: Sequence[Message]) -> str:
-    """The passage sentence with most of the question's terms and its number, or "not found"."""
+    """What the prompt's template asks for, made of nothing but the prompt.
+
+    Question answering: the passage sentence with most of the question's terms and its number, or
+    "not found". A summary: the first sentence of each passage with its number, of summaries their
+    sentences. A translation: the sentences, each with the target language before it. Code: a
+    function whose description is the task, and the best sentence as its explanation.
+    """
     last = messages[-1].content if messages else ""
     passages = list(_PASSAGE.finditer(last))
-    behind = last[passages[-1].end() :] if passages else last
-    label = _QUESTION.search(behind)
+    notes = list(_NOTE.finditer(last))
+    behind = last[max((m.end() for m in (*passages, *notes)), default=0) :]
+    label, (name, code) = _label(behind)
     question = behind[label.end() :] if label else behind
-    code = asked_in(question)
+    code = code or asked_in(question)
+    space = "" if code == "zh" else " "
+    target = label[1] if label and label.groups() else ""
+    if name == "summary":
+        found = [note["text"] for note in notes]
+        for passage in passages:
+            spans = sentences(passage["text"])
+            start, end = next((s for s in spans if passage["text"][s[0]] != "#"), spans[0])
+            found.append(f"{_line(passage['text'][start:end])}{space}[{passage['number']}]")
+        return "\n".join(found) or NOT_FOUND[code]
+    if name == "translation" and not passages:
+        spans = sentences(question)
+        return " ".join(f"({target}) {_line(question[start:end])}" for start, end in spans)
+    number, text = _best(question, passages)
+    if name == "translation":
+        return f"({target}) {text}{space}[{number}]" if text else NOT_FOUND[code]
+    if name == "code":
+        made = f'```python\ndef made() -> None:\n    """{_line(question)}"""\n```'
+        return f"{made}\n{text}{space}[{number}]" if text else made
+    return f"{text}{space}[{number}]" if text else NOT_FOUND[code]
+
+
+def _label(behind: str) -> tuple[re.Match[str] | None, tuple[str, str]]:
+    """The first label in what stands behind the passages, and whose it is."""
+    found = [
+        (match, whose) for pattern, whose in _LABELS.items() if (match := pattern.search(behind))
+    ]
+    return min(found, key=lambda one: one[0].start(), default=(None, ("qa", "")))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _best(question: str, passages: Sequence[re.Match[str]]) -> tuple[int, str]:
+    """The sentence with most of the question's terms; empty where none has enough of them."""
     candidates = [
         (int(passage["number"]), passage["text"][start:end])
         for passage in passages
@@ -55,10 +113,9 @@ def answer(messages: Sequence[Message]) -> str:
     if not best or (
         best < _ANSWERS * sum(weights.values()) and len(held[at]) < _HALF * len(wanted)
     ):
-        return NOT_FOUND[code]
+        return 0, ""
     number, text = candidates[at]
-    plain = " ".join(text.split())
-    return f"{plain}[{number}]" if code == "zh" else f"{plain} [{number}]"
+    return number, _line(text)
 
 
 def tokens(text: str) -> list[str]:

@@ -10,7 +10,10 @@ Of MiniLM's own count over 300 documents each, `estimate` is 1.23 (SQuAD), 1.31 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
+
+from vivace.errors import BadSettings
 
 _WIDE: Final = re.compile(
     "[\u1100-\u11ff\u2e80-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -43,3 +46,30 @@ def _count(text: str, weights: tuple[float, float, float]) -> int:
     plain, each_wide, each_other = weights
     latin = len(text) - wide - other
     return max(1, round(latin * plain + wide * each_wide + other * each_other))
+
+
+def counter(path: str) -> Callable[[str], int]:
+    """Tokens of a text by the tokenizer in the file (Hugging Face's tokenizer.json); `estimate`
+    where the path is empty.
+
+    Raises:
+        BadSettings: the file cannot be read or is no tokenizer.
+    """
+    if not path:
+        return estimate
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(path)
+    except Exception as error:  # its own errors are bare exceptions
+        raise BadSettings(
+            f"generate.tokenizer: {path}: {error}", fix="Name the model's tokenizer.json"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def count(text: str) -> int:
+        clean = text if text.isascii() else text.encode("utf-8", "replace").decode()
+        return len(tokenizer.encode(clean, add_special_tokens=False).ids)
+
+    return count

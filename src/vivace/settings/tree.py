@@ -1,26 +1,11 @@
-"""One typed tree: defaults < vivace.toml < environment (VIVACE_EMBED__MODEL) < keyword arguments.
-
-The only module that reads the environment. `docs/settings.md` is generated from here
-(`vivace settings --markdown`).
-"""
+"""Every setting with its type, its default and what it means."""
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-
-from vivace.errors import BadSettings
-
-CONFIG_FILE = "vivace.toml"
-PREFIX = "VIVACE_"
-NOT_SETTINGS = "VIVACE_TEST_"
-_SECRETS = frozenset({"api_key", "password"})
 
 
 class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,6 +148,25 @@ class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sentences: Annotated[
         int, Meta(ge=1, le=20, description="most sentences the extractive generator quotes")
     ] = 3
+    templates: Annotated[str, Meta(description="folder of your own NAME.toml templates")] = ""
+    documents: Annotated[int, Meta(ge=1, le=100, description="most documents in a summary")] = 3
+    summary: Annotated[
+        Literal["map_reduce", "refine"],
+        Meta(description="of long texts: of parts side by side, or one that grows part by part"),
+    ] = "map_reduce"
+    parallel: Annotated[int, Meta(ge=1, le=256, description="parts summarised at once")] = 4
+    deduplicate: Annotated[bool, Meta(description="show a repeated sentence once")] = True
+    compress: Annotated[
+        float, Meta(gt=0, le=1, description="share of the passages' tokens that is shown; 1 is all")
+    ] = 1.0
+    order: Annotated[
+        Literal["rank", "ends"], Meta(description="the best passages first, or at both ends")
+    ] = "rank"
+    structure: Annotated[bool, Meta(description="say how an answer is built, too")] = False
+    refuse_below: Annotated[
+        float, Meta(ge=0, le=1, description="do not ask the model where an answer is less likely")
+    ] = 0.0
+    ground: Annotated[bool, Meta(description="check a model's sentences by the passages")] = True
 
 
 class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,6 +203,7 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool,
         Meta(description="have the model rewrite a question that follows others before searching"),
     ] = True
+    tokenizer: Annotated[str, Meta(description="tokenizer.json of the model; else estimates")] = ""
     system: Annotated[str, Meta(description="your own instructions, added to every prompt")] = ""
     connect_seconds: Annotated[float, Meta(gt=0, description="timeout of connecting")] = 5.0
     first_token_seconds: Annotated[float, Meta(gt=0, description="timeout of the first token")] = (
@@ -314,129 +319,3 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admission: Admission = Admission()
     queries: QueryLog = QueryLog()
     tune: Tune = Tune()
-
-
-def load(config: Path | None = None, **overrides: Any) -> Settings:
-    """Settings from every source. Overrides: `embed={"workers": 1}` or `embed__workers=1`.
-
-    Raises:
-        BadSettings: an unknown key, a wrong type, or an unreadable file; names the key.
-    """
-    tree: dict[str, Any] = {}
-    path = config or Path(CONFIG_FILE)
-    if config is not None or path.is_file():
-        _merge(tree, _read_toml(path), where=str(path))
-    for name, value in sorted(os.environ.items()):
-        if name.startswith(PREFIX) and not name.startswith(NOT_SETTINGS):
-            _put(tree, name.removeprefix(PREFIX).lower(), value, where=f"environment {name}")
-    for name, value in overrides.items():
-        _put(tree, name, value, where="keyword arguments")
-    settings = _convert(tree)
-    return settings if settings.home else msgspec.structs.replace(settings, home=_default_home())
-
-
-def language() -> Literal["en", "zh"]:
-    """Of the languages that reports are written in the one of the user's locale, else English."""
-    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-    return "zh" if next(filter(None, names), "").startswith("zh") else "en"
-
-
-def is_secret(key: str) -> bool:
-    """Whether the value of a setting, as `generate.api_key`, must not be shown."""
-    return key.replace("__", ".").rpartition(".")[2].strip().lower() in _SECRETS
-
-
-def child_environment() -> dict[str, str]:
-    """This process's environment without our settings, which may be secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-
-
-def describe(settings: Settings) -> dict[str, Any]:
-    """The settings as plain JSON values; a secret that is set shows as `***`."""
-    value: dict[str, Any] = msgspec.to_builtins(settings)
-    for section in value.values():
-        if isinstance(section, dict):
-            section.update({name: "***" for name in _SECRETS & section.keys() if section[name]})
-    return value
-
-
-def markdown() -> str:
-    """The reference page `docs/settings.md`."""
-    lines = [
-        "# Settings",
-        "",
-        "Generated by `vivace settings --markdown`. Each key can be set in `vivace.toml`",
-        "(`[embed]` then `model = ...`), in the environment (`VIVACE_EMBED__MODEL`), or as a",
-        "keyword argument (`embed__model=...`); later ones win.",
-        "",
-        "| key | type | default | meaning |",
-        "|---|---|---|---|",
-    ]
-    for key, type_name, default, description in _fields(Settings, ""):
-        lines.append(f"| `{key}` | {type_name} | `{default!r}` | {description} |")
-    return "\n".join(lines) + "\n"
-
-
-def _fields(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str, Any, str]]:
-    hints = get_type_hints(struct, include_extras=True)
-    for info in msgspec.structs.fields(struct):
-        hint = hints[info.name]
-        if isinstance(info.default, msgspec.Struct):
-            yield from _fields(type(info.default), f"{prefix}{info.name}.")
-        else:
-            kind, meta = get_args(hint)
-            name = "str" if get_origin(kind) is Literal else kind.__name__
-            yield prefix + info.name, name, info.default, meta.description
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadSettings(f"{path}: {error}", fix="Mend the file or name another one") from error
-
-
-def _put(tree: dict[str, Any], name: str, value: Any, *, where: str) -> None:
-    parts = name.split("__")
-    nested: Any = value
-    for part in reversed(parts):
-        nested = {part: nested}
-    _merge(tree, nested, where=where)
-
-
-def _merge(tree: dict[str, Any], more: Mapping[str, Any], *, where: str) -> None:
-    """Lay `more` over `tree`, checking it now so that an error can name where it came from."""
-    _overlay(tree, more)
-    _convert(tree, where=where)
-
-
-def _overlay(tree: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for key, value in more.items():
-        below = tree.get(key)
-        if isinstance(value, Mapping):
-            if not isinstance(below, dict):
-                below = tree[key] = {}
-            _overlay(below, value)
-        else:
-            tree[key] = value
-
-
-def _convert(tree: Mapping[str, Any], *, where: str = "settings") -> Settings:
-    try:
-        return msgspec.convert(tree, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        parents = path.rstrip("`").lstrip(".")
-        key = parents
-        if "unknown field" in text:
-            field = text.split("`")[1]
-            key = f"{parents}.{field}" if parents else field
-            text = "no such setting"
-        raise BadSettings(
-            f"{where}: {key}: {text}", fix="`vivace settings` lists every key with its type"
-        ) from error
-
-
-def _default_home() -> str:
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return str(Path(base) / "vivace")

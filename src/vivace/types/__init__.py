@@ -9,11 +9,35 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vivace.types.reports import (
+    CollectionInfo as CollectionInfo,
+)
+from vivace.types.reports import (
+    Decision as Decision,
+)
+from vivace.types.reports import (
+    Failure as Failure,
+)
+from vivace.types.reports import (
+    Finding as Finding,
+)
+from vivace.types.reports import (
+    IngestProgress as IngestProgress,
+)
+from vivace.types.reports import (
+    IngestReport as IngestReport,
+)
+from vivace.types.reports import (
+    Skipped as Skipped,
+)
+from vivace.types.reports import (
+    UpkeepProgress as UpkeepProgress,
+)
 
 Ids: TypeAlias = NDArray[np.int64]
 """Chunk ids, -1 for padding."""
@@ -319,6 +343,26 @@ class Asking:
     """The user's own instructions; they join ours, they do not replace them."""
     max_tokens: int | None = None
     temperature: float | None = None
+    template: str = "qa"
+    """A kind of answer by name: qa, summary, translation, code, one of the user's; or auto, by the
+    question's words."""
+    target_language: str = ""
+    """Of the answer, by name or code (French, fr, 法语); empty is the question's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What `answer.text[start:end]`, a sentence, has behind it in the passages that were read."""
+
+    start: int
+    end: int
+    supported: bool
+    score: float
+    """From 0 to 1: how much of the sentence the passage holds."""
+    chunk: int | None = None
+    """Id of the passage that supports it best; None where nothing is like it."""
+    reason: str = ""
+    """Why it is not supported: words, number, name or negation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +382,10 @@ class Answer:
     finish_reason: str = "stop"
     read: int | None = None
     """Of the hits, so many of the first had room in what the text was written from; None is all."""
+    support: tuple[Support, ...] = ()
+    """One for each sentence that claims something, where a model wrote the text."""
+    answerable: float | None = None
+    """How likely the hits hold the answer, by their scores alone: see `generate.refusal`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,100 +402,3 @@ class Delta:
     usage: Usage | None = None
     degraded: tuple[str, ...] = ()
     """From a `Generator`, on the last one: what the model was not told as it was asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One source that could not be ingested: what, why, and how to fix it."""
-
-    source: str
-    reason: str
-    fix: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file that was not read, and why."""
-
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class IngestProgress:
-    """How far an ingest is. Counts are of what has been committed, except `read`."""
-
-    read: int = 0
-    documents: int = 0
-    chunks: int = 0
-    unchanged: int = 0
-    failed: int = 0
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class IngestReport:
-    """What an ingest did. `documents` and `chunks` count what was written."""
-
-    documents: int = 0
-    chunks: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    embedded: int = 0
-    """Chunks that went through the model; the others kept the vector they had."""
-    skipped: tuple[Skipped, ...] = ()
-    errors: tuple[Failure, ...] = ()
-    epoch: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionInfo:
-    """A collection's identity and size."""
-
-    uuid: str
-    path: str
-    epoch: int
-    documents: int
-    chunks: int
-    embedder: str
-    dim: int
-    signs_bytes: int = 0
-    """Of the token signs that are kept with the chunks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What was chosen for a collection, and on what grounds; every field is a JSON value.
-
-    `what` is its kind: "rebuild", "default", "plan", "policy" and so on.
-    """
-
-    what: str
-    before: Any
-    after: Any
-    reason: str
-    """One sentence."""
-    evidence: Metadata = field(default_factory=dict)
-    """The trials or signals it rests on."""
-    rejected: tuple[Any, ...] = ()
-    time: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """UTC."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something wrong in a collection: where, what, and what mends it."""
-
-    where: str
-    what: str
-    fix: str
-
-
-@dataclass(frozen=True, slots=True)
-class UpkeepProgress:
-    """How far a check, a rebuild or a compaction is: `done` of `total` in its current step."""
-
-    step: str
-    done: int = 0
-    total: int = 0
