@@ -69,7 +69,7 @@ def test_ingest_search_ask_ls_rm(shell: Shell, folder: Path) -> None:
     found = shell.json("search", "notice period", "-k", "1")
     hit = found["hits"][0]
     assert hit["source"] == (folder / "leave.md").as_posix()
-    assert set(hit["stages"]) == {"bm25", "cosine"}
+    assert set(hit["stages"]) == {"bm25", "cosine", "fused", "reranked"}
 
     answer = shell.json("ask", "How long is the notice period?")
     assert answer["found"]
