@@ -295,7 +295,7 @@ def _is_tei(fragment: str) -> bool:
     if fragment in ("", TEI):
         return fragment == TEI
     raise BadSettings(
-        f"search.rerank: {fragment!r} is no kind of server",
+        "search.rerank: what stands behind the # is no kind of server",
         fix="Write NAME@URL, or NAME@URL#tei for text-embeddings-inference",
     )
 
