@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vivace.engine import Engine
 from vivace.errors import BadSettings, RerankError
-from vivace.retrieve.rerankers import http
+from vivace.retrieve.rerankers import http, names
 from vivace.retrieve.rerankers.http import HttpReranker
 from vivace.run import work
 from vivace.run.breaker import State
 from vivace.run.endpoint import Endpoint
-from vivace.settings import Remote
-from vivace.types import Chunk, Hit, Query
+from vivace.settings import Remote, load
+from vivace.types import Chunk, Document, Hit, Query
 
 QUESTION = Query("green grass")
 
@@ -278,3 +279,27 @@ async def test_servers_that_are_down_are_left_alone(fake: Fake) -> None:
         assert len(fake.requests) == 5
     finally:
         await model.close()
+
+
+async def test_a_search_reranked_over_the_wire(fake: Fake) -> None:
+    """And what it does without, when the server is gone."""
+
+    def last_first(body: dict[str, Any]) -> Any:
+        count = len(body["documents"])
+        return {"results": [{"index": n, "relevance_score": float(n)} for n in range(count)]}
+
+    settings = load(search={"rerank": f"bge@{fake.url}", "rerank_weight": 1.0}, remote__retries=0)
+    async with Engine(settings) as engine:
+        if engine.reranker is None:
+            engine.reranker = names.load(settings)
+        docs = await engine.open("wire")
+        await docs.add([Document("a", "Green grass."), Document("b", "Grass grows on a stone.")])
+        fake.answer = lambda _: 500
+        before = await docs.search("green grass")
+        assert [hit.chunk.document_id for hit in before.hits] == ["a", "b"]
+        assert "rerank:bge" in before.degraded[0]
+        fake.answer = last_first
+        after = await docs.search("green grass")
+        assert [hit.chunk.document_id for hit in after.hits] == ["b", "a"]
+        assert after.degraded == ()
+        assert after.hits[0].stages["reranked"] == 1.0
