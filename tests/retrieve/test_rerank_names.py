@@ -19,7 +19,7 @@ def named(name: str, key: str = "") -> Settings:
     return Settings(search=Search(rerank=name), embed=Embed(workers=1), remote=Remote(api_key=key))
 
 
-@pytest.mark.parametrize("name", ["auto", "off", "maxsim", "fitted"])
+@pytest.mark.parametrize("name", ["auto", "off", "maxsim"])
 def test_what_a_search_does_itself(name: str) -> None:
     assert names.load(named(name)) is None
 

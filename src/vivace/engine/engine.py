@@ -22,9 +22,10 @@ from vivace.generate.extractive import Extractive
 from vivace.generate.prompted import Prompted
 from vivace.generate.standalone import standalone
 from vivace.ingest.sandbox import Sandbox
-from vivace.protocols import Answerer, Reranker, Searcher
+from vivace.protocols import Answerer, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.pooling import Watch
+from vivace.retrieve.rerankers import names as rerankers
 from vivace.run.pools import Pool
 from vivace.run.threads import divide
 from vivace.settings import Settings
@@ -46,8 +47,8 @@ class Engine:
         self.generator = models.load(self.settings.generate)
         share = divide(self.settings.embed.workers, self.settings.search.threads)
         self.embedder = names.load(self.settings, share.cores)
-        self.reranker: Reranker | None = None
-        """In place of MaxSim; set before a collection is opened."""
+        self.reranker = rerankers.load(self.settings, share.cores)
+        """In place of MaxSim; None where MaxSim or nothing scores the best again."""
         self._pool = Pool(share.search, "vivace-search", cores=share.cores)
         self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}

@@ -116,7 +116,7 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="what scores the best again: auto (maxsim where there are token vectors),"
-            " off, maxsim, fitted, fastembed:NAME-or-folder, or NAME@URL of a /rerank server"
+            " off, maxsim, fastembed:NAME-or-folder, or NAME@URL of a /rerank server"
         ),
     ] = "auto"
     rerank_depth: Annotated[
