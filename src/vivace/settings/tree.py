@@ -124,7 +124,7 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 20
     rerank_weight: Annotated[
         float, Meta(ge=0, le=1, description="w in (1-w) * fused/max + w * reranked/max")
-    ] = 0.5
+    ] = 0.6
     mmr: Annotated[
         float,
         Meta(ge=0, le=1, description="how much being unlike the hits before counts; 0 is not"),

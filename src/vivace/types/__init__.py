@@ -192,7 +192,7 @@ class Rerank:
     """How many of the best are scored again, and how much that counts; a depth of 0 is none."""
 
     depth: int = 20
-    weight: float = 0.5
+    weight: float = 0.6
     """w in (1-w) * fused/max + w * reranked/max."""
 
 
