@@ -159,7 +159,6 @@ def _open_tokenizer(path: Path) -> Tokenizer:
 
     try:
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-        # files often say 128 or nothing, as whatever was exported before had left them
         told = (tokenizer.truncation or {}).get("max_length", MAX_TOKENS)
         tokenizer.enable_truncation(min(int(told), MAX_TOKENS), strategy="longest_first")
     except Exception as error:  # the library raises nothing more precise
