@@ -47,8 +47,12 @@ class Engine:
         self.generator = models.load(self.settings.generate)
         share = divide(self.settings.embed.workers, self.settings.search.threads)
         self.embedder = names.load(self.settings, share.cores)
-        self.reranker = rerankers.load(self.settings, share.cores)
-        """In place of MaxSim; None where MaxSim or nothing scores the best again."""
+        try:
+            self.reranker = rerankers.load(self.settings, share.cores)
+            """In place of MaxSim; None where MaxSim or nothing scores the best again."""
+        except BaseException:
+            self.embedder.close()
+            raise
         self._pool = Pool(share.search, "vivace-search", cores=share.cores)
         self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
