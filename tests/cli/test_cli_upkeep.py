@@ -110,12 +110,11 @@ def test_without_a_collection(
 SLOWLY = """
 import sys, numpy as np
 from vivace.embed.minilm import MiniLM
-embed = MiniLM.embed
 async def slowly(self, texts, *, kind):
     print("embedding", file=sys.stderr, flush=True)
     import asyncio
     await asyncio.Event().wait()
-MiniLM.embed = slowly
+MiniLM.embed_tokens = slowly
 from vivace.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -143,7 +143,7 @@ def test_in_the_queue_and_in_the_forward_pass(
     config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    monkeypatch.setattr(MiniLM, "encode", gate.before(MiniLM.encode))
+    monkeypatch.setattr(MiniLM, "_encoded", gate.before(MiniLM._encoded))
     with serving(open_to_all(config), [handbook]) as live:
 
         def leave() -> None:

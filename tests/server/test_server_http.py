@@ -40,7 +40,7 @@ class TestSearch:
         found = http.post("/v1/search", json={"query": "notice period", "k": 1}).json()
         assert set(found) == {"hits", "epoch", "degraded"}
         hit = found["hits"][0]
-        assert set(hit["stages"]) == {"bm25", "cosine"}
+        assert set(hit["stages"]) == {"bm25", "cosine", "fused", "reranked"}
         assert TEXTS["leave.md"][hit["start"] : hit["end"]] == hit["text"]
         assert hit["source"].endswith("leave.md")
         assert hit["score"] > 0
