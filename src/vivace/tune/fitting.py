@@ -130,7 +130,7 @@ def _gains(judged: Sequence[Judged], groups: NDArray[np.int64], model: Model, se
     found = np.zeros(len(judged))
     for fold in range(FOLDS):
         weights = weigh([one for one, at in zip(judged, folds, strict=True) if at != fold])
-        unseen = np.flatnonzero(folds == fold)
+        unseen = np.flatnonzero(folds == fold).tolist()
         found[unseen] = gains(
             [judged[at] for at in unseen], replace(model, weights=tuple(weights.tolist()))
         )
