@@ -75,7 +75,7 @@ _UNDECOMPOSED: Final = str.maketrans(
     {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i", "ħ": "h"}
 )
 # Most texts have nothing that takes a step of `_folded` over several characters, nor a dot within a
-# word: they are folded character by character, to the same terms in half the time.
+# word: they are folded character by character, to the same terms in 60 % of the time.
 _DOTTED: Final = re.compile(r"\.[^\W\d_]")
 _EVERYDAY: Final = re.compile(
     "[\0-~\u00b7\u2013\u2014\u2018-\u201d\u2026\u3000-\u3002\u3008-\u3011\u3014-\u301b"
@@ -159,15 +159,17 @@ def words(text: str) -> list[str]:
 
 
 def _terms(text: str, *, pairs: bool) -> list[str]:
-    if not _DOTTED.search(text):
-        if text.isascii():
-            return _of_blanked(text.encode().translate(_ASCII_FOLDS).decode())
-        if _EVERYDAY.fullmatch(text):
-            folded = text.translate(_FOLDS)
-            if not _IDEOGRAPH.search(folded):
-                return _of_blanked(folded)
-            if "'" not in folded:
-                return _of_pieces(_PIECES.findall(folded), pairs=pairs)
+    dotted = _DOTTED.search(text)
+    if text.isascii():
+        if dotted:
+            text = _undotted(text.lower().replace("_", " "))
+        return _of_blanked(text.encode().translate(_ASCII_FOLDS).decode())
+    if not dotted and _EVERYDAY.fullmatch(text):
+        folded = text.translate(_FOLDS)
+        if not _IDEOGRAPH.search(folded):
+            return _of_blanked(folded)
+        if "'" not in folded:
+            return _of_pieces(_PIECES.findall(folded), pairs=pairs)
     text = _undotted(_folded(text))
     if _HAS_CJK.search(text):
         return _of_pieces(_pieces(text), pairs=pairs)
