@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vivace.text import simplified
 from vivace.text import terms as module
-from vivace.text.terms import LONGEST_TERM, holds, plain, terms
+from vivace.text.terms import LONGEST_TERM, holds, plain, terms, words
 
 
 def test_english_words_are_stemmed_and_stop_words_left_out() -> None:
@@ -154,3 +154,34 @@ def test_the_table_is_one_for_one() -> None:
 )
 def test_a_phrase_ends_with_its_words(phrase: str, there: bool) -> None:
     assert holds(plain("A red apple 一个苹果"), phrase) is there
+
+
+def test_words_are_terms_without_pairs() -> None:
+    assert words("The GPU's 显存不足!") == ["gpu", "显", "存", "不", "足"]
+    assert words("檢索 running") == ["检", "索", "run"]
+    assert words("The companies were running") == terms("The companies were running")
+    assert words("to be") == ["to", "be"]
+    assert words("カタカナ é") == ["カ", "タ", "カ", "ナ", "e"]
+
+
+PIECES = st.sampled_from(
+    [
+        *"aBst09 '’.,_\n\x1c·—“”…　。＇．＿ａＢ１（中國国カ々é",
+        "it's",
+        "n't",
+        "'s",
+        "u.s.",
+        "ab" * 40,
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=10).map("".join))
+def test_the_fast_way_gives_the_same(text: str) -> None:
+    """A word with an accent sends the text the slow way round, and adds its term at the end."""
+    slowly = terms(f"{text} évènt")
+    assert slowly[-1] == "event"
+    if slowly[:-1]:
+        assert terms(text) == slowly[:-1]
+    else:  # stop words alone, which are left out where there is another word
+        assert not terms(f"{text} event")[:-1]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,10 +14,16 @@ from vivace.errors import BadSettings, CorruptIndex
 from vivace.retrieve import fitted
 from vivace.retrieve.features import NAMES
 from vivace.retrieve.fitted import FittedReranker, Model
-from vivace.tune.fitting import FEWEST, Judged, fit, weigh
+from vivace.tune import fitting
+from vivace.tune.fitting import FEWEST, Judged, weigh
 from vivace.types import Chunk, Hit, Query
 
 PHRASE = NAMES.index("phrase")
+HERE = "this collection"
+
+
+def fit(judged: Sequence[Judged]) -> Model:
+    return fitting.fit(judged, HERE)
 
 
 def question(rng: np.random.Generator, *, told: float, group: Hashable = None) -> Judged:
@@ -89,11 +96,11 @@ def test_separable_questions_have_finite_weights() -> None:
 
 async def test_it_is_kept_and_used(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
-    assert fitted.load(path) is None
+    assert fitted.load(path, HERE) is None
     weights = tuple(float(name == "coverage") for name in NAMES)
-    model = Model(weights, 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
+    model = Model(HERE, weights, 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
     fitted.save(model, path)
-    found = fitted.load(path)
+    found = fitted.load(path, HERE)
     assert found == model
     assert found is not None
     reranker = FittedReranker(found)
@@ -106,13 +113,28 @@ async def test_it_is_kept_and_used(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_known(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
-    model = Model((0.5,) * len(NAMES), 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
+    model = Model(HERE, (0.5,) * len(NAMES), 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
     fitted.save(model, path)
     whole = path.read_bytes()
     for damaged in (b"", whole[:-9], whole.replace(b"0.15", b"0.16"), b"\xff", b"{}"):
         path.write_bytes(damaged)
         with pytest.raises(CorruptIndex, match=r"reranker\.json"):
-            fitted.load(path)
-    fitted.save(Model((1.0,), 0.5, 1, 1, 0.1, 0.1, 0.1, enabled=True, names=("other",)), path)
+            fitted.load(path, HERE)
+    fitted.save(Model(HERE, (1.0,), 0.5, 1, 1, 0.1, 0.1, 0.1, enabled=True, names=("other",)), path)
     with pytest.raises(CorruptIndex, match="other features"):
-        fitted.load(path)
+        fitted.load(path, HERE)
+
+
+def test_weights_are_not_carried_over(tmp_path: Path) -> None:
+    path = tmp_path / fitted.FILE
+    fitted.save(fit(questions(60, told=0.8)), path)
+    with pytest.raises(BadSettings, match="another collection's"):
+        fitted.load(path, "another collection")
+
+
+def test_gains_of_questions_not_fitted_on() -> None:
+    model = fit(questions(100, told=0.8))
+    unseen = questions(100, told=0.8, seed=1)
+    assert fitting.gains(unseen, model).mean() > 0.1
+    no_weights = msgspec.structs.replace(model, weights=(0.0,) * len(NAMES))
+    assert not fitting.gains(unseen, no_weights).any()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import numpy as np
 
-from vivace.errors import CorruptIndex
-from vivace.index import files
+from vivace.collection.checked import Checked
 from vivace.index.segments import SegmentFiles
 from vivace.types import Bitmap, Ids, Metric
 
@@ -49,11 +49,7 @@ class Manifest(msgspec.Struct, frozen=True):
     segments: tuple[SegmentEntry, ...]
 
 
-class _File(msgspec.Struct, frozen=True):
-    format: int
-    oldest: int
-    crc32: int
-    manifest: msgspec.Raw
+_FILE: Final = Checked(Manifest, "manifest", FORMAT, OLDEST, "It is rebuilt")
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -62,9 +58,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: it cannot be written; the one before still holds.
     """
-    body = msgspec.json.encode(manifest)
-    whole = _File(FORMAT, OLDEST, zlib.crc32(body), msgspec.Raw(body))
-    files.replace(folder / FILE, msgspec.json.encode(whole))
+    _FILE.write(folder / FILE, manifest)
 
 
 def read(folder: Path) -> Manifest | None:
@@ -73,25 +67,7 @@ def read(folder: Path) -> Manifest | None:
     Raises:
         CorruptIndex: it is damaged, or of a format that this Vivace does not read.
     """
-    path = folder / FILE
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CorruptIndex(f"{path}: {error.strerror}", fix="It is rebuilt") from error
-    try:
-        whole = msgspec.json.decode(data, type=_File)
-        if zlib.crc32(bytes(whole.manifest)) != whole.crc32:
-            raise CorruptIndex(f"{path} fails its checksum", fix="It is rebuilt")
-        if whole.oldest > FORMAT:
-            raise CorruptIndex(
-                f"{path} has format {whole.format}; this Vivace reads up to {FORMAT}",
-                fix="It is rebuilt",
-            )
-        return msgspec.json.decode(whole.manifest, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise CorruptIndex(f"{path} cannot be read: {error}", fix="It is rebuilt") from error
+    return _FILE.read(folder / FILE)
 
 
 def dead_bits(ids: Ids, live: Bitmap) -> bytes:

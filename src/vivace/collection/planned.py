@@ -6,16 +6,14 @@ No truth: without it, or with a damaged one, the defaults hold, and everything i
 from __future__ import annotations
 
 import os
-import zlib
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
-from vivace.errors import CorruptIndex
-from vivace.index import files
+from vivace.collection.checked import Checked
 from vivace.types import Objective, Plan
 
 FILE = "plan.json"
@@ -43,11 +41,7 @@ class Planned(msgspec.Struct, frozen=True):
     time: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
 
 
-class _File(msgspec.Struct, frozen=True):
-    format: int
-    oldest: int
-    crc32: int
-    planned: msgspec.Raw
+_FILE: Final = Checked(Planned, "planned", FORMAT, OLDEST, "Tune again: vivace tune --apply")
 
 
 def write(folder: Path, planned: Planned) -> None:
@@ -56,9 +50,7 @@ def write(folder: Path, planned: Planned) -> None:
     Raises:
         OSError: it cannot be written; the one before still holds.
     """
-    body = msgspec.json.encode(planned)
-    whole = _File(FORMAT, OLDEST, zlib.crc32(body), msgspec.Raw(body))
-    files.replace(folder / FILE, msgspec.json.encode(whole))
+    _FILE.write(folder / FILE, planned)
 
 
 def read(folder: Path) -> Planned | None:
@@ -67,22 +59,7 @@ def read(folder: Path) -> Planned | None:
     Raises:
         CorruptIndex: it is damaged, or of a format that this Vivace does not read.
     """
-    path = folder / FILE
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _corrupt(path, str(error.strerror)) from error
-    try:
-        whole = msgspec.json.decode(data, type=_File)
-        if zlib.crc32(bytes(whole.planned)) != whole.crc32:
-            raise _corrupt(path, "it fails its checksum")
-        if whole.oldest > FORMAT:
-            raise _corrupt(path, f"it has format {whole.format}, this Vivace reads up to {FORMAT}")
-        return msgspec.json.decode(whole.planned, type=Planned)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise _corrupt(path, str(error)) from error
+    return _FILE.read(folder / FILE)
 
 
 def put_aside(folder: Path) -> None:
@@ -102,7 +79,3 @@ def signature(folder: Path) -> Signature:
     except OSError:
         return _ABSENT
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _corrupt(path: Path, reason: str) -> CorruptIndex:
-    return CorruptIndex(f"{path}: {reason}", fix="Tune again: vivace tune --apply")

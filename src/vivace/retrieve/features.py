@@ -1,8 +1,8 @@
 """What speaks for a passage, in numbers: for explaining a ranking, and for fitting one.
 
-Words are terms of `text.terms`, stop words left out, so English and Chinese go the same way. Of a
-run of Chinese the characters count as words, and not the pairs: two neighbouring characters of the
-question that are neighbours in the passage are what a pair would say, and `phrase` says it.
+Words are those of `text.terms`, stop words left out, so English and Chinese go the same way. Of a
+run of Chinese the characters are the words, and not the pairs: that two neighbouring characters of
+the question are neighbours in the passage is what a pair would say, and `phrase` says it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.text.terms import terms
+from vivace.text.terms import words as words_of
 from vivace.types import Hit, Scores
 
 Features: TypeAlias = NDArray[np.float32]
@@ -55,7 +55,7 @@ def features(question: str, texts: Sequence[str], bm25: Scores, cosine: Scores) 
     best = float(keyword.max())
     found[:, 0] = keyword / np.float32(best) if best > 0 else 0
     found[:, 1] = np.nan_to_num(cosine, nan=0.0, posinf=0.0, neginf=0.0)
-    words = _words(question)
+    words = words_of(question)
     wanted = frozenset(words)
     pairs = frozenset(pairwise(words))
     found[:, 2:] = [_of_text(text, wanted, pairs) for text in texts]
@@ -73,7 +73,7 @@ def _of_text(
     text: str, wanted: frozenset[str], pairs: frozenset[tuple[str, str]]
 ) -> tuple[float, float, float, float, float]:
     """Coverage, phrase, proximity, position and length of one text."""
-    words = _words(text)
+    words = words_of(text)
     length = log1p(len(words))
     at = [n for n, word in enumerate(words) if word in wanted]
     if not at:
@@ -104,17 +104,3 @@ def _window(words: Sequence[str], at: Sequence[int], different: int) -> int:
             if length < shortest:
                 shortest = length
     return shortest
-
-
-def _words(text: str) -> list[str]:
-    """The terms of a text in their order, without the pairs of neighbouring characters."""
-    found = terms(text)
-    if text.isascii():
-        return found
-    there = set(found)
-    dropped = {
-        term
-        for term in there
-        if len(term) == 2 and not term.isascii() and term[0] in there and term[1] in there
-    }
-    return [term for term in found if term not in dropped]

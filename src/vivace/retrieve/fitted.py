@@ -7,7 +7,6 @@ points. `tune.fitting` fits one, and says with what gain; it is `enabled` only w
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,19 +14,23 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from vivace.collection.checked import Checked
 from vivace.errors import BadSettings, CorruptIndex, RerankError
-from vivace.index import files
 from vivace.retrieve.features import NAMES, Features, of_hits
 from vivace.types import Hit, Query, Scores
 
 FILE: Final = "reranker.json"
 """Its name in a collection's folder."""
+FORMAT: Final = 1
+OLDEST: Final = 1
 _FIX: Final = "Delete the file, and fit the reranker again"
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was fitted, and what it was found to gain. JSON on disk."""
 
+    collection: str
+    """Uuid of the one whose questions these were: carried over, weights do harm."""
     weights: tuple[float, ...]
     """Of the features as they are, in the order of `names`."""
     blend: float
@@ -53,10 +56,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return lowered
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    checksum: str
-    """BLAKE2b-128, hexadecimal, of the model's JSON as it stands in the file."""
-    model: msgspec.Raw
+_FILE: Final = Checked(Model, "reranker", FORMAT, OLDEST, _FIX)
 
 
 def save(model: Model, path: Path) -> None:
@@ -65,31 +65,26 @@ def save(model: Model, path: Path) -> None:
     Raises:
         OSError: it cannot be written; what was there is still there.
     """
-    body = msgspec.json.encode(model)
-    files.replace(path, msgspec.json.encode(_File(_checksum(body), msgspec.Raw(body))))
+    _FILE.write(path, model)
 
 
-def load(path: Path) -> Model | None:
+def load(path: Path, collection: str) -> Model | None:
     """The model at `path`; None where there is none.
 
+    Args:
+        collection: whose folder it is in; a model of another's questions is refused.
+
     Raises:
-        CorruptIndex: the file is damaged, or of a version with other features.
-        OSError: it cannot be read.
+        CorruptIndex: the file is damaged, may not be read, or is of a version with other features.
+        BadSettings: it was fitted on another collection's questions.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    model = _FILE.read(path)
+    if model is None:
         return None
-    try:
-        file = msgspec.json.decode(data, type=_File)
-        body = bytes(file.model)
-        model = msgspec.json.decode(body, type=Model)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CorruptIndex(f"{path}: {error}", fix=_FIX) from error
-    if _checksum(body) != file.checksum:
-        raise CorruptIndex(f"{path}: its checksum is not its contents'", fix=_FIX)
     if model.names != NAMES or len(model.weights) != len(NAMES):
         raise CorruptIndex(f"{path}: it was fitted on other features", fix=_FIX)
+    if model.collection != collection:
+        raise BadSettings(f"{path}: it was fitted on another collection's questions", fix=_FIX)
     return model
 
 
@@ -127,7 +122,3 @@ class FittedReranker:
 
     async def close(self) -> None:
         """Nothing to do."""
-
-
-def _checksum(body: bytes) -> str:
-    return hashlib.blake2b(body, digest_size=16).hexdigest()

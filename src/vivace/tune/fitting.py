@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from vivace.retrieve import rerank
 from vivace.retrieve.features import NAMES, Features
 from vivace.retrieve.fitted import Model
 from vivace.tune import metrics
+from vivace.tune.bootstrap import difference
 from vivace.types import Bitmap, Scores
 
 FOLDS: Final = 5
@@ -30,7 +32,6 @@ _RIDGE: Final = 1e-2
 """Of the squared weights of features brought to a spread of one, a question."""
 _STEPS: Final = 30
 _STILL: Final = 1e-8
-_DRAWS: Final = 2_000
 _AT: Final = 10
 
 Weights = NDArray[np.float64]
@@ -52,34 +53,39 @@ class Judged:
     """Questions of one group are never on both sides of a fold; None is a group of its own."""
 
 
-def fit(judged: Sequence[Judged], *, blend: float = 0.5, seed: int = 0) -> Model:
+def fit(judged: Sequence[Judged], collection: str, *, blend: float = 0.5, seed: int = 0) -> Model:
     """The model of all these questions, with the gain measured by cross-validation over them.
 
     Questions without a relevant chunk anywhere say nothing and are left out. With fewer than
     `FEWEST` groups left the model has no weights and is not enabled.
 
     Args:
+        collection: uuid of the one that was searched; no other may use the model.
         blend: weight of the reranker's side that it will be served with.
     """
     asked = [one for one in judged if one.known]
     groups = _groups(asked)
     most = int(groups.max()) + 1 if asked else 0
     depth = max((len(one.fused) for one in asked), default=0)
-    if most < FEWEST:
-        return Model((0.0,) * len(NAMES), blend, depth, len(asked), 0.0, 0.0, 0.0, enabled=False)
-    gains = _gains(asked, groups, blend, seed)
-    low, high = _interval(gains, groups, seed)
-    weights = weigh(asked)
-    return Model(
-        tuple(weights.tolist()),
-        blend,
-        depth,
-        len(asked),
-        float(gains.mean()),
-        low,
-        high,
-        enabled=bool(low > 0),
+    model = Model(
+        collection, (0.0,) * len(NAMES), blend, depth, len(asked), 0.0, 0.0, 0.0, enabled=False
     )
+    if most < FEWEST:
+        return model
+    gain = difference(_gains(asked, groups, model, seed), groups.tolist(), seed=seed)
+    return replace(
+        model,
+        weights=tuple(weigh(asked).tolist()),
+        gain=gain.mean,
+        low=gain.low,
+        high=gain.high,
+        enabled=gain.better,
+    )
+
+
+def gains(judged: Sequence[Judged], model: Model) -> Weights:
+    """(q,) What each question's nDCG@10 gains by the model, blended in as it would be served."""
+    return np.array([_gain(one, model) for one in judged], np.float64)
 
 
 def weigh(judged: Sequence[Judged]) -> Weights:
@@ -118,16 +124,17 @@ def _pairs(judged: Sequence[Judged]) -> tuple[NDArray[np.float64], NDArray[np.fl
     return np.concatenate(rows), np.concatenate(shares)
 
 
-def _gains(judged: Sequence[Judged], groups: NDArray[np.int64], blend: float, seed: int) -> Weights:
-    """(q,) What each question's nDCG@10 gains by weights that were fitted without its group."""
+def _gains(judged: Sequence[Judged], groups: NDArray[np.int64], model: Model, seed: int) -> Weights:
+    """(q,) The same of the model with weights that were fitted without the question's group."""
     folds = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups] % FOLDS
-    gains = np.zeros(len(judged))
+    found = np.zeros(len(judged))
     for fold in range(FOLDS):
         weights = weigh([one for one, at in zip(judged, folds, strict=True) if at != fold])
-        model = Model(tuple(weights.tolist()), blend, 0, 0, 0.0, 0.0, 0.0, enabled=False)
-        for at in np.flatnonzero(folds == fold).tolist():
-            gains[at] = _gain(judged[at], model)
-    return gains
+        unseen = np.flatnonzero(folds == fold).tolist()
+        found[unseen] = gains(
+            [judged[at] for at in unseen], replace(model, weights=tuple(weights.tolist()))
+        )
+    return found
 
 
 def _gain(one: Judged, model: Model) -> float:
@@ -140,16 +147,6 @@ def _ndcg(one: Judged, places: NDArray[np.int64]) -> float:
     found = {str(place) for place in np.flatnonzero(one.relevant)}
     missed = {f"missed {n}" for n in range(one.known - len(found))}
     return metrics.ndcg([str(place) for place in places], found | missed, _AT)
-
-
-def _interval(gains: Weights, groups: NDArray[np.int64], seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean: the paired bootstrap, groups drawn with replacement."""
-    count = int(groups.max()) + 1
-    sums, sizes = np.bincount(groups, gains), np.bincount(groups).astype(float)
-    even = np.full(count, 1 / count)
-    times = np.random.default_rng(seed).multinomial(count, even, size=_DRAWS).astype(float)
-    low, high = np.quantile((times @ sums) / (times @ sizes), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _groups(judged: Sequence[Judged]) -> NDArray[np.int64]:
