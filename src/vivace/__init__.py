@@ -50,11 +50,13 @@ if TYPE_CHECKING:
     from vivace.errors import StreamTooLong as StreamTooLong
     from vivace.errors import VivaceError as VivaceError
     from vivace.protocols import Answerer as Answerer
+    from vivace.protocols import CacheTier as CacheTier
     from vivace.protocols import CandidateSource as CandidateSource
     from vivace.protocols import DecisionSink as DecisionSink
     from vivace.protocols import Embedder as Embedder
     from vivace.protocols import EmbedsThen as EmbedsThen
     from vivace.protocols import EmbedsTokens as EmbedsTokens
+    from vivace.protocols import EvictionPolicy as EvictionPolicy
     from vivace.protocols import Generator as Generator
     from vivace.protocols import Reader as Reader
     from vivace.protocols import Reranker as Reranker
@@ -106,8 +108,8 @@ _HOMES = {
     " ModelRefused ModelTimeout ModelUnreachable Overloaded RerankError ShareExceeded StoreError"
     " StoreUnwritable StreamCut StreamEmpty StreamMalformed StreamStalled StreamTooLong"
     " VivaceError",
-    "protocols": "Answerer CandidateSource DecisionSink Embedder EmbedsThen EmbedsTokens Generator"
-    " Reader Reranker Searcher TermIndex VectorIndex",
+    "protocols": "Answerer CacheTier CandidateSource DecisionSink Embedder EmbedsThen EmbedsTokens"
+    " EvictionPolicy Generator Reader Reranker Searcher TermIndex VectorIndex",
     "settings": "Settings",
     "sync": "BlockingCollection open reembed",
     "tune.tuning": "Tuning",

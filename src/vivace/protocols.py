@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -313,6 +313,64 @@ class Answerer(Protocol):
     def stream(
         self, query: Query, result: SearchResult, asking: Asking = ...
     ) -> AsyncIterator[Delta]: ...
+
+
+class CacheTier(Protocol):
+    """A shared store of bytes behind the memory of a process: L2 or L3.
+
+    It may lose anything at any time. What it raises is counted by whoever asks, never passed on.
+    """
+
+    name: str
+
+    async def get(self, key: bytes) -> tuple[bytes, float | None] | None:
+        """The value and the seconds it still lives (None: until it is evicted)."""
+        ...
+
+    async def set(self, key: bytes, value: bytes, *, ttl: float | None = None) -> None: ...
+
+    async def delete(self, key: bytes) -> None: ...
+
+    async def clear(self) -> None:
+        """Forget everything of this namespace."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class EvictionPolicy(Protocol):
+    """Which key goes? Holds keys and numbers, never values; not thread-safe: its cache locks.
+
+    Every call is O(1), amortised or sampled. A key that `insert` does not admit is among its own
+    victims. Weights and the capacity are in one unit, entries or bytes.
+    """
+
+    name: ClassVar[str]
+
+    def hit(self, key: Hashable) -> None:
+        """A resident key was asked for."""
+        ...
+
+    def insert(self, key: Hashable, *, weight: int = 1, cost: float = 1.0) -> list[Hashable]:
+        """A key that is not resident comes in, after a miss; what has to go for it.
+
+        `cost` is what computing it again would take, in any unit (milliseconds, tokens).
+        """
+        ...
+
+    def remove(self, key: Hashable) -> None:
+        """It was deleted or has expired: not a victim. Unknown keys are ignored."""
+        ...
+
+    def resize(self, capacity: int) -> list[Hashable]:
+        """Another capacity from now on; what has to go."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """The resident keys, the next victim first, as nearly as the policy knows."""
+        ...
 
 
 class DecisionSink(Protocol):

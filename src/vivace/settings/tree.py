@@ -299,6 +299,60 @@ class Tune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 600.0
 
 
+class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is remembered of earlier requests, and where."""
+
+    memory_mib: Annotated[
+        float, Meta(ge=0, description="most memory of cached values in a process; 0 is no cache")
+    ] = 64.0
+    policy: Annotated[
+        Literal["auto", "lru", "lfu", "wtinylfu", "s3fifo", "arc", "gdsf", "predictive"],
+        Meta(description="what is forgotten first; `auto` watches several and takes the best"),
+    ] = "auto"
+    embeddings: Annotated[bool, Meta(description="keep the vectors of questions")] = True
+    searches: Annotated[
+        bool, Meta(description="keep the results of searches until the collection changes")
+    ] = True
+    answers: Annotated[
+        bool, Meta(description="keep what the model answered to the very same prompt")
+    ] = True
+    sampled: Annotated[bool, Meta(description="keep answers of a temperature above 0, too")] = False
+    seconds: Annotated[
+        float, Meta(gt=0, description="most seconds a value lives; spread by a tenth")
+    ] = 86_400.0
+    stale_seconds: Annotated[
+        float, Meta(ge=0, description="seconds an expired answer is given while it is made again")
+    ] = 0.0
+    negative_seconds: Annotated[
+        float, Meta(ge=0, description="seconds a search that found nothing is remembered")
+    ] = 5.0
+    redis: Annotated[
+        str,
+        Meta(
+            description="L2 (extra `[redis]`): redis://, rediss:// or unix://; `redis+cluster://` "
+            "a cluster; empty is none. Never shown"
+        ),
+    ] = ""
+    sql: Annotated[
+        str,
+        Meta(
+            description="L3: `sqlite` (cache.db under `home`), a path, or postgresql:// (extra "
+            "`[postgres]`); empty is none. Never shown"
+        ),
+    ] = ""
+    sql_mib: Annotated[float, Meta(gt=0, description="most bytes of values kept in L3")] = 1024.0
+    tier_ms: Annotated[
+        float, Meta(gt=0, description="timeout of one call of L2 or L3; then it is a miss")
+    ] = 30.0
+    semantic: Annotated[
+        bool, Meta(description="give the answer of a question that asks the same in other words")
+    ] = False
+    semantic_bound: Annotated[
+        float,
+        Meta(gt=0, lt=1, description="most wrong answers by it, as a share of all questions"),
+    ] = 0.01
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set. Make one with `load`."""
 
@@ -319,3 +373,4 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admission: Admission = Admission()
     queries: QueryLog = QueryLog()
     tune: Tune = Tune()
+    cache: Cache = Cache()

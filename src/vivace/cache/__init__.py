@@ -1,0 +1,1 @@
+"""Have we done this before?"""
