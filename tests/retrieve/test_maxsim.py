@@ -32,13 +32,15 @@ def test_the_mean_of_each_tokens_best(tokens: int, dim: int) -> None:
     chunks = [signs(unit(length, dim, length)) for length in lengths]
     scores = maxsim(question, chunks)
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, [by_definition(question, c) for c in chunks], atol=1e-5)
+    np.testing.assert_allclose(
+        scores, [by_definition(question, c) for c in chunks], atol=4e-3 if dim < 384 else 1e-3
+    )
 
 
 def test_a_chunk_longer_than_a_block() -> None:
     question, chunk = unit(5, 24, 0), signs(unit(3_000, 24, 1))
     found = maxsim(question, [signs(unit(4, 24, 2)), chunk, signs(unit(9, 24, 3))])
-    assert found[1] == pytest.approx(by_definition(question, chunk), abs=1e-5)
+    assert found[1] == pytest.approx(by_definition(question, chunk), abs=4e-3)
 
 
 def test_without_tokens_the_score_is_zero() -> None:
@@ -52,11 +54,11 @@ def test_without_tokens_the_score_is_zero() -> None:
     assert maxsim(unit(0, 384, 0), [chunk]).tolist() == [0]
 
 
-def test_a_score_hardly_depends_on_the_other_chunks() -> None:
+def test_a_score_does_not_depend_on_the_other_chunks() -> None:
     question = unit(12, 384, 0)
     chunks = [signs(unit(100 + at, 384, at)) for at in range(20)]
     alone = [maxsim(question, [chunk])[0] for chunk in chunks]
-    np.testing.assert_allclose(maxsim(question, chunks), alone, atol=1e-6)
+    assert maxsim(question, chunks).tolist() == alone
 
 
 def test_the_same_words_are_nearest() -> None:
@@ -69,3 +71,20 @@ def test_the_same_words_are_nearest() -> None:
 def test_signs_of_another_model_are_refused() -> None:
     with pytest.raises(BadVectors, match="384 dimensions"):
         maxsim(unit(3, 384, 0), [np.zeros((5, 32), np.uint8)])
+
+
+def test_what_the_question_is_rounded_to_is_scored_exactly() -> None:
+    whole = np.random.default_rng(3).integers(-127, 128, (11, 40)).astype(np.float32)
+    whole[:, 0] = 127  # so that every scale is one
+    chunks = [signs(unit(length, 40, length)) for length in (3, 50, 700)]
+    np.testing.assert_allclose(
+        maxsim(whole, chunks), [by_definition(whole, chunk) for chunk in chunks], rtol=1e-6
+    )
+
+
+def test_tokens_of_zeros_score_nothing() -> None:
+    question = unit(4, 384, 0)
+    question[1] = 0
+    chunk = signs(unit(30, 384, 1))
+    assert maxsim(question, [chunk])[0] == pytest.approx(by_definition(question, chunk), abs=4e-3)
+    assert maxsim(np.zeros((2, 384), np.float32), [chunk]).tolist() == [0]

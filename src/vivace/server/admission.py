@@ -28,6 +28,8 @@ KINDS: Final = {
 """Of the routes that are limited. The others cost little and say how the server is doing."""
 DEADLINE: Final = b"x-request-timeout-ms"
 """The header in which a client says for how long it will wait, in milliseconds."""
+UNSEEN: Final = 0.5
+"""Most of the time a client gives that is left for what no clock of ours sees."""
 _KEPT: Final = 65_536
 """Bytes of a body that are read while its request waits."""
 
@@ -67,7 +69,7 @@ class Admission:
         scope["route"] = route
         if self._served.draining:
             raise Closed("the server")
-        user, seconds = _caller(scope)
+        user, seconds = _caller(scope, self._served.lag.seconds)
         with doing(seconds=seconds or route.seconds, user=user):
             permit = route.limit.try_acquire()
             if permit is None:
@@ -97,7 +99,7 @@ class Turnstile:
             await self._app(scope, receive, send)
             return
         try:
-            user, seconds = _caller(scope)
+            user, seconds = _caller(scope, self._served.lag.seconds)
         except BadRequest:
             await self._app(scope, receive, send)
             return
@@ -165,15 +167,22 @@ async def _wait(limit: Limit, receive: Receive) -> tuple[Permit, Receive]:
     return permit, received
 
 
-def _caller(scope: Scope) -> tuple[str, float | None]:
-    """Whose share it counts to, and the seconds they wait."""
+def _caller(scope: Scope, lag: float) -> tuple[str, float | None]:
+    """Whose share it counts to, and the seconds they wait from now on.
+
+    A client's clock began before its request was seen, and runs until its answer is sent: each may
+    have taken, or take, as long as the event loop is late.
+    """
     token = timeout = b""
     for name, value in scope["headers"]:
         if name == b"authorization":
             token = value
         elif name == DEADLINE:
             timeout = value
-    seconds = _seconds(timeout) if timeout else None
+    seconds = None
+    if timeout:
+        seconds = _seconds(timeout)
+        seconds -= min(2 * lag, UNSEEN * seconds)
     if token:
         return blake2b(token, digest_size=12).hexdigest(), seconds
     client = scope.get("client")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, EmbeddingError
+from vivace.run.lag import Lag
 from vivace.run.limit import START, Limit
 from vivace.server.door import Running
 from vivace.server.errors import NoSuchModel
@@ -68,6 +69,7 @@ class Served:
         self.draining = False
         """The server is stopping: what has begun goes on, nothing new begins."""
         self.limits = limits(settings)
+        self.lag = Lag()
         self._places = {served_name(name): name for name in collections}
         if len(self._places) < len(collections) or DEFAULT_MODEL in self._places:
             raise BadInput(
@@ -93,7 +95,8 @@ class Served:
             await self._warm(engine)
             self.ready = True
             try:
-                yield
+                with self.lag:
+                    yield
             finally:
                 self.ready = False
                 # a request cancelled when the drain's time is over still has to let go
