@@ -335,7 +335,10 @@ class Collection(Contents):
         """
         with self._in_flight():
             path = Path(qrels) if qrels is not None else None
-            return await self._quality.tune(path, apply=apply, progress=progress)
+            found = await self._quality.tune(path, apply=apply, progress=progress)
+            if apply and found.reranker is not None:
+                self._searcher = self._engine.searcher(self._corpus, self.trace, self._tuning.watch)
+            return found
 
     # -- upkeep -----------------------------------------------------------------------------
 

@@ -9,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from vivace import settings as settings_module
 from vivace.collection.corpus import Corpus
 from vivace.collection.place import collection_path
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
+from vivace.engine import fittedranking
 from vivace.engine.collection import Collection
 from vivace.generate import names as models
 from vivace.generate import templates
@@ -98,10 +101,13 @@ class Engine:
         return await reembed(folder, self.embedder, tokens=tokens, progress=progress)
 
     def searcher(self, corpus: Corpus, trace: Trace, watch: Watch | None = None) -> Searcher:
-        parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)
-        return HybridSearcher(
-            *parts, metric=corpus.store.metric, watch=watch, reranker=self.reranker
-        )
+        settings, reranker = self.settings.search, self.reranker
+        if settings.rerank == fittedranking.NAME:
+            reranker = fittedranking.load(corpus, trace)
+            if reranker is None:  # none was fitted, or it does not help
+                settings = msgspec.structs.replace(settings, rerank="auto")
+        parts = (corpus.snapshot, self.embedder, self._pool, settings, trace)
+        return HybridSearcher(*parts, metric=corpus.store.metric, watch=watch, reranker=reranker)
 
     def answerer(self, corpus: Corpus) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from vivace.collection.corpus import Corpus
 from vivace.collection.planned import Planned
+from vivace.engine import fittedranking
 from vivace.engine.selftuning import Decide, objective_of
 from vivace.errors import BadInput
 from vivace.protocols import CandidateSource, Embedder, EmbedsTokens
@@ -97,7 +98,7 @@ class QualityTuning:
                 questions, kinds = await self._questions(qrels, seed)
                 found = await self._measured(questions, kinds, qrels is not None, seed, tell)
             found = replace(found, seconds=time.perf_counter() - began)
-            if apply and found.changed:
+            if apply:
                 await asyncio.to_thread(self._apply, found)
             return found
 
@@ -140,8 +141,11 @@ class QualityTuning:
         before = in_force(self._settings.search, self._corpus.planned)
         loop = asyncio.get_running_loop()
 
+        def tell_later(step: UpkeepProgress) -> None:
+            loop.call_soon_threadsafe(tell, step)
+
         def step(done: int, total: int) -> None:
-            loop.call_soon_threadsafe(tell, UpkeepProgress("candidates", done, total))
+            tell_later(UpkeepProgress("candidates", done, total))
 
         def work() -> Quality:
             pools = replay.gather(source, questions, again=again, step=step)
@@ -151,7 +155,7 @@ class QualityTuning:
                 replay.milliseconds(source, some, widths),
                 {} if again is None else _rerank_milliseconds(again, pools, before),
             )
-            return quality.choose(
+            found = quality.choose(
                 questions,
                 pools,
                 before,
@@ -160,6 +164,13 @@ class QualityTuning:
                 kinds=kinds,
                 seed=seed,
             )
+            # made of passages, questions would teach that their own words are what matters
+            if given and self._settings.search.rerank == fittedranking.NAME:
+                tell_later(UpkeepProgress("weights"))
+                model = fittedranking.fit(self._corpus, source, questions, pools, found.stages)
+                said = f"{found.reason} {fittedranking.decision(model, None).reason}"
+                found = replace(found, reranker=model, reason=said)
+            return found
 
         return await asyncio.to_thread(work)
 
@@ -187,6 +198,10 @@ class QualityTuning:
         return scores
 
     def _apply(self, found: Quality) -> None:
+        if found.reranker is not None:
+            fittedranking.keep(self._corpus, found.reranker, self._decide)
+        if not found.changed:
+            return
         planned = self._corpus.planned
         if planned is None:
             planned = Planned(_NO_PLAN, objective_of(self._settings.tune))

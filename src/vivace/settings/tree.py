@@ -116,7 +116,8 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="what scores the best again: auto (maxsim where there are token vectors),"
-            " off, maxsim, fastembed:NAME-or-folder, or NAME@URL of a /rerank server"
+            " off, maxsim, fitted (to your labels by `vivace tune --quality --qrels`; as auto where"
+            " that does not help), fastembed:NAME-or-folder, or NAME@URL of a /rerank server"
         ),
     ] = "auto"
     rerank_depth: Annotated[

@@ -155,8 +155,8 @@ def _ranks(scores: Scores, proposed: NDArray[np.bool_], ids: Ids) -> Ids:
     return ranks
 
 
-def order(pool: Pool, how: Fusion, width: int = 50, rerank: Rerank = _OFF) -> Ids:
-    """Places of the pool's candidates as a search would rank them, best first.
+def fused(pool: Pool, how: Fusion, width: int = 50) -> tuple[Ids, Scores]:
+    """Places of the pool's candidates as they are fused, best first, and their scores.
 
     A question without a vector is ranked by the keyword side whatever the fusion says, as a search
     does it.
@@ -164,17 +164,22 @@ def order(pool: Pool, how: Fusion, width: int = 50, rerank: Rerank = _OFF) -> Id
     kept = np.flatnonzero(np.minimum(pool.keyword_rank, pool.dense_rank) < width)
     bm25 = np.where(pool.keyword_rank[kept] < width, pool.bm25[kept], np.float32(0))
     if pool.cosine is None:
-        fused = fusion.fuse(bm25, np.zeros_like(bm25), Fusion("keyword"))
+        scores = fusion.fuse(bm25, np.zeros_like(bm25), Fusion("keyword"))
     else:
-        fused = fusion.fuse(bm25, pool.cosine[kept], how)
-    ranked = np.lexsort((pool.ids[kept], -fused))
+        scores = fusion.fuse(bm25, pool.cosine[kept], how)
+    ranked = np.lexsort((pool.ids[kept], -scores))
+    return np.asarray(kept[ranked], np.int64), scores[ranked]
+
+
+def order(pool: Pool, how: Fusion, width: int = 50, rerank: Rerank = _OFF) -> Ids:
+    """Places of the pool's candidates as a search would rank them, best first."""
+    ranked, scores = fused(pool, how, width)
     if rerank.depth and pool.again is not None:
         first = ranked[: rerank.depth]
-        second = pool.again[kept][first]
-        blended = blend(fused[first], second, rerank.weight)
-        again = np.lexsort((pool.ids[kept][first], -blended))
+        blended = blend(scores[: rerank.depth], pool.again[first], rerank.weight)
+        again = np.lexsort((pool.ids[first], -blended))
         ranked = np.concatenate([first[again], ranked[rerank.depth :]])
-    return np.asarray(kept[ranked], np.int64)
+    return ranked
 
 
 def gain(pool: Pool, ranked: Ids) -> float:

@@ -12,8 +12,8 @@ from vivace.run.host import cores
 from vivace.run.threads import Cores
 from vivace.settings import Settings
 
-WITHIN: Final = frozenset({"auto", "off", "maxsim"})
-"""What a search does itself, or not at all."""
+WITHIN: Final = frozenset({"auto", "off", "maxsim", "fitted"})
+"""What a search does itself or not at all, or what is each collection's own."""
 _AT_A_SERVER: Final = re.compile(r"\S+?@https?://.*", re.DOTALL)
 
 
@@ -47,7 +47,7 @@ def load(settings: Settings, share: Cores | None = None) -> Reranker | None:
     # what stands there is not shown: it may hold a password
     raise BadSettings(
         "search.rerank names no reranker",
-        fix="Use `auto`, `off`, `maxsim`, `fastembed:NAME-or-folder`, or `NAME@URL` of a "
+        fix="Use `auto`, `off`, `maxsim`, `fitted`, `fastembed:NAME-or-folder`, or `NAME@URL` of a "
         "/rerank server, without `openai:`",
     )
 
