@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -37,7 +38,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_it_is_fitted_kept_used_and_told(dataset: Path, tmp_path: Path) -> None:
-    settings = {"embed": {"tokens": "off"}, "search": {"rerank": "fitted"}}
+    settings: dict[str, Any] = {"embed": {"tokens": "off"}, "search": {"rerank": "fitted"}}
     where = tmp_path / "collection"
     with vivace.open(where, **settings) as docs:
         docs.ingest(dataset / "corpus.jsonl")
@@ -61,7 +62,7 @@ def test_it_is_fitted_kept_used_and_told(dataset: Path, tmp_path: Path) -> None:
 
 def test_what_does_not_help_is_not_used(dataset: Path, tmp_path: Path) -> None:
     where = tmp_path / "collection"
-    settings = {"search": {"rerank": "fitted"}}
+    settings: dict[str, Any] = {"search": {"rerank": "fitted"}}
     with vivace.open(where, **settings) as docs:
         docs.ingest(dataset / "corpus.jsonl")
         stages: Stages = docs._collection.stages
