@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Sequence
+from math import inf
 from typing import Any, Final, TypeAlias
 
 import aiohttp
@@ -27,11 +28,14 @@ from vivace.generate import wire
 from vivace.generate.arriving import Arriving, cut
 from vivace.generate.attempts import blame, pause
 from vivace.generate.sse import Events
+from vivace.generate.told import Told
 from vivace.generate.watch import Watch
+from vivace.run import work
 from vivace.run.balance import Server
 from vivace.run.connections import with_idle
 from vivace.run.endpoint import Endpoint
-from vivace.run.endpoints import AllEjected, Endpoints, Lease, Limit, Statistics
+from vivace.run.endpoints import AllEjected, Endpoints, Lease, Statistics
+from vivace.run.learned import of_streams
 from vivace.run.retry import retry_after
 from vivace.settings import Generate
 from vivace.types import Delta, Message
@@ -65,7 +69,9 @@ class OpenAI:
 
     `streaming=False` asks for whole answers, for servers that cannot stream: an answer is then one
     delta. Everything before the first token may be tried again, on another server where there is
-    one; nothing after it. `endpoints` is the set of servers; `limit` stands before it.
+    one; nothing after it. `endpoints` is the set of servers, each with a limit that is learned from
+    its tokens, or that it tells. Requests wait in its queue; the clocks of one that is part of a
+    batch (`run.work`) begin when it has a place.
     """
 
     def __init__(
@@ -74,7 +80,6 @@ class OpenAI:
         settings: Generate,
         *,
         streaming: bool = True,
-        limit: Limit | None = None,
         draw: random.Random | None = None,
     ) -> None:
         several = [endpoint] if isinstance(endpoint, Endpoint) else endpoint
@@ -84,7 +89,8 @@ class OpenAI:
         self._streaming = streaming
         self._draw = draw or random.Random()
         servers = [Server(one.url, one.weight, settings.connections) for one in several]
-        self.endpoints = Endpoints(self.name, servers, limit=limit, draw=self._draw)
+        self.endpoints = Endpoints(self.name, servers, learned=of_streams, draw=self._draw)
+        self._told = Told(self._open, lambda url, slots: self.endpoints.told(url, slots))
         self._omitted: dict[str, set[str]] = {}
         """Of `_ADAPTABLE`, what a server has refused before."""
         self._session: aiohttp.ClientSession | None = None
@@ -102,16 +108,16 @@ class OpenAI:
             StreamStalled, StreamCut, StreamMalformed, StreamEmpty, StreamTooLong: what came is no
                 whole answer; `text` holds it.
         """
-        loop = asyncio.get_running_loop()
-        total = loop.time() + self._settings.total_seconds
         body = self._body(messages, max_tokens, temperature)
-        response, watch, data, lease = await self._response(body, total)
+        response, watch, data, lease = await self._response(body)
         taken_out = self._omitted.get(lease.server, ())
         own = (_OWN_TEMPERATURE,) if "temperature" in taken_out else ()
         answer = Arriving(max_tokens, secret=self._settings.api_key, degraded=own)
         try:
             if not self._streaming or response.content_type == "application/json":
-                for piece in answer.whole(await _read(response, data, watch)):
+                pieces = answer.whole(await _read(response, data, watch))
+                lease.came(1)
+                for piece in pieces:
                     yield piece
                 return
             _check_content_type(response)
@@ -122,11 +128,11 @@ class OpenAI:
                 size += len(data)
                 if size > 4 * MAX_BODY:
                     raise answer.too_long(f"{size >> 20} MiB")
-                moved = False
+                moved = 0
                 for event in events.feed(data) if data else events.end():
                     delta = answer.event(event)
-                    if answer.moved and not moved:
-                        moved = True
+                    if answer.moved:
+                        moved += 1
                         if not answer.running:
                             answer.running = True
                             watch.started()
@@ -136,6 +142,7 @@ class OpenAI:
                         watch.reading = True
                 if moved:
                     watch.progress()
+                    lease.came(moved)
                 if answer.done or not data:
                     break
                 data = await read()
@@ -158,6 +165,7 @@ class OpenAI:
         """Close every connection. Idempotent."""
         self._closed = True
         self.endpoints.close()
+        await self._told.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -168,15 +176,22 @@ class OpenAI:
 
     # -- before the first byte --------------------------------------------------------------
 
-    async def _response(self, body: dict[str, Any], total: float) -> _Begun:
+    async def _response(self, body: dict[str, Any]) -> _Begun:
         loop = asyncio.get_running_loop()
+        total = loop.time() + self._settings.total_seconds
+        patient = work.current().priority > work.Priority.INTERACTIVE
         tries = 0
         tried: set[str] = set()
         adapted: set[tuple[str, str]] = set()
         failure: GenerationError | None = None
         while True:
             first = loop.time() + self._settings.first_token_seconds
-            lease = await self._lease(tried, first, total, failure)
+            came = loop.time()
+            lease = await self._lease(tried, inf if patient else first, total, failure)
+            if patient:
+                waited = loop.time() - came
+                first, total = first + waited, total + waited
+            self._told.beside(lease)
             try:
                 sent = self._fitted(lease.server, body)
                 response, watch, data = await self._try(lease.server, sent, first, total)
@@ -207,7 +222,7 @@ class OpenAI:
     ) -> Lease:
         """A place at a server; where none can be asked, the failure of the last try stands."""
         try:
-            async with asyncio.timeout_at(min(first, total)):
+            async with asyncio.timeout_at(min(first, total) if first < inf else None):
                 return await self.endpoints.lease(avoid=tried)
         except AllEjected as error:
             if failure is None:
