@@ -308,7 +308,7 @@ async def test_an_urgent_one_does_not_wait_with_a_batch() -> None:
     assert len(told.streams) == 2
     told.say("a", None, stream=0)
     told.say("a", None, stream=1)
-    assert await asyncio.gather(patient, urgent, patient_too) == ["a"] * 3
+    assert list(await asyncio.gather(patient, urgent, patient_too)) == ["a"] * 3
 
 
 async def test_over_the_wire() -> None:

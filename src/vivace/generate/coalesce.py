@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from vivace.errors import StreamCut
+from vivace.errors import StreamCut, copied
 from vivace.protocols import Generator
 from vivace.run import work
 from vivace.run.streams import Deferred
@@ -98,7 +98,7 @@ class Coalesced:
                             call.advance(reader.at)
                         yield delta
                     elif call.error is not None:
-                        raise _own(call.error)
+                        raise copied(call.error)
                     elif call.ended:
                         return
                     elif call.task is None and len(call.readers) == 1:
@@ -297,16 +297,6 @@ class _Call:
             self._chars -= sum(len(delta.text) for delta in self.said[:gone])
             del self.said[:gone]
             self.start = first
-
-
-def _own(error: Exception) -> Exception:
-    """The same error for one more reader: a traceback is written into each that is raised."""
-    own = type(error).__new__(type(error))
-    own.args = error.args
-    own.__dict__.update(error.__dict__)
-    own.__cause__ = error.__cause__
-    own.__traceback__ = error.__traceback__
-    return own
 
 
 def _too_slow(most: int) -> StreamCut:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import AsyncIterator, Sequence
 from math import inf
 from typing import Any, Final, TypeAlias
 
 import aiohttp
-import msgspec
 
 from vivace.errors import (
     Closed,
@@ -27,6 +25,7 @@ from vivace.errors import (
 from vivace.generate import wire
 from vivace.generate.arriving import Arriving, cut
 from vivace.generate.attempts import blame, pause
+from vivace.generate.body import encode, not_known, omit
 from vivace.generate.sse import Events
 from vivace.generate.told import Told
 from vivace.generate.watch import Watch
@@ -45,18 +44,6 @@ MAX_BODY: Final = 16 << 20
 _MAX_ERROR: Final = 64 << 10
 _LINGER: Final = 0.25
 """Seconds that a finished stream is given to end, so that its connection can be used again."""
-_ADAPTABLE: Final = {
-    "stream_options": "stream_options",
-    "temperature": "temperature",
-    "max_tokens": "max_completion_tokens",
-}
-"""Parameters that some servers refuse, and what their refusal names."""
-_NOT_KNOWN: Final = re.compile(
-    r"unsupported|not? support(?:ed)?\b|unknown|unrecogni[sz]ed|unexpected|extra (?:input|field)"
-    r"|not (?:permitted|allowed)|only (?:the default|1(?:\.0)? is)",
-    re.IGNORECASE,
-)
-"""How servers say that they do not take a parameter, and not that its value is a wrong one."""
 _OWN_TEMPERATURE: Final = "the model server takes no temperature, so its own was used"
 
 
@@ -92,7 +79,7 @@ class OpenAI:
         self.endpoints = Endpoints(self.name, servers, learned=of_streams, draw=self._draw)
         self._told = Told(self._open, lambda url, slots: self.endpoints.told(url, slots))
         self._omitted: dict[str, set[str]] = {}
-        """Of `_ADAPTABLE`, what a server has refused before."""
+        """Of `body.ADAPTABLE`, what a server has refused before."""
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -311,8 +298,8 @@ class OpenAI:
         if omitted:
             body = body.copy()
             for name in omitted:
-                _omit(body, name)
-        return _encode(body)
+                omit(body, name)
+        return encode(body)
 
     def _adapt(
         self, server: str, error: ModelRefused, sent: bytes, adapted: set[tuple[str, str]]
@@ -323,7 +310,7 @@ class OpenAI:
         what was left out for this request, by server.
         """
         omitted = self._omitted.setdefault(server, set())
-        name = _not_known(error, sent)
+        name = not_known(error, sent)
         if name is None:
             omitted -= {name for at, name in adapted if at == server}
             return False
@@ -402,16 +389,6 @@ class OpenAI:
             return
 
 
-def _not_known(error: ModelRefused, sent: bytes) -> str | None:
-    """The parameter that the server refused because it does not take it at all, if that was it."""
-    if error.status not in (400, 422) or not _NOT_KNOWN.search(error.what):
-        return None
-    body: dict[str, Any] = msgspec.json.decode(sent)
-    return next(
-        (name for name, said in _ADAPTABLE.items() if name in body and said in error.what), None
-    )
-
-
 async def _read(response: aiohttp.ClientResponse, data: bytes, watch: Watch) -> bytes:
     """The whole body, which begins with `data`.
 
@@ -439,18 +416,3 @@ def _check_content_type(response: aiohttp.ClientResponse) -> None:
             f"{response.url} answered with a web page",
             fix="Check that the URL in generate.model ends in /v1",
         )
-
-
-def _omit(body: dict[str, Any], name: str) -> None:
-    value = body.pop(name, None)
-    if name == "max_tokens" and value is not None:
-        body["max_completion_tokens"] = value
-
-
-def _encode(body: dict[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:  # a lone surrogate, which is no text that JSON can carry
-        for message in body["messages"]:
-            message["content"] = message["content"].encode("utf-8", "replace").decode()
-        return msgspec.json.encode(body)
