@@ -102,7 +102,8 @@ class Coalesced:
                     elif call.ended:
                         return
                     elif call.task is None and len(call.readers) == 1:
-                        await call.step()
+                        if (delta := await call.step(reader)) is not None:
+                            yield delta
                     else:
                         await call.moved()
             finally:
@@ -200,19 +201,29 @@ class _Call:
                 self._waiting.remove(future)
             raise
 
-    async def step(self) -> None:
-        """The only reader takes the next delta."""
+    async def step(self, reader: _Reader) -> Delta | None:
+        """The next delta, which the only reader takes himself; None at the end."""
         self._stepping = True
         try:
-            self._take(await self._deltas.__anext__())
+            delta = await self._deltas.__anext__()
         except StopAsyncIteration:
             self._end(None)
+            return None
         except Exception as error:
             self._end(error)
+            return None
         except BaseException:  # cancelled, and the stream with it
             self.lost = True
             self._owner._forget(self)
             raise
+        else:
+            self.said.append(delta)
+            reader.at += 1
+            self.read += 1
+            self._chars += len(delta.text)
+            if self._chars > self._owner._most_chars:
+                self._drop()
+            return delta
         finally:
             self._stepping = False
             if len(self.readers) > 1:

@@ -19,7 +19,7 @@ LOOK: Final = 3
 GAIN: Final = 0.3
 """With a few streams more, the throughput has to grow by this share of what they are of all, or no
 more are let in. Streams cannot be taken back: a step too far costs as long as they last."""
-FIRST_ROUNDS: Final = 2
+FIRST_ROUNDS: Final = 4
 LAST_ROUNDS: Final = 8
 SLOWER: Final = 1.4
 """Times that all streams have been replaced between two looks at another limit."""
