@@ -30,6 +30,7 @@ from vivace.engine import Engine
 from vivace.generate import prompts
 from vivace.generate.coalesce import Coalesced
 from vivace.generate.names import load
+from vivace.protocols import Generator
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel
 from vivace.types import (
@@ -126,7 +127,9 @@ async def order(options: argparse.Namespace) -> bool:
     asked = []
     for n in draw.choices(range(60), k=200):
         hit = Hit(Chunk("d", f"The code of the vault is X{n}Y."), 1.0)
-        prompt = prompts.build(Query("What is the code of the vault?"), [hit], Asking())
+        prompt = prompts.build(
+            Query("What is the code of the vault?"), [hit], Asking(), budget=1000
+        )
         asked.append((f"X{n}Y", Request(prompt.messages)))
     with FakeModel() as fake:
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:
@@ -200,7 +203,7 @@ async def cpu(options: argparse.Namespace) -> dict[str, float]:
         behind.endpoints.told(fake.url, 64)
         with_it = Coalesced(behind)
 
-        async def spent(model: Any, streams: int, readers: int) -> float:
+        async def spent(model: Generator, streams: int, readers: int) -> float:
             asked = [(Message("user", f"question {next(_fresh)}"),) for _ in range(streams)]
             start = time.thread_time()
             streaming = [
@@ -209,7 +212,8 @@ async def cpu(options: argparse.Namespace) -> dict[str, float]:
                 for _ in range(readers)
             ]
             await asyncio.gather(*streaming)
-            return (time.thread_time() - start) / (streams * readers * options.tokens) * 1e6
+            tokens: int = streams * readers * options.tokens
+            return (time.thread_time() - start) / tokens * 1e6
 
         try:
             for _ in range(7):

@@ -102,8 +102,9 @@ class Coalesced:
                     elif call.ended:
                         return
                     elif call.task is None and len(call.readers) == 1:
-                        if (delta := await call.step(reader)) is not None:
-                            yield delta
+                        taken = await call.step(reader)
+                        if taken is not None:
+                            yield taken
                     else:
                         await call.moved()
             finally:

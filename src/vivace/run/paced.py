@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vivace.run.vegas import ENOUGH, LADDER, WEIGHT, Vegas
+from vivace.run.vegas import LADDER, WEIGHT, Vegas
 
 HELD: Final = 6
 LOOK: Final = 3
@@ -19,6 +19,8 @@ LOOK: Final = 3
 GAIN: Final = 0.3
 """With a few streams more, the throughput has to grow by this share of what they are of all, or no
 more are let in. Streams cannot be taken back: a step too far costs as long as they last."""
+BEST: Final = 0.95
+"""The least limit with this share of the best throughput is held."""
 FIRST_ROUNDS: Final = 4
 LAST_ROUNDS: Final = 8
 SLOWER: Final = 1.4
@@ -154,16 +156,12 @@ class Paced(Vegas):
         super()._fall()
 
     def _choose(self) -> None:
-        """The least good enough of the ladder, or what is better still between its rungs."""
+        """The least known limit that is good enough becomes the one held."""
         if self._base not in self._known:
             return
         allowed = {n: r.throughput for n, r in self._known.items() if self._allows(n)}
-        rungs = {n: t for n, t in allowed.items() if n in LADDER} or allowed
-        most = max(rungs.values())
-        chosen = min(n for n, t in rungs.items() if t >= ENOUGH * most)
-        between = max(allowed, key=lambda n: allowed[n])
-        if allowed[between] * ENOUGH > most:
-            chosen = between
+        most = max(allowed.values(), default=0.0)
+        chosen = min((n for n, t in allowed.items() if t >= BEST * most), default=self._base)
         if chosen != self._base:
             self._base = chosen
             self._rounds = FIRST_ROUNDS
@@ -183,8 +181,10 @@ class Paced(Vegas):
         grown = known[more].throughput / known[base].throughput - 1
         if above not in known and grown > GAIN * (more / base - 1):
             return self._probe(above)
-        if below not in known:
-            return self._probe(below)
+        less = (below + base) // 2
+        for lower in (below, less):
+            if lower not in known:
+                return self._probe(lower)
         if more > base and self._begun - self._probed >= self._rounds * base:
             self._rounds = min(self._rounds * SLOWER, LAST_ROUNDS)
             known.pop(above, None)
