@@ -116,3 +116,26 @@ def test_an_overloaded_service_is_sent_less() -> None:
         limit.began()
         limit.ended(0.1, done=False)
     assert limit.limit == 12
+
+
+def test_whom_somebody_waits_for_is_let_in_unless_that_was_too_many() -> None:
+    limit = Paced(lowest=1, highest=64, start=4, clock=lambda: 0.0)
+    for _ in range(4):
+        limit.began()
+    for _ in range(4):
+        assert limit.urge()
+        limit.began()
+    assert not limit.urge()  # twice as many is enough before anything is known
+    server = Server(8, 2)
+    server.run(240)
+    for _ in range(8):
+        server.limit.began()
+    assert (server.limit.limit, server.limit.urge()) == (8, False)
+    server = Server(8, 1)  # as much throughput with more: sharing is better than waiting
+    server.run(240)
+    for _ in range(8):
+        server.limit.began()
+    assert server.limit.urge()
+    told = Paced(lowest=1, highest=64, start=4, clock=lambda: 0.0)
+    told.bound(2, 2)
+    assert not told.urge()

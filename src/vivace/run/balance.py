@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 from typing import Final
 
@@ -156,16 +157,22 @@ class Balance:
         self.members[name].draining = True
         self._forget(self.members[name])
 
-    def choose(self, now: float, avoid: Collection[str] = ()) -> Taken | None:
+    def choose(
+        self, now: float, avoid: Collection[str] = (), *, urgent: bool = False
+    ) -> Taken | None:
         """Take a place at the best server; None where none has room.
 
         Args:
             avoid: names that are taken only where no other can be asked. One that can but is full
                 is waited for: a server that fails at once always has room.
+            urgent: somebody waits for it; a learned limit may then give way.
         """
         awake = self._awake(now)
         wanted = [m for m in awake if m.server.name not in avoid] or awake
         fit = [m for m in wanted if m.room]
+        if not fit and urgent:
+            ordered = sorted(wanted, key=lambda m: m.in_use / m.server.weight)
+            fit = list(islice(filter(_urged, ordered), 1))
         if not fit:
             return None
         best = min(fit, key=lambda m: (m.in_use / m.server.weight, m.passed))
@@ -272,3 +279,10 @@ class Balance:
     def _forget(self, member: Member) -> None:
         if member.draining and not member.in_use:
             self.members.pop(member.server.name, None)
+
+
+def _urged(member: Member) -> bool:
+    """Whether the limit of a server with connections left gave way."""
+    if member.limit is None or member.in_use >= member.server.bound:
+        return False
+    return member.limit.urge()

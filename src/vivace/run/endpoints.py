@@ -267,7 +267,7 @@ class Endpoints:
         if urgency.late(now):
             raise work.too_late(self.name)
         if not self._turns:
-            taken = self._balance.choose(now, avoid)
+            taken = self._balance.choose(now, avoid, urgent=_urgent(urgency))
             if taken is not None:
                 return Lease(self, taken)
         if len(self._turns) >= self._most_waiting:
@@ -313,7 +313,9 @@ class Endpoints:
                 self._turns.leave(ticket)
                 waiting.lease.set_exception(work.too_late(self.name))
                 return True
-            if (taken := self._balance.choose(now, waiting.avoid)) is not None:
+            urgent = _urgent(waiting.urgency)
+            taken = self._balance.choose(now, waiting.avoid, urgent=urgent)
+            if taken is not None:
                 taken.member.waited += 1
                 taken.member.wait_seconds += now - waiting.since
                 self._turns.taken(ticket)
@@ -365,6 +367,10 @@ class Endpoints:
         if member.draining and not member.in_use:
             self._emptied.pop(member.server.name, asyncio.Event()).set()
         self._grant()
+
+
+def _urgent(urgency: work.Work) -> bool:
+    return urgency.priority is work.Priority.INTERACTIVE
 
 
 def _statistics(member: Member, now: float) -> ServerStatistics:

@@ -185,6 +185,10 @@ class Limit:
         """Whether a call would get a slot at once."""
         return self._vegas.in_flight < self._vegas.limit and not self._line and not self.closed
 
+    def urge(self) -> bool:
+        """Whether room was made for one more: see `Paced.urge`."""
+        return self._paced is not None and self._paced.urge()
+
     def try_acquire(self) -> Permit | None:
         """A slot if one is free now and nobody waits; never waits, refuses nobody."""
         work = current()

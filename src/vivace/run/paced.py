@@ -21,13 +21,15 @@ GAIN: Final = 0.3
 more are let in. Streams cannot be taken back: a step too far costs as long as they last."""
 BEST: Final = 0.95
 """The least limit with this share of the best throughput is held."""
+KNEE: Final = 0.9
+"""Of what twice the streams should give: with less, the best limit may lie between two known."""
 FIRST_ROUNDS: Final = 4
 LAST_ROUNDS: Final = 8
 SLOWER: Final = 1.4
+AGAIN: Final = 0.5
 """Times that all streams have been replaced between two looks at another limit."""
 HALVED: Final = 0.6
-"""What is left of the throughput where the service has changed for the worse, at once: the limit
-falls by two steps."""
+"""What is left of the throughput of a changed service where the limit falls by two steps."""
 LONG: Final = 100
 """Tokens that an answer is taken to have before one has ended."""
 DROPS: Final = 3
@@ -96,6 +98,24 @@ class Paced(Vegas):
             self._drops = 0
             self._fall()
 
+    def urge(self) -> bool:
+        """Make room for one more whom somebody waits for, where it is not known to be too many.
+
+        In a line he would wait for as long as others' answers take; among them he only shares. So
+        up to twice the limit held, as long as nothing between has given less throughput.
+        """
+        wanted = max(self.limit, self.in_flight) + 1
+        if wanted > min(2 * self._base, self.highest):
+            return False
+        held = self._known.get(self._base)
+        if held is not None and any(
+            self._base < n <= wanted and rung.throughput < BEST * held.throughput
+            for n, rung in self._known.items()
+        ):
+            return False
+        self._take(wanted)
+        return True
+
     # -- windows --------------------------------------------------------------------------------
 
     def _take(self, limit: int) -> None:
@@ -139,8 +159,6 @@ class Paced(Vegas):
 
     def _learn(self, throughput: float) -> None:
         before = self._known.get(self.limit)
-        if before is not None and throughput < HALVED * before.throughput:
-            self._shifted = 1  # so much is no chance: the second of two
         super()._learn(throughput)
         if before is None or self.limit != self._base or self._known[self.limit] is before:
             return
@@ -181,14 +199,19 @@ class Paced(Vegas):
         grown = known[more].throughput / known[base].throughput - 1
         if above not in known and grown > GAIN * (more / base - 1):
             return self._probe(above)
+        # to look at a lower limit, streams have to end and others to wait: not without a reason
+        if below not in known:
+            return self._probe(below)
         less = (below + base) // 2
-        for lower in (below, less):
-            if lower not in known:
-                return self._probe(lower)
-        if more > base and self._begun - self._probed >= self._rounds * base:
+        fair = known[below].throughput * base / below
+        if less not in known and known[base].throughput < KNEE * fair:
+            return self._probe(less)
+        # where a few more were no better but no worse either, noise may have hidden that they are
+        rounds = self._rounds if known[more].throughput < BEST * known[base].throughput else AGAIN
+        if more > base and self._begun - self._probed >= rounds * base:
             self._rounds = min(self._rounds * SLOWER, LAST_ROUNDS)
-            known.pop(above, None)
-            known.pop(more, None)  # of another time
+            for limit in [n for n in known if n > base]:
+                del known[limit]  # of another time
             return self._probe(more)
         return base
 
