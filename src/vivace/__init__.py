@@ -70,9 +70,11 @@ if TYPE_CHECKING:
     from vivace.tune.tuning import Tuning as Tuning
     from vivace.types import Answer as Answer
     from vivace.types import Asking as Asking
+    from vivace.types import BatchProgress as BatchProgress
     from vivace.types import Chunk as Chunk
     from vivace.types import Citation as Citation
     from vivace.types import CollectionInfo as CollectionInfo
+    from vivace.types import Completion as Completion
     from vivace.types import Decision as Decision
     from vivace.types import Delta as Delta
     from vivace.types import Document as Document
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from vivace.types import Passage as Passage
     from vivace.types import Plan as Plan
     from vivace.types import Query as Query
+    from vivace.types import Request as Request
     from vivace.types import Rerank as Rerank
     from vivace.types import SearchResult as SearchResult
     from vivace.types import Section as Section
@@ -113,9 +116,10 @@ _HOMES = {
     "settings": "Settings",
     "sync": "BlockingCollection open reembed",
     "tune.tuning": "Tuning",
-    "types": "Answer Asking Chunk Citation CollectionInfo Decision Delta Document Failure"
-    " Finding Footprint Fusion Hit IngestProgress IngestReport Message Objective Passage Plan Query"
-    " Rerank SearchResult Section Skipped Span Stage Stages Support Trial UpkeepProgress Usage",
+    "types": "Answer Asking BatchProgress Chunk Citation CollectionInfo Completion Decision Delta"
+    " Document Failure Finding Footprint Fusion Hit IngestProgress IngestReport Message Objective"
+    " Passage Plan Query Request Rerank SearchResult Section Skipped Span Stage Stages Support"
+    " Trial UpkeepProgress Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -37,6 +37,8 @@ Foreign exceptions are translated once, at the adapter that meets them.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 
 class VivaceError(Exception):
     """Base of all errors raised on purpose. `what` happened and where; `fix` says what to do."""
@@ -50,6 +52,19 @@ class VivaceError(Exception):
 def what_of(error: BaseException) -> str:
     """What happened, without the fix: for a sentence that has one of its own."""
     return error.what if isinstance(error, VivaceError) else str(error)
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def copied(error: E) -> E:
+    """The same error for one more who gets it: a traceback is written into each that is raised."""
+    own = type(error).__new__(type(error))
+    own.args = error.args
+    own.__dict__.update(error.__dict__)
+    own.__cause__ = error.__cause__
+    own.__traceback__ = error.__traceback__
+    return own
 
 
 class BadInput(VivaceError):

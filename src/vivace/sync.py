@@ -31,8 +31,10 @@ from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
     Asking,
+    BatchProgress,
     Chunk,
     CollectionInfo,
+    Completion,
     Delta,
     Document,
     IngestProgress,
@@ -43,6 +45,7 @@ from vivace.types import (
     Passage,
     Plan,
     Query,
+    Request,
     SearchResult,
     Vector,
 )
@@ -185,6 +188,39 @@ class BlockingCollection:
     ) -> Answer:
         asking = with_wishes(asking, template, target_language, messages)
         return self._loop.run(self._collection.ask(question, k=k, filters=filters, asking=asking))
+
+    def answer_many(
+        self,
+        questions: Sequence[str | Query],
+        k: int = 10,
+        *,
+        filters: Metadata | None = None,
+        asking: Asking = _PLAINLY,
+        template: str = "",
+        target_language: str = "",
+        progress: Callable[[BatchProgress], None] | None = None,
+    ) -> list[Answer | VivaceError]:
+        """See `Collection.answer_many`; `progress` is called on the loop's own thread."""
+        return self._loop.run(
+            self._collection.answer_many(
+                questions,
+                k,
+                filters=filters,
+                asking=asking,
+                template=template,
+                target_language=target_language,
+                progress=progress,
+            )
+        )
+
+    def generate_many(
+        self,
+        requests: Sequence[Request],
+        *,
+        progress: Callable[[BatchProgress], None] | None = None,
+    ) -> list[Completion | VivaceError]:
+        """See `Engine.generate_many`: of the model alone, without the documents."""
+        return self._loop.run(self._engine.generate_many(requests, progress=progress))
 
     def stream(
         self,

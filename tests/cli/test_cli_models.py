@@ -81,3 +81,55 @@ def test_ask_for_another_kind_of_answer(tmp_path: Path, capsys: pytest.CaptureFi
         assert 0 < value["answerable"] <= 1
         assert main([*common, "--template", "poem", "q?"]) == 2
     assert "Choose one of: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["q.txt", "q.jsonl"])
+def test_ask_a_file_of_questions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """In their order, what is the same asked once; other fields come back with the answer."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("The notice period is six weeks. The office is in Bern.")
+    texts = ["How long is the notice period?", "Where is the office?"] * 2 + [" "]
+    lines = texts
+    if name.endswith("l"):
+        lines = [json.dumps({"id": at, "question": text}) for at, text in enumerate(texts)]
+    (tmp_path / name).write_text("\n".join(["", *lines]))
+    with FakeModel() as fake:
+        command = ["ask", "--docs", str(docs), "--file", str(tmp_path / name), "--json"]
+        status = main([*command, "--set", f"generate.model=openai:fake@{fake.url}"])
+        assert fake.statistics().requests == 2
+    out, err = capsys.readouterr()
+    *rows, ingest = [json.loads(line) for line in out.splitlines()]
+    assert ingest["ingest"]["documents"] == 1
+    assert [row["question"] for row in rows[:4]] == texts[:4]
+    for row, said in zip(rows[:4], ["six weeks", "Bern"] * 2, strict=True):
+        assert said in row["text"]
+    if name.endswith("l"):
+        assert [row["id"] for row in rows] == list(range(5))
+        assert (rows[4]["error"]["type"], status) == ("BadQuery", 3)
+        assert "5 questions, 1 failed" in err
+    else:
+        assert (len(rows), status) == (4, 0)
+
+
+def test_questions_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.md").write_text("The notice period is six weeks.")
+    (tmp_path / "q").write_text("How long is the notice period?\n")
+    assert main(["ask", "--docs", str(tmp_path), "--file", str(tmp_path / "q")]) == 0
+    assert capsys.readouterr().out.startswith("? How long is the notice period?\n")
+
+
+@pytest.mark.parametrize(
+    "lines", ['{"id": 1}', '{"question": 1}', "{", '{"question": "a"}\nnonsense', "\x00\xff"]
+)
+def test_a_file_of_no_questions(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "q.jsonl").write_bytes(lines.encode("latin-1"))
+    assert main(["ask", "--docs", str(tmp_path), "--file", str(tmp_path / "q.jsonl")]) == 2
+
+
+def test_a_question_or_a_file(tmp_path: Path) -> None:
+    assert main(["ask"]) == 2
+    assert main(["ask", "a", "--file", "b"]) == 2
+    assert main(["ask", "--docs", str(tmp_path), "--file", str(tmp_path / "none")]) == 2

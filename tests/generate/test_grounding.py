@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.generate.test_prompted import STOP, Says
 from vivace.generate.claims import names, negations, numbers
 from vivace.generate.excerpts import whole
-from vivace.generate.grounding import claims, grounded
+from vivace.generate.grounding import claims, grounded, grounded_aside
 from vivace.generate.prompted import Prompted
 from vivace.generate.refusal import likelihood
 from vivace.settings import Answering, Generate
@@ -100,3 +102,22 @@ async def test_a_question_about_something_else_is_refused_where_that_is_set() ->
         assert answer is not None
         assert (len(model.asked), answer.found) == (asked, bool(asked))
         assert answer.answerable == unlikely
+
+
+async def test_in_slices_it_finds_the_same_and_others_go_on() -> None:
+    text = " ".join(f"Fact number {n} about the harbour of Kiel is old." for n in range(200))
+    excerpts = whole([hit(text, rank) for rank in range(3)])
+    answer = "Fact number 7 about the harbour of Kiel is old. The harbour of Rome is new."
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    found = await grounded_aside(answer, excerpts)
+    task.cancel()
+    assert found == grounded(answer, excerpts)
+    assert turns > 3

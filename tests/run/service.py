@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from vivace.errors import VivaceError
 from vivace.run.limit import Limit
@@ -68,7 +69,7 @@ class Simulation:
         deadline: float,
         spread: float = 0.5,
         seed: int = 1,
-        **limit: int,
+        **limit: Any,
     ) -> None:
         self.clock = Clock()
         self.curve = curve

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from vivace.run import work
 from vivace.run.balance import Server
 from vivace.run.breaker import State, Tolerance
 from vivace.run.endpoints import AllEjected, Endpoints, Lease
+from vivace.run.limit import Limit
 from vivace.run.turns import PATIENCE, Turns
 from vivace.run.work import Priority
 
@@ -348,39 +349,36 @@ def test_what_is_no_set(loop: SimulatedLoop, bad: list[Server]) -> None:
         servers(loop, *bad)
 
 
-def test_a_limit_stands_in_front(loop: SimulatedLoop) -> None:
-    limit = OneAtOnce()
-    endpoints = servers(loop, Server("a"), Server("b"), limit=limit)
-    one = take(loop, endpoints)
-    waiting = loop.create_task(endpoints.lease())
-    given_up = loop.create_task(endpoints.lease())
+def test_a_server_has_a_limit_of_its_own(loop: SimulatedLoop) -> None:
+    """Below its bound; what is held counts, and a limit that grows lets in who waits."""
+    limits: dict[str, Limit] = {}
+
+    def learned(server: Server, grown: Callable[[], None]) -> Limit:
+        most = {"a": 1, "b": 2}[server.name]
+        limits[server.name] = Limit(server.name, highest=most, grown=grown, clock=loop.time)
+        return limits[server.name]
+
+    endpoints = servers(loop, Server("a"), Server("b"), learned=learned)
+    held = [take(loop, endpoints) for _ in range(3)]
+    assert Counter(lease.server for lease in held) == {"a": 1, "b": 2}
+    assert [server.limit for server in endpoints.statistics().servers] == [1, 2]
+    waiting = [loop.create_task(endpoints.lease()) for _ in range(3)]
     loop.settle()
-    assert not waiting.done()
-    one.alive()
-    one.end()
-    given_up.cancel()
+    assert not any(task.done() for task in waiting)
+    held[0].alive()
+    held[0].end()
     loop.settle()
-    waiting.result().failed("it broke")
-    waiting.result().end()
-    assert limit.released == [False, True]
-    endpoints.put(Server("a", bound=1))
-    endpoints.remove("b")
-    fail(loop, endpoints, "a")
-    assert isinstance(refused(loop, endpoints), AllEjected)
-    assert limit.free.locked() is False
-
-
-class OneAtOnce:
-    """A limit, and a permit of it."""
-
-    def __init__(self) -> None:
-        self.free = asyncio.Semaphore(1)
-        self.released: list[bool] = []
-
-    async def acquire(self) -> OneAtOnce:
-        await self.free.acquire()
-        return self
-
-    def release(self, *, dropped: bool) -> None:
-        self.released.append(dropped)
-        self.free.release()
+    assert [task.done() for task in waiting] == [True, False, False]
+    endpoints.told("b", 3)
+    loop.settle()
+    assert waiting[1].result().server == "b"
+    endpoints.told("b", None)
+    endpoints.told("nowhere", 3)
+    loop.settle()
+    assert not waiting[2].done()  # what was told is where learning begins
+    endpoints.told("b", 4)
+    loop.settle()
+    assert waiting[2].result().server == "b"
+    for lease in [*held[1:], *(task.result() for task in waiting)]:
+        lease.end()
+    assert [limit.statistics().in_flight for limit in limits.values()] == [0, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, settings
@@ -17,6 +18,7 @@ from vivace.run import work
 from vivace.run.balance import Server
 from vivace.run.breaker import State, Tolerance
 from vivace.run.endpoints import AllEjected, Endpoints, Lease, ServerStatistics
+from vivace.run.limit import Limit
 from vivace.run.work import Priority, Work
 
 NAMES = ("a", "b", "c", "d")
@@ -31,36 +33,31 @@ class Held:
     ejections: int
 
 
-class Permits:
-    """A limit that counts what it gave and got back."""
-
-    def __init__(self) -> None:
-        self.out = 0
-
-    async def acquire(self) -> Permits:
-        self.out += 1
-        return self
-
-    def release(self, *, dropped: bool) -> None:
-        self.out -= 1
-
-
 class Servers(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = SimulatedLoop()
-        self.permits = Permits()
+        self.limits: dict[str, Limit] = {}
+
+        def learned(server: Server, grown: Callable[[], None]) -> Limit:
+            limit = Limit(server.name, highest=server.bound, grown=grown, clock=self.loop.time)
+            self.limits[server.name] = limit
+            return limit
+
         self.endpoints = Endpoints(
             "set",
             [Server("a", 1, 2), Server("b", 2, 1)],
             tolerance=Tolerance(in_row=2, least=4),
-            limit=self.permits,
+            learned=learned,
             clock=self.loop.time,
             draw=random.Random(0),
         )
         self.tasks: list[asyncio.Task[Lease]] = []
         self.held: list[Held] = []
         self.avoided: dict[asyncio.Task[Lease], set[str]] = {}
+
+    def _limited(self) -> int:
+        return sum(limit.statistics().in_flight for limit in self.limits.values())
 
     # -- what happens -----------------------------------------------------------------------
 
@@ -172,7 +169,7 @@ class Servers(RuleBasedStateMachine):
     def every_place_is_held_by_one(self) -> None:
         held = Counter(held.lease.server for held in self.held)
         assert held == +Counter({s.name: s.in_use for s in self.servers().values()})
-        assert self.permits.out == len(self.held) + len(self.tasks)
+        assert self._limited() == len(self.held)
         assert self.endpoints.statistics().waiting == len(self.tasks)
 
     @invariant()
@@ -196,7 +193,7 @@ class Servers(RuleBasedStateMachine):
         for task in self.tasks:
             avoid = self.avoided[task]
             wanted = [m for m in awake if m.server.name not in avoid] or awake
-            assert all(m.in_use >= m.server.bound for m in wanted)
+            assert not any(m.room for m in wanted)
 
     @invariant()
     def counts_add_up(self) -> None:
@@ -214,7 +211,7 @@ class Servers(RuleBasedStateMachine):
             else:
                 self.wait(1.0)
         assert not self.tasks
-        assert self.permits.out == 0
+        assert self._limited() == 0
         assert all(s.in_use == 0 and not s.draining for s in self.servers().values())
         assert not asyncio.all_tasks(self.loop)
         self.loop.close()

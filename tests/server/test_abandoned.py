@@ -188,7 +188,8 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
 
 def test_in_the_stream(config: Settings, handbook: str) -> None:
 
-    with FakeModel(mode="scripted", text="word " * 5000, delay_ms=5, slots=100) as fake:
+    fake = FakeModel(mode="scripted", text="word " * 5000, delay_ms=5, slots=100, tells=True)
+    with fake:
         generate = msgspec.structs.replace(config.generate, model=f"openai:fake@{fake.url}")
         settings = msgspec.structs.replace(config, generate=generate)
         with serving(open_to_all(settings), [handbook]) as live:

@@ -107,7 +107,13 @@ def _ask(commands: _Commands) -> None:
         "Answer from the documents, with citations.",
         'vivace ask --docs docs "How long is the notice period?"',
     )
-    _question(command)
+    _question(command, "?")
+    command.add_argument(
+        "--file",
+        metavar="FILE",
+        help="many questions: a text file with one a line, or JSON Lines with a field question"
+        " (or text or query) each, whose other fields come back with the answer; - is stdin",
+    )
     command.add_argument(
         "--docs",
         metavar="DIR",
@@ -128,8 +134,8 @@ def _ask(commands: _Commands) -> None:
     )
 
 
-def _question(command: argparse.ArgumentParser) -> None:
-    command.add_argument("question", help="what you want to know")
+def _question(command: argparse.ArgumentParser, number: str | None = None) -> None:
+    command.add_argument("question", nargs=number, help="what you want to know")
     command.add_argument("-k", type=int, default=10, metavar="N", help="hits; default: 10")
     command.add_argument(
         "--filter",

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vivace.cli.answers import answer_file, answer_value
 from vivace.cli.documents import report_value, show_report
 from vivace.cli.folder import collection_of, take_in
 from vivace.cli.output import (
-    citation_value,
     filter_of,
     hit_value,
     json_line,
@@ -20,7 +20,8 @@ from vivace.cli.output import (
 )
 from vivace.cli.status import SOME_FAILED
 from vivace.engine import Collection, Engine
-from vivace.types import Answer, Support, Usage
+from vivace.errors import BadInput
+from vivace.types import Answer
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,12 +54,16 @@ async def _search(options: argparse.Namespace) -> int:
 
 
 async def _ask(options: argparse.Namespace) -> int:
+    if (options.question is None) == (options.file is None):
+        raise BadInput("ask takes a question or --file", fix="Give one of the two")
     if options.docs and options.collection is None:
         options.collection = collection_of(Path(options.docs))
     filters = filter_of(options)
     async with Engine(settings_of(options)) as engine:
         docs = await engine.open(options.collection or "default", create=bool(options.docs))
         report = await take_in(docs, options.docs) if options.docs else None
+        if options.file is not None:
+            return await answer_file(docs, options, filters, report)
         answer = await _answer(docs, options, filters)
     if options.json:
         value = answer_value(answer)
@@ -91,47 +96,6 @@ async def _answer(
     if not options.json:
         print()
     return answer
-
-
-def answer_value(answer: Answer) -> dict[str, Any]:
-    return {
-        "text": answer.text,
-        "found": answer.found,
-        "generator": answer.generator,
-        "citations": [citation_value(citation) for citation in answer.citations],
-        "spans": [
-            {"start": span.start, "end": span.end, "citation": span.citation}
-            for span in answer.spans
-        ],
-        "support": [support_value(one) for one in answer.support],
-        "answerable": answer.answerable,
-        "hits": [hit_value(hit) for hit in answer.hits],
-        "degraded": list(answer.degraded),
-        "finish_reason": answer.finish_reason,
-        "usage": usage_value(answer.usage),
-        "cost": answer.cost,
-    }
-
-
-def support_value(one: Support) -> dict[str, Any]:
-    return {
-        "start": one.start,
-        "end": one.end,
-        "supported": one.supported,
-        "score": one.score,
-        "chunk": one.chunk,
-        "reason": one.reason,
-    }
-
-
-def usage_value(usage: Usage | None) -> dict[str, int] | None:
-    if usage is None:
-        return None
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cached_tokens": usage.cached_tokens,
-    }
 
 
 def _show_sources(answer: Answer) -> None:

@@ -22,7 +22,7 @@ from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
-from vivace.engine.contents import Contents
+from vivace.engine.batches import Batches
 from vivace.engine.qualitytuning import QualityTuning
 from vivace.engine.selftuning import SelfTuning
 from vivace.errors import BadInput, StoreError, VivaceError
@@ -66,7 +66,7 @@ Findings: TypeAlias = list[Finding]
 _PLAINLY = Asking()
 
 
-class Collection(Contents):
+class Collection(Batches):
     """Documents that can be searched and asked. Made by `Engine.open`."""
 
     def __init__(

@@ -19,13 +19,16 @@ from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
 from vivace.engine import fittedranking
 from vivace.engine.collection import Collection
+from vivace.errors import BadSettings, VivaceError
 from vivace.generate import names as models
 from vivace.generate import templates
+from vivace.generate.coalesce import Coalesced
 from vivace.generate.extractive import Extractive
+from vivace.generate.many import Progress, generate_many
 from vivace.generate.prompted import Prompted
 from vivace.generate.standalone import standalone
 from vivace.ingest.sandbox import Sandbox
-from vivace.protocols import Answerer, Searcher
+from vivace.protocols import Answerer, Generator, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.pooling import Watch
 from vivace.retrieve.rerankers import names as rerankers
@@ -34,7 +37,7 @@ from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
 from vivace.trace import Trace
-from vivace.types import Asking, Chunk, Query
+from vivace.types import Asking, Chunk, Completion, Query, Request
 
 
 class Engine:
@@ -47,7 +50,9 @@ class Engine:
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         self.settings = settings if settings is not None else settings_module.load(**overrides)
         self.templates = templates.load(self.settings.answer.templates)
-        self.generator = models.load(self.settings.generate)
+        self.model = models.load(self.settings.generate)
+        """The model server's client; `generator` is what asks it."""
+        self.generator = self._asking(self.model)
         share = divide(self.settings.embed.workers, self.settings.search.threads)
         self.embedder = names.load(self.settings, share.cores)
         try:
@@ -126,6 +131,49 @@ class Engine:
             templates=self.templates,
             documents=documents,
         )
+
+    async def generate_many(
+        self, requests: Sequence[Request], *, progress: Progress | None = None
+    ) -> list[Completion | VivaceError]:
+        """What the model makes of each request, in order: one completion or error each.
+
+        Equal requests are asked once, unless their temperature is above zero. As many run at once
+        as the model's servers take with the most throughput: see `run.paced`.
+
+        Args:
+            progress: called on the event loop whenever a request has ended.
+
+        Raises:
+            BadSettings: there is no model.
+        """
+        if self.generator is None:
+            raise BadSettings(
+                "there is no model to ask", fix="Set generate.model to openai:NAME@URL"
+            )
+        settings = self.settings.generate
+        return await generate_many(
+            self.generator,
+            requests,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            sampled=settings.coalesce_sampled,
+            parallel=self.parallel,
+            progress=progress,
+        )
+
+    @property
+    def parallel(self) -> int:
+        """Answers of a batch that are worked on at once, most of which wait for a model server."""
+        if self.model is None:
+            return 2 * self._pool.statistics().threads
+        servers = self.model.endpoints.statistics().servers
+        return sum(server.bound for server in servers)
+
+    def _asking(self, model: Generator | None) -> Generator | None:
+        settings = self.settings.generate
+        if model is None or not settings.coalesce:
+            return model
+        return Coalesced(model, sampled=settings.coalesce_sampled)
 
     async def standalone(self, query: Query, asking: Asking, trace: Trace) -> Query:
         """What is searched for: a question that follows others is rewritten by the model."""

@@ -7,10 +7,12 @@ negations of the sentence have to be those of the window. Calibrated by `benchma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Final
+from time import perf_counter
+from typing import Final, cast
 
 from vivace.generate.citations import MARKERS
 from vivace.generate.claims import names, negations, numbers
@@ -21,6 +23,8 @@ from vivace.types import Support
 
 ENOUGH: Final = 0.5
 """The share of a sentence's terms from which a window supports it."""
+SLICE: Final = 0.0005
+"""Seconds for which the event loop is held at a time, or as long as one sentence takes."""
 _ALIKE: Final = 0.8
 """Cosine from which a vector speaks for a sentence whose words are others."""
 _SOME: Final = 0.3
@@ -44,12 +48,42 @@ def grounded(
         alike: for each sentence (`claims`), the cosine of its vector to the nearest sentence of the
             passages, where an embedder is at hand.
     """
-    windows = _windows(excerpts)
+    steps = _steps(answer, excerpts, alike)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(tuple[Support, ...], end.value)
+
+
+async def grounded_aside(answer: str, excerpts: Sequence[Excerpt]) -> tuple[Support, ...]:
+    """As `grounded`, in slices between which the event loop goes on with the streams of others.
+
+    A thread would not do: the interpreter's lock is handed over after 5 ms, which is about what the
+    whole takes.
+    """
+    steps = _steps(answer, excerpts, None)
+    until = perf_counter() + SLICE
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(tuple[Support, ...], end.value)
+        if perf_counter() > until:
+            await asyncio.sleep(0)
+            until = perf_counter() + SLICE
+
+
+def _steps(
+    answer: str, excerpts: Sequence[Excerpt], alike: Sequence[float] | None
+) -> Generator[None, None, tuple[Support, ...]]:
+    windows = yield from _windows(excerpts)
     total = len(windows) + 1
     counts: dict[str, int] = {}
     for window in windows:
         for term in window.terms:
             counts[term] = counts.get(term, 0) + 1
+    yield
     found: list[Support] = []
     for number, (start, end) in enumerate(claims(answer)):
         cosine = alike[number] if alike is not None else 0.0
@@ -57,6 +91,7 @@ def grounded(
         wanted = frozenset(terms(claim))
         rarity = {t: log(1 + total / (0.5 + counts.get(t, 0))) for t in wanted}
         found.append(_support(start, end, claim, rarity, windows, cosine))
+        yield
     return tuple(found)
 
 
@@ -69,12 +104,15 @@ def claims(answer: str) -> list[tuple[int, int]]:
     ]
 
 
-def _windows(excerpts: Sequence[Excerpt]) -> list[_Window]:
+def _windows(excerpts: Sequence[Excerpt]) -> Generator[None, None, list[_Window]]:
     made: list[_Window] = []
     for excerpt in excerpts:
         text = excerpt.chunk.text
         shown = excerpt.sentences()
-        held = [frozenset(terms(text[start:end])) for start, end in shown]
+        held = []
+        for start, end in shown:
+            yield
+            held.append(frozenset(terms(text[start:end])))
         for at, (start, end) in enumerate(shown):
             made.append(_Window(excerpt, text[start:end], held[at], True))
             if at + 1 < len(shown):

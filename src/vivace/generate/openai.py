@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import AsyncIterator, Sequence
+from math import inf
 from typing import Any, Final, TypeAlias
 
 import aiohttp
-import msgspec
 
 from vivace.errors import (
     Closed,
@@ -26,12 +25,16 @@ from vivace.errors import (
 from vivace.generate import wire
 from vivace.generate.arriving import Arriving, cut
 from vivace.generate.attempts import blame, pause
+from vivace.generate.body import encode, not_known, omit
 from vivace.generate.sse import Events
+from vivace.generate.told import Told
 from vivace.generate.watch import Watch
+from vivace.run import work
 from vivace.run.balance import Server
 from vivace.run.connections import with_idle
 from vivace.run.endpoint import Endpoint
-from vivace.run.endpoints import AllEjected, Endpoints, Lease, Limit, Statistics
+from vivace.run.endpoints import AllEjected, Endpoints, Lease, Statistics
+from vivace.run.learned import of_streams
 from vivace.run.retry import retry_after
 from vivace.settings import Generate
 from vivace.types import Delta, Message
@@ -41,18 +44,6 @@ MAX_BODY: Final = 16 << 20
 _MAX_ERROR: Final = 64 << 10
 _LINGER: Final = 0.25
 """Seconds that a finished stream is given to end, so that its connection can be used again."""
-_ADAPTABLE: Final = {
-    "stream_options": "stream_options",
-    "temperature": "temperature",
-    "max_tokens": "max_completion_tokens",
-}
-"""Parameters that some servers refuse, and what their refusal names."""
-_NOT_KNOWN: Final = re.compile(
-    r"unsupported|not? support(?:ed)?\b|unknown|unrecogni[sz]ed|unexpected|extra (?:input|field)"
-    r"|not (?:permitted|allowed)|only (?:the default|1(?:\.0)? is)",
-    re.IGNORECASE,
-)
-"""How servers say that they do not take a parameter, and not that its value is a wrong one."""
 _OWN_TEMPERATURE: Final = "the model server takes no temperature, so its own was used"
 
 
@@ -65,7 +56,9 @@ class OpenAI:
 
     `streaming=False` asks for whole answers, for servers that cannot stream: an answer is then one
     delta. Everything before the first token may be tried again, on another server where there is
-    one; nothing after it. `endpoints` is the set of servers; `limit` stands before it.
+    one; nothing after it. `endpoints` is the set of servers, each with a limit that is learned from
+    its tokens, or that it tells. Requests wait in its queue; the clocks of one that is part of a
+    batch (`run.work`) begin when it has a place.
     """
 
     def __init__(
@@ -74,7 +67,6 @@ class OpenAI:
         settings: Generate,
         *,
         streaming: bool = True,
-        limit: Limit | None = None,
         draw: random.Random | None = None,
     ) -> None:
         several = [endpoint] if isinstance(endpoint, Endpoint) else endpoint
@@ -84,9 +76,10 @@ class OpenAI:
         self._streaming = streaming
         self._draw = draw or random.Random()
         servers = [Server(one.url, one.weight, settings.connections) for one in several]
-        self.endpoints = Endpoints(self.name, servers, limit=limit, draw=self._draw)
+        self.endpoints = Endpoints(self.name, servers, learned=of_streams, draw=self._draw)
+        self._told = Told(self._open, lambda url, slots: self.endpoints.told(url, slots))
         self._omitted: dict[str, set[str]] = {}
-        """Of `_ADAPTABLE`, what a server has refused before."""
+        """Of `body.ADAPTABLE`, what a server has refused before."""
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -102,16 +95,16 @@ class OpenAI:
             StreamStalled, StreamCut, StreamMalformed, StreamEmpty, StreamTooLong: what came is no
                 whole answer; `text` holds it.
         """
-        loop = asyncio.get_running_loop()
-        total = loop.time() + self._settings.total_seconds
         body = self._body(messages, max_tokens, temperature)
-        response, watch, data, lease = await self._response(body, total)
+        response, watch, data, lease = await self._response(body)
         taken_out = self._omitted.get(lease.server, ())
         own = (_OWN_TEMPERATURE,) if "temperature" in taken_out else ()
         answer = Arriving(max_tokens, secret=self._settings.api_key, degraded=own)
         try:
             if not self._streaming or response.content_type == "application/json":
-                for piece in answer.whole(await _read(response, data, watch)):
+                pieces = answer.whole(await _read(response, data, watch))
+                lease.came(1)
+                for piece in pieces:
                     yield piece
                 return
             _check_content_type(response)
@@ -122,11 +115,11 @@ class OpenAI:
                 size += len(data)
                 if size > 4 * MAX_BODY:
                     raise answer.too_long(f"{size >> 20} MiB")
-                moved = False
+                moved = 0
                 for event in events.feed(data) if data else events.end():
                     delta = answer.event(event)
-                    if answer.moved and not moved:
-                        moved = True
+                    if answer.moved:
+                        moved += 1
                         if not answer.running:
                             answer.running = True
                             watch.started()
@@ -136,6 +129,7 @@ class OpenAI:
                         watch.reading = True
                 if moved:
                     watch.progress()
+                    lease.came(moved)
                 if answer.done or not data:
                     break
                 data = await read()
@@ -158,6 +152,7 @@ class OpenAI:
         """Close every connection. Idempotent."""
         self._closed = True
         self.endpoints.close()
+        await self._told.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -168,15 +163,22 @@ class OpenAI:
 
     # -- before the first byte --------------------------------------------------------------
 
-    async def _response(self, body: dict[str, Any], total: float) -> _Begun:
+    async def _response(self, body: dict[str, Any]) -> _Begun:
         loop = asyncio.get_running_loop()
+        total = loop.time() + self._settings.total_seconds
+        patient = work.current().priority > work.Priority.INTERACTIVE
         tries = 0
         tried: set[str] = set()
         adapted: set[tuple[str, str]] = set()
         failure: GenerationError | None = None
         while True:
             first = loop.time() + self._settings.first_token_seconds
-            lease = await self._lease(tried, first, total, failure)
+            came = loop.time()
+            lease = await self._lease(tried, inf if patient else first, total, failure)
+            if patient:
+                waited = loop.time() - came
+                first, total = first + waited, total + waited
+            self._told.beside(lease)
             try:
                 sent = self._fitted(lease.server, body)
                 response, watch, data = await self._try(lease.server, sent, first, total)
@@ -207,7 +209,7 @@ class OpenAI:
     ) -> Lease:
         """A place at a server; where none can be asked, the failure of the last try stands."""
         try:
-            async with asyncio.timeout_at(min(first, total)):
+            async with asyncio.timeout_at(min(first, total) if first < inf else None):
                 return await self.endpoints.lease(avoid=tried)
         except AllEjected as error:
             if failure is None:
@@ -296,8 +298,8 @@ class OpenAI:
         if omitted:
             body = body.copy()
             for name in omitted:
-                _omit(body, name)
-        return _encode(body)
+                omit(body, name)
+        return encode(body)
 
     def _adapt(
         self, server: str, error: ModelRefused, sent: bytes, adapted: set[tuple[str, str]]
@@ -308,7 +310,7 @@ class OpenAI:
         what was left out for this request, by server.
         """
         omitted = self._omitted.setdefault(server, set())
-        name = _not_known(error, sent)
+        name = not_known(error, sent)
         if name is None:
             omitted -= {name for at, name in adapted if at == server}
             return False
@@ -387,16 +389,6 @@ class OpenAI:
             return
 
 
-def _not_known(error: ModelRefused, sent: bytes) -> str | None:
-    """The parameter that the server refused because it does not take it at all, if that was it."""
-    if error.status not in (400, 422) or not _NOT_KNOWN.search(error.what):
-        return None
-    body: dict[str, Any] = msgspec.json.decode(sent)
-    return next(
-        (name for name, said in _ADAPTABLE.items() if name in body and said in error.what), None
-    )
-
-
 async def _read(response: aiohttp.ClientResponse, data: bytes, watch: Watch) -> bytes:
     """The whole body, which begins with `data`.
 
@@ -424,18 +416,3 @@ def _check_content_type(response: aiohttp.ClientResponse) -> None:
             f"{response.url} answered with a web page",
             fix="Check that the URL in generate.model ends in /v1",
         )
-
-
-def _omit(body: dict[str, Any], name: str) -> None:
-    value = body.pop(name, None)
-    if name == "max_tokens" and value is not None:
-        body["max_completion_tokens"] = value
-
-
-def _encode(body: dict[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:  # a lone surrogate, which is no text that JSON can carry
-        for message in body["messages"]:
-            message["content"] = message["content"].encode("utf-8", "replace").decode()
-        return msgspec.json.encode(body)

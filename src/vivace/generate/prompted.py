@@ -10,7 +10,7 @@ from typing import TypeAlias
 from vivace.errors import BadQuery, GenerationError
 from vivace.generate import citations, prompts, summaries, templates
 from vivace.generate.citations import Checked
-from vivace.generate.grounding import grounded
+from vivace.generate.grounding import grounded_aside
 from vivace.generate.prompts import Prompt
 from vivace.generate.refusal import likelihood
 from vivace.generate.templates import NOT_FOUND, Task, Templates, built_in
@@ -119,7 +119,7 @@ class Prompted:
                 raise
             failure = error
         else:
-            answer = self._answer("".join(parts), task, prompt, result, last)
+            answer = await self._answer("".join(parts), task, prompt, result, last)
             if asking.target_language:
                 answer = replace(answer, support=())  # its words are not the documents'
             yield Delta(answer=replace(answer, answerable=found))
@@ -190,7 +190,7 @@ class Prompted:
             temperature=settings.temperature if temperature is None else temperature,
         )
 
-    def _answer(
+    async def _answer(
         self, text: str, task: Task, prompt: Prompt, result: SearchResult, last: Delta
     ) -> Answer:
         checked = citations.check(text, prompt.excerpts)
@@ -205,7 +205,7 @@ class Prompted:
         found = bool(checked.citations) or not says_not_found(text)
         support: tuple[Support, ...] = ()
         if found and self._answering.ground and task.reads in ("passages", "documents"):
-            support = grounded(text, prompt.excerpts)
+            support = await grounded_aside(text, prompt.excerpts)
         if unsupported := sum(not one.supported for one in support):
             notes.append(f"{unsupported} of {len(support)} sentences: no passage supports them")
         hits, read = _read(result.hits, prompt, checked, task)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 from typing import Final
 
 from vivace.errors import BadInput
 from vivace.run.breaker import Breaker, State, Tolerance, Try
+from vivace.run.limit import Limit
+from vivace.run.permit import Outcome, Permit
+from vivace.run.work import Work
 
 MOST_EJECTED: Final = 0.5
 """The share of a set that may be ejected at once for failing in part."""
+_NOBODYS: Final = Work()
+"""Who waits, waits in the set's queue, not in that of a server's limit."""
 _SMOOTHING: Final = 0.1
 """Of the mean of latencies: what the newest counts."""
 
@@ -36,6 +42,8 @@ class Member:
     breaker: Breaker
     passed: float
     """Requests begun by weight: of servers equally busy, the one with the least is next."""
+    limit: Limit | None = None
+    """Learned, below the bound."""
     draining: bool = False
     rests_until: float = 0.0
     """It said that it has too much to do."""
@@ -52,6 +60,11 @@ class Member:
     failure: str = ""
     """The last one, in words."""
 
+    @property
+    def room(self) -> bool:
+        """Whether one more request may be sent to it."""
+        return self.in_use < self.server.bound and (self.limit is None or self.limit.free)
+
 
 @dataclass(slots=True)
 class Taken:
@@ -60,11 +73,21 @@ class Taken:
     member: Member
     one: Try
     began: float
+    permit: Permit | None = None
     alive: bool = False
     """The server has begun to answer."""
     failure: str | None = None
     told: float | None = None
     """Seconds that the server asks to be left alone for."""
+    busy: bool = False
+    """It said that it has too much to do."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the request says of how much the server can do at once."""
+        if self.busy:
+            return Outcome.DROPPED
+        return Outcome.DONE if self.alive and self.failure is None else Outcome.IGNORED
 
 
 class Balance:
@@ -77,16 +100,22 @@ class Balance:
 
     A server that fails several times in a row is ejected whatever the others do; one that fails
     only in part, only while at most `MOST_EJECTED` of the set are out. `now` is of any monotonic
-    clock.
+    clock. `learned` makes the limit of a server, within its bound.
 
     Raises:
         BadInput: no server, two of one name, a weight or a bound out of range.
     """
 
     def __init__(
-        self, servers: Sequence[Server], *, tolerance: Tolerance, draw: random.Random
+        self,
+        servers: Sequence[Server],
+        *,
+        tolerance: Tolerance,
+        draw: random.Random,
+        learned: Callable[[Server], Limit] | None = None,
     ) -> None:
         self._tolerance = tolerance
+        self._learned = learned
         self._draw = draw
         self.members: dict[str, Member] = {}
         for server in servers:
@@ -105,11 +134,14 @@ class Balance:
         found = self.members.get(server.name)
         if found is None:
             breaker = Breaker(self._tolerance, self._draw)
-            self.members[server.name] = Member(server, breaker, self._least_passed())
+            limit = None if self._learned is None else self._learned(server)
+            self.members[server.name] = Member(server, breaker, self._least_passed(), limit)
             return
         if found.draining:
             found.passed = max(found.passed, self._least_passed())
         found.server, found.draining = server, False
+        if found.limit is not None:
+            found.limit.bound(1, server.bound)
 
     def remove(self, name: str) -> None:
         """Send nothing more to the server; it is forgotten with its last request.
@@ -125,27 +157,38 @@ class Balance:
         self.members[name].draining = True
         self._forget(self.members[name])
 
-    def choose(self, now: float, avoid: Collection[str] = ()) -> Taken | None:
+    def choose(
+        self, now: float, avoid: Collection[str] = (), *, urgent: bool = False
+    ) -> Taken | None:
         """Take a place at the best server; None where none has room.
 
         Args:
             avoid: names that are taken only where no other can be asked. One that can but is full
                 is waited for: a server that fails at once always has room.
+            urgent: somebody waits for it; a learned limit may then give way.
         """
         awake = self._awake(now)
         wanted = [m for m in awake if m.server.name not in avoid] or awake
-        fit = [m for m in wanted if m.in_use < m.server.bound]
+        fit = [m for m in wanted if m.room]
+        if not fit and urgent:
+            ordered = sorted(wanted, key=lambda m: m.in_use / m.server.weight)
+            fit = list(islice(filter(_urged, ordered), 1))
         if not fit:
             return None
         best = min(fit, key=lambda m: (m.in_use / m.server.weight, m.passed))
         best.passed += 1 / best.server.weight
         best.in_use += 1
         best.started += 1
-        return Taken(best, best.breaker.begin(), now)
+        taken = Taken(best, best.breaker.begin(), now)
+        if best.limit is not None:
+            entered = best.limit.enter(_NOBODYS, lambda _: False)
+            assert isinstance(entered, Permit)  # there is room
+            taken.permit = entered
+        return taken
 
     def has_room(self, now: float) -> bool:
         """Whether a request that avoids nothing would find a place."""
-        return any(m.in_use < m.server.bound for m in self._awake(now))
+        return any(m.room for m in self._awake(now))
 
     def all_out(self, now: float) -> bool:
         """Whether every server is ejected, and none may be tried."""
@@ -179,6 +222,7 @@ class Balance:
 
     def rest(self, taken: Taken, now: float, seconds: float) -> None:
         """The server has too much to do: leave it alone so long, while there are others."""
+        taken.busy = True
         until = now + min(seconds, self._tolerance.longest)
         taken.member.rests_until = max(taken.member.rests_until, until)
 
@@ -186,6 +230,8 @@ class Balance:
         """Give the place back. Once."""
         member = taken.member
         member.in_use -= 1
+        if taken.permit is not None:
+            taken.permit.release(taken.outcome)
         if taken.failure is not None:
             member.failed += 1
             member.failure = taken.failure
@@ -233,3 +279,10 @@ class Balance:
     def _forget(self, member: Member) -> None:
         if member.draining and not member.in_use:
             self.members.pop(member.server.name, None)
+
+
+def _urged(member: Member) -> bool:
+    """Whether the limit of a server with connections left gave way."""
+    if member.limit is None or member.in_use >= member.server.bound:
+        return False
+    return member.limit.urge()

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from vivace.errors import Closed, Overloaded, VivaceError
 from vivace.run import work
 from vivace.run.balance import Balance, Member, Server, Taken
 from vivace.run.breaker import State, Tolerance
+from vivace.run.limit import Limit
 from vivace.run.turns import Turns
 
 _TICK: Final = 0.001
@@ -31,19 +32,6 @@ class AllEjected(Overloaded):
     """No server of the set can be asked before a pause is over. Nothing was sent."""
 
 
-class Permit(Protocol):
-    """Leave to begin one request, from a `Limit`."""
-
-    def release(self, *, dropped: bool) -> None:
-        """Once. `dropped`: the request says nothing of how long one takes."""
-
-
-class Limit(Protocol):
-    """How many requests the set takes at once; in front of the bounds of its servers."""
-
-    async def acquire(self) -> Permit: ...
-
-
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
     """One server, since it joined the set. Times are in seconds."""
@@ -52,6 +40,8 @@ class ServerStatistics:
     state: State
     weight: float
     bound: int
+    limit: int
+    """Requests at once by what was learned; the bound where nothing is."""
     draining: bool
     in_use: int
     idle: int
@@ -89,13 +79,12 @@ class Lease:
     Without a word it counts as given up: neither for nor against the server.
     """
 
-    __slots__ = ("_ended", "_endpoints", "_permit", "_taken", "server")
+    __slots__ = ("_ended", "_endpoints", "_taken", "server")
 
     def __init__(self, endpoints: Endpoints, taken: Taken) -> None:
         self.server = taken.member.server.name
         self._endpoints = endpoints
         self._taken = taken
-        self._permit: Permit | None = None
         self._ended = False
 
     @property
@@ -103,9 +92,19 @@ class Lease:
         """Whether there is another server to ask."""
         return self._endpoints.another((self.server,))
 
+    @property
+    def in_use(self) -> int:
+        """Requests at the server now, this one among them."""
+        return self._taken.member.in_use
+
     def alive(self) -> None:
         """The server has begun to answer: a success, unless it fails later."""
         self._endpoints._alive(self._taken)
+
+    def came(self, tokens: int) -> None:
+        """So many tokens came together: what the server's limit is learned from."""
+        if self._taken.permit is not None:
+            self._taken.permit.came(tokens)
 
     def failed(self, why: str, *, retry_after: float | None = None) -> None:
         """The server is to blame. `retry_after`: seconds that it asks to be left alone for."""
@@ -120,9 +119,6 @@ class Lease:
         if not self._ended:
             self._ended = True
             self._endpoints._end(self._taken)
-            if self._permit is not None:
-                said_nothing = not self._taken.alive or self._taken.failure is not None
-                self._permit.release(dropped=said_nothing)
 
     def __enter__(self) -> Self:
         return self
@@ -155,7 +151,8 @@ class Endpoints:
 
     Args:
         name: of the set, for its errors.
-        limit: a learned limit of the whole set, in front.
+        learned: makes the limit of a server, below its bound; called with the server, and what
+            the limit has to call when it has grown. Its own queue is not used.
         clock: seconds, as `time.monotonic`.
         draw: spreads the pauses of ejected servers.
 
@@ -169,15 +166,13 @@ class Endpoints:
         servers: Sequence[Server],
         *,
         tolerance: Tolerance | None = None,
-        limit: Limit | None = None,
+        learned: Callable[[Server, Callable[[], None]], Limit] | None = None,
         most_waiting: int = MOST_WAITING,
         clock: Callable[[], float] = time.monotonic,
         draw: random.Random | None = None,
     ) -> None:
         self.name = name
         self._tolerance = tolerance or Tolerance()
-        self._balance = Balance(servers, tolerance=self._tolerance, draw=draw or random.Random())
-        self._limit = limit
         self._most_waiting = most_waiting
         self._clock = clock
         self._turns: Turns[_Waiting] = Turns()
@@ -185,6 +180,12 @@ class Endpoints:
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
         self._emptied: dict[str, asyncio.Event] = {}
+        self._balance = Balance(
+            servers,
+            tolerance=self._tolerance,
+            draw=draw or random.Random(),
+            learned=None if learned is None else lambda server: learned(server, self._grant),
+        )
 
     async def lease(self, *, avoid: Collection[str] = ()) -> Lease:
         """A place at the best server.
@@ -202,16 +203,7 @@ class Endpoints:
             raise Closed(self.name)
         if self._balance.all_out(now := self._clock()):
             raise self._all_ejected(now)
-        if self._limit is None:
-            return await self._place(avoid)
-        permit = await self._limit.acquire()
-        try:
-            lease = await self._place(avoid)
-        except BaseException:
-            permit.release(dropped=True)
-            raise
-        lease._permit = permit
-        return lease
+        return await self._place(avoid)
 
     def another(self, avoid: Collection[str]) -> bool:
         """Whether there is a server to ask besides those to be avoided."""
@@ -234,6 +226,19 @@ class Endpoints:
             BadInput: there is none of that name, or no other.
         """
         self._balance.remove(name)
+        self._grant()
+
+    def told(self, name: str, at_once: int | None) -> None:
+        """The server says how many requests it takes at once: its limit is that, not learned; None
+        where it does not say any more. Nothing happens without such a server or limit."""
+        member = self._balance.members.get(name)
+        if member is None or member.limit is None:
+            return
+        bound = member.server.bound
+        if at_once is None:
+            member.limit.bound(1, bound)
+        else:
+            member.limit.bound(min(at_once, bound), min(at_once, bound))
         self._grant()
 
     async def drained(self, name: str) -> None:
@@ -262,7 +267,7 @@ class Endpoints:
         if urgency.late(now):
             raise work.too_late(self.name)
         if not self._turns:
-            taken = self._balance.choose(now, avoid)
+            taken = self._balance.choose(now, avoid, urgent=_urgent(urgency))
             if taken is not None:
                 return Lease(self, taken)
         if len(self._turns) >= self._most_waiting:
@@ -308,7 +313,9 @@ class Endpoints:
                 self._turns.leave(ticket)
                 waiting.lease.set_exception(work.too_late(self.name))
                 return True
-            if (taken := self._balance.choose(now, waiting.avoid)) is not None:
+            urgent = _urgent(waiting.urgency)
+            taken = self._balance.choose(now, waiting.avoid, urgent=urgent)
+            if taken is not None:
                 taken.member.waited += 1
                 taken.member.wait_seconds += now - waiting.since
                 self._turns.taken(ticket)
@@ -362,12 +369,17 @@ class Endpoints:
         self._grant()
 
 
+def _urgent(urgency: work.Work) -> bool:
+    return urgency.priority is work.Priority.INTERACTIVE
+
+
 def _statistics(member: Member, now: float) -> ServerStatistics:
     return ServerStatistics(
         name=member.server.name,
         state=member.breaker.state(now),
         weight=member.server.weight,
         bound=member.server.bound,
+        limit=member.server.bound if member.limit is None else member.limit.statistics().limit,
         draining=member.draining,
         in_use=member.in_use,
         idle=0,

@@ -17,6 +17,7 @@ from typing import Final
 
 from vivace.errors import Closed, Overloaded, ShareExceeded
 from vivace.run.line import Line, Place
+from vivace.run.paced import Paced
 from vivace.run.permit import Outcome, Permit, outcome_of
 from vivace.run.recent import Recent
 from vivace.run.vegas import Vegas
@@ -86,6 +87,8 @@ class Limit:
         lowest, highest: hard bounds of the limit; equal ones fix it.
         queue: most calls that wait.
         patience: most seconds a call without a deadline is let wait, as far as can be foreseen.
+        paced: learn from the tokens of streams, which holders tell with `Permit.came`; see `Paced`.
+        grown: called when the limit has grown while nothing was given back.
         clock: `time.monotonic`, or a simulated one; deadlines are times of it.
     """
 
@@ -98,13 +101,18 @@ class Limit:
         start: int = START,
         queue: int = 64,
         patience: float = 10.0,
+        paced: bool = False,
+        grown: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.clock = clock
         self._queue = queue
         self._patience = patience
-        self._vegas = Vegas(lowest=lowest, highest=highest, start=start, clock=clock)
+        bounds = {"lowest": lowest, "highest": highest, "start": start}
+        self._paced = Paced(**bounds, clock=clock) if paced else None
+        self._vegas = self._paced or Vegas(**bounds, clock=clock)
+        self._grown = grown
         self._line: Line[Permit] = Line()
         self._held: Counter[str] = Counter()
         """Slots by user; no user is without one."""
@@ -176,6 +184,10 @@ class Limit:
     def free(self) -> bool:
         """Whether a call would get a slot at once."""
         return self._vegas.in_flight < self._vegas.limit and not self._line and not self.closed
+
+    def urge(self) -> bool:
+        """Whether room was made for one more: see `Paced.urge`."""
+        return self._paced is not None and self._paced.urge()
 
     def try_acquire(self) -> Permit | None:
         """A slot if one is free now and nobody waits; never waits, refuses nobody."""
@@ -286,14 +298,32 @@ class Limit:
         self._held[user] += 1
         self._admitted += 1
         self._let_in.add(self.clock())
-        return Permit(self._release, user, self.clock(), waited)
+        tell = None if self._paced is None else self._came
+        return Permit(self._release, user, self.clock(), waited, tell)
 
-    def _release(self, user: str, began: float, outcome: Outcome) -> None:
+    def _came(self, began: float, last: float | None, tokens: int) -> float:
+        """Tokens of a stream came, after those at `last`; returns now."""
+        assert self._paced is not None  # else nobody is told to tell
+        now, limit = self.clock(), self._paced.limit
+        if last is None:
+            self._paced.first(now - began)
+        else:
+            self._paced.more(now - last, tokens)
+        if self._paced.limit > limit:
+            self._refusal = None
+            self._serve()
+            if self._grown is not None:
+                self._grown()
+        return now
+
+    def _release(self, user: str, began: float, outcome: Outcome, gaps: int | None) -> None:
         self._refusal = None
         self._held[user] -= 1
         if not self._held[user]:
             del self._held[user]
         seconds = None if outcome is Outcome.IGNORED else self.clock() - began
+        if self._paced is not None and outcome is Outcome.DONE and gaps is not None:
+            self._paced.over(gaps)
         self._vegas.ended(seconds, done=outcome is Outcome.DONE)
         self._serve()
 

@@ -33,26 +33,38 @@ class Permit:
     """Give it back once, with `release`, or use it as a context manager, which tells the outcome
     from how the block ended: see `outcome_of`. Made by a `Limit`."""
 
-    __slots__ = ("_began", "_give_back", "_user", "waited")
+    __slots__ = ("_began", "_gaps", "_give_back", "_last", "_tell", "_user", "waited")
 
     def __init__(
         self,
-        give_back: Callable[[str, float, Outcome], None],
+        give_back: Callable[[str, float, Outcome, int | None], None],
         user: str,
         began: float,
         waited: float,
+        tell: Callable[[float, float | None, int], float] | None = None,
     ) -> None:
-        self._give_back: Callable[[str, float, Outcome], None] | None = give_back
+        self._give_back: Callable[[str, float, Outcome, int | None], None] | None = give_back
         self._user = user
         self._began = began
+        self._tell = tell
+        self._last: float | None = None
+        self._gaps = 0
         self.waited = waited
         """Seconds in the line."""
+
+    def came(self, tokens: int) -> None:
+        """So many tokens of a stream came together; a limit that is not paced does not listen."""
+        if self._tell is not None and self._give_back is not None:
+            if self._last is not None:
+                self._gaps += tokens
+            self._last = self._tell(self._began, self._last, tokens)
 
     def release(self, outcome: Outcome = Outcome.DONE) -> None:
         """Give the slot back. Idempotent."""
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
-            give_back(self._user, self._began, outcome)
+            gaps = self._gaps if self._last is not None else None
+            give_back(self._user, self._began, outcome, gaps)
 
     def __enter__(self) -> Self:
         return self

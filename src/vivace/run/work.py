@@ -78,6 +78,17 @@ def doing(
         _current.reset(token)
 
 
+@contextmanager
+def shared() -> Iterator[None]:
+    """What the block starts is for more than the one who starts it: of the same urgency, without
+    the deadline and the user."""
+    token = _current.set(Work(current().priority))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def too_late(name: str) -> DeadlineExceeded:
     """The error of work that was dropped before it began."""
     return DeadlineExceeded(

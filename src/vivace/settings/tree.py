@@ -216,8 +216,19 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=0, description="further tries, before the first token only")
     ] = 2
     connections: Annotated[
-        int, Meta(ge=1, description="most connections, and so requests at once, to a server")
+        int,
+        Meta(
+            ge=1,
+            description="most connections to a server; how many requests it gets at once, below "
+            "that, is what it tells, else learned",
+        ),
     ] = 64
+    coalesce: Annotated[
+        bool, Meta(description="identical requests at the same time share one stream")
+    ] = True
+    coalesce_sampled: Annotated[
+        bool, Meta(description="those of a temperature above 0, too: all get the same answer")
+    ] = False
     price_prompt: Annotated[
         float, Meta(ge=0, description="per million prompt tokens, in any currency")
     ] = 0.0

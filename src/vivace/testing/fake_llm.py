@@ -42,6 +42,8 @@ class Behaviour:
     """Requests served at full speed; with more, every time grows as their number to the slots."""
     slowdown: float = 1.0
     """The power of that growth; 0 is none."""
+    tells: bool = False
+    """Its slots, at /props and /slots, as llama.cpp does."""
     cache_blocks: int = 4096
     """Blocks of 16 tokens that the prefix cache keeps; 0 is no cache."""
     context: int = 0
@@ -127,6 +129,11 @@ class FakeModel:
     def url(self) -> str:
         """Where it listens, ending in /v1."""
         return f"http://{self._host}:{self._port}/v1"
+
+    def change(self, **fields: Any) -> None:
+        """Behave otherwise from now on: fields of `Behaviour`, e.g. `slots=4`."""
+        with self._state.changed:
+            self._state.behaviour = replace(self._state.behaviour, **fields)
 
     def statistics(self) -> Statistics:
         with self._state.changed:

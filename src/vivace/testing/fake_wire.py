@@ -99,6 +99,8 @@ class Wire:
         application.router.add_post("/v1/chat/completions", self._counted(self._chat))
         application.router.add_post("/v1/embeddings", self._counted(self._embeddings))
         application.router.add_get("/v1/models", self._models)
+        application.router.add_get("/props", self._slots)
+        application.router.add_get("/slots", self._slots)
         return application
 
     def cached(self, prompt: Sequence[str]) -> int:
@@ -178,6 +180,14 @@ class Wire:
     async def _models(self, _: web.Request) -> web.Response:
         model = {"id": self.state.behaviour.model, "object": "model", "created": 0}
         return _json({"object": "list", "data": [{**model, "owned_by": "vivace"}]})
+
+    async def _slots(self, request: web.Request) -> web.Response:
+        behaviour = self.state.behaviour
+        if not behaviour.tells:
+            return _error(404, "this server tells no slots")
+        if request.path == "/props":
+            return _json({"total_slots": behaviour.slots, "model_path": behaviour.model})
+        return _json([{"id": number} for number in range(behaviour.slots)])
 
     async def _chat(self, request: web.Request, fault: Fault | None) -> web.StreamResponse:
         try:

@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.types.reports import (
+    BatchProgress as BatchProgress,
+)
+from vivace.types.reports import (
     CollectionInfo as CollectionInfo,
 )
 from vivace.types.reports import (
@@ -402,3 +405,23 @@ class Delta:
     usage: Usage | None = None
     degraded: tuple[str, ...] = ()
     """From a `Generator`, on the last one: what the model was not told as it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One of many for the model itself, without documents. What is None is as the settings say."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model made of a `Request`."""
+
+    text: str
+    finish_reason: str = "stop"
+    usage: Usage | None = None
+    degraded: tuple[str, ...] = ()
+    """What the model was not told as it was asked."""

@@ -38,6 +38,16 @@ class IngestProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """How far a batch of requests is. `failed` are part of `done`; `asked` had no twin before."""
+
+    done: int = 0
+    total: int = 0
+    failed: int = 0
+    asked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class IngestReport:
     """What an ingest did. `documents` and `chunks` count what was written."""
 

@@ -24,7 +24,8 @@ from vivace.run import work
 from vivace.run.balance import Server
 from vivace.run.connections import with_idle
 from vivace.run.endpoint import Endpoint
-from vivace.run.endpoints import AllEjected, Endpoints, Lease, Limit, Statistics
+from vivace.run.endpoints import AllEjected, Endpoints, Lease, Statistics
+from vivace.run.learned import of_calls
 from vivace.run.retry import MISPLACED, STATUSES, backoff, refused, retry_after
 from vivace.settings import Remote
 from vivace.types import Hit, Query, Scores
@@ -76,7 +77,6 @@ class HttpReranker:
         endpoint: Endpoint | Sequence[Endpoint],
         settings: Remote,
         *,
-        limit: Limit | None = None,
         draw: random.Random | None = None,
     ) -> None:
         several = [endpoint] if isinstance(endpoint, Endpoint) else endpoint
@@ -90,7 +90,7 @@ class HttpReranker:
         self._closed = False
         self._loop = asyncio.new_event_loop()
         servers = [Server(one.url, one.weight, settings.concurrency) for one in several]
-        self.endpoints = Endpoints(self.name, servers, limit=limit, draw=self._draw)
+        self.endpoints = Endpoints(self.name, servers, learned=of_calls, draw=self._draw)
         """Used on the reranker's own loop."""
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vivace-rerank-http", daemon=True
