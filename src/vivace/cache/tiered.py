@@ -21,7 +21,7 @@ from vivace.protocols import CacheTier
 from vivace.trace import Trace
 
 V = TypeVar("V")
-Life: TypeAlias = float | None | Callable[[V], float | None]
+Life: TypeAlias = float | Callable[[V], float | None] | None
 """Seconds, None for ever, or what says it of a value."""
 
 _LEAST: Final = 0.001
