@@ -1,7 +1,9 @@
 """A tier that neither raises nor keeps anybody waiting: timeout, breaker, write-behind, counters.
 
-The counters, under `cache.NAME.`: hits, misses, timeouts, errors, refused, skipped (asked while
-it is known to be away), opened, recovered, written, erased, dropped, unwritten.
+The counters, under `cache.NAME.`: a read is one of hits, misses, queued (still waiting to be
+written), timeouts, errors, refused, or skipped (asked while it is known to be away). What a write,
+a lease or a message failed by has `write_`, `lease_`, `tell_` before it. opened and recovered are
+of the breaker; written, erased, dropped and unwritten of the queue.
 """
 
 from __future__ import annotations
@@ -71,11 +73,13 @@ class Guarded:
     ) -> tuple[bytes, float | None] | None:
         """As `CacheTier.get`; None, too, if it cannot be asked or says nothing within seconds."""
         if (write := self.queue.waiting(key)) is not None:
+            self.count("queued")
             if write.value is None:
                 return None
             left = None if write.until is None else write.until - time.monotonic()
             return (write.value, left) if left is None or left > 0 else None
         if self.queue.clearing:
+            self.count("queued")
             return None
         try:
             found = await self.ask(lambda: self.tier.get(key), within=within)
@@ -100,32 +104,34 @@ class Guarded:
         """As `delete`, of everything."""
         self.queue.forget_all()
 
-    async def ask(self, call: Callable[[], Awaitable[T]], *, within: float | None = None) -> T:
-        """What a call of the tier came to, counted, and told to the breaker.
+    async def ask(
+        self, call: Callable[[], Awaitable[T]], *, within: float | None = None, of: str = ""
+    ) -> T:
+        """What a call of the tier came to, counted under `of`, and told to the breaker.
 
         Raises:
             TierFailure: nothing, for whatever reason.
         """
         if not self.well:
-            self.count("skipped")
+            self.count(f"{of}skipped")
             raise Unreachable(f"the cache tier {self.name} is away", fix="It is tried by itself")
         one = self._breaker.begin()
         try:
             async with asyncio.timeout(self.seconds if within is None else within):
                 result = await call()
         except PartlyDown:
-            self.count("errors")
+            self.count(f"{of}errors")
             self._breaker.dropped(one)
             raise
         except Refused:
-            self.count("refused")
+            self.count(f"{of}refused")
             self._breaker.succeeded(one, time.monotonic())
             raise
         except asyncio.CancelledError:
             self._breaker.dropped(one)
             raise
         except Exception as error:
-            self.count("timeouts" if isinstance(error, TimeoutError) else "errors")
+            self.count(of + ("timeouts" if isinstance(error, TimeoutError) else "errors"))
             if self._breaker.failed(one, time.monotonic(), spare=False):
                 self._open()
             if isinstance(error, TierFailure):
@@ -139,13 +145,15 @@ class Guarded:
         await self._well.wait()
 
     async def write(self, key: bytes, value: bytes, ttl: float | None) -> None:
-        await self.ask(lambda: self.tier.set(key, value, ttl=ttl), within=WRITE_SECONDS)
+        await self.ask(
+            lambda: self.tier.set(key, value, ttl=ttl), within=WRITE_SECONDS, of="write_"
+        )
 
     async def erase(self, key: bytes) -> None:
-        await self.ask(lambda: self.tier.delete(key), within=WRITE_SECONDS)
+        await self.ask(lambda: self.tier.delete(key), within=WRITE_SECONDS, of="write_")
 
     async def erase_all(self) -> None:
-        await self.ask(self.tier.clear, within=_CLEAR_SECONDS)
+        await self.ask(self.tier.clear, within=_CLEAR_SECONDS, of="write_")
 
     async def close(self) -> None:
         await self.queue.close(_GRACE_SECONDS if self.well else 0.0)

@@ -76,7 +76,7 @@ class Invalidation:
         self._listening = self._owing = None
 
     async def _say(self, said: bytes) -> None:
-        await self._guard.ask(lambda: self._channel.publish(self._origin + said))
+        await self._guard.ask(lambda: self._channel.publish(self._origin + said), of="tell_")
 
     async def _say_later(self) -> None:
         while True:

@@ -85,6 +85,7 @@ class Lease:
                 found = await self._guard.ask(
                     lambda: self._leases.claim(key, token, self._seconds),
                     within=min(within, self._guard.seconds),
+                    of="lease_",
                 )
             except TierFailure:
                 self._guard.count("lease_unasked")
@@ -128,7 +129,9 @@ class Lease:
             await asyncio.sleep(self._seconds / 3)
             with suppress(TierFailure):
                 held = await self._guard.ask(
-                    lambda: self._leases.renew(key, token, self._seconds), within=self._seconds / 3
+                    lambda: self._leases.renew(key, token, self._seconds),
+                    within=self._seconds / 3,
+                    of="lease_",
                 )
                 if not held:
                     self._guard.count("lease_lost")
@@ -139,7 +142,9 @@ class Lease:
 
         async def release() -> None:
             with suppress(TierFailure):
-                await self._guard.ask(lambda: self._leases.release(key, token), within=1.0)
+                await self._guard.ask(
+                    lambda: self._leases.release(key, token), within=1.0, of="lease_"
+                )
 
         task = asyncio.create_task(release(), name="cache lease release")
         self._asides.add(task)

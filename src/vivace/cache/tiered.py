@@ -313,7 +313,7 @@ class Tiered(Generic[V]):
             if tier is first:
                 with suppress(TierFailure):
                     inner = tier.tier
-                    await tier.ask(lambda inner=inner: inner.set(key, data, ttl=ttl))  # type: ignore[misc]
+                    await tier.ask(lambda inner=inner: inner.set(key, data, ttl=ttl), of="write_")  # type: ignore[misc]
                     tier.count("written")
                     continue
             await tier.set(key, data, ttl=ttl)

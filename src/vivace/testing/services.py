@@ -137,11 +137,11 @@ class Valkey(Server):
 
     def __init__(self, *, password: str = "", memory: int = 0, cluster: bool = False) -> None:
         super().__init__("valkey")
-        self._password, self._memory, self._cluster = password, memory, cluster
+        self.password, self._memory, self._cluster = password, memory, cluster
 
     @property
     def url(self) -> str:
-        secret = f":{self._password}@" if self._password else ""
+        secret = f":{self.password}@" if self.password else ""
         return f"redis://{secret}127.0.0.1:{self.port}/0"
 
     def ask(self, *command: str | bytes | int) -> Any:
@@ -149,7 +149,7 @@ class Valkey(Server):
         from redis import Redis
 
         with Redis(
-            port=self.port, password=self._password or None, protocol=2, socket_timeout=5
+            port=self.port, password=self.password or None, protocol=2, socket_timeout=5
         ) as client:
             return client.execute_command(*command)
 
@@ -163,8 +163,8 @@ class Valkey(Server):
             "maxmemory": self._memory,
             "maxmemory-policy": "noeviction",
         }
-        if self._password:
-            options["requirepass"] = self._password
+        if self.password:
+            options["requirepass"] = self.password
         if self._cluster:
             options |= {
                 "cluster-enabled": "yes",
@@ -231,11 +231,14 @@ class Cluster:
             if server is not first:
                 bus = _bytes(server.ask("CONFIG", "GET", "cluster-port")).decode()
                 first.ask("CLUSTER", "MEET", "127.0.0.1", server.port, int(bus))
+        self.await_settled()
+
+    def await_settled(self) -> None:
         ends = time.monotonic() + _START_SECONDS
         while not self.settled():
             if time.monotonic() > ends:
                 raise RuntimeError("the cluster does not settle")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
 
 class Postgres(Server):
@@ -245,10 +248,9 @@ class Postgres(Server):
     read the wheel.
     """
 
-    password = "correct horse"
-
     def __init__(self) -> None:
         super().__init__("postgres")
+        self.password = "correct horse"
         self._root = os.geteuid() == 0
         self._data = self.folder / "data"
         self._data.mkdir(mode=0o700)
@@ -256,20 +258,38 @@ class Postgres(Server):
 
     @property
     def url(self) -> str:
-        return self.url_with(self.password)
+        return self.url_by(self.port)
 
-    def url_with(self, password: str) -> str:
-        secret = password.replace(" ", "%20")
-        return f"postgresql://vivace:{secret}@127.0.0.1:{self.port}/postgres?sslmode=disable"
+    def url_by(self, port: int) -> str:
+        """By way of another port, with the password of now."""
+        secret = self.password.replace(" ", "%20")
+        return f"postgresql://vivace:{secret}@127.0.0.1:{port}/postgres?sslmode=disable"
 
     def ask(self, statement: str) -> None:
         """Run one statement as the owner, by a connection of its own."""
         subprocess.run(
-            [self._programs / "psql", "-q", "-w", "-h", "127.0.0.1", "-p", str(self.port)]
-            + ["-U", "vivace", "-d", "postgres", "-c", statement],
+            [
+                self._programs / "psql",
+                "-q",
+                "-w",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(self.port),
+                "-U",
+                "vivace",
+                "-d",
+                "postgres",
+                "-c",
+                statement,
+            ],
             check=True,
             capture_output=True,
-            env={"PGPASSWORD": self.password, "PGSSLMODE": "disable"},
+            env={
+                "PGPASSWORD": self.password,
+                "PGSSLMODE": "disable",
+                "PGOPTIONS": "-c default_transaction_read_only=off",
+            },
         )
 
     def start(self) -> None:

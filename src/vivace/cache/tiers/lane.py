@@ -103,7 +103,7 @@ class Lane(Generic[Work]):
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     session = await self._opened()
-            except (Unreachable, TimeoutError) as error:
+            except Exception as error:  # a driver's own confusion must not end the lane
                 self._down = _reason(error)
                 self._fail(self._waiting, self._down)
                 await asyncio.sleep(pause)
@@ -112,11 +112,11 @@ class Lane(Generic[Work]):
             pause, self._down = _FIRST_PAUSE, None
             try:
                 await self._serve(session)
-            except Unreachable as error:
+            except TierFailure as error:
                 self._down = error
                 self._fail(self._waiting, error)
             finally:
-                with suppress(TierFailure, TimeoutError):
+                with suppress(Exception):  # it is given up in any case
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await session.close()
 
@@ -134,7 +134,9 @@ class Lane(Generic[Work]):
             except BaseException as error:
                 reason = _reason(error)
                 self._fail(deque(batch), reason)
-                if isinstance(error, Unreachable | TimeoutError):
+                if isinstance(error, Exception):
+                    # whatever it is: asyncpg's InternalClientError, of a backend that was killed in
+                    # the middle of an answer, must not end the lane, only its connection
                     raise reason from error
                 raise
             for (_, future), result in zip(batch, results):
@@ -165,6 +167,11 @@ class Lane(Generic[Work]):
 def _reason(error: BaseException) -> TierFailure:
     if isinstance(error, TierFailure):
         return error
+    if not isinstance(error, TimeoutError):
+        return Unreachable(
+            f"a connection of the cache failed with {type(error).__name__}",
+            fix="It is made again by itself; if this goes on, please report it",
+        )
     return Unreachable(
         "a tier of the cache does not answer in time",
         fix="Check the server and `cache.tier_ms`; it is asked again by itself",
