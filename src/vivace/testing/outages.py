@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from vivace.settings.tree import Cache
 from vivace.testing.services import CERTIFICATE, Cluster, Postgres, Proxy, Valkey
 
 
@@ -21,6 +22,11 @@ class Outage:
     """The server stays up and can be read; it takes no writes."""
     partly: bool = False
     """Only some keys are gone."""
+
+    def settings(self, tier_ms: float) -> Cache:
+        if self.address.startswith("redis"):
+            return Cache(redis=self.address, tier_ms=tier_ms)
+        return Cache(sql=self.address, tier_ms=tier_ms)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ Work = TypeVar("Work")
 
 CONNECT_SECONDS: Final = 1.0
 """Of one attempt to connect, and of a ping that shows that the server is not hung."""
+_LEAST_STALL: Final = 0.15
+"""Seconds of a read. Requests leave sooner; but a connection is dearer than one late answer."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 """Seconds between attempts to connect."""
 _QUEUE: Final = 4096
@@ -53,7 +55,7 @@ class Lane(Generic[Work]):
     ) -> None:
         self._opened = opened
         self._batch = batch
-        self._stall = stall
+        self._stall = max(stall, _LEAST_STALL)
         self._waiting: deque[tuple[Work, asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

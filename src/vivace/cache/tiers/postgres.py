@@ -123,7 +123,7 @@ class PostgresTier:
     Args:
         url: postgresql://, as asyncpg reads it.
         max_bytes: of values; beyond, what was used longest ago goes.
-        seconds: of one read, after which its connection is given up.
+        seconds: of one read; five times as many, and its connection is given up.
         readers: connections for reading; one more writes.
     """
 
@@ -132,7 +132,7 @@ class PostgresTier:
     def __init__(self, url: str, *, max_bytes: int, seconds: float, readers: int = 2) -> None:
         self._url = url
         self._max_bytes = max_bytes
-        self._readers = [Lane(self._opened, batch=64, stall=seconds) for _ in range(readers)]
+        self._readers = [Lane(self._opened, batch=64, stall=5 * seconds) for _ in range(readers)]
         self._writer = Lane(self._opened, batch=64, stall=_WRITE_SECONDS)
         self._touched: set[bytes] = set()
         self._written = 0

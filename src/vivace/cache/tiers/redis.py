@@ -91,7 +91,7 @@ class RedisTier:
     Args:
         url: redis://, rediss:// or unix://; with `+cluster` behind the scheme's name a cluster.
             What redis-py reads from an address it reads here, too, e.g. `?ssl_ca_certs=FILE`.
-        seconds: of one read, after which its connection is given up.
+        seconds: of one read; five times as many, and its connection is given up.
         readers: connections for reading, to each server.
 
     Raises:
@@ -106,13 +106,15 @@ class RedisTier:
         self._url = f"{scheme.removesuffix('+cluster')}://{rest}"
         self._seconds = seconds
         first = self._client(None, CONNECT_SECONDS).connection_pool.connection_kwargs
+        if self._cluster and first.get("db"):
+            raise ValueError("a cluster has no numbered databases")
         home = (str(first.get("host", "localhost")), int(first.get("port", 6379)))
         self._servers: Servers[Commands] = Servers(
             home,
             self._opened,
             clustered=self._cluster,
             readers=readers,
-            reading=seconds,
+            reading=5 * seconds,
             writing=WRITE_SECONDS,
         )
 
