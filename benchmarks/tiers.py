@@ -5,8 +5,8 @@
 Real servers on loopback under a steady load of requests that the memory cannot answer and whose
 computation costs nothing, so that a request's time is what the tiers add to it. For each outage:
 percentiles before, during and after, requests that failed or got a wrong value, and the seconds
-from the server's return to the last read that the tier did not answer. `none` is the same load
-without a tier.
+from the server's return to the first of 40 reads in a row that it answered (of writes, where it
+refused those). `none` is the same load without a tier.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _KEYS: Final = 20_000
 _PAUSE: Final = 0.02
 _BAD: Final = ("errors", "timeouts", "refused", "skipped")
 _BAD_WRITES: Final = tuple(f"write_{what}" for what in _BAD)
-_QUIET: Final = 2.0
-"""Seconds without a bad read after which the tier has recovered."""
+_STREAK: Final = 40
+"""Answered reads without a bad one between them: the tier has recovered where they begin."""
 
 
 class Forgetful:
@@ -105,6 +105,19 @@ async def _alone(seconds: float, callers: int) -> dict[str, float]:
     return load_.phase()
 
 
+async def _recovery(good: Callable[[], int], bad: Callable[[], int]) -> float | None:
+    """Seconds from now to the beginning of the first streak; None if there is none in 30 s."""
+    returned = since = time.monotonic()
+    good_then, bad_then = good(), bad()
+    while time.monotonic() < returned + 30:
+        await asyncio.sleep(0.01)
+        if bad() != bad_then:
+            since, good_then, bad_then = time.monotonic(), good(), bad()
+        elif good() >= good_then + _STREAK:
+            return since - returned
+    return None
+
+
 async def _outage(name: str, seconds: float, callers: int, tier_ms: float) -> dict[str, Any]:
     trace = Trace()
     with OUTAGES[name]() as outage, tempfile.TemporaryDirectory() as home:
@@ -128,12 +141,11 @@ async def _outage(name: str, seconds: float, callers: int, tier_ms: float) -> di
         await asyncio.sleep(seconds)
         during = load_.phase()
         await asyncio.to_thread(outage.mend)
-        returned = last = time.monotonic()
-        bad = counted(*_BAD, *_BAD_WRITES)
-        while time.monotonic() - last < _QUIET and time.monotonic() - returned < 30:
-            await asyncio.sleep(0.01)
-            if (now := counted(*_BAD, *_BAD_WRITES)) != bad:
-                bad, last = now, time.monotonic()
+        recovery = await _recovery(
+            lambda: counted("written") if outage.refuses else counted("hits", "misses"),
+            lambda: counted(*(_BAD_WRITES if outage.refuses else _BAD)),
+        )
+        await asyncio.sleep(seconds)
         after = load_.phase()
         for task in tasks:
             task.cancel()
@@ -147,7 +159,7 @@ async def _outage(name: str, seconds: float, callers: int, tier_ms: float) -> di
         "before": before,
         "during": during,
         "after": after,
-        "recovery_s": round(last - returned, 3),
+        "recovery_s": None if recovery is None else round(recovery, 3),
         "counters": counters,
     }
 
@@ -164,7 +176,7 @@ async def _main(arguments: argparse.Namespace) -> dict[str, Any]:
         if not arguments.json:
             print(
                 f"{name:18} failed {row['failed']}  added p50 {row['added_p50_ms']:.2f} ms  "
-                f"p99 {row['added_p99_ms']:.2f} ms  recovery {row['recovery_s']:.2f} s"
+                f"p99 {row['added_p99_ms']:.2f} ms  recovery {row['recovery_s']} s"
             )
     return {"tier_ms": arguments.tier_ms, "callers": arguments.callers, "none": alone, "rows": rows}
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from vivace.settings.tree import Cache
-from vivace.testing.services import CERTIFICATE, Cluster, Postgres, Proxy, Valkey
+from vivace.testing.services import Cluster, Postgres, Valkey
+from vivace.testing.wires import CERTIFICATE, Proxy
 
 
 @dataclass(frozen=True, slots=True)

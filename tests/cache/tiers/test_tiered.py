@@ -16,7 +16,8 @@ from vivace.cache.tiers.redis import RedisTier
 from vivace.cache.tiers.sqlite import SqliteTier
 from vivace.protocols import CacheTier
 from vivace.settings.tree import Cache
-from vivace.testing.services import Proxy, Valkey
+from vivace.testing.services import Valkey
+from vivace.testing.wires import Proxy
 
 
 async def until(done: Callable[[], bool]) -> None:
