@@ -1,0 +1,234 @@
+"""Read-through, back-fill, deletes and the version channel over a real server and a real file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cache.tiers.standin import Plain
+from vivace.cache import codec
+from vivace.cache.guarded import Guarded
+from vivace.cache.invalidation import Invalidation
+from vivace.cache.tiered import Tiered, invalidation
+from vivace.cache.tiers import load
+from vivace.cache.tiers.redis import RedisTier
+from vivace.cache.tiers.sqlite import SqliteTier
+from vivace.protocols import CacheTier
+from vivace.settings.tree import Cache
+from vivace.testing.services import Valkey
+from vivace.testing.wires import Proxy
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not done():  # noqa: ASYNC110 - another process would tell nobody either
+            await asyncio.sleep(0.005)
+
+
+def cached(
+    tiers: list[CacheTier], channel: Invalidation | None = None, lease: float = 0.0
+) -> tuple[Tiered[bytes], Plain]:
+    memory = Plain()
+    return (
+        Tiered(
+            memory,
+            tiers,
+            encode=bytes,
+            decode=bytes,
+            seconds=1.0,
+            lease=lease,
+            channel=channel,
+        ),
+        memory,
+    )
+
+
+async def never() -> bytes:
+    raise AssertionError("computed what a tier has")
+
+
+async def close(*tiers: CacheTier) -> None:
+    for tier in tiers:
+        await tier.close()
+
+
+async def test_a_process_finds_what_another_computed_with_the_life_left(
+    valkey: Valkey, tmp_path: Path
+) -> None:
+    settings = Cache(redis=valkey.url, sql="sqlite", tier_ms=1000)
+    first, second = load(settings, tmp_path), load(settings, tmp_path)
+    one, _ = cached(first)
+
+    async def compute() -> bytes:
+        return b"computed"
+
+    assert await one.get_or_compute(b"k", compute, ttl=60.0) == b"computed"
+    for tier in first:
+        assert isinstance(tier, Guarded)
+        await tier.queue.drained()
+    other, memory = cached(second)
+    assert await other.get_or_compute(b"k", never, ttl=3600.0) == b"computed"
+    life = memory.lives[b"k"]
+    assert life is not None
+    assert 50 < life <= 60
+    await close(*first, *second)
+
+
+async def test_what_only_l3_has_is_filled_back(valkey: Valkey, tmp_path: Path) -> None:
+    tiers = load(Cache(redis=valkey.url, sql="sqlite", tier_ms=1000), tmp_path)
+    near, far = tiers
+    assert isinstance(near, Guarded)
+    assert isinstance(far, Guarded)
+    cache, _ = cached(tiers)
+    await cache.set(b"k", b"value", ttl=60.0)
+    await near.queue.drained()
+    await far.queue.drained()
+    valkey.ask("FLUSHALL")
+    again, _ = cached(tiers)
+    assert await again.get(b"k") == b"value"
+    await near.queue.drained()
+    found = await near.get(b"k")
+    assert found is not None
+    assert found[1] is not None
+    assert 50 < found[1] <= 60
+    await close(*tiers)
+
+
+async def test_damaged_foreign_and_undecodable_values_are_misses(tmp_path: Path) -> None:
+    raw = SqliteTier(tmp_path / "cache.db", max_bytes=1 << 20)
+    good = codec.pack(b"stored", schema=1, expires=None)
+    await raw.set(b"cut", good[:-1])
+    await raw.set(b"foreign", codec.pack(b"stored", schema=2, expires=None))
+    await raw.set(b"odd", codec.pack(b"\xff", schema=1, expires=None))
+    await raw.set(b"good", good)
+    tier = Guarded(raw, seconds=1.0)
+    cache: Tiered[str] = Tiered(
+        Text(), [tier], encode=str.encode, decode=lambda data: data.decode(), seconds=1.0
+    )
+
+    async def compute() -> str:
+        return "computed"
+
+    for key in (b"cut", b"foreign", b"odd"):
+        assert await cache.get_or_compute(key, compute, ttl=None) == "computed"
+    assert await cache.get_or_compute(b"good", compute, ttl=None) == "stored"
+    assert tier.trace.counters()["cache.sqlite.unreadable"] == 3
+    await close(tier)
+
+
+class Text:
+    """A memory that keeps nothing."""
+
+    def get(self, key: bytes) -> None:
+        return None
+
+    def set(
+        self, key: bytes, value: str, *, ttl: float | None = None, cost: float = 1, kind: str = ""
+    ) -> None: ...
+
+    def delete(self, key: bytes) -> bool:
+        return False
+
+    def clear(self, kind: str | None = None) -> int:
+        return 0
+
+    async def get_or_compute(self, key: bytes, compute, **_: object) -> str:  # type: ignore[no-untyped-def]
+        found: str = await compute()
+        return found
+
+
+async def test_a_delete_reaches_the_memories_of_other_processes(valkey: Valkey) -> None:
+    tiers = [
+        Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0),
+        Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0),
+    ]
+    channels = [invalidation([tier]) for tier in tiers]
+    (one, _), (other, memory) = (cached([t], c) for t, c in zip(tiers, channels))
+    await one.set(b"k", b"old")
+    await one.set(b"l", b"stays")
+    await tiers[0].queue.drained()
+    assert channels[1] is not None
+    other._begin()
+    await channels[1].connected.wait()
+    assert await other.get(b"k") == b"old"
+    assert await other.get(b"l") == b"stays"
+    await one.delete(b"k")
+    await until(lambda: b"k" not in memory.values)
+    assert memory.values == {b"l": b"stays"}
+    assert await other.get(b"k") is None
+    await one.clear()
+    await until(lambda: not memory.values)
+    assert await other.get(b"l") is None
+    for channel in channels:
+        assert channel is not None
+        await channel.close()
+    await close(*tiers)
+
+
+async def test_who_was_cut_off_forgets_everything_when_it_hears_again(valkey: Valkey) -> None:
+    with Proxy(valkey.port) as wire:
+        tier = Guarded(RedisTier(f"redis://127.0.0.1:{wire.port}", seconds=1.0), seconds=1.0)
+        channel = invalidation([tier])
+        assert channel is not None
+        cache, memory = cached([tier], channel)
+        cache._begin()
+        await channel.connected.wait()
+        await cache.set(b"k", b"perhaps deleted meanwhile")
+        wire.cut()
+        await until(lambda: not channel.connected.is_set())
+        assert b"k" in memory.values
+        wire.mend()
+        await channel.connected.wait()
+        assert memory.values == {}
+        await channel.close()
+        await close(tier)
+
+
+async def test_what_is_deleted_while_the_tier_is_away_never_comes_back(valkey: Valkey) -> None:
+    with Proxy(valkey.port) as wire:
+        tier = Guarded(RedisTier(f"redis://127.0.0.1:{wire.port}", seconds=0.1), seconds=0.1)
+        other = Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0)
+        listening, talking = invalidation([other]), invalidation([tier])
+        assert listening is not None
+        cache, _ = cached([tier], talking)
+        far, far_memory = cached([other], listening)
+        await cache.set(b"k", b"old")
+        await tier.queue.drained()
+        far._begin()
+        await listening.connected.wait()
+        assert await far.get(b"k") == b"old"
+        wire.cut()
+        await cache.delete(b"k")
+        assert await cache.get(b"k") is None
+        wire.mend()
+        await tier.queue.drained()
+        assert await cache.get(b"k") is None
+        # who could not be told then is told to forget everything, later
+        await until(lambda: not far_memory.values)
+        assert await far.get(b"k") is None
+        for channel in (listening, talking):
+            assert channel is not None
+            await channel.close()
+        await close(tier, other)
+
+
+async def test_what_is_deleted_while_it_is_computed_is_not_kept(valkey: Valkey) -> None:
+    tier = Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0)
+    cache, memory = cached([tier], lease=2.0)
+    started, deleted = asyncio.Event(), asyncio.Event()
+
+    async def compute() -> bytes:
+        started.set()
+        await deleted.wait()
+        return b"of the state before"
+
+    asking = asyncio.create_task(cache.get_or_compute(b"k", compute, ttl=60.0))
+    await started.wait()
+    await cache.delete(b"k")
+    deleted.set()
+    assert await asking == b"of the state before"
+    assert memory.values == {}
+    await tier.queue.drained()
+    assert await tier.get(b"k") is None
+    await close(tier)
