@@ -124,13 +124,14 @@ def support_value(one: Support) -> dict[str, Any]:
     }
 
 
-def usage_value(usage: Usage | None) -> dict[str, int] | None:
+def usage_value(usage: Usage | None) -> dict[str, int | bool] | None:
     if usage is None:
         return None
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "cached_tokens": usage.cached_tokens,
+        "free": usage.free,
     }
 
 
@@ -142,6 +143,7 @@ def _show_sources(answer: Answer) -> None:
     if answer.usage is not None:
         used = answer.usage
         cached = f" ({used.cached_tokens:,} cached)" if used.cached_tokens else ""
+        cached = " (replayed from the cache)" if used.free else cached
         price = "" if answer.cost is None else f", cost {answer.cost:.6f}"
         print(
             f"{answer.generator}: {used.prompt_tokens:,} prompt tokens{cached}, "

@@ -171,6 +171,16 @@ class Snapshot:
         return {id: signs for id, signs in found.items() if signs is not None}
 
     @property
+    def plan(self) -> Plan | None:
+        """In force."""
+        return self._dense.plan
+
+    @property
+    def shape(self) -> tuple[str, ...]:
+        """Names of the sealed segments: other segments of the same rows may find others of them."""
+        return tuple(s.sealed.name for s in self._dense.segments if s.sealed)
+
+    @property
     def stages(self) -> Stages | None:
         """Of the plan in force."""
         plan = self._dense.plan

@@ -78,9 +78,9 @@ class Collection(Contents):
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
         self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
-        self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
-        self._answerer = engine.answerer(corpus)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
+        self._searcher = engine.searcher(corpus, trace, self._tuning.watch, self._pace.observe)
+        self._answerer = engine.answerer(corpus)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
@@ -186,9 +186,7 @@ class Collection(Contents):
         start = time.perf_counter()
         with self._in_flight(), doing(seconds=query.deadline, user=query.user):
             result = await self._searcher.search(query)
-        seconds = time.perf_counter() - start
-        self._pace.observe(seconds)
-        self._record(query, result, seconds)
+        self._record(query, result, time.perf_counter() - start)
         return result
 
     async def search_many(

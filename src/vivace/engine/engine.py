@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from vivace.collection.place import collection_path
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
+from vivace.engine.caching import Caching, Timed
 from vivace.engine.collection import Collection
 from vivace.generate import names as models
 from vivace.generate import templates
@@ -44,7 +45,9 @@ class Engine:
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         self.settings = settings if settings is not None else settings_module.load(**overrides)
         self.templates = templates.load(self.settings.answer.templates)
-        self.generator = models.load(self.settings.generate)
+        self.caching = Caching(self.settings)
+        generator = models.load(self.settings.generate)
+        self.generator = self.caching.generator(generator) if generator is not None else None
         share = divide(self.settings.embed.workers, self.settings.search.threads)
         self.embedder = names.load(self.settings, share.cores)
         try:
@@ -54,6 +57,8 @@ class Engine:
             self.embedder.close()
             raise
         self._pool = Pool(share.search, "vivace-search", cores=share.cores)
+        self._asked = self.caching.embedder(self.embedder, self._pool)
+        """Of questions; documents, tuning and `/v1/embeddings` have the embedder itself."""
         self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
         self._opening = asyncio.Lock()
@@ -97,15 +102,26 @@ class Engine:
             return await opened.upkeep.reembed(progress, tokens=tokens)
         return await reembed(folder, self.embedder, tokens=tokens, progress=progress)
 
-    def searcher(self, corpus: Corpus, trace: Trace, watch: Watch | None = None) -> Searcher:
-        parts = (corpus.snapshot, self.embedder, self._pool, self.settings.search, trace)
-        return HybridSearcher(
+    def searcher(
+        self,
+        corpus: Corpus,
+        trace: Trace,
+        watch: Watch | None = None,
+        took: Callable[[float], None] | None = None,
+    ) -> Searcher:
+        """Args: `watch` is told of every dense answer, `took` of the seconds of every search; of
+        one that is remembered, neither."""
+        parts = (corpus.snapshot, self._asked, self._pool, self.settings.search, trace)
+        searcher: Searcher = HybridSearcher(
             *parts, metric=corpus.store.metric, watch=watch, reranker=self.reranker
         )
+        if took is not None:
+            searcher = Timed(searcher, took)
+        return self.caching.searcher(searcher, corpus, self.embedder)
 
     def answerer(self, corpus: Corpus) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""
-        quoting = Extractive(self.embedder, self.settings.answer, self.templates)
+        quoting = Extractive(self._asked, self.settings.answer, self.templates)
         if self.generator is None:
             return quoting
 
@@ -133,6 +149,7 @@ class Engine:
         async with AsyncExitStack() as stack:
             stack.callback(self.embedder.close)
             stack.callback(self._pool.close)
+            stack.callback(self.caching.close)
             if self.reranker is not None:
                 stack.push_async_callback(self.reranker.close)
             if self.generator is not None:
