@@ -22,6 +22,7 @@ from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
+from vivace.engine import warming
 from vivace.engine.contents import Contents
 from vivace.engine.qualitytuning import QualityTuning
 from vivace.engine.selftuning import SelfTuning
@@ -85,6 +86,7 @@ class Collection(Contents):
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[warming.Warmed] | None = None
         self._searching = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -353,16 +355,29 @@ class Collection(Contents):
         if reembed:
             await self.upkeep.reembed(progress, tokens=self._settings.embed.tokens)
         await self.upkeep.rebuild(progress)
+        if self._engine.caching.memory is not None:
+            self._warming = asyncio.create_task(self.warm())
 
     async def compact(self, *, progress: UpkeepProgressed | None = None) -> None:
         """Merge every index into one piece without what was removed; raises as `rebuild` does."""
         await self.upkeep.compact(progress)
+
+    async def warm(self, limit: int = 100) -> warming.Warmed:
+        """Search again for the questions that were asked most, in background; nothing is logged."""
+        with self._in_flight():
+            return await warming.warm(self._corpus.store, self._searcher, limit)
+
+    async def asked(self) -> warming.Asked:
+        """How many questions of the log are repetitions."""
+        return await warming.asked(self._corpus.store)
 
     async def close(self) -> None:
         """Let searches in flight end, write what waits, let go of the files. Idempotent."""
         if self.closed:
             return
         self.closed = True
+        if self._warming is not None:
+            self._warming.cancel()
         await self._idle.wait()
         await self._tuning.close()
         if self._flushing is not None:
