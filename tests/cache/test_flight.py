@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from tests.cache.turns import until
 from vivace.cache.flight import Flights
 from vivace.errors import DeadlineExceeded
 
@@ -30,8 +31,7 @@ class Work:
 
 async def started(flights: Flights, work: Work, n: int, **how: object) -> list[asyncio.Task[int]]:
     tasks = [asyncio.create_task(flights.run("k", work, **how)) for _ in range(n)]  # type: ignore[arg-type]
-    while not work.runs:
-        await asyncio.sleep(0)
+    await until(lambda: bool(work.runs))
     await asyncio.sleep(0)
     return tasks
 
@@ -51,8 +51,7 @@ async def test_a_cancelled_leader_hands_over() -> None:
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leader
-    while work.runs < 2:
-        await asyncio.sleep(0)
+    await until(lambda: work.runs == 2)
     work.go.set()
     assert await asyncio.gather(*others) == [2] * 9
     assert work.runs == 2
@@ -98,8 +97,7 @@ async def test_who_has_waited_long_enough_computes_alone() -> None:
     flights, work = Flights(), Work()
     (leader,) = await started(flights, work, 1)
     hasty = asyncio.create_task(flights.run("k", work, patience=0.0))
-    while work.runs < 2:
-        await asyncio.sleep(0)
+    await until(lambda: work.runs == 2)
     work.go.set()
     assert (await leader, await hasty) == (1, 2)
 
