@@ -198,5 +198,5 @@ async def test_closing_ends_what_is_made_again() -> None:
 def test_an_answer_comes_back_from_its_bytes() -> None:
     recorded = Recorded(("a", "试"), "stop", (1, 2), 3.5)
     assert decode(encode(recorded)) == recorded
-    with pytest.raises(ValueError, match="malformed|Expected|invalid"):
+    with pytest.raises(ValueError, match=r"malformed|Expected|invalid"):
         decode(b"nonsense")

@@ -37,7 +37,7 @@ class State(Protocol):
 
     @property
     def shape(self) -> tuple[str, ...]:
-        """Names of the indexes: other indexes of the same rows may find others of them."""
+        """Names of its indexes: others of the same rows may find others of them."""
         ...
 
 

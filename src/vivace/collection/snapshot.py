@@ -177,8 +177,13 @@ class Snapshot:
 
     @property
     def shape(self) -> tuple[str, ...]:
-        """Names of the sealed segments: other segments of the same rows may find others of them."""
-        return tuple(s.sealed.name for s in self._dense.segments if s.sealed)
+        """The sealed segments and the committed terms, by names that this process gives but once.
+
+        Other indexes of the same rows may find others of them: approximately, or by statistics that
+        still count what was removed.
+        """
+        sealed = (s.sealed.name for s in self._dense.segments if s.sealed)
+        return (*sealed, str(self._terms.main.serial))
 
     @property
     def stages(self) -> Stages | None:
