@@ -86,11 +86,11 @@ class Echo:
     async def close(self) -> None: ...
 
 
-def settings_of(**more: Any) -> Settings:
+def settings_of(*, log: bool = False, **more: Any) -> Settings:
     return load(
         index={"family": "flat", "seal_chunks": 12, "merge_factor": 2, "terms_chunks": 5},
         tune={"guard": False},
-        queries={"log": False},
+        queries={"log": log},
         **more,
     )
 
