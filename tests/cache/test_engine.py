@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -155,6 +156,25 @@ async def test_metrics_tell_of_every_kind(made: Engine, docs: Collection) -> Non
     assert 'vivace_cache_misses_total{kind="answer"} 1' in lines
     assert f"vivace_cache_saved_tokens_total {made.caching.tokens_saved}" in lines
     assert any(line.startswith("vivace_cache_capacity_bytes{policy=") for line in lines)
+
+
+async def test_whatever_a_search_depends_on_is_in_its_scope(tmp_path: Path) -> None:
+    scopes = []
+    with mock.patch("vivace.engine.caching.CachedSearcher") as searcher:
+        for place, salt, more in (
+            ("a", "s0", {}),
+            ("b", "s0", {}),
+            ("c", "s1", {}),
+            ("a", "s0", {"search": {"keyword_weight": 0.9}}),
+            ("a", "s0", {"search": {"mmr": 0.5}}),
+            ("a", "s0", {"search": {"rerank": "off"}}),
+            ("a", "s0", {}),
+        ):
+            async with engine(settings_of(**more), salt, "m") as made:
+                await made.open(tmp_path / place)
+            scopes.append(searcher.call_args.kwargs["scope"])
+    assert scopes[0] == scopes[-1]
+    assert len(set(scopes)) == len(scopes) - 1
 
 
 def test_what_is_counted_is_not_less_than_what_is_taken() -> None:

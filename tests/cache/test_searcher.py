@@ -230,6 +230,23 @@ async def test_what_a_caller_changes_is_his_own() -> None:
         stages["cosine"] = 0.0
 
 
+async def test_who_asks_again_and_again_lets_others_have_their_turn() -> None:
+    w = World()
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        for _ in range(100):
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    for _ in range(200):
+        await w.run("red")
+    assert turns > 10
+    await beside
+
+
 async def test_a_hundred_at_once_are_one_search() -> None:
     w = World(go=asyncio.Event())
     tasks = [asyncio.create_task(w.run("red")) for _ in range(100)]

@@ -195,7 +195,7 @@ class Histories(RuleBasedStateMachine):
         """The newest questions: what changed since may have changed what is found for them."""
         for place, query in list(self.asked):
             self.ask(place, query)
-        for place, query in list(self.asked)[-1:]:
+        for place, query in list(self.asked)[-2:]:
             self.answer(place, query)
 
     @rule(place=places, query=queries)
