@@ -23,7 +23,7 @@ from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.http import prepare, questions
+from benchmarks.http import UNCACHED, prepare, questions
 from benchmarks.report import show
 from benchmarks.wire import Client, Process, quantile, vivace
 from vivace.testing.fake_llm import FakeModel
@@ -129,7 +129,8 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
         )
         model = f"generate.model=openai:fake@{fake.url}"
         admitted = ("--set", "admission.search=512", "--set", "admission.chat=512")
-        arguments = ("serve", "--collection", where, "--port", "0", "--set", model, *admitted)
+        uncached = (*UNCACHED, "--set", model, *admitted)
+        arguments = ("serve", "--collection", where, "--port", "0", *uncached)
         server = stack.enter_context(vivace(*arguments))
         watched = Watched(server)
         address, asked = server.first_line["address"], questions()

@@ -38,7 +38,7 @@ def same(one: list[tuple[int, float]], other: list[tuple[int, float]]) -> bool:
 async def measure(asked: int, documents: int, rounds: int) -> dict[str, object]:
     texts = questions(asked)
     with tempfile.TemporaryDirectory(prefix="vivace-bench-") as folder:
-        async with Engine() as engine:
+        async with Engine(cache__memory_mib=0) as engine:
             docs = await engine.open(Path(folder) / "crowd")
             await docs.ingest(corpus(Path(folder), documents))
             return await compare(engine, docs, texts, rounds)

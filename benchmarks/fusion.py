@@ -73,7 +73,7 @@ def main() -> None:
 async def _row(name: str, folder: Path) -> dict[str, Any]:
     weak = name.endswith("_weak")
     model = f"given:{_DIM}" if weak else "builtin"
-    settings = load(queries__log=False, tune__guard=False, embed__model=model)
+    settings = load(queries__log=False, tune__guard=False, cache__memory_mib=0, embed__model=model)
     async with Engine(settings) as engine:
         docs = await engine.open(folder / name)
         where = _data(name, folder)

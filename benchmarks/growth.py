@@ -37,7 +37,9 @@ K = 10
 
 
 def engine() -> Engine:
-    return Engine(load(embed__model="given:384", queries__log=False, search__threads=1))
+    return Engine(
+        load(embed__model="given:384", queries__log=False, search__threads=1, cache__memory_mib=0)
+    )
 
 
 def rss_mb(kind: str = "VmRSS") -> float:

@@ -27,6 +27,10 @@ _WARM_UP = 200
 _ALONE = 800
 
 
+UNCACHED = ("--set", "cache.memory_mib=0")
+"""What is measured here and by others is the work of a search or an answer, not its memory."""
+
+
 async def prepare(folder: Path, documents: int) -> str:
     """A collection of the first documents of squad2dev_en; returns its path."""
     where = folder / "squad"
@@ -96,7 +100,7 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
         where = await prepare(Path(temporary), options.documents)
         leave(core)
         asked = (json.dumps({"query": text, "k": options.k}).encode() for text in questions())
-        with vivace("serve", "--collection", where, "--port", "0", core=core) as server:
+        with vivace("serve", "--collection", where, "--port", "0", *UNCACHED, core=core) as server:
             await load(server, islice(asked, _WARM_UP), options.clients, 60)
             rounds = [
                 await load(server, asked, options.clients, options.seconds)

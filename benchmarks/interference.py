@@ -133,7 +133,9 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
         async with Engine() as engine:
             docs = await engine.open(folder / "c")
             await docs.ingest(write(folder / "base.jsonl", documents, _BASE))
-        async with Ingesting.started(str(folder / "c"), *options.set) as server:
+        async with Ingesting.started(
+            str(folder / "c"), "cache.memory_mib=0", *options.set
+        ) as server:
             asked = questions()
             address = server.server.first_line["address"]
             loads = {kind: Load(address, kind, asked) for kind in KINDS}

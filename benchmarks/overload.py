@@ -28,7 +28,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.http import prepare, questions
+from benchmarks.http import UNCACHED, prepare, questions
 from benchmarks.openloop import GONE, Asked, Load, post
 from benchmarks.report import show
 from benchmarks.wire import Process, last_core, leave, quantile, vivace
@@ -130,7 +130,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         leave(core)
         for mode in options.modes.split(","):
             settings = [word for setting in MODES[mode] for word in ("--set", setting)]
-            arguments = ("serve", "--collection", where, "--port", "0", *settings)
+            arguments = ("serve", "--collection", where, "--port", "0", *UNCACHED, *settings)
             with vivace(*arguments, core=core) as server:
                 await closed(server, search_requests(500, 60), 1.0)
                 # of this server and of this minute: the machine is not always as fast

@@ -168,8 +168,8 @@ async def under(
 
 async def measured(folder: Path, chunks: Sequence[Chunk], count: int) -> dict[str, Any]:
     asked = questions(count)
-    settings = load(queries__log=False, tune__guard=False)
-    off = load(queries__log=False, tune__guard=False, search__rerank="off")
+    settings = load(queries__log=False, tune__guard=False, cache__memory_mib=0)
+    off = load(queries__log=False, tune__guard=False, cache__memory_mib=0, search__rerank="off")
     found: dict[str, Any] = {"chunks": len(chunks), "questions": len(asked)}
     async with Engine(off) as engine:
         docs = await engine.open(folder)

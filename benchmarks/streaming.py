@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.http import prepare, questions
+from benchmarks.http import UNCACHED, prepare, questions
 from benchmarks.report import show
 from benchmarks.wire import Client, Process, last_core, leave, quantile, vivace
 
@@ -107,7 +107,7 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
 
         def serve(url: str) -> Process:
             model = f"generate.model=openai:{options.name}@{url}"
-            arguments = ("serve", "--collection", where, "--port", "0", "--set", model)
+            arguments = ("serve", "--collection", where, "--port", "0", *UNCACHED, "--set", model)
             return stack.enter_context(vivace(*arguments, core=core))
 
         def model_server(tokens: int) -> str:

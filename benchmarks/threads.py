@@ -92,7 +92,7 @@ async def rate(
 ) -> tuple[float, list[int]]:
     workers, threads = setting
     overrides: dict[str, Any] = {"embed": {"workers": workers}, "search": {"threads": threads}}
-    async with Engine(**overrides) as engine:
+    async with Engine(cache__memory_mib=0, **overrides) as engine:
         docs = await engine.open(collection)
         await crowd(docs.search, texts[: 2 * CLIENTS])
         if not sampled:

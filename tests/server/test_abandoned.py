@@ -18,7 +18,7 @@ from tests.server.live import WAIT, Live, serving
 from vivace.embed.minilm import MiniLM
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.yielding import YieldingBatcher
-from vivace.settings import Admission, Settings
+from vivace.settings import Admission, Cache, Settings
 from vivace.testing.fake_llm import FakeModel
 
 CLIENTS = 25
@@ -135,8 +135,11 @@ def let_go(live: Live, leave: Callable[[], None]) -> None:
 
 
 def open_to_all(config: Settings) -> Settings:
-    """So many at once that none waits for admission: what is behind it is tested here."""
-    return msgspec.structs.replace(config, admission=Admission(search=512, chat=512))
+    """So many at once that none waits for admission: what is behind it is tested here. All ask the
+    same; without caches, each is a search of its own."""
+    return msgspec.structs.replace(
+        config, admission=Admission(search=512, chat=512), cache=Cache(memory_mib=0)
+    )
 
 
 def test_in_the_queue_and_in_the_forward_pass(

@@ -154,11 +154,12 @@ def support_value(one: Support) -> dict[str, Any]:
     }
 
 
-def usage_value(usage: Usage | None) -> dict[str, int] | None:
+def usage_value(usage: Usage | None) -> dict[str, int | bool] | None:
     if usage is None:
         return None
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "cached_tokens": usage.cached_tokens,
+        "free": usage.free,
     }

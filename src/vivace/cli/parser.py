@@ -30,6 +30,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _upkeep(commands)
     _tune(commands)
     _why(commands)
+    _cache(commands)
     _eval(commands)
     _settings(commands)
     _fake_llm(commands)
@@ -292,6 +293,24 @@ def _why(commands: _Commands) -> None:
     )
     command.add_argument(
         "--limit", type=_positive, default=20, metavar="N", help="decisions; default: 20"
+    )
+
+
+def _cache(commands: _Commands) -> None:
+    command = _command(
+        commands,
+        "cache",
+        "cache",
+        "Show what is remembered (stats), forget it (clear), or ask the most frequent questions of"
+        " the log again (warm).",
+        "vivace cache stats --server http://127.0.0.1:8765",
+    )
+    command.add_argument("action", choices=("stats", "clear", "warm"))
+    command.add_argument(
+        "--limit", type=_positive, default=100, metavar="N", help="of warm: questions; default: 100"
+    )
+    command.add_argument(
+        "--server", metavar="ADDRESS", help="of stats: what a running server remembers"
     )
 
 

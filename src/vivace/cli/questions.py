@@ -106,6 +106,7 @@ def _show_sources(answer: Answer) -> None:
     if answer.usage is not None:
         used = answer.usage
         cached = f" ({used.cached_tokens:,} cached)" if used.cached_tokens else ""
+        cached = " (replayed from the cache)" if used.free else cached
         price = "" if answer.cost is None else f", cost {answer.cost:.6f}"
         print(
             f"{answer.generator}: {used.prompt_tokens:,} prompt tokens{cached}, "

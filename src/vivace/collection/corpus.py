@@ -33,9 +33,6 @@ Decide: TypeAlias = Callable[[Decision], None]
 _DEFAULTS = Index()
 
 
-def _untold(_: object) -> None: ...
-
-
 class Corpus:
     """What is findable now. `snapshot` from any thread; `apply` from one, inside `writing`.
 
@@ -85,7 +82,7 @@ class Corpus:
         trace: Trace,
         settings: Index = _DEFAULTS,
         create: bool = True,
-        decide: Decide = _untold,
+        decide: Decide = lambda _: None,
     ) -> Corpus:
         """Open or make the collection in `folder`; raises what `Store.open` raises."""
         store = Store.open(
@@ -117,14 +114,18 @@ class Corpus:
         Raises:
             EmbedderMismatch: another process has given the collection another embedder.
         """
-        news = self.store.epoch() != self._current.epoch or self._plans.perhaps_changed()
-        if news and self._changing.acquire(blocking=False):
+        if self.settled() is None and self._changing.acquire(blocking=False):
             # whoever does not get the lock searches the last state instead of waiting
             try:
                 self._refresh()
             finally:
                 self._changing.release()
         return self._current
+
+    def settled(self) -> Snapshot | None:
+        """What `snapshot` returns, in microseconds; None where that has to catch up. Raises so."""
+        news = self.store.epoch() != self._current.epoch or self._plans.perhaps_changed()
+        return None if news else self._current
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -328,7 +329,8 @@ class Corpus:
         if self._plans.notice():
             self._publish(since, self._dense)
         followed = not self._keywords.in_memory and self._keywords.follow()
-        if self._published.noticed() or self._replaced_vectors():
+        identity = self.store.stored_identity()
+        if self._published.noticed() or identity.generation != self._generation:
             known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
             self._tell(self._load(known, anew=followed))
             return
@@ -345,9 +347,6 @@ class Corpus:
         if overtaken:
             known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
             self._tell(self._load(known, anew=True))
-
-    def _replaced_vectors(self) -> bool:
-        return self.store.stored_identity().generation != self._generation
 
     def _tell(self, problems: Sequence[Problem]) -> None:
         recovery.tell(problems, self.folder, self._trace, self._decide)

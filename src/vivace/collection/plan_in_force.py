@@ -68,12 +68,15 @@ class PlanInForce:
         return True
 
     def perhaps_changed(self) -> bool:
-        """Whether another process may have kept a plan; looks at the disk once a second at most."""
+        """Whether another process may have kept a plan; looks at the disk once a second at most,
+        and each time until a plan that it found is noticed."""
         now = time.monotonic()
         if now - self._looked < LOOKED_AT_EACH:
             return False
+        if plans.signature(self._folder) != self._signature:
+            return True
         self._looked = now
-        return plans.signature(self._folder) != self._signature
+        return False
 
     def adopt(self, planned: Planned | None) -> None:
         """In force from now on, in this process."""

@@ -171,6 +171,21 @@ class Snapshot:
         return {id: signs for id, signs in found.items() if signs is not None}
 
     @property
+    def plan(self) -> Plan | None:
+        """In force."""
+        return self._dense.plan
+
+    @property
+    def shape(self) -> tuple[str, ...]:
+        """The sealed segments and the committed terms, by names that this process gives but once.
+
+        Other indexes of the same rows may find others of them: approximately, or by statistics that
+        still count what was removed.
+        """
+        sealed = (s.sealed.name for s in self._dense.segments if s.sealed)
+        return (*sealed, str(self._terms.main.serial))
+
+    @property
     def stages(self) -> Stages | None:
         """Of the plan in force."""
         plan = self._dense.plan

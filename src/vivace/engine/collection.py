@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,6 +23,7 @@ from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
+from vivace.engine import warming
 from vivace.engine.batches import Batches
 from vivace.engine.qualitytuning import QualityTuning
 from vivace.engine.selftuning import SelfTuning
@@ -78,13 +80,17 @@ class Collection(Batches):
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
         self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
-        self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
-        self._answerer = engine.answerer(corpus)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
+        self._make_searcher = partial(
+            engine.searcher, corpus, trace, self._tuning.watch, self._pace.observe
+        )
+        self._searcher = self._make_searcher()
+        self._answerer = engine.answerer(corpus)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[warming.Warmed] | None = None
         self._searching = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -186,9 +192,7 @@ class Collection(Batches):
         start = time.perf_counter()
         with self._in_flight(), doing(seconds=query.deadline, user=query.user):
             result = await self._searcher.search(query)
-        seconds = time.perf_counter() - start
-        self._pace.observe(seconds)
-        self._record(query, result, seconds)
+        self._record(query, result, time.perf_counter() - start)
         return result
 
     async def search_many(
@@ -337,7 +341,7 @@ class Collection(Batches):
             path = Path(qrels) if qrels is not None else None
             found = await self._quality.tune(path, apply=apply, progress=progress)
             if apply and found.reranker is not None:
-                self._searcher = self._engine.searcher(self._corpus, self.trace, self._tuning.watch)
+                self._searcher = self._make_searcher()
             return found
 
     # -- upkeep -----------------------------------------------------------------------------
@@ -358,16 +362,29 @@ class Collection(Batches):
         if reembed:
             await self.upkeep.reembed(progress, tokens=self._settings.embed.tokens)
         await self.upkeep.rebuild(progress)
+        if self._engine.caching.memory is not None:
+            self._warming = asyncio.create_task(self.warm())
 
     async def compact(self, *, progress: UpkeepProgressed | None = None) -> None:
         """Merge every index into one piece without what was removed; raises as `rebuild` does."""
         await self.upkeep.compact(progress)
+
+    async def warm(self, limit: int = 100) -> warming.Warmed:
+        """Search again for the questions that were asked most, in background; nothing is logged."""
+        with self._in_flight():
+            return await warming.warm(self._corpus.store, self._searcher, limit)
+
+    async def asked(self) -> warming.Asked:
+        """How many questions of the log are repetitions."""
+        return await warming.asked(self._corpus.store)
 
     async def close(self) -> None:
         """Let searches in flight end, write what waits, let go of the files. Idempotent."""
         if self.closed:
             return
         self.closed = True
+        if self._warming is not None:
+            self._warming.cancel()
         await self._idle.wait()
         await self._tuning.close()
         if self._flushing is not None:

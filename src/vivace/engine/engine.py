@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
 from vivace.engine import fittedranking
+from vivace.engine.caching import Caching, Timed
 from vivace.engine.collection import Collection
 from vivace.errors import BadSettings, VivaceError
 from vivace.generate import names as models
@@ -50,6 +51,7 @@ class Engine:
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         self.settings = settings if settings is not None else settings_module.load(**overrides)
         self.templates = templates.load(self.settings.answer.templates)
+        self.caching = Caching(self.settings)
         self.model = models.load(self.settings.generate)
         """The model server's client; `generator` is what asks it."""
         self.generator = self._asking(self.model)
@@ -62,6 +64,8 @@ class Engine:
             self.embedder.close()
             raise
         self._pool = Pool(share.search, "vivace-search", cores=share.cores)
+        self._asked = self.caching.embedder(self.embedder, self._pool)
+        """Of questions; documents, tuning and `/v1/embeddings` have the embedder itself."""
         self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
         self._opening = asyncio.Lock()
@@ -105,18 +109,33 @@ class Engine:
             return await opened.upkeep.reembed(progress, tokens=tokens)
         return await reembed(folder, self.embedder, tokens=tokens, progress=progress)
 
-    def searcher(self, corpus: Corpus, trace: Trace, watch: Watch | None = None) -> Searcher:
+    def searcher(
+        self,
+        corpus: Corpus,
+        trace: Trace,
+        watch: Watch | None = None,
+        took: Callable[[float], None] | None = None,
+    ) -> Searcher:
+        """Args: `watch` is told of every dense answer, `took` of the seconds of every search; of
+        one that is remembered, neither."""
         settings, reranker = self.settings.search, self.reranker
+        fitted = None
         if settings.rerank == fittedranking.NAME:
-            reranker = fittedranking.load(corpus, trace)
+            reranker = fitted = fittedranking.load(corpus, trace)
             if reranker is None:  # none was fitted, or it does not help
                 settings = msgspec.structs.replace(settings, rerank="auto")
-        parts = (corpus.snapshot, self.embedder, self._pool, settings, trace)
-        return HybridSearcher(*parts, metric=corpus.store.metric, watch=watch, reranker=reranker)
+        parts = (corpus.snapshot, self._asked, self._pool, settings, trace)
+        searcher: Searcher = HybridSearcher(
+            *parts, metric=corpus.store.metric, watch=watch, reranker=reranker
+        )
+        if took is not None:
+            searcher = Timed(searcher, took)
+        weights = msgspec.json.encode(fitted.model) if fitted is not None else b""
+        return self.caching.searcher(searcher, corpus, self.embedder, weights)
 
     def answerer(self, corpus: Corpus) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""
-        quoting = Extractive(self.embedder, self.settings.answer, self.templates)
+        quoting = Extractive(self._asked, self.settings.answer, self.templates)
         if self.generator is None:
             return quoting
 
@@ -171,9 +190,11 @@ class Engine:
 
     def _asking(self, model: Generator | None) -> Generator | None:
         settings = self.settings.generate
-        if model is None or not settings.coalesce:
-            return model
-        return Coalesced(model, sampled=settings.coalesce_sampled)
+        if model is None:
+            return None
+        if settings.coalesce:
+            model = Coalesced(model, sampled=settings.coalesce_sampled)
+        return self.caching.generator(model)
 
     async def standalone(self, query: Query, asking: Asking, trace: Trace) -> Query:
         """What is searched for: a question that follows others is rewritten by the model."""
@@ -187,6 +208,7 @@ class Engine:
         async with AsyncExitStack() as stack:
             stack.callback(self.embedder.close)
             stack.callback(self._pool.close)
+            stack.callback(self.caching.close)
             if self.reranker is not None:
                 stack.push_async_callback(self.reranker.close)
             if self.generator is not None:

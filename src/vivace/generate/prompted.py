@@ -253,7 +253,8 @@ def _read(
 def cost(usage: Usage | None, settings: Generate) -> float | None:
     """What the tokens cost by the prices set; None where none is set or the server told no usage.
 
-    Cached tokens cost what others do unless they have a price of their own.
+    Cached tokens cost what others do unless they have a price of their own. A replayed answer
+    costs nothing.
     """
     prompt, cached, completion = (
         settings.price_prompt,
@@ -262,6 +263,8 @@ def cost(usage: Usage | None, settings: Generate) -> float | None:
     )
     if usage is None or not (prompt or cached or completion):
         return None
+    if usage.free:
+        return 0.0
     fresh = usage.prompt_tokens - usage.cached_tokens
     spent = fresh * prompt + usage.cached_tokens * cached + usage.completion_tokens * completion
     return spent / 1_000_000

@@ -193,10 +193,15 @@ async def bounded(calls: Sequence[Callable[[], Awaitable[T]]], most: int) -> lis
 
 
 def _sum(one: Usage, other: Usage | None) -> Usage:
-    if other is None:
+    nothing = Usage()
+    # what was replayed adds nothing to what is billed
+    if other is None or other == nothing or (other.free and not one.free and one != nothing):
         return one
+    if one == nothing or (one.free and not other.free):
+        return other
     return Usage(
         one.prompt_tokens + other.prompt_tokens,
         one.completion_tokens + other.completion_tokens,
         one.cached_tokens + other.cached_tokens,
+        free=one.free,
     )

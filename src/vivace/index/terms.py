@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -49,10 +50,15 @@ class Statistics:
     """In how many chunks each term is."""
 
 
+_SERIALS: Final = count(1)
+
+
 class TermSearcher:
     """One committed state of a term index; later commits do not change it."""
 
     def __init__(self, schema: Any, searcher: Any) -> None:
+        self.serial = next(_SERIALS)
+        """No other of this process has it."""
         self._schema = schema
         self._searcher = searcher
         self._size: tuple[int, float] | None = None

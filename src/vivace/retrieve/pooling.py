@@ -169,6 +169,7 @@ class Pooling:
         if search.query.min_score is not None and not self._outside:
             keep = int(np.count_nonzero(final >= search.query.min_score))
             ids, final = ids[:keep], final[:keep]  # descending
+            scores = {name: column[:keep] for name, column in scores.items()}
         hits = self._hits(search, source, stages, ids, final, scores)
         size = text_bytes(hits) if search.stages is not None else 0
         self.took(search, "fetch", start, len(hits), size)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from vivace.run.limit import Limit
+from vivace.server import cache_metrics
 from vivace.server.served import Served
 from vivace.trace import Histogram
 
@@ -38,6 +39,7 @@ def render(served: Served) -> str:
         f"vivace_ready {int(served.accepting)}",
         *recall_rows([collection.trace.gauges() for collection in served.collections]),
         *_admission(served.limits),
+        *cache_metrics.rows(served.caching),
     ]
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from vivace.engine import Collection, Engine
+from vivace.engine.caching import Caching
 from vivace.errors import BadInput, EmbeddingError
 from vivace.run.lag import Lag
 from vivace.run.limit import START, Limit
@@ -121,6 +122,11 @@ class Served:
     def engine(self) -> Engine:
         assert self._engine is not None  # no request is served before and after
         return self._engine
+
+    @property
+    def caching(self) -> Caching | None:
+        """What the engine remembers; None before it is open."""
+        return None if self._engine is None else self._engine.caching
 
     @property
     def names(self) -> list[str]:

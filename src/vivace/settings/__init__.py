@@ -22,6 +22,9 @@ from vivace.settings.tree import (
     Answering as Answering,
 )
 from vivace.settings.tree import (
+    Cache as Cache,
+)
+from vivace.settings.tree import (
     Chunking as Chunking,
 )
 from vivace.settings.tree import (

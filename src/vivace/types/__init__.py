@@ -334,6 +334,8 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    free: bool = field(default=False, kw_only=True)
+    """Replayed from a cache of ours: what it took when it was written, and nothing now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from vivace.cli.output import ingest_progress, json_line, settings_of, table
 from vivace.cli.status import OK
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput
-from vivace.settings import QueryLog
+from vivace.settings import Cache, QueryLog
 from vivace.text.language import language
 from vivace.tune import labels
 from vivace.types import Query
@@ -67,7 +67,10 @@ async def _evaluate(
         where = options.collection or Path(temporary) / "collection"
         # measuring leaves no trace in the questions that tuning learns from
         plain = settings_of(options)
-        settings = msgspec.structs.replace(plain, queries=QueryLog(log=False))
+        # and what is timed is searched, however often it is asked
+        settings = msgspec.structs.replace(
+            plain, queries=QueryLog(log=False), cache=Cache(memory_mib=0)
+        )
         async with Engine(settings) as engine:
             docs = await engine.open(where)
             ingest = await _ingest(docs, folder)

@@ -1,0 +1,217 @@
+"""What the model answered to the very same prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import Context
+from typing import Final, TypeVar
+
+import msgspec
+
+from vivace.cache.kept import ANSWER, Kept
+from vivace.cache.keys import key
+from vivace.protocols import Generator
+from vivace.run.streams import Deferred, closing
+from vivace.run.work import Priority, doing
+from vivace.types import Delta, Message, Usage
+
+T = TypeVar("T")
+
+_COMPLETE: Final = frozenset(("stop", "length"))
+"""Finish reasons of answers that are as they were to be; `length` is what was asked for, too."""
+_PIECE: Final = 64
+"""Least characters of a replayed piece: nobody waits between two of them, and each costs a write.
+"""
+
+
+class Recorded(msgspec.Struct, frozen=True, array_like=True):
+    """An answer from its first piece to its finish reason."""
+
+    pieces: tuple[str, ...]
+    finish_reason: str
+    usage: tuple[int, int] | None = None
+    """Prompt and completion tokens, as they were billed then."""
+    until: float = 0.0
+    """Seconds of the epoch (`time.time`) after which it is stale; it goes by its time to live."""
+
+    @property
+    def nbytes(self) -> int:
+        return 200 + sum(map(sys.getsizeof, self.pieces))
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.usage) if self.usage else 0
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Recorded)
+
+
+def encode(value: Recorded) -> bytes:
+    """For a tier."""
+    return _encoder.encode(value)
+
+
+def decode(data: bytes) -> Recorded:
+    """What `encode` wrote.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return _decoder.decode(data)
+
+
+class CachedGenerator:
+    """A `Generator` that asks the model once for each prompt.
+
+    An answer is kept under the model's name, the messages, the most tokens and the temperature.
+    The prompt holds the passages that were shown, so an answer outlives every edit but of one of
+    them. It is kept when its stream has come to its end with a finish reason of its own; one that
+    failed, was cut or was left early is not. It is replayed as a stream, with the usage it had then
+    marked `free`.
+
+    Args:
+        seconds: that an answer lives.
+        stale_seconds: after that, in which it is still given while it is made again.
+        sampled: keep answers of a temperature above 0, too.
+        clock: seconds of the epoch.
+        saved: told of the prompt and completion tokens that a replay did not cost.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        kept: Kept[Recorded],
+        *,
+        seconds: float,
+        stale_seconds: float = 0.0,
+        sampled: bool = False,
+        clock: Callable[[], float] = time.time,
+        saved: Callable[[int], None] | None = None,
+    ) -> None:
+        self.name = generator.name
+        self._generator = generator
+        self._kept = kept
+        self._seconds = seconds
+        self._stale_seconds = stale_seconds
+        self._sampled = sampled
+        self._clock = clock
+        self._saved = saved
+        self._renewing: dict[bytes, asyncio.Task[None]] = {}
+
+    def stream(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float
+    ) -> AsyncIterator[Delta]:
+        """The completion in pieces; raises as the generator does."""
+        if temperature > 0 and not self._sampled:
+            return self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
+        return Deferred(lambda: self._begun(messages, max_tokens, temperature))
+
+    async def close(self) -> None:
+        for task in list(self._renewing.values()):
+            task.cancel()
+        await self._generator.close()
+
+    async def settle(self) -> None:
+        """Wait until nothing is made again behind a stale answer."""
+        while self._renewing:
+            await asyncio.wait(list(self._renewing.values()))
+
+    # -- inside -----------------------------------------------------------------------------
+
+    async def _begun(
+        self, messages: Sequence[Message], max_tokens: int, temperature: float
+    ) -> AsyncIterator[Delta]:
+        said = [text for message in messages for text in (message.role, message.content)]
+        one = key(ANSWER, self.name, max_tokens, float(temperature), *said)
+        known = await self._kept.get(one)
+        if known is None:
+            return self._asked(one, messages, max_tokens, temperature)
+        if self._clock() >= known.until:
+            self._renew(one, messages, max_tokens, temperature)
+        if self._saved is not None:
+            self._saved(known.tokens)
+        return _replayed(known)
+
+    async def _asked(
+        self, one: bytes, messages: Sequence[Message], max_tokens: int, temperature: float
+    ) -> AsyncIterator[Delta]:
+        """The model's own stream, kept where it comes to its end."""
+        parts: list[str] = []
+        last: Delta | None = None
+        start = time.perf_counter()
+        stream = self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
+        async with closing(stream) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    parts.append(delta.text)
+                if delta.finish_reason:
+                    last = delta
+                yield delta
+        if last is None or last.finish_reason not in _COMPLETE or not parts:
+            return
+        if last.degraded and not self._sampled:
+            return  # the model did not do as asked: it may have taken a temperature of its own
+        usage = last.usage
+        recorded = Recorded(
+            _pieces(parts),
+            last.finish_reason,
+            None if usage is None else (usage.prompt_tokens, usage.completion_tokens),
+            self._clock() + self._seconds,
+        )
+        await self._kept.set(
+            one,
+            recorded,
+            ttl=self._seconds + self._stale_seconds,
+            cost=1e3 * (time.perf_counter() - start),
+            kind=ANSWER,
+        )
+
+    def _renew(
+        self, one: bytes, messages: Sequence[Message], max_tokens: int, temperature: float
+    ) -> None:
+        if one in self._renewing:
+            return
+
+        async def renewed() -> None:
+            with doing(Priority.BACKGROUND):
+                stream = self._asked(one, messages, max_tokens, temperature)
+                async with closing(stream) as deltas:
+                    async for _ in deltas:
+                        pass
+
+        # a context of its own: the deadline of who happened to ask is not this one's
+        task = asyncio.get_running_loop().create_task(renewed(), context=Context())
+        self._renewing[one] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._renewing.pop(one, None)
+            if not task.cancelled():
+                task.exception()  # the stale answer was given; the next one asks again
+
+        task.add_done_callback(ended)
+
+
+async def _replayed(known: Recorded) -> AsyncIterator[Delta]:
+    for piece in known.pieces:
+        yield Delta(piece)
+    usage = None
+    if known.usage is not None:
+        prompt, completion = known.usage
+        usage = Usage(prompt, completion, prompt, free=True)
+    yield Delta(finish_reason=known.finish_reason, usage=usage)
+
+
+def _pieces(parts: Sequence[str]) -> tuple[str, ...]:
+    """Joined to pieces of at least `_PIECE` characters, the last one excepted."""
+    pieces: list[str] = []
+    waiting = ""
+    for part in parts:
+        waiting += part
+        if len(waiting) >= _PIECE:
+            pieces.append(waiting)
+            waiting = ""
+    return (*pieces, waiting) if waiting else tuple(pieces)

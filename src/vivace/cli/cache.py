@@ -1,0 +1,127 @@
+"""vivace cache stats, clear, warm."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+from typing import Any, Final
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import msgspec
+
+from vivace.cache.statistics import Counts, Statistics
+from vivace.cli.output import json_line, settings_of, table
+from vivace.cli.status import OK
+from vivace.engine import Engine
+from vivace.errors import BadInput
+
+_ROW: Final = re.compile(r'^vivace_cache_(\w+)(?:\{kind="(\w+)"\}|\{[^}]*\})? (\S+)$', re.MULTILINE)
+_SECONDS: Final = 5.0
+_COLUMNS: Final = ["kind", "entries", "MiB", "hits", "misses", "hit ratio", "evicted", "saved s"]
+
+
+def run(options: argparse.Namespace) -> int:
+    command = {"stats": _stats, "clear": _clear, "warm": _warm}[options.action]
+    return asyncio.run(command(options))
+
+
+async def _stats(options: argparse.Namespace) -> int:
+    if options.server:
+        found = await asyncio.to_thread(_of_server, options.server)
+        if options.json:
+            json_line({"server": options.server, **found})
+        else:
+            rows = [[kind, *_served(values)] for kind, values in found["kinds"].items()]
+            table(options.server, _COLUMNS, rows)
+        return OK
+    async with Engine(settings_of(options)) as engine:
+        docs = await engine.open(options.collection or "default", create=False)
+        asked, statistics = await docs.asked(), engine.caching.statistics()
+        info = await docs.info()
+    value: dict[str, Any] = {
+        "collection": info.path,
+        "memory": _value(statistics),
+        "log": {**msgspec.to_builtins(asked), "repeated": round(asked.repeated, 4)},
+    }
+    if options.json:
+        json_line(value)
+        return OK
+    print(
+        f"{info.path}: {asked.questions} questions in the log, {asked.distinct} different ones:"
+        f" {asked.repeated:.1%} had been asked before"
+    )
+    if statistics is None:
+        print("no cache: cache.memory_mib is 0")
+    else:
+        mib = statistics.capacity / (1 << 20)
+        print(f"memory of a process that serves it: {mib:g} MiB, policy {statistics.policy}")
+        print("what such a process remembers: vivace cache stats --server ADDRESS")
+    return OK
+
+
+async def _clear(options: argparse.Namespace) -> int:
+    async with Engine(settings_of(options)) as engine:
+        cleared = engine.caching.clear()
+    if options.json:
+        json_line({"cleared": cleared})
+    else:
+        print(f"{cleared} values forgotten; a running server forgets its own when it restarts")
+    return OK
+
+
+async def _warm(options: argparse.Namespace) -> int:
+    async with Engine(settings_of(options)) as engine:
+        docs = await engine.open(options.collection or "default", create=False)
+        warmed = await docs.warm(options.limit)
+        statistics = engine.caching.statistics()
+    if options.json:
+        json_line({**msgspec.to_builtins(warmed), "memory": _value(statistics)})
+    else:
+        print(f"{warmed.questions} questions asked again, {warmed.failed} failed")
+    return OK
+
+
+def _value(statistics: Statistics | None) -> dict[str, Any] | None:
+    if statistics is None:
+        return None
+    value: dict[str, Any] = msgspec.to_builtins(statistics)
+    total = statistics.total
+    return {**value, "bytes": total.bytes, "entries": total.entries, "hit_ratio": total.ratio}
+
+
+def _of_server(address: str) -> dict[str, Any]:
+    """What a running server tells of its caches.
+
+    Raises:
+        BadInput: there is no server of ours at the address.
+    """
+    if not address.startswith(("http://", "https://")):
+        address = f"http://{address}"
+    try:
+        with urlopen(f"{address.rstrip('/')}/metrics", timeout=_SECONDS) as response:
+            text = response.read().decode()
+    except (URLError, OSError, ValueError) as error:
+        raise BadInput(
+            f"{address} tells nothing: {error}", fix="Give the address that `vivace serve` prints"
+        ) from error
+    value: dict[str, Any] = {"kinds": {}}
+    for name, kind, number in _ROW.findall(text):
+        where = value["kinds"].setdefault(kind, {}) if kind else value
+        where[name.removesuffix("_total")] = float(number)
+    return value
+
+
+def _served(values: dict[str, float]) -> list[str]:
+    hits, misses = int(values["hits"]), int(values["misses"])
+    ratio = Counts(hits=hits, misses=misses).ratio
+    return [
+        f"{values['entries']:.0f}",
+        f"{values['bytes'] / (1 << 20):.1f}",
+        str(hits),
+        str(misses),
+        f"{ratio:.3f}",
+        f"{values['evicted']:.0f}",
+        f"{values['saved_seconds']:.1f}",
+    ]
