@@ -97,9 +97,9 @@ def test_a_removed_key_is_unknown_to_the_ghosts() -> None:
     cache = Cache(policy, 200)
     for key in zipf(10_000, 1_000):
         cache.use(key)
-    for key in list(cache.held):
-        policy.remove(key)
-        del cache.held[key]
+    for there in list(cache.held):
+        policy.remove(there)
+        del cache.held[there]
     cache.check()
     assert not policy._known
     for key in zipf(10_000, 1_000):

@@ -16,7 +16,7 @@ from vivace.cache.policy.sketch import Sketch
 from vivace.errors import BadSettings
 
 Make = Callable[[int], Seeded]
-MAKES: dict[str, Make] = {**{name: FIXED[name] for name in FIXED}, "auto": Adaptive}  # type: ignore[dict-item]
+MAKES: dict[str, Make] = {**{name: FIXED[name] for name in FIXED}, "auto": Adaptive}
 every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 
 
