@@ -67,6 +67,7 @@ def test_nothing_is_sampled_before_it_is_full() -> None:
     ratio(policy, loop(5_000, 900))
     assert policy.ratios() == {}
     assert policy.pattern.uses == 0
+    assert len(policy._past) <= 8_192
 
 
 def test_weights_in_bytes() -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 
 from vivace.cache.pattern import Pattern, Uses
 from vivace.cache.policy import Seeded, fixed
+from vivace.protocols import EvictionPolicy
 from vivace.types import Decision
 
 CANDIDATES: Final = ("s3fifo", "lru", "lfu", "arc", "wtinylfu", "predictive")
@@ -30,16 +31,18 @@ FIRST_WINDOWS: Final = 32
 """for so many judgements."""
 WINDOW: Final = 256
 """Sampled uses between two judgements."""
-FADES: Final = 0.9
-"""What a judgement leaves of the evidence before it: ten windows count."""
+FADES: Final = 0.95
+"""What a judgement leaves of the evidence before it: twenty windows count."""
 LEAD: Final = 0.01
 """Of the hit ratio, by which another policy has to be better,"""
-SIGMAS: Final = 2.0
+SIGMAS: Final = 3.0
 """and how many standard errors of the difference between the two on the same uses."""
 _MIX: Final = 0x9E3779B97F4A7C15
 _ALL: Final = (1 << 64) - 1
+_PAST: Final = 8_192
+"""Uses that are kept until the cache is full: with more of them the sample is halved."""
 _GROWN: Final = 4
-"""Times as many keys, or as few, with which ghosts of another size are made."""
+"""Times as many keys with which the sample becomes smaller."""
 
 
 class _Ghost:
@@ -87,8 +90,10 @@ class Adaptive:
         self._at = 0
         self._live: Seeded = fixed(self._names[0], capacity)
         self._hit = self._live.hit
-        self._bound = -1
+        self._bound = _ALL
         """A key is in the sample if its mixed hash is not above it."""
+        self._past: list[tuple[Hashable, int, float]] = []
+        """The sample's uses until the cache is full: what the ghosts begin with."""
         self._known: dict[Hashable, tuple[int, float]] = {}
         """Weight and cost of the residents of the sample: a hit does not tell them."""
         self._ghosts: tuple[_Ghost, ...] = ()
@@ -150,60 +155,78 @@ class Adaptive:
     def resize(self, capacity: int) -> list[Hashable]:
         self._capacity = capacity
         victims = self._live.resize(capacity)
+        for victim in victims:
+            self._known.pop(victim, None)
         if self._ghosts:
-            self._begin(len(self._live))
+            self._resize(len(self._live))
         return victims
 
     def seed(self, residents: Iterable[tuple[Hashable, int]]) -> None:
         self._live.seed(residents)
 
     def _begin(self, resident: int) -> None:
-        """Make the ghosts, of the keys that are there: while all fit, all policies are alike."""
+        """The cache is full: from here on policies differ. The ghosts do what it has done."""
         self._sized = max(1, resident)
-        self._resample(FIRST if self._judged < FIRST_WINDOWS else LEAST)
-        average = max(1, self._capacity // self._sized)
-        known, self._known = self._known, {}
-        for key in self._live:
-            if self._seen(key):
-                self._known[key] = known.get(key, (average, 1.0))
-        residents = [(key, weight) for key, (weight, _) in self._known.items()]
-        self._ghosts = tuple(self._ghost(name, residents) for name in self._names)
+        self._resample(FIRST)
+        capacity = max(1, round(self._share * self._capacity))
+        self._ghosts = tuple(_Ghost(name, capacity) for name in self._names)
         self._counts = [0.0] * (1 << len(self._names))
-        self._left = WINDOW
+        past, self._past = self._past, []
+        for key, weight, cost in past:
+            if self._seen(key):
+                self._uses.add(key)
+                for ghost in self._ghosts:
+                    ghost.use(key, weight, cost)
+        self._known = {key: it for key, it in self._known.items() if self._seen(key)}
 
-    def _lessen(self) -> None:
-        """A smaller sample from now on; each ghost keeps what it has of it."""
+    def _remember(self, key: Hashable, weight: int, cost: float) -> None:
+        """A use of the sample while nothing has to go yet."""
+        self._past.append((key, weight, cost))
+        if len(self._past) > _PAST:
+            self._bound >>= 1
+            self._past = [use for use in self._past if self._seen(use[0])]
+            self._known = {key: it for key, it in self._known.items() if self._seen(key)}
+            del self._past[: -_PAST // 2]  # few keys have most of the uses
+
+    def _resize(self, resident: int) -> None:
+        """Ghosts for so many keys, or of a smaller sample; each keeps what it has of it."""
+        self._sized = max(1, resident)
+        before = self._share
         self._resample(LEAST)
         self._known = {key: it for key, it in self._known.items() if self._seen(key)}
         self._ghosts = tuple(
-            self._ghost(name, [(key, weights[key]) for key in ghost.policy if self._seen(key)])
+            self._lesser(name, ghost, self._share / before)
             for name, ghost in zip(self._names, self._ghosts, strict=True)
-            for weights in [ghost.policy.weights()]
         )
 
     def _resample(self, least: int) -> None:
-        self._share = min(1.0, max(SHARE, least / self._sized))
-        self._bound = int(self._share * _ALL)
+        """Never more keys than now: nothing is known of what the others did."""
+        self._bound = min(self._bound, int(max(SHARE, least / self._sized) * _ALL))
+        self._share = self._bound / _ALL
         self._uses.share = self._share
 
     def _seen(self, key: Hashable) -> bool:
         return (hash(key) * _MIX) & _ALL <= self._bound
 
-    def _ghost(self, name: str, residents: Sequence[tuple[Hashable, int]]) -> _Ghost:
-        """With these, the next victim first; the first ones are left out where not all fit."""
+    def _lesser(self, name: str, before: _Ghost, share: float) -> _Ghost:
+        """A ghost of the present sample with what one of the sample before holds and knows."""
         capacity = room = max(1, round(self._share * self._capacity))
-        kept = []
-        for key, weight in reversed(residents):
-            if weight <= room:
-                room -= weight
-                kept.append((key, weight))
+        weights, kept = before.policy.weights(), []
+        for key in reversed([key for key in before.policy if self._seen(key)]):
+            if weights[key] <= room:  # where not all fit, the next victims are left out
+                room -= weights[key]
+                kept.append((key, weights[key]))
         ghost = _Ghost(name, capacity)
         ghost.policy.seed(reversed(kept))
+        ghost.policy.learn(before.policy, 1 / share)
         ghost.held.update(key for key, _ in kept)
         return ghost
 
     def _sampled(self, key: Hashable, weight: int, cost: float) -> None:
         """A use of a key of the sample."""
+        if not self._ghosts:
+            self._remember(key, weight, cost)
+            return
         found, bit = 0, 1
         for ghost in self._ghosts:
             if ghost.use(key, weight, cost):
@@ -227,11 +250,9 @@ class Adaptive:
                 self._switch(at, lead, error)
         self._counts = [FADES * count for count in self._counts]
         self._judged += 1
-        if self._judged == FIRST_WINDOWS and self._sized > LEAST:
-            self._lessen()
         resident = len(self._live)
-        if not self._sized / _GROWN <= max(1, resident) <= self._sized * _GROWN:
-            self._begin(resident)
+        if self._judged == FIRST_WINDOWS or resident > self._sized * _GROWN:
+            self._resize(resident)
 
     def _found(self, at: int) -> float:
         return sum(count for found, count in enumerate(self._counts) if found >> at & 1)
@@ -248,6 +269,7 @@ class Adaptive:
         weights = self._live.weights()
         policy = fixed(self._names[at], self._capacity)
         policy.seed((key, weights[key]) for key in list(self._live))
+        policy.learn(self._ghosts[at].policy, self._share)
         self._at, self._live, self._hit = at, policy, policy.hit
         self.switches += 1
         if self._decide is not None:
@@ -261,6 +283,9 @@ class Adaptive:
                     {"hit_ratios": ratios, "resident": len(policy)},
                 )
             )
+
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """Nothing is learned: it has ghosts of its own."""
 
     def weights(self) -> dict[Hashable, int]:
         return self._live.weights()

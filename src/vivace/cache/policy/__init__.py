@@ -24,6 +24,10 @@ class Seeded(EvictionPolicy, Protocol):
         """Of the resident keys."""
         ...
 
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """Take over what a ghost of the same kind has learned, of that share of the keys."""
+        ...
+
     def seed(self, residents: Iterable[tuple[Hashable, int]]) -> None:
         """Hold these from now on, all of them: keys and weights, the next victim first.
 

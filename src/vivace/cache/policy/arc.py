@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar
 
+from vivace.protocols import EvictionPolicy
+
 
 class Arc:
     """An `EvictionPolicy`; beside its keys it remembers as many that have left."""
@@ -85,6 +87,11 @@ class Arc:
             self._replace(victims, False)
         self._forget()
         return victims
+
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """Where the border is."""
+        if isinstance(ghost, Arc):
+            self._target = min(self._capacity, ghost._target / share)
 
     def weights(self) -> dict[Hashable, int]:
         return {**self._once, **self._often}

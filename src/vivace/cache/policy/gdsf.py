@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar, Final
 
 from vivace.cache.policy.pool import Drawn
+from vivace.protocols import EvictionPolicy
 
 SAMPLE: Final = 12
 KEPT: Final = 12
@@ -56,6 +57,9 @@ class Gdsf:
     def resize(self, capacity: int) -> list[Hashable]:
         self._capacity = capacity
         return self._evict()
+
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """Nothing is learned."""
 
     def weights(self) -> dict[Hashable, int]:
         return {key: int(entry[2]) for key, entry in self._known.items()}

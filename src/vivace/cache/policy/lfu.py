@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar, Final
 
+from vivace.protocols import EvictionPolicy
+
 HALVE_AFTER: Final = 10
 """Uses a resident key."""
 MOST: Final = 63
@@ -61,6 +63,9 @@ class Lfu:
     def resize(self, capacity: int) -> list[Hashable]:
         self._capacity = capacity
         return self._evict()
+
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """Nothing is learned."""
 
     def weights(self) -> dict[Hashable, int]:
         return dict(self._weights)

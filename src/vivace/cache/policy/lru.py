@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar
 
+from vivace.protocols import EvictionPolicy
+
 
 class Lru:
     """An `EvictionPolicy`. Nothing of a loop longer than it is ever found in it."""
@@ -34,6 +36,9 @@ class Lru:
     def resize(self, capacity: int) -> list[Hashable]:
         self._capacity = capacity
         return self._evict()
+
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """Nothing is learned."""
 
     def weights(self) -> dict[Hashable, int]:
         return dict(self._kept)

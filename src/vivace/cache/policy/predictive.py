@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
+from math import log2
 from typing import ClassVar, Final
 
 from vivace.cache.policy.pool import Drawn
+from vivace.protocols import EvictionPolicy
 
 CLASSES: Final = 8
 """By uses: 0, 1, 2, 3, then up to 5, 8, 15, and more."""
@@ -95,6 +97,18 @@ class Predictive:
         self._capacity = capacity
         return self._evict(None)
 
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """The table, whose ages are of the sample's uses alone."""
+        if not isinstance(ghost, Predictive):
+            return
+        shift = round(-4 * log2(share))
+        for own, its in (
+            (self._again, ghost._again),
+            (self._given_up, ghost._given_up),
+            (self._densities, ghost._densities),
+        ):
+            own[:] = [_moved(row, shift) for row in its]
+
     def weights(self) -> dict[Hashable, int]:
         return {key: weight for key, (_, _, weight) in self._known.items()}
 
@@ -170,3 +184,10 @@ def _age(uses: int) -> int:
         return uses
     bits = uses.bit_length()
     return 4 * (bits - 2) + ((uses >> (bits - 3)) & 3)
+
+
+def _moved(row: list[float], places: int) -> list[float]:
+    """The row so many places further on, or back; the end it comes from is drawn out."""
+    if places >= 0:
+        return [row[0]] * min(places, AGES) + row[: max(0, AGES - places)]
+    return row[-places:] + [row[-1]] * min(-places, AGES)

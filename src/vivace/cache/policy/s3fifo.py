@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar, Final
 
+from vivace.protocols import EvictionPolicy
+
 SMALL: Final = 0.1
 """Share of the capacity."""
 MOST: Final = 3
@@ -76,6 +78,9 @@ class S3Fifo:
         victims: list[Hashable] = []
         self._evict(capacity, victims)
         return victims
+
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """Nothing is learned."""
 
     def weights(self) -> dict[Hashable, int]:
         return {**self._small, **self._main}

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar, Final
 
 from vivace.cache.policy.sketch import Sketch
+from vivace.protocols import EvictionPolicy
 
 WINDOW: Final = 0.01
 """Share of the capacity, to begin with."""
@@ -96,6 +97,12 @@ class WTinyLfu:
         self._capacity = capacity
         self._demote()
         return self._evict()
+
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """How wide the window is."""
+        if isinstance(ghost, WTinyLfu):
+            self._window_share, self._step = ghost._window_share, ghost._step
+            self._demote()
 
     def weights(self) -> dict[Hashable, int]:
         return {**self._window, **self._probation, **self._protected}
