@@ -1,49 +1,80 @@
-"""Which key goes? A stand-in until the policies come: LRU alone."""
+"""Which key goes? One file a policy; `make` knows them by name."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from typing import ClassVar
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final, Protocol
 
+from vivace.cache.policy.arc import Arc
+from vivace.cache.policy.gdsf import Gdsf
+from vivace.cache.policy.lfu import Lfu
+from vivace.cache.policy.lru import Lru
+from vivace.cache.policy.predictive import Predictive
+from vivace.cache.policy.s3fifo import S3Fifo
+from vivace.cache.policy.wtinylfu import WTinyLfu
+from vivace.errors import BadSettings
 from vivace.protocols import EvictionPolicy
+from vivace.types import Decision
 
 
-class Lru:
-    name: ClassVar[str] = "lru"
+class Seeded(EvictionPolicy, Protocol):
+    """A policy that can take over from another one."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._weights: OrderedDict[Hashable, int] = OrderedDict()
-        self._total = 0
-        self.hit = self._weights.move_to_end
+    def weights(self) -> dict[Hashable, int]:
+        """Of the resident keys."""
+        ...
 
-    def insert(self, key: Hashable, *, weight: int = 1, cost: float = 1.0) -> list[Hashable]:
-        self._weights[key] = weight
-        self._total += weight
-        return self._victims()
+    def learn(self, ghost: EvictionPolicy, share: float) -> None:
+        """Take over what a ghost of the same kind has learned, of that share of the keys."""
+        ...
 
-    def remove(self, key: Hashable) -> None:
-        self._total -= self._weights.pop(key, 0)
+    def seed(self, residents: Iterable[tuple[Hashable, int]]) -> None:
+        """Hold these from now on, all of them: keys and weights, the next victim first.
 
-    def resize(self, capacity: int) -> list[Hashable]:
-        self._capacity = capacity
-        return self._victims()
-
-    def _victims(self) -> list[Hashable]:
-        victims: list[Hashable] = []
-        while self._total > self._capacity:
-            victim, weight = self._weights.popitem(last=False)
-            self._total -= weight
-            victims.append(victim)
-        return victims
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._weights)
+        It is empty before, and they fit into its capacity.
+        """
+        ...
 
 
-def make(name: str, capacity: int) -> EvictionPolicy:
-    return Lru(capacity)
+FIXED: Final[dict[str, type[Seeded]]] = {
+    "lru": Lru,
+    "lfu": Lfu,
+    "s3fifo": S3Fifo,
+    "arc": Arc,
+    "wtinylfu": WTinyLfu,
+    "gdsf": Gdsf,
+    "predictive": Predictive,
+}
+
+
+def make(
+    name: str, capacity: int, decide: Callable[[Decision], None] | None = None
+) -> EvictionPolicy:
+    """The policy that `cache.policy` names; `decide` is told what `auto` changes.
+
+    Raises:
+        BadSettings: there is none of that name.
+    """
+    if name == "auto":
+        from vivace.cache.adaptation import Adaptive
+
+        return Adaptive(capacity, decide)
+    return fixed(name, capacity)
+
+
+def fixed(name: str, capacity: int) -> Seeded:
+    """The policy of that name, which stays what it is.
+
+    Raises:
+        BadSettings: there is none.
+    """
+    try:
+        policy = FIXED[name]
+    except KeyError:
+        raise BadSettings(
+            f"cache.policy: there is no {name!r}", fix=f"Use auto, {', '.join(sorted(FIXED))}"
+        ) from None
+    return policy(capacity)  # type: ignore[call-arg]
+
+
+__all__ = ["FIXED", "EvictionPolicy", "Seeded", "fixed", "make"]

@@ -1,0 +1,5 @@
+"""python -m benchmarks.cache: see `benchmarks.cache.run`."""
+
+from benchmarks.cache.run import main
+
+main()
