@@ -207,12 +207,17 @@ def _hashed(text: str) -> Vector:
     return unit
 
 
+def _held(path: Path | None) -> dict[str, Vector]:
+    if path is None or not path.exists():
+        return {}
+    held = np.load(path)
+    return dict(zip(held["texts"].tolist(), held["vectors"], strict=True))
+
+
 async def _vectors(texts: list[str], embed: Any, path: Path | None) -> dict[str, Vector]:
-    if path is not None and path.exists():
-        held = np.load(path)
-        known = dict(zip(held["texts"].tolist(), held["vectors"], strict=True))
-        if all(text in known for text in texts):
-            return known
+    known = _held(path)
+    if all(text in known for text in texts):
+        return known
     by_length = sorted(texts, key=len)
     rows = []
     for at in range(0, len(texts), 512):

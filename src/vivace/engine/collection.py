@@ -25,6 +25,7 @@ from vivace.collection.writer import Writer
 from vivace.engine.contents import Contents
 from vivace.engine.qualitytuning import QualityTuning
 from vivace.engine.selftuning import SelfTuning
+from vivace.engine.semantic import Remembered, again
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.generate import templates
 from vivace.generate.templates import with_wishes
@@ -80,6 +81,11 @@ class Collection(Contents):
         self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
         self._searcher = engine.searcher(corpus, trace, self._tuning.watch)
         self._answerer = engine.answerer(corpus)
+        self._remembered: Remembered | None = None
+        if engine.settings.cache.semantic:
+            self._remembered = Remembered(
+                corpus, engine.embedder, self._answerer.name, engine.settings, trace, decide
+            )
         self._pace = Pace(engine.settings.ingest.commit_chunks)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
@@ -261,8 +267,19 @@ class Collection(Contents):
                 check(query, self._settings.search.max_question_chars)
                 found = SearchResult((), self._corpus.snapshot().epoch)
             else:
+                memory, scope, vector = self._remembered, b"", None
+                if memory is not None and wanted.reads == "passages" and memory.fits(query, asking):
+                    check(query, self._settings.search.max_question_chars)
+                    scope = memory.scope(query, asking)
+                    with self._in_flight():
+                        kept, vector = await memory.find(query, scope)
+                    if kept is not None:
+                        return again(kept)
                 alone = replace(query, text=wanted.text)
                 found = await self.search(await self._engine.standalone(alone, asking, self.trace))
+                if memory is not None and scope:
+                    deltas = self._answerer.stream(query, found, asking)
+                    return memory.kept(deltas, query, scope, vector)
             return self._answerer.stream(query, found, asking)
 
         return Deferred(begin)
@@ -367,6 +384,8 @@ class Collection(Contents):
         self.closed = True
         await self._idle.wait()
         await self._tuning.close()
+        if self._remembered is not None:
+            await self._remembered.close()
         if self._flushing is not None:
             await self._flushing
         await asyncio.to_thread(self._close)

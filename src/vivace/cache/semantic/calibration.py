@@ -1,4 +1,4 @@
-"""From which similarity on may an answer be given again? From questions known to be the same or not.
+"""From which similarity on may an answer be given again? By questions known to be the same.
 
 What is bounded is the share of wrong answers among all requests, hits or not: what a user sees.
 """

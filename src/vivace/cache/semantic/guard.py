@@ -98,7 +98,7 @@ def difference(one: Form, other: Form) -> str:
         return "order"
     ours, theirs = Counter(one.bag), Counter(other.bag)
     mine, yours = list((ours - theirs).elements()), list((theirs - ours).elements())
-    for word in (*mine, *yours):
+    for word in sorted((*mine, *yours)):  # so that the reason does not depend on who asks whom
         kind = _KINDS.get(word[0])
         if kind:
             return kind
@@ -112,9 +112,6 @@ _KINDS: Final = {"#": "number", "@": "unit", "!": "negation", "~": "turn"}
 
 # -- English ------------------------------------------------------------------------------------
 
-_HOWEVER: Final = frozenset(
-    "many much long old far often tall big deep high fast heavy wide soon likely hot cold large".split()
-)
 _HAS_DIGIT: Final = re.compile(r"\d")
 _ORDINAL: Final = re.compile(r"(\d+)(?:st|nd|rd|th)$")
 
@@ -131,9 +128,11 @@ def _english(text: str) -> Form:
             word = _canonical(token)
         if word:
             words.append(word)
-    names = frozenset(
-        filter(None, (_canonical(token) for token in _named(text)))
-    ) if not text.islower() else frozenset()
+    names = (
+        frozenset(filter(None, (_canonical(token) for token in _named(text))))
+        if not text.islower()
+        else frozenset()
+    )
     return Form(folded, EN, _asks(tokens), tuple(words), tuple(sorted(words)), names)
 
 
@@ -183,7 +182,7 @@ def _asks(tokens: list[str]) -> str:
         token = token.partition("'")[0]
         if not asks:
             asks = lexicon.ASKS.get(token, "")
-            if asks == "how" and at + 1 < len(tokens) and tokens[at + 1] in _HOWEVER:
+            if asks == "how" and at + 1 < len(tokens) and tokens[at + 1] in lexicon.DEGREES:
                 asks = "how " + tokens[at + 1]
             elif not at and token in lexicon.AUXILIARIES:
                 asks = "whether " + lexicon.MODALS.get(token, "")
@@ -193,24 +192,39 @@ def _asks(tokens: list[str]) -> str:
 
 # -- Chinese ------------------------------------------------------------------------------------
 
-_FOLDS: Final = {**simplified.TABLE, ord("’"): "'", ord("“"): '"', ord("”"): '"', ord("。"): "."}
+_FOLDS: Final[dict[int, str | int]] = {
+    **simplified.TABLE,
+    ord("’"): "'",
+    ord("“"): '"',
+    ord("”"): '"',
+    ord("。"): ".",
+}
 _ASKING: Final = re.compile(lexicon.ASKING_ZH)
 _HOW: Final = re.compile(lexicon.HOW_ZH)
 _WHAT: Final = re.compile(lexicon.WHAT_ZH)
 _A_NOT_A: Final = re.compile("([\u4e00-\u9fff])[不没]\\1|是否|有无|能否|可否")
 _ASKS_ZH: Final = (
     ("why", re.compile("为什么|为何|为啥|干嘛|怎么会|什么原因|原因")),
-    ("when", re.compile("什么时候|何时|几点|几月|几号|啥时候|哪年|哪天|哪一年|多久|多长时间|什么时间")),
+    (
+        "when",
+        re.compile("什么时候|何时|几点|几月|几号|啥时候|哪年|哪天|哪一年|多久|多长时间|什么时间"),
+    ),
     ("who", re.compile("谁|哪位|什么人|哪个人")),
     ("where", re.compile("哪里|哪儿|何处|在哪|什么地方|哪个地方|到哪|去哪")),
     ("how many", re.compile("多少|几[个只次岁天年米块元层]|多[大高远长重]")),
-    ("whether", re.compile("吗|是不是|能不能|可不可以|会不会|有没有|要不要|好不好|是否|能否|可否|有无|么$")),
+    (
+        "whether",
+        re.compile("吗|是不是|能不能|可不可以|会不会|有没有|要不要|好不好|是否|能否|可否|有无|么$"),
+    ),
     ("how", _HOW),
     ("what", re.compile("什么|哪|啥")),
 )
 _ZH_TOKEN: Final = re.compile(r"[a-z]+[+#]*|\d+(?:[.:/-]\d+)*|[\u3400-\u9fff]|[^\W_]+")
 _ZH_NUMBER: Final = re.compile("[〇零一二三四五六七八九十百千万亿两]+")
-_ZH_DIGITS: Final = {c: str(v) for v, c in enumerate("〇一二三四五六七八九")} | {"零": "0", "两": "2"}
+_ZH_DIGITS: Final = {c: str(v) for v, c in enumerate("〇一二三四五六七八九")} | {
+    "零": "0",
+    "两": "2",
+}
 
 
 def _chinese(text: str) -> Form:

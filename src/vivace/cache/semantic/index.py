@@ -140,6 +140,7 @@ def _products(rows: Vectors, vector: Vector, count: int) -> Vector:
 
 
 def _shortened(axes: Vectors, vector: Vector) -> Vector:
-    along = _products(axes, vector, _AXES)
-    rest = max(0.0, 1.0 - float(along.dot(along))) ** 0.5
-    return np.append(along, np.float32(rest))
+    short = np.empty(_AXES + 1, np.float32)
+    along = short[:-1] = _products(axes, vector, _AXES)
+    short[-1] = max(0.0, 1.0 - float(along.dot(along))) ** 0.5
+    return short

@@ -58,18 +58,19 @@ MODALS: Final = _classes(
 )
 AUXILIARIES: Final = _words("am is are was were do does did has have had") | frozenset(MODALS)
 
+DEGREES: Final = _words(
+    "many much long old far often tall big deep high fast heavy wide soon likely hot cold large"
+)
+"""What stands behind "how" and makes another question of it."""
+
+_SMALL: Final = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen twenty
+"""
+_TENS: Final = "thirty forty fifty sixty seventy eighty ninety"
 NUMBERS: Final = {
-    word: str(value)
-    for value, word in enumerate(
-        "zero - two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen twenty".split()
-    )
-    if word != "-"
-} | {
-    word: str(10 * value)
-    for value, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)
-}
-NUMBERS |= {
+    **{word: str(value) for value, word in enumerate(_SMALL.split()) if word != "one"},
+    **{word: str(10 * value) for value, word in enumerate(_TENS.split(), 3)},
     "hundred": "100", "thousand": "1000", "million": "1e6", "billion": "1e9", "trillion": "1e12",
     "half": "1/2", "quarter": "1/4", "third": "#3", "first": "#1", "1st": "#1", "second": "#2",
     "2nd": "#2", "3rd": "#3", "fourth": "#4", "fifth": "#5", "sixth": "#6", "seventh": "#7",
@@ -248,8 +249,12 @@ ASKING_ZH: Final = (
     "|到底|究竟|一下|应该|可以|能够|需要|请"
 )
 """What is said around a Chinese question."""
-HOW_ZH: Final = "怎么样才能|怎么样|怎么才能|怎样才能|如何才能|怎么办|怎么|怎样|如何|咋样|咋|什么方法|什么办法"
-WHAT_ZH: Final = "是什么意思|什么意思|是啥意思|啥意思|是什么|什么是|有什么|有哪些|什么|哪些|哪个|哪种|啥"
+HOW_ZH: Final = (
+    "怎么样才能|怎么样|怎么才能|怎样才能|如何才能|怎么办|怎么|怎样|如何|咋样|咋|什么方法|什么办法"
+)
+WHAT_ZH: Final = (
+    "是什么意思|什么意思|是啥意思|啥意思|是什么|什么是|有什么|有哪些|什么|哪些|哪个|哪种|啥"
+)
 EMPTY_ZH: Final = frozenset("的了吗呢啊呀吧哦嘛么是有会能要得着过就都还也和与跟及对把被让给地之很")
 """Characters that ask or bind."""
 NEGATIONS_ZH: Final = frozenset("不没无未非别勿莫否除")

@@ -94,7 +94,7 @@ class Shadow:
         """A question came, hit or not."""
         self._requests += 1
         self._seen += 1
-        if self._seen - self._looked >= _EVERY:
+        if self._seen - self._looked >= _EVERY and not self.disabled:
             self._look()
 
     def take(self, score: float) -> bool:
@@ -158,14 +158,14 @@ class Shadow:
             for counts in (self._hits, self._judged, self._wrong):
                 counts /= 2
         hits, judged, wrong = (np.cumsum(a) for a in (self._hits, self._judged, self._wrong))
-        found = None
+        found, served = None, 0.0
         for at, threshold in enumerate(self._levels):
             if not self._kept(hits[at], judged[at], wrong[at]):
                 break
-            found = float(threshold)
+            found, served = float(threshold), float(hits[at])
         self._set(found)
-        if found is None and not self.disabled:
-            self._consider(hits, judged, wrong)
+        if served < 1:
+            self._consider(found, hits, judged, wrong)
 
     def _kept(self, hits: float, judged: float, wrong: float) -> bool:
         if not holds(wrong, self._requests, self.bound):
@@ -174,7 +174,7 @@ class Shadow:
             return True
         return holds(wrong, judged, self.bound * self._requests / hits)
 
-    def _consider(self, hits: Any, judged: Any, wrong: Any) -> None:
+    def _consider(self, found: float | None, hits: Any, judged: Any, wrong: Any) -> None:
         """Is there still hope that the nearest hits, at the least, are right?"""
         enough = int(np.searchsorted(judged, _SAID))
         if enough < len(judged):
@@ -186,7 +186,7 @@ class Shadow:
                     "all requests would be answered wrongly"
                 )
                 return
-        if self._seen >= _GIVE_UP:
+        if found is None and self._seen >= _GIVE_UP:
             self.disable(
                 f"{self._seen:,} questions could not show that at most {self.bound:.1%} of them "
                 "would be answered wrongly, at any similarity"
