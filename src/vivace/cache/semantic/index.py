@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Final
 
 import numpy as np
@@ -19,7 +18,6 @@ _AXES: Final = 32
 in the median are left to be compared in full; with 24 axes 62, with 16 axes 430."""
 _WORTH: Final = 512
 """Rows from which looking along the axes first is faster than comparing all in full."""
-_SAMPLE: Final = 1024
 _ROUNDS: Final = 3
 _SLACK: Final = 1e-5
 """Of rounding: a bound is never taken for smaller than what it bounds."""
@@ -44,7 +42,6 @@ class NearestQuestion:
         self._at: dict[int, int] = {}
         self._axes: Vectors | None = None
         self._short = np.zeros((0, 0, 0), np.float32)
-        self._refit = _WORTH if dim >= 4 * _AXES else sys.maxsize
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -56,8 +53,8 @@ class NearestQuestion:
 
     def add(self, key: int, vector: Vector) -> None:
         """Keep a vector (dim,); one of the same key is replaced. Amortised O(dim), but for the
-        axes, which are found again at 512 rows and whenever they are four times as many: some
-        tens of milliseconds."""
+        axes, which are found once, of the first 512 rows: some ten milliseconds. Questions of
+        another kind that come later cost time, never a miss."""
         at = self._at.get(key)
         if at is None:
             at = self._at[key] = len(self._keys)
@@ -69,8 +66,7 @@ class NearestQuestion:
         self._rows[at] = vector
         if self._axes is not None:
             self._short[at // _BLOCK, :, at % _BLOCK] = _shortened(self._axes, vector)
-        if len(self._keys) >= self._refit:
-            self._refit = 4 * len(self._keys)
+        elif len(self._keys) >= _WORTH and self.dim >= 4 * _AXES:
             self._find_axes()
 
     def remove(self, key: int) -> None:
@@ -112,9 +108,9 @@ class NearestQuestion:
         return (self._keys[at], score) if score >= floor else None
 
     def _find_axes(self) -> None:
-        """Subspace iteration (Bauer, 1957) over a sample; then every row's coordinates."""
+        """Subspace iteration (Bauer, 1957); then every row's coordinates."""
         count = len(self._keys)
-        sample = self._rows[: count : max(1, count // _SAMPLE)]
+        sample = self._rows[:count]
         rng = np.random.default_rng(0)
         axes = rng.standard_normal((self.dim, _AXES)).astype(np.float32)
         for _ in range(_ROUNDS):
