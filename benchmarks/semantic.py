@@ -24,6 +24,7 @@ import sys
 import time
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from vivace.cache.semantic.answers import Entry, SemanticAnswers
 from vivace.cache.semantic.calibration import upper_bound
 from vivace.cache.semantic.shadow import SHARE
 from vivace.embed.minilm import MiniLM
+from vivace.text.language import language
 from vivace.trace import Trace
 from vivace.types import Answer, Decision, Vector, Vectors
 
@@ -97,6 +99,7 @@ async def _run(pairs: list[tuple[str, str, bool]], args: argparse.Namespace) -> 
         if not same(answer.text, text):
             wrong.append((answer.text, text))
     counters = trace.counters()
+    statistics = kept.statistics()["languages"]
     rng = random.Random(0)
     figures = {
         "pairs": args.pairs.name,
@@ -107,7 +110,7 @@ async def _run(pairs: list[tuple[str, str, bool]], args: argparse.Namespace) -> 
         "false_rate": len(wrong) / len(asked),
         "upper_bound": upper_bound(len(wrong), len(asked)),
         **await _timed(kept, firsts, asked, vectors),
-        "disabled": kept.disabled or None,
+        "disabled": _disabled(statistics, asked) or None,
         "equal": counters.get("semantic.equal", 0) / len(asked),
         "false_hits": len(wrong),
         "labels_seen": counters.get("semantic.right", 0) + counters.get("semantic.wrong", 0),
@@ -117,12 +120,22 @@ async def _run(pairs: list[tuple[str, str, bool]], args: argparse.Namespace) -> 
             for key, count in sorted(counters.items())
             if key.startswith("semantic.differs.")
         },
-        "languages": kept.statistics()["languages"],
+        "languages": statistics,
         "decisions": [(d.after, d.reason) for d in decisions],
     }
     if args.wrong:
         figures["wrong"] = rng.sample(wrong, min(args.wrong, len(wrong)))
     return figures
+
+
+def _disabled(languages: dict[str, Any], asked: list[str]) -> str:
+    """Why it is off, for each language of at least a twentieth of the requests."""
+    shares = Counter(map(language, asked))
+    return "; ".join(
+        f"{of}: {found['disabled']}"
+        for of, found in languages.items()
+        if found["disabled"] and shares[of] >= len(asked) / 20
+    )
 
 
 def _judged(kept: SemanticAnswers) -> Any:

@@ -28,6 +28,8 @@ _BEST_WAY: Final = re.compile(
     r"\bwhat(?:'s|’s| is| are)?\s+(?:the |some |a )?(?:best |good |possible )?ways?\s+"
     r"(?:to|of|for|i can|one can|you can)\b"
 )
+_CAPITALS: Final = re.compile(r"\bU\.S\.(?:A\b\.?)?|\b(?:US|IT|WHO|AM|PM)\b")
+"""Names that would be pronouns and the like if they were written small."""
 _STEMS_KEPT: Final = 20_000
 
 
@@ -118,7 +120,10 @@ _ORDINAL: Final = re.compile(r"(\d+)(?:st|nd|rd|th)$")
 
 def _english(text: str) -> Form:
     folded = folded_text(text)
-    plain = _BEST_WAY.sub("how to ", folded.replace("’", "'"))
+    plain = folded
+    if not text.isupper() and _CAPITALS.search(text):
+        plain = folded_text(_CAPITALS.sub(_named_word, text))
+    plain = _BEST_WAY.sub("how to ", plain.replace("’", "'"))
     tokens = _TOKEN.findall(plain)
     known = _LOCAL.known
     words = []
@@ -134,6 +139,10 @@ def _english(text: str) -> Form:
         else frozenset()
     )
     return Form(folded, EN, _asks(tokens), tuple(words), tuple(sorted(words)), names)
+
+
+def _named_word(found: re.Match[str]) -> str:
+    return f"{found[0].replace('.', '')}x "
 
 
 def _named(text: str) -> list[str]:

@@ -217,7 +217,7 @@ SAME: Final = _classes(
     child kid children
     big large
     quick fast rapid speedy
-    usa us america
+    usa usx usax america
     uk britain
     learn study
     create make build
@@ -241,7 +241,7 @@ SAME: Final = _classes(
     """
 )
 """Stems are looked up, not words."""
-for _unlike in ("better", "great", "top", "increase", "decrease", "reduce", "gain", "us"):
+for _unlike in ("better", "great", "top", "increase", "decrease", "reduce", "gain"):
     SAME.pop(_unlike, None)
 
 ASKING_ZH: Final = (

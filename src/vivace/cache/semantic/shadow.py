@@ -32,6 +32,8 @@ _SAID: Final = 20
 """Answers compared, at the least, before the best hits are called wrong."""
 _EVERY: Final = 64
 """Requests between two looks at the threshold while nothing is judged."""
+_BELOW: Final = 0.02
+"""The threshold in force: so far below it hits are looked for, to learn whether it may fall."""
 _MOVED: Final = 0.02
 """A threshold that moved by less is not worth a decision."""
 
@@ -88,7 +90,7 @@ class Shadow:
     def floor(self) -> float:
         """What is worth looking for: a bit below the threshold, to learn whether it may fall."""
         threshold = self._threshold
-        return self.start if threshold is None else max(self.start, threshold - 0.04)
+        return self.start if threshold is None else max(self.start, threshold - _BELOW)
 
     def request(self) -> None:
         """A question came, hit or not."""
