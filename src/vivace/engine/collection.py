@@ -24,9 +24,10 @@ from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine import warming
-from vivace.engine.batches import Batches
 from vivace.engine.qualitytuning import QualityTuning
 from vivace.engine.selftuning import SelfTuning
+from vivace.engine.semantic import Remembered, again
+from vivace.engine.tuned import Tuned
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.generate import templates
 from vivace.generate.templates import with_wishes
@@ -39,9 +40,6 @@ from vivace.run.yielding import Pace
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
-from vivace.tune.intervals import Recall
-from vivace.tune.quality import Quality
-from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
     Asking,
@@ -53,7 +51,6 @@ from vivace.types import (
     IngestReport,
     Message,
     Metadata,
-    Objective,
     Query,
     SearchResult,
     Vector,
@@ -68,7 +65,7 @@ Findings: TypeAlias = list[Finding]
 _PLAINLY = Asking()
 
 
-class Collection(Batches):
+class Collection(Tuned):
     """Documents that can be searched and asked. Made by `Engine.open`."""
 
     def __init__(
@@ -86,6 +83,11 @@ class Collection(Batches):
         )
         self._searcher = self._make_searcher()
         self._answerer = engine.answerer(corpus)
+        self._remembered: Remembered | None = None
+        if engine.settings.cache.semantic:
+            self._remembered = Remembered(
+                corpus, engine.questions, self._answerer.name, engine.settings, trace, decide
+            )
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
@@ -265,84 +267,25 @@ class Collection(Batches):
                 check(query, self._settings.search.max_question_chars)
                 found = SearchResult((), self._corpus.snapshot().epoch)
             else:
+                memory, scope, vector = self._remembered, b"", None
+                if memory is not None and wanted.reads == "passages" and memory.fits(query, asking):
+                    check(query, self._settings.search.max_question_chars)
+                    scope = memory.scope(query, asking)
+                    with self._in_flight():
+                        kept, vector = await memory.find(query, scope)
+                    if kept is not None:
+                        return again(kept)
                 alone = replace(query, text=wanted.text)
                 found = await self.search(await self._engine.standalone(alone, asking, self.trace))
+                if memory is not None and scope:
+                    deltas = self._answerer.stream(query, found, asking)
+                    return memory.kept(deltas, query, scope, vector)
             return self._answerer.stream(query, found, asking)
 
         return Deferred(begin)
 
-    # -- tuning -----------------------------------------------------------------------------
-
-    def recall(self) -> Recall:
-        """Recall@10 of the newest live questions, some of which are answered again exactly."""
-        return self._tuning.recall()
-
-    async def tune(
-        self,
-        objective: Objective | None = None,
-        *,
-        budget_seconds: float | None = None,
-        apply: bool = True,
-        families: Sequence[str] | None = None,
-        progress: UpkeepProgressed | None = None,
-    ) -> Tuning:
-        """Find the index that keeps to the objective at the least CPU a question, and use it.
-
-        Judged by exact search over every chunk, on the questions that were logged, or as long as
-        there are few, on some made from the chunks. Searches go on meanwhile. Cancelling it (once)
-        ends the race, and returns and applies the best so far.
-
-        Args:
-            objective: the settings' (`tune.recall`, ...) unless given.
-            apply: without it, nothing of the collection changes; a tuning that was ended before it
-                compared anything (`Tuning.conclusive`) is not applied either.
-            families: those that may be chosen; all by default.
-            progress: called on the event loop.
-
-        Raises:
-            BadInput: there is nothing to tune, an objective outside its range, no such family.
-            InfeasibleObjective: nothing that was tried keeps to it; carries the nearest `Tuning`.
-            CollectionLocked: to apply it, and another process is writing.
-            StoreUnwritable: the folder cannot be written.
-        """
-        await asyncio.to_thread(self._log.flush)
-        return await self._tuning.tune(
-            objective,
-            budget_seconds=budget_seconds,
-            apply=apply,
-            families=families,
-            progress=progress,
-        )
-
-    async def tune_quality(
-        self,
-        qrels: str | Path | None = None,
-        *,
-        apply: bool = True,
-        progress: UpkeepProgressed | None = None,
-    ) -> Quality:
-        """Find the fusion, widths and rerank of the best passages, and put them into the plan.
-
-        Judged by nDCG@10 on your own labels, else on questions made of the corpus. What is in force
-        stays unless something else is clearly better. No index is built or changed by it.
-
-        Args:
-            qrels: `qrels.tsv` (query_id, doc_id, rel) with `queries.jsonl` beside it, or a folder
-                with both.
-            apply: without it, nothing of the collection changes.
-            progress: called on the event loop.
-
-        Raises:
-            BadInput: there is nothing to judge by, or a file cannot be read.
-            CollectionLocked: to apply it, and another process is writing.
-            StoreUnwritable: the folder cannot be written.
-        """
-        with self._in_flight():
-            path = Path(qrels) if qrels is not None else None
-            found = await self._quality.tune(path, apply=apply, progress=progress)
-            if apply and found.reranker is not None:
-                self._searcher = self._make_searcher()
-            return found
+    def _renew_searcher(self) -> None:
+        self._searcher = self._make_searcher()
 
     # -- upkeep -----------------------------------------------------------------------------
 
@@ -387,6 +330,8 @@ class Collection(Batches):
             self._warming.cancel()
         await self._idle.wait()
         await self._tuning.close()
+        if self._remembered is not None:
+            await self._remembered.close()
         if self._flushing is not None:
             await self._flushing
         await asyncio.to_thread(self._close)

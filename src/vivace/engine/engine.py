@@ -64,7 +64,7 @@ class Engine:
             self.embedder.close()
             raise
         self._pool = Pool(share.search, "vivace-search", cores=share.cores)
-        self._asked = self.caching.embedder(self.embedder, self._pool)
+        self.questions = self.caching.embedder(self.embedder, self._pool)
         """Of questions; documents, tuning and `/v1/embeddings` have the embedder itself."""
         self.sandbox = Sandbox(self.settings.parse)
         self._collections: dict[Path, Collection] = {}
@@ -124,7 +124,7 @@ class Engine:
             reranker = fitted = fittedranking.load(corpus, trace)
             if reranker is None:  # none was fitted, or it does not help
                 settings = msgspec.structs.replace(settings, rerank="auto")
-        parts = (corpus.snapshot, self._asked, self._pool, settings, trace)
+        parts = (corpus.snapshot, self.questions, self._pool, settings, trace)
         searcher: Searcher = HybridSearcher(
             *parts, metric=corpus.store.metric, watch=watch, reranker=reranker
         )
@@ -135,7 +135,7 @@ class Engine:
 
     def answerer(self, corpus: Corpus) -> Answerer:
         """Answers by the model that is set; by quoting where there is none or it cannot."""
-        quoting = Extractive(self._asked, self.settings.answer, self.templates)
+        quoting = Extractive(self.questions, self.settings.answer, self.templates)
         if self.generator is None:
             return quoting
 

@@ -391,6 +391,10 @@ class Answer:
     """One for each sentence that claims something, where a model wrote the text."""
     answerable: float | None = None
     """How likely the hits hold the answer, by their scores alone: see `generate.refusal`."""
+    cached: Literal["", "exact", "semantic"] = ""
+    """Whether it was made for an earlier request: for the same prompt, or for `cached_question`."""
+    cached_question: str = ""
+    """The question it was made for, where `cached` is semantic."""
 
 
 @dataclass(frozen=True, slots=True)
