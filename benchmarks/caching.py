@@ -85,7 +85,7 @@ async def passed(folder: Path, fake: FakeModel, texts: Sequence[str], mib: float
     async with Engine(settings(fake.url, mib)) as engine:
         docs = await engine.open(folder, create=False)
         await docs.ask("What is asked first loads the model?")
-        engine.caching.clear()
+        await engine.caching.clear()
         gc.collect()
         before, calls = resident(), fake.statistics().requests
         start = time.perf_counter()

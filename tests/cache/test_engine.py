@@ -84,10 +84,10 @@ async def test_without_memory_nothing_is_wrapped(tmp_path: Path) -> None:
     async with engine(settings_of(cache={"memory_mib": 0}), "s", "m") as made:
         docs = await made.open(tmp_path / "c")
         assert isinstance(made.generator, Echo)
-        assert isinstance(made._asked, Salted)
+        assert isinstance(made.questions, Salted)
         assert type(docs._searcher).__name__ == "Timed"
         assert made.caching.statistics() is None
-        assert made.caching.clear() == 0
+        assert await made.caching.clear() == 0
         assert list(rows(made.caching)) == []
 
 
@@ -126,7 +126,7 @@ async def test_what_was_asked_most_is_asked_again(tmp_path: Path) -> None:
         for text in ("notice", "notice", "weeks", "period", "period", "period"):
             await docs.search(text)
         await asyncio.to_thread(docs._log.flush)
-        made.caching.clear()
+        await made.caching.clear()
         assert (await docs.warm(2)).questions == 2
         before = hits(made)["search"]
         for text in ("notice", "period", "weeks"):

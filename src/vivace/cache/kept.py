@@ -82,6 +82,44 @@ class Local(Generic[V]):
         return value
 
 
+class OfKind(Generic[V]):
+    """Values of one kind in a memory that holds several, as `cache.tiered.Tiered` asks for them."""
+
+    def __init__(self, memory: Memory[Any], kind: str) -> None:
+        self._memory = memory
+        self._kind = kind
+
+    def get(self, key: bytes) -> V | None:
+        value: V | None = self._memory.get(key, self._kind)
+        return value
+
+    def set(
+        self, key: bytes, value: V, *, ttl: float | None = None, cost: float = 1.0, kind: str = ""
+    ) -> None:
+        self._memory.set(key, value, ttl=ttl, cost=cost, kind=self._kind)
+
+    def delete(self, key: bytes) -> bool:
+        return self._memory.delete(key)
+
+    def clear(self, kind: str | None = None) -> int:
+        return self._memory.clear(kind)
+
+    async def get_or_compute(
+        self,
+        key: bytes,
+        compute: Callable[[], Awaitable[V]],
+        *,
+        ttl: float | Callable[[V], float | None] | None,
+        stale: float = 0.0,
+        cost: float | None = None,
+        kind: str = "",
+    ) -> V:
+        value: V = await self._memory.get_or_compute(
+            key, compute, ttl=ttl, stale=stale, cost=cost, kind=self._kind
+        )
+        return value
+
+
 def weigh(value: Any) -> int:
     """Bytes that a value of any kind takes in memory.
 

@@ -63,7 +63,7 @@ async def _stats(options: argparse.Namespace) -> int:
 
 async def _clear(options: argparse.Namespace) -> int:
     async with Engine(settings_of(options)) as engine:
-        cleared = engine.caching.clear()
+        cleared = await engine.caching.clear()
     if options.json:
         json_line({"cleared": cleared})
     else:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from vivace.cache import embedder as embedders
+from vivace.cache import generator as generators
 from vivace.cache import kept
 from vivace.cache import policy as policies
 from vivace.cache.generator import CachedGenerator
 from vivace.cache.memory import Memory
 from vivace.cache.searcher import CachedSearcher
 from vivace.cache.statistics import Statistics
+from vivace.cache.tiered import Tiered, invalidation
+from vivace.cache.tiers import OF_TIMEOUT, load
 from vivace.collection.corpus import Corpus
+from vivace.collection.place import resolved
 from vivace.errors import VivaceError
 from vivace.protocols import Embedder, Generator, Searcher
 from vivace.run.pools import Pool
 from vivace.settings import Settings
+from vivace.trace import Trace
 from vivace.types import Query, SearchResult
+
+V = TypeVar("V")
+
+_LEASE: Final = 2.0
+"""Seconds after which another process answers in the place of one that has died."""
 
 
 class Caching:
     """Of all collections of an engine. Where the settings want no cache, nothing is wrapped."""
 
     def __init__(self, settings: Settings) -> None:
+        self.trace = Trace()
+        """Of the tiers: timeouts, open breakers, what was dropped."""
         self._settings = settings
         self._cache = cache = settings.cache
         self.tokens_saved = 0
@@ -36,13 +48,19 @@ class Caching:
         if capacity:
             policy = policies.make(cache.policy, capacity)
             self.memory = Memory(capacity, policy, weigh=kept.weigh)
+        self._tiers = (
+            load(cache, resolved(settings.home), self.trace) if self.memory is not None else []
+        )
+        self._channel = invalidation(self._tiers)
+        self._tiered: list[Tiered[Any]] = []
 
     def embedder(self, embedder: Embedder, pool: Pool) -> Embedder:
         """For questions."""
         if self.memory is None or not self._cache.embeddings:
             return embedder
-        local: kept.Local[embedders.Row] = kept.Local(self.memory, kept.EMBEDDING)
-        return embedders.cached(embedder, local, seconds=self._cache.seconds, pool=pool)
+        # a process that dies meanwhile costs less than waiting for another one's: no lease
+        stays = self._kept(kept.EMBEDDING, embedders.encode, embedders.decode, lease=0.0)
+        return embedders.cached(embedder, stays, seconds=self._cache.seconds, pool=pool)
 
     def searcher(
         self, searcher: Searcher, corpus: Corpus, embedder: Embedder, weights: bytes = b""
@@ -74,7 +92,7 @@ class Caching:
             return generator
         return CachedGenerator(
             generator,
-            kept.Local(self.memory, kept.ANSWER),
+            self._kept(kept.ANSWER, generators.encode, generators.decode),
             seconds=cache.seconds,
             stale_seconds=cache.stale_seconds,
             sampled=cache.sampled,
@@ -85,13 +103,47 @@ class Caching:
         """None where there is no cache."""
         return None if self.memory is None else self.memory.statistics()
 
-    def clear(self) -> int:
-        """Forget everything; returns how many values that were."""
-        return 0 if self.memory is None else self.memory.clear()
+    async def clear(self) -> int:
+        """Forget everything, in the tiers and in other processes too; how many the memory had."""
+        if self.memory is None:
+            return 0
+        cleared = self.memory.clear()
+        for tiered in self._tiered[:1]:  # they share their tiers
+            await tiered.clear()
+        return cleared
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Write what waits for the tiers, as far as they take it, and let go of them."""
+        if self._channel is not None:
+            await self._channel.close()
+        for tier in self._tiers:
+            await tier.close()
         if self.memory is not None:
             self.memory.close()
+
+    def _kept(
+        self,
+        kind: str,
+        encode: Callable[[V], bytes],
+        decode: Callable[[bytes], V],
+        *,
+        lease: float = _LEASE,
+    ) -> kept.Kept[V]:
+        assert self.memory is not None
+        if not self._tiers:
+            return kept.Local(self.memory, kind)
+        tiered = Tiered(
+            kept.OfKind(self.memory, kind),
+            self._tiers,
+            encode=encode,
+            decode=decode,
+            lease=lease,
+            seconds=OF_TIMEOUT * self._cache.tier_ms / 1000,
+            channel=self._channel,
+            trace=self.trace,
+        )
+        self._tiered.append(tiered)
+        return tiered
 
     def _save(self, tokens: int) -> None:
         self.tokens_saved += tokens

@@ -208,7 +208,7 @@ class Engine:
         async with AsyncExitStack() as stack:
             stack.callback(self.embedder.close)
             stack.callback(self._pool.close)
-            stack.callback(self.caching.close)
+            stack.push_async_callback(self.caching.close)
             if self.reranker is not None:
                 stack.push_async_callback(self.reranker.close)
             if self.generator is not None:

@@ -15,7 +15,7 @@ from vivace.trace import Trace
 _REDIS: Final = (
     "redis", "rediss", "unix", "redis+cluster", "rediss+cluster",
 )  # fmt: skip
-_OF_TIMEOUT: Final = 0.8
+OF_TIMEOUT: Final = 0.8
 """Of `cache.tier_ms`: the rest is for an event loop that comes late to the end of a timeout."""
 _POSTGRES: Final = ("postgresql", "postgres")
 
@@ -30,7 +30,7 @@ def load(settings: Cache, home: Path, trace: Trace | None = None) -> list[CacheT
         BadSettings: an address that cannot be one. It is not shown: it may hold a password.
         MissingExtra: what speaks to such a server is not installed.
     """
-    seconds = _OF_TIMEOUT * settings.tier_ms / 1000
+    seconds = OF_TIMEOUT * settings.tier_ms / 1000
     tiers: list[CacheTier] = []
     if settings.redis:
         tiers.append(_redis(settings.redis, seconds))
