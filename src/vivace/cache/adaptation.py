@@ -37,6 +37,9 @@ LEAD: Final = 0.01
 """Of the hit ratio, by which another policy has to be better,"""
 SIGMAS: Final = 3.0
 """and how many standard errors of the difference between the two on the same uses."""
+WORTH: Final = 0.125
+"""Hits a resident key that have to be lost before a change: it begins with less than a ghost knows,
+and loses some itself (as with skis, rent until the rent is what they cost)."""
 _MIX: Final = 0x9E3779B97F4A7C15
 _ALL: Final = (1 << 64) - 1
 _PAST: Final = 8_192
@@ -102,6 +105,11 @@ class Adaptive:
         """Resident keys the ghosts were made for."""
         self._counts: list[float] = []
         """By who found the key, as bits: sampled uses, of which older ones count less."""
+        self._fresh: list[float] = []
+        """The same since the last judgement."""
+        self._lost: list[float] = []
+        """Hits, in the whole stream, that each policy would have found more since the live one is;
+        never below 0 (a cumulative sum as of Page, 1954)."""
         self._left = WINDOW
         self._uses = Uses()
         self._judged = 0
@@ -171,6 +179,8 @@ class Adaptive:
         capacity = max(1, round(self._share * self._capacity))
         self._ghosts = tuple(_Ghost(name, capacity) for name in self._names)
         self._counts = [0.0] * (1 << len(self._names))
+        self._fresh = list(self._counts)
+        self._lost = [0.0] * len(self._names)
         past, self._past = self._past, []
         for key, weight, cost in past:
             if self._seen(key):
@@ -232,7 +242,7 @@ class Adaptive:
             if ghost.use(key, weight, cost):
                 found |= bit
             bit <<= 1
-        self._counts[found] += 1
+        self._fresh[found] += 1
         self._uses.add(key)
         self._left -= 1
         if not self._left:
@@ -241,14 +251,18 @@ class Adaptive:
     def _judge(self) -> None:
         """Whether another policy is clearly better."""
         self._left = WINDOW
+        fresh, self._fresh = self._fresh, [0.0] * len(self._fresh)
+        for at, lost in enumerate(self._lost):
+            more, less = _apart(fresh, at, self._at)
+            self._lost[at] = max(0.0, lost + (more - less) / self._share)
+        self._counts = [FADES * old + new for old, new in zip(self._counts, fresh, strict=True)]
         at = max(range(len(self._names)), key=self._found)
-        total = sum(self._counts)
-        if at != self._at:
-            more, less = self._apart(at, self._at)
+        if at != self._at and self._lost[at] > WORTH * self._sized:
+            more, less = _apart(self._counts, at, self._at)
+            total = sum(self._counts)
             lead, error = (more - less) / total, sqrt(more + less) / total
             if lead > max(LEAD, SIGMAS * error):
                 self._switch(at, lead, error)
-        self._counts = [FADES * count for count in self._counts]
         self._judged += 1
         resident = len(self._live)
         if self._judged == FIRST_WINDOWS or resident > self._sized * _GROWN:
@@ -256,13 +270,6 @@ class Adaptive:
 
     def _found(self, at: int) -> float:
         return sum(count for found, count in enumerate(self._counts) if found >> at & 1)
-
-    def _apart(self, one: int, other: int) -> tuple[float, float]:
-        """Sampled uses that only the one found, and that only the other found."""
-        bits = (1 << one) | (1 << other)
-        more = sum(n for found, n in enumerate(self._counts) if found & bits == 1 << one)
-        less = sum(n for found, n in enumerate(self._counts) if found & bits == 1 << other)
-        return more, less
 
     def _switch(self, at: int, lead: float, error: float) -> None:
         before, ratios = self.live, self.ratios()
@@ -272,6 +279,7 @@ class Adaptive:
         policy.learn(self._ghosts[at].policy, self._share)
         self._at, self._live, self._hit = at, policy, policy.hit
         self.switches += 1
+        self._lost = [0.0] * len(self._names)
         if self._decide is not None:
             self._decide(
                 Decision(
@@ -295,3 +303,11 @@ class Adaptive:
 
     def __iter__(self) -> Iterator[Hashable]:
         return iter(self._live)
+
+
+def _apart(counts: Sequence[float], one: int, other: int) -> tuple[float, float]:
+    """Sampled uses that only the one found, and that only the other found."""
+    bits = (1 << one) | (1 << other)
+    more = sum(n for found, n in enumerate(counts) if found & bits == 1 << one)
+    less = sum(n for found, n in enumerate(counts) if found & bits == 1 << other)
+    return more, less

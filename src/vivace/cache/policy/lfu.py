@@ -74,6 +74,7 @@ class Lfu:
         for key, weight in residents:
             self._used += weight
             self._put(key, weight)
+            self.hit(key)  # a newcomer goes before them
 
     def _put(self, key: Hashable, weight: int) -> None:
         self._weights[key] = weight

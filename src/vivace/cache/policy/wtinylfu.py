@@ -112,6 +112,8 @@ class WTinyLfu:
             self._probation[key] = weight
             self._used += weight
         self._sketch.fit(len(self))
+        for key in self:  # as known as a newcomer, or any would take its place
+            self._sketch.add(key)
 
     def _evict(self) -> list[Hashable]:
         """What the window is too small for, against what the large room holds."""
