@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tests.cache.changing import Echo, Salted, engine, settings_of
+from tests.cache.changing import Salted, engine, settings_of
 from tests.cache.turns import until
 from vivace.cache.embedder import row
 from vivace.cache.kept import weigh
@@ -21,6 +21,7 @@ from vivace.cache.policy import make
 from vivace.cli import main
 from vivace.cli.cache import _of_server
 from vivace.engine import Collection, Engine
+from vivace.generate.coalesce import Coalesced
 from vivace.server.cache_metrics import rows
 from vivace.types import Chunk, Document, Hit, Query, SearchResult
 
@@ -83,7 +84,7 @@ async def test_a_hundred_at_once_are_one_search_and_one_embedding(
 async def test_without_memory_nothing_is_wrapped(tmp_path: Path) -> None:
     async with engine(settings_of(cache={"memory_mib": 0}), "s", "m") as made:
         docs = await made.open(tmp_path / "c")
-        assert isinstance(made.generator, Echo)
+        assert isinstance(made.generator, Coalesced)  # of requests at once, not of earlier ones
         assert isinstance(made.questions, Salted)
         assert type(docs._searcher).__name__ == "Timed"
         assert made.caching.statistics() is None
