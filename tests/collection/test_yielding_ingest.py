@@ -89,7 +89,7 @@ async def test_reading_and_embedding_give_way_and_questions_do_not(
     await docs.add(DOCUMENTS[:20])
     assert {key for key in seen if key[0] == "embed"} == {("embed", Priority.INGEST)}
     assert {key for key in seen if key[0] == "chunk"} == {("chunk", NICE)}
-    await docs.search("which text")
+    await docs.search("which other text")  # the first one's vector is remembered
     assert seen["embed", Priority.INTERACTIVE] == 1
 
 

@@ -75,15 +75,14 @@ def clients(live: Live, what: tuple[str, dict[str, Any]]) -> Iterator[list[socke
     """Requests that have been sent; at the end of the block their clients leave."""
     host, port = live.address.removeprefix("http://").split(":")
     path, value = what
-    body = json.dumps(value).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    )
     with ExitStack() as stack:
         opened = []
-        for _ in range(CLIENTS):
+        for number in range(CLIENTS):
+            # each another one: the same requests at once would share a search, and a stream
+            body = json.dumps(value).replace("notice", f"notice ({number})").encode()
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             one = stack.enter_context(socket.create_connection((host, int(port)), timeout=WAIT))
-            one.sendall(head + body)
+            one.sendall(head.encode() + body)
             opened.append(one)
         yield opened
 

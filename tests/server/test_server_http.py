@@ -214,7 +214,11 @@ class TestFailures:
     def test_every_error_class_has_a_row(self) -> None:
         """Or a base of its own kind has: none falls through to the root's."""
         for error in vars(errors).values():
-            if isinstance(error, type) and error is not errors.VivaceError:
+            if (
+                isinstance(error, type)
+                and issubclass(error, errors.VivaceError)
+                and error is not errors.VivaceError
+            ):
                 nearest = next(base for base in error.__mro__ if base in TABLE)
                 assert nearest is not errors.VivaceError, error
 
