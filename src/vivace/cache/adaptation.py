@@ -37,9 +37,11 @@ LEAD: Final = 0.01
 """Of the hit ratio, by which another policy has to be better,"""
 SIGMAS: Final = 3.0
 """and how many standard errors of the difference between the two on the same uses."""
-WORTH: Final = 0.125
+WORTH: Final = 0.0625
 """Hits a resident key that have to be lost before a change: it begins with less than a ghost knows,
 and loses some itself (as with skis, rent until the rent is what they cost)."""
+_SALT: Final = 0x51ED270B76B5A3C9
+"""Or the number 0, which may well be the most popular key, would be in every sample."""
 _MIX: Final = 0x9E3779B97F4A7C15
 _ALL: Final = (1 << 64) - 1
 _PAST: Final = 8_192
@@ -137,12 +139,12 @@ class Adaptive:
 
     def hit(self, key: Hashable) -> None:
         self._hit(key)
-        if (hash(key) * _MIX) & _ALL <= self._bound and key in self._known:
+        if ((hash(key) ^ _SALT) * _MIX) & _ALL <= self._bound and key in self._known:
             self._sampled(key, *self._known[key])
 
     def insert(self, key: Hashable, *, weight: int = 1, cost: float = 1.0) -> list[Hashable]:
         victims = self._live.insert(key, weight=weight, cost=cost)
-        if (hash(key) * _MIX) & _ALL <= self._bound:
+        if ((hash(key) ^ _SALT) * _MIX) & _ALL <= self._bound:
             self._known[key] = (weight, cost)
             self._sampled(key, weight, cost)
         if victims:
@@ -216,7 +218,7 @@ class Adaptive:
         self._uses.share = self._share
 
     def _seen(self, key: Hashable) -> bool:
-        return (hash(key) * _MIX) & _ALL <= self._bound
+        return ((hash(key) ^ _SALT) * _MIX) & _ALL <= self._bound
 
     def _lesser(self, name: str, before: _Ghost, share: float) -> _Ghost:
         """A ghost of the present sample with what one of the sample before holds and knows."""
