@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from threading import Thread
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -25,7 +26,7 @@ from vivace.protocols import Embedder, Generator, Searcher
 from vivace.run.pools import Pool
 from vivace.settings import Settings
 from vivace.trace import Trace
-from vivace.types import Query, SearchResult
+from vivace.types import Decision, Query, SearchResult
 
 V = TypeVar("V")
 
@@ -43,10 +44,12 @@ class Caching:
         self._cache = cache = settings.cache
         self.tokens_saved = 0
         """Prompt and completion tokens that replayed answers did not cost."""
+        self.sink: Callable[[Decision], None] | None = None
+        """Told, on a thread of its own, of every change of the policy."""
         self.memory: Memory[Any] | None = None
         capacity = int(cache.memory_mib * (1 << 20))
         if capacity:
-            policy = policies.make(cache.policy, capacity)
+            policy = policies.make(cache.policy, capacity, self._decided)
             self.memory = Memory(capacity, policy, weigh=kept.weigh)
         self._tiers = (
             load(cache, resolved(settings.home), self.trace) if self.memory is not None else []
@@ -144,6 +147,11 @@ class Caching:
         )
         self._tiered.append(tiered)
         return tiered
+
+    def _decided(self, decision: Decision) -> None:
+        """Called in the middle of a get, so nothing is written here."""
+        if self.sink is not None:
+            Thread(target=self.sink, args=(decision,), name="vivace-decision", daemon=True).start()
 
     def _save(self, tokens: int) -> None:
         self.tokens_saved += tokens

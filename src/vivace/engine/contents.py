@@ -63,6 +63,10 @@ class Contents:
         """What was chosen for this collection and why, the newest first."""
         return await asyncio.to_thread(lambda: self._operations.decisions(limit=limit))
 
+    def record(self, decision: Decision) -> None:
+        """Remember it with the others; any thread may call. Never raises."""
+        self._operations.record(decision)
+
     async def info(self) -> CollectionInfo:
         return await asyncio.to_thread(self._corpus.store.info)
 

@@ -38,7 +38,7 @@ from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
 from vivace.trace import Trace
-from vivace.types import Asking, Chunk, Completion, Query, Request
+from vivace.types import Asking, Chunk, Completion, Decision, Query, Request
 
 
 class Engine:
@@ -52,6 +52,7 @@ class Engine:
         self.settings = settings if settings is not None else settings_module.load(**overrides)
         self.templates = templates.load(self.settings.answer.templates)
         self.caching = Caching(self.settings)
+        self.caching.sink = self._decided
         self.model = models.load(self.settings.generate)
         """The model server's client; `generator` is what asks it."""
         self.generator = self._asking(self.model)
@@ -187,6 +188,12 @@ class Engine:
             return 2 * self._pool.statistics().threads
         servers = self.model.endpoints.statistics().servers
         return sum(server.bound for server in servers)
+
+    def _decided(self, decision: Decision) -> None:
+        """Of what all collections share: each of them can say why."""
+        for collection in list(self._collections.values()):
+            if not collection.closed:
+                collection.record(decision)
 
     def _asking(self, model: Generator | None) -> Generator | None:
         settings = self.settings.generate

@@ -36,6 +36,11 @@ def rows(caching: Caching | None) -> Iterator[str]:
     yield f'vivace_cache_capacity_bytes{{policy="{found.policy}"}} {found.capacity}'
     yield from _header("vivace_cache_saved_tokens_total", "counter", "Not asked of the model again")
     yield f"vivace_cache_saved_tokens_total {caching.tokens_saved}"
+    events = sorted(caching.trace.counters().items())
+    if events:
+        yield from _header("vivace_cache_tier_events_total", "counter", "Of L2 and L3")
+    for event, count in events:
+        yield f'vivace_cache_tier_events_total{{event="{event.removeprefix("cache.")}"}} {count}'
 
 
 def _header(name: str, kind: str, help: str) -> tuple[str, str]:
