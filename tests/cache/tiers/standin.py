@@ -16,6 +16,8 @@ class Plain:
         self.lives: dict[bytes, float | None] = {}
         self.kinds: dict[bytes, str] = {}
         self._keeps = keeps
+        self.joined = 0
+        """Callers that waited for what another one was computing."""
         self._flying: dict[bytes, asyncio.Future[bytes]] = {}
 
     def get(self, key: bytes) -> bytes | None:
@@ -55,6 +57,7 @@ class Plain:
         if (value := self.values.get(key)) is not None:
             return value
         if (flying := self._flying.get(key)) is not None:
+            self.joined += 1
             return await flying
         future = self._flying[key] = asyncio.get_running_loop().create_future()
         try:
