@@ -354,7 +354,8 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
     sql_mib: Annotated[float, Meta(gt=0, description="most bytes of values kept in L3")] = 1024.0
     tier_ms: Annotated[
-        float, Meta(gt=0, description="timeout of one call of L2 or L3; then it is a miss")
+        float,
+        Meta(gt=0, description="most that L2 and L3 together keep a request; then it is a miss"),
     ] = 30.0
     semantic: Annotated[
         bool, Meta(description="give the answer of a question that asks the same in other words")
