@@ -73,7 +73,8 @@ def questions_of(name: str) -> list[Asked]:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{name}: {error}", fix="Give a UTF-8 file of questions") from error
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"{name}: {why}", fix="Give a UTF-8 file of questions") from error
     lines = [(at, line.strip()) for at, line in enumerate(text.split("\n"), start=1)]
     lines = [(at, line) for at, line in lines if line]
     if not (name.endswith((".jsonl", ".ndjson")) or (lines and lines[0][1].startswith("{"))):

@@ -64,10 +64,12 @@ async def _stats(options: argparse.Namespace) -> int:
 async def _clear(options: argparse.Namespace) -> int:
     async with Engine(settings_of(options)) as engine:
         cleared = await engine.caching.clear()
+        shared = bool(engine.settings.cache.redis)
     if options.json:
         json_line({"cleared": cleared})
     else:
-        print(f"{cleared} values forgotten; a running server forgets its own when it restarts")
+        others = "at once, by cache.redis" if shared else "when it restarts"
+        print(f"{cleared} values forgotten; a running server forgets its own {others}")
     return OK
 
 
