@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from vivace.errors import (
 )
 from vivace.settings import load
 from vivace.store.lock import WriteLock
+from vivace.store.store import Store
 from vivace.trace import Trace
 from vivace.types import Chunk, Document, Embedded, Query, SearchResult
 
@@ -192,6 +194,26 @@ class TestSearch:
             await docs.search(f"question {at}")
         await docs.close()
         assert docs.trace.counters()["queries.logged"] == 70
+
+    async def test_the_log_leaves_the_write_lock_to_others(
+        self, docs: Collection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await docs.add(ANIMALS)
+        writings: list[int] = []
+        written = Store.log_queries
+
+        def log_queries(
+            store: Store, entries: Sequence[tuple[float, str, int, str, str, float]], keep: int
+        ) -> None:
+            writings.append(len(entries))
+            written(store, entries, keep)
+
+        monkeypatch.setattr(Store, "log_queries", log_queries)
+        for _ in range(2_000):  # of a fraction of a second
+            await docs.search("a dog")
+        await docs.close()
+        assert sum(writings) == 2_000
+        assert len(writings) <= 5
 
 
 class TestDelete:

@@ -101,13 +101,14 @@ async def test_who_has_it_open_sees_the_old_state_and_then_an_error(
     async with another(monkeypatch, Other()) as engine:
 
         async def searching() -> None:
-            while True:
+            while True:  # from memory, mostly: as fast as the loop turns
                 seen.append(len((await docs.search("word3")).hits))
 
         work = asyncio.create_task(engine.reembed(folder))
-        with pytest.raises(EmbedderMismatch, match="open it again"):
-            await searching()
+        asking = asyncio.create_task(searching())
         await work
+        with pytest.raises(EmbedderMismatch, match="open it again"):
+            await asking
     assert set(seen) == {10}
     with pytest.raises(EmbedderMismatch):
         await docs.add([Document("late", "Too late.")])

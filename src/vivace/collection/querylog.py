@@ -15,6 +15,9 @@ from vivace.types import Query, SearchResult
 
 _BATCH = 64
 _MOST_WAITING = 10_000
+_PAUSE = 1.0
+"""Seconds without the database's write lock after each writing: questions that are answered from
+memory come by ten thousands a second, and other processes want to write too."""
 _HITS = 20
 
 
@@ -27,6 +30,7 @@ class QueryLog:
         self._trace = trace
         self._waiting: deque[tuple[float, Query, SearchResult, float]] = deque(maxlen=_MOST_WAITING)
         self._lock = threading.Lock()
+        self._ended = float("-inf")
 
     def record(self, query: Query, result: SearchResult, seconds: float) -> bool:
         """Remember one question; returns whether it is time to `flush`."""
@@ -35,7 +39,7 @@ class QueryLog:
         if len(self._waiting) == self._waiting.maxlen:
             self._trace.count("queries.lost")
         self._waiting.append((time.time(), query, result, seconds))
-        return len(self._waiting) >= _BATCH
+        return len(self._waiting) >= _BATCH and time.monotonic() - self._ended >= _PAUSE
 
     def flush(self) -> None:
         """Write what waits. Blocks; call it from a thread."""
@@ -48,6 +52,8 @@ class QueryLog:
                 self._trace.count("queries.logged", len(entries))
             except (StoreError, UnicodeError):
                 self._trace.count("queries.lost", len(entries))
+            finally:
+                self._ended = time.monotonic()
 
 
 def _row(

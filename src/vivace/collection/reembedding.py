@@ -64,11 +64,14 @@ async def reembed(
     """
     lock = WriteLock(folder / LOCK)
     tokens = passages.kept(embedder, tokens)
-    if not locked:
-        await asyncio.to_thread(_acquire, lock, folder)
     try:
-        work = await asyncio.to_thread(
-            Reembedding.open, folder, embedder=embedder.name, dim=embedder.dim, tokens=tokens
+        if not locked:
+            await _finished(asyncio.to_thread(_acquire, lock, folder))
+        work = await _finished(
+            asyncio.to_thread(
+                Reembedding.open, folder, embedder=embedder.name, dim=embedder.dim, tokens=tokens
+            ),
+            undo=Reembedding.close,
         )
         try:
             with doing(Priority.INGEST):
@@ -89,12 +92,11 @@ async def _through(
     embedded, epoch = 0, None
     progress(UpkeepProgress("embed", work.done, work.total))
     while epoch is None:
-        while chunks := await asyncio.to_thread(work.missing, _BATCH):
+        while chunks := await _finished(asyncio.to_thread(work.missing, _BATCH)):
             texts = [_text(*item) for item in chunks]
             found = await passages.embed(embedder, texts, tokens)
             halves = found.vectors.astype(np.float16)
             ids = np.array([chunk.id for chunk, _ in chunks], np.int64)
-            # not left running behind a cancellation: the connection is about to be closed
             await _finished(asyncio.to_thread(work.add, ids, halves, found.signs))
             embedded += len(chunks)
             progress(UpkeepProgress("embed", work.done, work.total))
@@ -112,13 +114,18 @@ async def _through(
     return Reembedded(work.total, embedded, epoch, decision)
 
 
-async def _finished(work: Awaitable[T]) -> T:
-    """The result; a cancellation is passed on only once the work is done."""
+async def _finished(work: Awaitable[T], undo: Callable[[T], None] | None = None) -> T:
+    """The result; a cancellation is passed on only once the work is done, and undone.
+
+    Nothing is left running behind a cancellation: what the work uses is about to be closed.
+    """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
+        if undo is not None and not task.cancelled() and task.exception() is None:
+            undo(task.result())
         raise
 
 

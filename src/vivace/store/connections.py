@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vivace.errors import StoreError, StoreUnwritable
 
+_PATIENCE = 5.0
 _UNWRITABLE = ("readonly", "read-only", "full", "disk i/o")
 
 
@@ -34,31 +36,48 @@ def translated(where: Path) -> Iterator[None]:
         raise translation(error, where) from error
 
 
+class Connection(sqlite3.Connection):
+    """One that says when it is used: closing it under a thread's feet crashes the process.
+
+    Who runs a statement holds `busy`. It is the thread of a caller that was cancelled, mostly: he
+    has gone, and the statement has not.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.busy = threading.RLock()
+        self.reads = False
+
+
 class Connections:
-    """Hands every thread its own reading connection; `close` closes them all."""
+    """Hands every thread its own reading connection; `close` closes them all.
+
+    Closing waits for the statements that run; reads that take longer than `_PATIENCE` are stopped.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._opened: list[Connection] = []
         self._lock = threading.Lock()
         self._closed = False
 
-    def reader(self) -> sqlite3.Connection:
+    def reader(self) -> Connection:
         """This thread's connection; it refuses to write.
 
         Raises:
             StoreError: the store is closed, or the file cannot be opened.
         """
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None or self._closed:
             with translated(self.path):
                 connection = self._open()
                 connection.execute("PRAGMA query_only = ON")
+                connection.reads = True
             self._local.connection = connection
         return connection
 
-    def writer(self) -> sqlite3.Connection:
+    def writer(self) -> Connection:
         """A new connection that makes commits durable (WAL, synchronous=FULL)."""
         with translated(self.path):
             connection = self._open()
@@ -73,7 +92,12 @@ class Connections:
             self._closed = True
             opened, self._opened = self._opened, []
         for connection in opened:
+            if not connection.busy.acquire(timeout=_PATIENCE):
+                if connection.reads:
+                    connection.interrupt()
+                connection.busy.acquire()
             connection.close()
+            connection.busy.release()
 
     def _uri(self) -> str:
         uri = self.path.resolve().as_uri()
@@ -84,12 +108,17 @@ class Connections:
             return uri + "?mode=ro&immutable=1"
         return uri + "?mode=rwc"
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> Connection:
         with self._lock:
             if self._closed:
                 raise StoreError(f"{self.path} is closed", fix="Open the collection again")
             connection = sqlite3.connect(
-                self._uri(), uri=True, timeout=10.0, isolation_level=None, check_same_thread=False
+                self._uri(),
+                uri=True,
+                timeout=10.0,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=Connection,
             )
             self._opened.append(connection)
         connection.execute("PRAGMA mmap_size = 268435456")

@@ -177,7 +177,7 @@ class Reembedding:
         )
 
     def _do(self, body: Callable[[sqlite3.Connection], R]) -> R:
-        with translated(self._connections.path):
+        with translated(self._connections.path), self._connection.busy:
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:
                 return body(self._connection)

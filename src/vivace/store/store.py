@@ -17,9 +17,9 @@ from vivace.errors import (
     CollectionNotFound,
     EmbedderMismatch,
 )
-from vivace.store import making, neighbours, rows, schema
+from vivace.store import making, neighbours, questions, rows, schema
 from vivace.store.changes import Change, Committed
-from vivace.store.connections import Connections, translated, translation
+from vivace.store.connections import Connection, Connections, translated, translation
 from vivace.store.filters import to_sql
 from vivace.store.signs import SignTable
 from vivace.store.transaction import Transaction
@@ -63,7 +63,7 @@ class Store:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._writer: sqlite3.Connection | None = None
+        self._writer: Connection | None = None
         self._write_lock = threading.Lock()
         self._known_keys: tuple[int, frozenset[str]] = (-1, frozenset())
         self._local = threading.local()
@@ -134,7 +134,8 @@ class Store:
         """
         reader = self._connections.reader()
         try:  # every search passes here
-            seen = reader.execute("PRAGMA data_version").fetchone()[0]
+            with reader.busy:
+                seen = reader.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.Error as error:
             raise translation(error, self._connections.path) from error
         last: tuple[sqlite3.Connection, int, int] | None = getattr(self._local, "seen", None)
@@ -243,15 +244,16 @@ class Store:
     def reading(self) -> Iterator[None]:
         """All reads of this thread inside the block see one and the same state."""
         reader = self._connections.reader()
-        with translated(self._connections.path):
-            reader.execute("BEGIN")
-            # the first read fixes the state that the transaction sees
-            reader.execute("SELECT 1 FROM meta").fetchone()
-        try:
-            yield
-        finally:
+        with reader.busy:
             with translated(self._connections.path):
-                reader.execute("COMMIT")
+                reader.execute("BEGIN")
+                # the first read fixes the state that the transaction sees
+                reader.execute("SELECT 1 FROM meta").fetchone()
+            try:
+                yield
+            finally:
+                with translated(self._connections.path):
+                    reader.execute("COMMIT")
 
     # -- what indexes are derived from ----------------------------------------------------
 
@@ -369,54 +371,39 @@ class Store:
         with self._write_lock, translated(self._connections.path):
             if self._writer is None:
                 self._writer = self._connections.writer()
-            self._signs.drop_stale(self._writer)
-            free = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
-            if free > _FREE_SHARE * self._writer.execute("PRAGMA page_count").fetchone()[0]:
-                self._writer.execute("VACUUM")
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            with self._writer.busy:
+                self._signs.drop_stale(self._writer)
+                free = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
+                if free > _FREE_SHARE * self._writer.execute("PRAGMA page_count").fetchone()[0]:
+                    self._writer.execute("VACUUM")
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-    def log_queries(
-        self, entries: Sequence[tuple[float, str, int, str, str, float]], keep: int
-    ) -> None:
+    def log_queries(self, entries: Sequence[questions.Asked], keep: int) -> None:
         """Add (time, text, k, user, hits as JSON, milliseconds) rows; keep the newest `keep`."""
+        self._write(lambda connection: questions.add(connection, entries, keep))
 
-        def insert(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                "INSERT INTO queries (time, text, k, user, hits, milliseconds)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                entries,
-            )
-            connection.execute(
-                "DELETE FROM queries WHERE id <= (SELECT MAX(id) FROM queries) - ?", [keep]
-            )
-
-        self._write(insert)
-
-    def queries(self, *, limit: int = 1000) -> list[tuple[float, str, int, str, str, float]]:
+    def queries(self, *, limit: int = 1000) -> list[questions.Asked]:
         """The newest questions first, as they were logged."""
-        return self._read(
-            "SELECT time, text, k, user, hits, milliseconds FROM queries ORDER BY id DESC LIMIT ?",
-            [limit],
-        )
+        return questions.newest(self._read, limit)
 
     def asked(self, *, limit: int) -> list[str]:
         """The texts of the newest questions that have one, the oldest of them first."""
-        rows = self._read(
-            "SELECT text FROM queries WHERE text <> '' ORDER BY id DESC LIMIT ?", [limit]
-        )
-        return [str(text) for (text,) in reversed(rows)]
+        return questions.texts(self._read, limit)
 
     def _write(self, body: Callable[[sqlite3.Connection], R]) -> R:
         with self._write_lock, translated(self._connections.path):
             if self._writer is None:
                 self._writer = self._connections.writer()
-            self._writer.execute("BEGIN IMMEDIATE")
-            with self._writer:
-                return body(self._writer)
+            with self._writer.busy:
+                self._writer.execute("BEGIN IMMEDIATE")
+                with self._writer:
+                    return body(self._writer)
 
     def _read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         try:
-            return self._connections.reader().execute(sql, parameters).fetchall()
+            reader = self._connections.reader()
+            with reader.busy:
+                return reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise translation(error, self._connections.path) from error
         except (OverflowError, UnicodeEncodeError) as error:
@@ -430,9 +417,14 @@ class Store:
     ) -> Iterator[list[tuple[Any, ...]]]:
         """As `_read`, for results too large to hold."""
         try:
-            cursor = self._connections.reader().execute(sql, parameters)
-            while batch := cursor.fetchmany(_BATCH):
+            reader = self._connections.reader()
+            with reader.busy:
+                cursor = reader.execute(sql, parameters)
+                batch = cursor.fetchmany(_BATCH)
+            while batch:
                 yield batch
+                with reader.busy:
+                    batch = cursor.fetchmany(_BATCH)
         except sqlite3.Error as error:
             raise translation(error, self._connections.path) from error
 

@@ -1,0 +1,56 @@
+"""Closing under the feet of a thread whose caller has gone."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from vivace.store import connections as module
+from vivace.store.connections import Connection, Connections
+
+COUNT = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?) SELECT max(i) FROM n"
+)
+
+
+def begun(
+    connections: Connections, rows: int, *, writes: bool
+) -> tuple[threading.Thread, list[object]]:
+    """A thread in the middle of a statement, and where its result will be."""
+    found: list[object] = []
+    running = threading.Event()
+
+    def work() -> None:
+        connection: Connection = connections.writer() if writes else connections.reader()
+        with connection.busy:
+            running.set()
+            try:
+                found.append(connection.execute(COUNT, [rows]).fetchone()[0])
+            except sqlite3.Error as error:
+                found.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert running.wait(10)
+    return thread, found
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_it_waits_for_what_runs(tmp_path: Path, writes: bool) -> None:
+    connections = Connections(tmp_path / "x.db")
+    thread, found = begun(connections, 500_000, writes=writes)
+    connections.close()
+    thread.join()
+    assert found == [500_000]
+
+
+def test_a_long_read_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    connections = Connections(tmp_path / "x.db")
+    thread, found = begun(connections, 1_000_000_000, writes=False)
+    connections.close()
+    thread.join()
+    assert found == ["interrupted"]
