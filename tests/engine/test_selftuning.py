@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import vivace
 from vivace.collection.corpus import Corpus
 from vivace.collection.planned import Planned
-from vivace.engine import Collection, Engine
+from vivace.engine import Collection, Engine, selftuning
 from vivace.engine.selftuning import objective_of
-from vivace.errors import BadInput, Closed, InfeasibleObjective, MissingExtra
+from vivace.errors import BadInput, Closed, CollectionLocked, InfeasibleObjective, MissingExtra
 from vivace.settings import Tune, load
 from vivace.tune.tuning import Tuning
 from vivace.tune.watch import FAILED
@@ -131,6 +133,48 @@ class TestTuning:
             tuning = await task
             assert tuning.interrupted
             assert docs.plan == tuning.plan
+
+    async def test_it_waits_for_who_is_writing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = 0
+        keep = Corpus.set_plan
+
+        def locked_at_first(self: Corpus, planned: Planned) -> None:
+            nonlocal asked
+            asked += 1
+            if asked < 3:
+                raise CollectionLocked("another process writes", fix="Wait")
+            keep(self, planned)
+
+        monkeypatch.setattr(Corpus, "set_plan", locked_at_first)
+        monkeypatch.setattr(selftuning, "_LOOKS", 0.01)
+        async with engine() as e:
+            docs = await filled(e, tmp_path / "c", clustered(1200))
+            tuning = await docs.tune(Objective(0.9), budget_seconds=4, families=["pq"])
+            assert asked == 3
+            assert docs.plan == tuning.plan
+
+    async def test_by_itself_it_does_not_undo_what_live_questions_needed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with engine() as e:
+            docs = await filled(e, tmp_path / "c", clustered(1200))
+            found = await docs.tune(Objective(0.9), budget_seconds=4, families=["pq"])
+            assert docs.planned is not None
+            needed = replace(found.plan, effort=found.plan.effort + 7)
+            docs._corpus.set_plan(msgspec.structs.replace(docs.planned, plan=needed))
+
+            async def measured(*_: object) -> Tuning:
+                return found
+
+            monkeypatch.setattr(docs._tuning, "_measured", measured)
+            await docs._tuning.tune(Objective(0.9), gives_way=True)
+            assert docs.plan == needed
+            decision = (await told(docs, "plan"))[-1]
+            assert f"stays at {needed.effort}" in decision.reason
+            await docs.tune(Objective(0.9))  # asked for, it is as it was found
+            assert docs.plan == found.plan
 
     async def test_nothing_to_tune(self, tmp_path: Path) -> None:
         async with engine() as e:

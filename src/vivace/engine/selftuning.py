@@ -17,7 +17,7 @@ import msgspec
 from vivace.collection.corpus import Corpus
 from vivace.collection.planned import Planned
 from vivace.collection.upkeep import Stopped, stepping
-from vivace.errors import Closed, InfeasibleObjective, VivaceError
+from vivace.errors import Closed, CollectionLocked, InfeasibleObjective, VivaceError
 from vivace.protocols import Embedder
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import step_back
@@ -37,6 +37,9 @@ Decide: TypeAlias = Callable[[Decision], None]
 FAILED: Final = "tune.failed"
 _TOLD_EACH = 0.1
 """Seconds between two reports of one step: a race takes thousands."""
+_PATIENCE: Final = 60.0
+"""Seconds that a plan waits to be kept while another process writes."""
+_LOOKS: Final = 0.2
 
 
 def objective_of(settings: Tune) -> Objective:
@@ -215,14 +218,19 @@ class SelfTuning:
         """Search and seal by the plan from now on; what is sealed otherwise is written anew."""
         self._check()
         before = self._corpus.planned
-        plan = replace(tuning.plan, stages=before.plan.stages) if before else tuning.plan
-        planned = Planned(plan, tuning.objective, tuning.rows, tuning.source)
-        await asyncio.to_thread(self._corpus.set_plan, planned)
+        plan, reason = tuning.plan, tuning.reason
+        if before is not None:
+            plan = replace(plan, stages=before.plan.stages)
+            if gives_way and _same_index(before.plan, plan) and before.plan.effort > plan.effort:
+                # live questions have shown that less misses the floor; those of the race have not
+                plan = replace(plan, effort=before.plan.effort)
+                reason += f" Its effort stays at {plan.effort}, which live questions needed."
+        await self._kept(Planned(plan, tuning.objective, tuning.rows, tuning.source))
         decision = Decision(
             "plan",
             _plain(before.plan) if before else None,
-            _plain(tuning.plan),
-            tuning.reason,
+            _plain(replace(plan, stages=tuning.plan.stages)),
+            reason,
             _evidence(tuning),
             tuple(_plain(rejected) for rejected in tuning.rejected),
         )
@@ -240,6 +248,18 @@ class SelfTuning:
             # what is left is made good by the next opening
             raise Closed("the collection") from None
         self._restart()  # what was searched meanwhile was not the plan's
+
+    async def _kept(self, planned: Planned) -> None:
+        """Make it the collection's plan; what was measured is worth waiting for another writer."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            self._check()
+            try:
+                return await asyncio.to_thread(self._corpus.set_plan, planned)
+            except CollectionLocked:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_LOOKS)
 
     def _refused(self, error: InfeasibleObjective) -> None:
         nearest = error.nearest
@@ -321,6 +341,10 @@ class SelfTuning:
         except (VivaceError, OSError) as error:
             self._trace.count(FAILED)
             logger.warning("%s could not be tuned again: %s", self._corpus.folder, error)
+
+
+def _same_index(one: Plan, other: Plan) -> bool:
+    return (one.family, one.params) == (other.family, other.params)
 
 
 def _plain(value: object) -> dict[str, object]:
