@@ -190,7 +190,9 @@ class Same:
 
 def _plain(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = (" " if unicodedata.category(c) == "Po" and c != "#" else c for c in folded)
+    kept = (
+        " " if unicodedata.category(c) in ("Po", "Pi", "Pf") and c != "#" else c for c in folded
+    )
     return " ".join("".join(kept).split())
 
 

@@ -10,7 +10,8 @@ and a bare question has not. The model server is `vivace
 fake-llm`, unless the address of another one that answers with as many tokens is given.
 
 CPU a token is the slope between short and long answers, so that it holds no search; the whole of a
-request divided by its tokens is printed beside it.
+request divided by its tokens is printed beside it, and what clients spend: the official SDK, and
+LangChain's chat model where `langchain-openai` is installed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.http import UNCACHED, prepare, questions
@@ -82,10 +84,30 @@ async def sdk_microseconds(address: str, model: str, asked: Iterator[str], strea
             )
             return sum([bool(c.choices and c.choices[0].delta.content) async for c in chunks])
 
-        await answer()  # the first one warms up
-        start = time.process_time()
-        texts = sum(await asyncio.gather(*(answer() for _ in range(streams))))
-        return (time.process_time() - start) / texts * 1e6
+        return await _microseconds(answer, streams)
+
+
+async def langchain_microseconds(
+    address: str, model: str, asked: Iterator[str], streams: int
+) -> float | None:
+    """The same of LangChain's chat model; None where it is not installed (nothing asks for it)."""
+    try:
+        chat = import_module("langchain_openai").ChatOpenAI
+    except ImportError:
+        return None
+    client = chat(base_url=address, api_key="none", model=model, timeout=60)
+
+    async def answer() -> int:
+        return sum([bool(chunk.content) async for chunk in client.astream(next(asked))])
+
+    return await _microseconds(answer, streams)
+
+
+async def _microseconds(answer: Callable[[], Awaitable[int]], streams: int) -> float:
+    await answer()  # the first one warms up
+    start = time.process_time()
+    texts = sum(await asyncio.gather(*(answer() for _ in range(streams))))
+    return (time.process_time() - start) / texts * 1e6
 
 
 def fake(tokens: int, options: argparse.Namespace) -> tuple[str, ...]:
@@ -140,7 +162,9 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
             if short is not None:
                 few, less = await through_vivace(short, SHORT)
                 slopes.append((cpu - less) / (passed.texts - few.texts) * 1e6)
-        sdk = await sdk_microseconds(long_url, options.name, asked, options.streams)
+        of_client = (long_url, options.name, asked, options.streams)
+        sdk = await sdk_microseconds(*of_client)
+        langchain = await langchain_microseconds(*of_client)
     return {
         "streams": options.streams,
         "tokens": options.tokens,
@@ -151,6 +175,7 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
         "engine_cpu_us_a_token_with_search": _middle(whole),
         "of_that_in_the_kernel": _middle(kernel),
         "openai_sdk_client_cpu_us_a_token": round(sdk, 1),
+        "langchain_client_cpu_us_a_token": None if langchain is None else round(langchain, 1),
         "rounds_added_p99_ms": [round(value, 2) for value in added[0.99]],
         "rounds_cpu_us_a_token": [round(value, 1) for value in slopes],
     }

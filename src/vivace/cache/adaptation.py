@@ -100,7 +100,7 @@ class Adaptive:
         self._past: list[tuple[Hashable, int, float]] = []
         """The sample's uses until the cache is full: what the ghosts begin with."""
         self._known: dict[Hashable, tuple[int, float]] = {}
-        """Weight and cost of the residents of the sample: a hit does not tell them."""
+        """Weight and cost of the residents of the sample, and of no other key."""
         self._ghosts: tuple[_Ghost, ...] = ()
         self._share = 1.0
         self._sized = 0
@@ -139,8 +139,8 @@ class Adaptive:
 
     def hit(self, key: Hashable) -> None:
         self._hit(key)
-        if ((hash(key) ^ _SALT) * _MIX) & _ALL <= self._bound and key in self._known:
-            self._sampled(key, *self._known[key])
+        if (known := self._known.get(key)) is not None:  # sooner found than hashed
+            self._sampled(key, *known)
 
     def insert(self, key: Hashable, *, weight: int = 1, cost: float = 1.0) -> list[Hashable]:
         victims = self._live.insert(key, weight=weight, cost=cost)
