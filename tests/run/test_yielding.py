@@ -227,3 +227,17 @@ async def test_work_aside_gives_way_unless_it_is_quiet() -> None:
     assert await aside(nice, quiet=False) == NICE
     with pytest.raises(ZeroDivisionError):
         await aside(lambda: 1 // 0, quiet=False)
+
+
+@linux
+def test_who_has_stepped_back_is_taken_off_the_core_by_whoever_wakes() -> None:
+    seen: list[int] = []
+
+    def work() -> None:
+        step_back()
+        seen.append(os.sched_getscheduler(threading.get_native_id()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [os.SCHED_IDLE]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from vivace.run.work import Priority, doing
-from vivace.run.yielding import short_turns
+from vivace.run.yielding import short_turns, stepping_back
 
 _NICENESS = 10
 
@@ -16,11 +16,14 @@ _NICENESS = 10
 class Background:
     """Runs `work` on a thread of low priority whenever it is woken; never twice at once.
 
-    `work` does everything there is to do and reports its own failures.
+    `work` does everything there is to do and reports its own failures. What is begun while it is
+    not `quiet` gives way to every other thread: one that has stepped back stays so, hence it is on
+    a thread of its own.
     """
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
+        self.quiet: Callable[[], bool] = lambda: True
         self._changed = threading.Condition()
         self._wanted = self._busy = self._closed = False
         self._thread: threading.Thread | None = None
@@ -52,6 +55,10 @@ class Background:
         if self._thread is not None:
             self._thread.join()
 
+    def _do(self) -> None:
+        with doing(Priority.BACKGROUND), short_turns:
+            self._work()
+
     def _run(self) -> None:
         with suppress(OSError):  # Linux counts niceness by thread
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
@@ -62,8 +69,14 @@ class Background:
                     return
                 self._wanted, self._busy = False, True
             try:
-                with doing(Priority.BACKGROUND), short_turns:
-                    self._work()
+                if self.quiet():
+                    self._do()
+                else:
+                    aside = threading.Thread(
+                        target=stepping_back(self._do), name="vivace-background-yielding"
+                    )
+                    aside.start()
+                    aside.join()
             finally:
                 with self._changed:
                     self._busy = False

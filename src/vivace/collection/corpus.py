@@ -59,7 +59,7 @@ class Corpus:
         """Of the state; never held while vectors are read or written."""
         self._working = threading.Lock()
         """Of segments: one seal or merge at a time. Taken before the others."""
-        self._background = Background(self._tend)
+        self.background = Background(self._tend)
         self._removed_since = 0
         """Chunks, since the manifest was written: whoever opens it has to replay them."""
         self._plans = PlanInForce(folder, settings, trace, decide)
@@ -96,7 +96,7 @@ class Corpus:
 
     def close(self) -> None:
         """Finish the sealing that was begun, let go of the files."""
-        self._background.close()
+        self.background.close()
         with self._changing:
             try:
                 self._keywords.release()
@@ -106,7 +106,7 @@ class Corpus:
 
     def settle(self) -> None:
         """Wait until nothing is left to be sealed or merged."""
-        self._background.drain()
+        self.background.drain()
 
     def snapshot(self) -> Snapshot:
         """The newest state, including what other processes have committed.
@@ -171,7 +171,7 @@ class Corpus:
                 self._replace_terms("terms.commit_failed")
             self._publish(committed.epoch, dense)
         if self._to_do():
-            self._background.wake()
+            self.background.wake()
         return committed
 
     @contextmanager
@@ -257,7 +257,7 @@ class Corpus:
                         job = self._next_job()
                         if opening and job is not None and job.reason == sealing.BY_PLAN:
                             # everything is found, if slower: nobody has to wait for it
-                            self._background.wake()
+                            self.background.wake()
                             break
                         self._run(job)
                     if mend:

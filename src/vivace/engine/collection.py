@@ -89,6 +89,7 @@ class Collection(Tuned):
                 corpus, engine.questions, self._answerer.name, engine.settings, trace, decide
             )
         self._writer = Writer(corpus, lambda: self._pace.quiet)
+        corpus.background.quiet = lambda: self._pace.quiet
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None

@@ -2,7 +2,8 @@
 
 A forward pass of a passage takes 20 to 45 ms of a core and cannot be interrupted from inside the
 process. The kernel can: a thread with nice value 19 has 15 parts of the processor where a plain one
-has 1,024, and is taken off the core when that one wakes. An unprivileged process cannot take a
+has 1,024; one of the class SCHED_IDLE is taken off the core as soon as any other wakes, where the
+former may keep it for some milliseconds. An unprivileged process cannot take a
 nice value back, so yielding work has threads of its own. It is on them only while questions come:
 a thread that has stepped back gives way to every other program of the machine as well.
 `docs/decisions/0017` has the measurement.
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, Generic, ParamSpec, TypeVar
 
 from vivace.run import work
@@ -38,17 +40,17 @@ QUIET: Final = 2.0
 """Seconds without a question after which nothing gives way any more."""
 PIECE: Final = 32
 """Passages after which it is looked again whether questions come: a second of two cores."""
-TURN: Final = 0.0005
+TURN: Final = 0.00002
 """Seconds after which a thread that waits for the interpreter gets it, in `short_turns`."""
 
 _stepped = threading.local()
 
 
 class ShortTurns:
-    """While anybody is inside, Python's threads take turns every half millisecond, not every five.
+    """While anybody is inside, Python's threads take turns at once, not every five milliseconds.
 
-    A search comes back from native code a dozen times, and beside a thread that never waits each
-    time may cost it a whole turn. The interval is the interpreter's own, so it is changed only
+    A search comes back from native code some dozens of times, and beside a thread that never waits
+    each time may cost it a whole turn. The interval is the interpreter's own, so it is changed only
     while there is such work, and then set to what it was.
     """
 
@@ -84,10 +86,13 @@ def step_back() -> bool:
         return True
     if sys.platform != "linux":
         return False
+    thread = threading.get_native_id()
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        os.setpriority(os.PRIO_PROCESS, thread, NICE)
     except OSError:
         return False
+    with suppress(OSError):  # it only makes who wakes wait less
+        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
     _stepped.back = True
     return True
 
