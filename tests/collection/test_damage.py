@@ -215,6 +215,26 @@ async def test_what_is_damaged_is_named(engine: Engine, template: Path, tmp_path
             shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("there", ["nothing", "some", "all"])
+async def test_terms_that_were_being_made_are_no_damage(
+    engine: Engine, family: str, template: Path, tmp_path: Path, there: str
+) -> None:
+    """As a crash in the middle of a rebuild leaves them."""
+    folder = tmp_path / "collection"
+    shutil.copytree(template, folder)
+    (folder / "terms.making").touch()
+    if there == "nothing":
+        shutil.rmtree(folder / "terms")
+    elif there == "some":
+        for name in ("shown.json", "vivace.json"):
+            (folder / "terms" / name).unlink()
+    docs = await engine.open(folder)
+    await known.agrees(docs, VERSIONS, gone=GONE, exact=family == "flat")
+    assert await docs.verify() == []
+    await docs.close()
+    assert known.unnamed(folder) == []
+
+
 async def test_a_manifest_from_the_future(engine: Engine, template: Path, tmp_path: Path) -> None:
     if not (template / "manifest.json").exists():
         pytest.skip("there are no manifests yet")

@@ -30,6 +30,8 @@ from vivace.types import Chunk, Ids
 
 FOLDER = "terms"
 SHOWN = "shown.json"
+MAKING = "terms.making"
+"""Beside the folder until an index that is made anew shows something: what is in it is no damage."""
 Lost = Callable[[str, str], None]
 """Told when the index could not be used: missing, damaged or stale, and why."""
 _TOLD_EVERY = 1024
@@ -87,6 +89,8 @@ class Keywords:
     def open(cls, store: Store, folder: Path, settings: Index, lost: Lost) -> Keywords | None:
         """The index on the disk as it was committed; None where it cannot be used."""
         here = folder / FOLDER
+        if (folder / MAKING).exists():
+            return None
         try:
             if not here.is_dir():
                 if store.epoch():
@@ -112,6 +116,7 @@ class Keywords:
             OSError, ValueError: it cannot be written.
         """
         here = folder / FOLDER
+        (folder / MAKING).touch()
         if here.exists():
             shutil.rmtree(here)
         return cls(store, folder, settings, TantivyTerms.create(here), 0)
@@ -169,6 +174,7 @@ class Keywords:
                 VERSION,
             )
             files.replace(self._folder / SHOWN, msgspec.json.encode(shown))
+            self._folder.with_name(MAKING).unlink(missing_ok=True)
         self.shown = self._epoch
         self._main, self._tail = self._terms.searcher(), TermTail()
         self._dirty, self._pending, self.unfinished = False, 0, False
