@@ -76,6 +76,19 @@ class World:
         return [delta async for delta in stream]
 
 
+async def test_another_server_with_a_model_of_the_same_name() -> None:
+    world = World(scope="openai:fake@http://one/v1")
+    await world.ask()
+    other = CachedGenerator(
+        world.model, Local(world.memory, ANSWER), seconds=100.0, scope="openai:fake@http://two/v1"
+    )
+    async for _ in other.stream(ASKED, max_tokens=100, temperature=0.0):
+        pass
+    assert world.model.asked == 2
+    await world.ask()
+    assert world.model.asked == 2
+
+
 def text(deltas: Sequence[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 

@@ -67,7 +67,8 @@ def decode(data: bytes) -> Recorded:
 class CachedGenerator:
     """A `Generator` that asks the model once for each prompt.
 
-    An answer is kept under the model's name, the messages, the most tokens and the temperature.
+    An answer is kept under the model's name and scope, the messages, the most tokens and the
+    temperature.
     The prompt holds the passages that were shown, so an answer outlives every edit but of one of
     them. It is kept when its stream has come to its end with a finish reason of its own; one that
     failed, was cut or was left early is not. It is replayed as a stream, with the usage it had then
@@ -79,6 +80,7 @@ class CachedGenerator:
         sampled: keep answers of a temperature above 0, too.
         clock: seconds of the epoch.
         saved: told of the prompt and completion tokens that a replay did not cost.
+        scope: what else tells models apart: two servers may have another one under the same name.
     """
 
     def __init__(
@@ -91,8 +93,10 @@ class CachedGenerator:
         sampled: bool = False,
         clock: Callable[[], float] = time.time,
         saved: Callable[[int], None] | None = None,
+        scope: str = "",
     ) -> None:
         self.name = generator.name
+        self._scope = scope
         self._generator = generator
         self._kept = kept
         self._seconds = seconds
@@ -126,7 +130,7 @@ class CachedGenerator:
         self, messages: Sequence[Message], max_tokens: int, temperature: float
     ) -> AsyncIterator[Delta]:
         said = [text for message in messages for text in (message.role, message.content)]
-        one = key(ANSWER, self.name, max_tokens, float(temperature), *said)
+        one = key(ANSWER, self.name, self._scope, max_tokens, float(temperature), *said)
         known = await self._kept.get(one)
         if known is None:
             return self._asked(one, messages, max_tokens, temperature)

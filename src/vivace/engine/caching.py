@@ -100,6 +100,7 @@ class Caching:
             stale_seconds=cache.stale_seconds,
             sampled=cache.sampled,
             saved=self._save,
+            scope=self._settings.generate.model,
         )
 
     def statistics(self) -> Statistics | None:
