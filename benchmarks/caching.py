@@ -1,13 +1,17 @@
 """What do the caches spare whoever asks, and what do they take?
 
-    python -m benchmarks.caching [--requests N] [--uncached N] [--documents N] [--mib M,M] [--json]
+    python -m benchmarks.caching [--requests N] [--uncached N] [--documents N] [--mib M,M]
+        [--tiers MIB] [--json]
 
 Questions of squad2dev_en, drawn from a Zipf distribution (s = 1) over all 2,907, are asked of an
 engine with its caches, once for each budget of memory, and the first of the same stream of an
-engine without. The model is the fake server, in a thread of this process, with `--ttft-ms` to its
-first token. `CLIENTS` ask at once, each when it has its answer; after a tenth of the requests
-`warm` figures begin. Cost is by prices of 1 a million prompt tokens and 4 a million completion
-tokens. Uncached latencies do not depend on the length of the stream; model calls do.
+engine without. With `--tiers` the stream is asked twice more, of an engine with so little memory
+over a Redis-compatible server (L2) and `cache.db` (L3), and of a second one that begins with an
+empty memory and what the first has left in the tiers. The model is the fake server, in a thread of
+this process, with `--ttft-ms` to its first token. `CLIENTS` ask at once, each when it has its
+answer; after a tenth of the requests `warm` figures begin. Cost is by prices of 1 a million prompt
+tokens and 4 a million completion tokens. Uncached latencies do not depend on the length of the
+stream; model calls do.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from benchmarks.report import show
 from vivace.engine import Collection, Engine
 from vivace.settings import Settings, load
 from vivace.testing.fake_llm import FakeModel
+from vivace.testing.services import Valkey
 
 CLIENTS = 4
 PRICES = {"price_prompt": 1.0, "price_completion": 4.0}
@@ -43,10 +48,10 @@ def stream(requests: int, seed: int = 0) -> list[str]:
     return [texts[n] for n in rng.choice(len(texts), requests, p=weights / weights.sum())]
 
 
-def settings(model: str, mib: float) -> Settings:
+def settings(model: str, mib: float, **tiers: str) -> Settings:
     return load(
         generate={"model": f"openai:fake@{model}", **PRICES},
-        cache={"memory_mib": mib},
+        cache={"memory_mib": mib, **tiers},
         queries__log=False,
         tune__guard=False,
     )
@@ -80,12 +85,15 @@ def latency(took: Sequence[float]) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in named.items()}
 
 
-async def passed(folder: Path, fake: FakeModel, texts: Sequence[str], mib: float) -> dict[str, Any]:
+async def passed(
+    folder: Path, fake: FakeModel, texts: Sequence[str], mib: float, **tiers: str
+) -> dict[str, Any]:
     """One pass of the stream through an engine of its own."""
-    async with Engine(settings(fake.url, mib)) as engine:
+    async with Engine(settings(fake.url, mib, **tiers)) as engine:
         docs = await engine.open(folder, create=False)
         await docs.ask("What is asked first loads the model?")
-        await engine.caching.clear()
+        if not tiers:
+            await engine.caching.clear()
         gc.collect()
         before, calls = resident(), fake.statistics().requests
         start = time.perf_counter()
@@ -115,7 +123,32 @@ async def passed(folder: Path, fake: FakeModel, texts: Sequence[str], mib: float
                 "seconds_saved": round(total.saved / 1e3, 1),
                 "policy": found.policy,
             }
+        if tiers:
+            figures["tiers"] = by_tier(engine.caching.trace.counters())
     return figures
+
+
+def by_tier(counters: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Of what each tier was asked for, what it had; and what else happened to it."""
+    found: dict[str, dict[str, float]] = {}
+    for name, count in sorted(counters.items()):
+        _, tier, what = name.split(".", 2)
+        found.setdefault(tier, {})[what] = count
+    for seen in found.values():
+        hits = seen.get("hits", 0)
+        seen["hit_ratio"] = round(hits / max(1, hits + seen.get("misses", 0)), 4)
+    return found
+
+
+async def over_tiers(
+    folder: Path, fake: FakeModel, texts: Sequence[str], mib: float
+) -> dict[str, Any]:
+    with Valkey() as server:
+        tiers = {"redis": server.url, "sql": str(folder.with_name("cache.db"))}
+        return {
+            f"{mib:g} MiB, L2, L3": await passed(folder, fake, texts, mib, **tiers),
+            "the next process": await passed(folder, fake, texts, mib, **tiers),
+        }
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -139,6 +172,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             each = figures["uncached"]["cost"] / figures["uncached"]["requests"]
             found["cost_saved"] = round(1 - found["cost"] / (each * len(texts)), 4)
             figures[f"{mib} MiB"] = found
+        if options.tiers:
+            figures |= await over_tiers(folder, fake, texts, options.tiers)
     return figures
 
 
@@ -148,6 +183,9 @@ def main() -> None:
     parser.add_argument("--uncached", type=int, default=2_000)
     parser.add_argument("--documents", type=int, default=1_216)
     parser.add_argument("--mib", default="64", help="budgets, with commas")
+    parser.add_argument(
+        "--tiers", type=float, default=0, metavar="MIB", help="memory over L2 and L3"
+    )
     parser.add_argument("--ttft-ms", type=float, default=50.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
