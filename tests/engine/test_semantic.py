@@ -53,3 +53,25 @@ async def test_it_is_off_unless_it_is_asked_for(tmp_path: Path) -> None:
         await docs.add([TOWER])
         await docs.ask(FIRST)
         assert (await docs.ask(FIRST)).cached == ""
+
+
+async def test_a_passage_that_a_filter_no_longer_admits_is_not_quoted(tmp_path: Path) -> None:
+    async with Engine(load(cache__semantic=True)) as engine:
+        docs = await engine.open(tmp_path / "docs")
+        await docs.add([TOWER, OTHER])
+        assert (await docs.ask(FIRST, filters={"lang": "en"})).found
+        assert (await docs.ask(FIRST, filters={"lang": "en"})).cached == "semantic"
+        await docs.add([replace(TOWER, metadata={"lang": "fr"})])
+        now = await docs.ask(FIRST, filters={"lang": "en"})
+        assert now.cached == ""
+        assert not any(hit.chunk.document_id == "tower" for hit in now.hits)
+
+
+async def test_clearing_the_cache_forgets_them(tmp_path: Path) -> None:
+    async with Engine(load(cache__semantic=True)) as engine:
+        docs = await engine.open(tmp_path / "docs")
+        await docs.add([TOWER, OTHER])
+        await docs.ask(FIRST)
+        assert (await docs.ask(FIRST)).cached == "semantic"
+        await engine.caching.clear()
+        assert (await docs.ask(FIRST)).cached == ""

@@ -45,7 +45,8 @@ _SALT: Final = 0x51ED270B76B5A3C9
 _MIX: Final = 0x9E3779B97F4A7C15
 _ALL: Final = (1 << 64) - 1
 _PAST: Final = 8_192
-"""Uses that are kept until the cache is full: with more of them the sample is halved."""
+"""Uses that are kept until the cache is full: the newest of them, and of so many keys that the
+ghosts do not need them all, half."""
 _GROWN: Final = 4
 """Times as many keys with which the sample becomes smaller."""
 
@@ -195,9 +196,10 @@ class Adaptive:
         """A use of the sample while nothing has to go yet."""
         self._past.append((key, weight, cost))
         if len(self._past) > _PAST:
-            self._bound >>= 1
-            self._past = [use for use in self._past if self._seen(use[0])]
-            self._known = {key: it for key, it in self._known.items() if self._seen(key)}
+            if len(self._known) > 4 * FIRST:  # of fewer keys the ghosts need every one
+                self._bound >>= 1
+                self._past = [use for use in self._past if self._seen(use[0])]
+                self._known = {key: it for key, it in self._known.items() if self._seen(key)}
             del self._past[: -_PAST // 2]  # few keys have most of the uses
 
     def _resize(self, resident: int) -> None:

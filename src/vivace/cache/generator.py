@@ -157,7 +157,7 @@ class CachedGenerator:
                 yield delta
         if last is None or last.finish_reason not in _COMPLETE or not parts:
             return
-        if last.degraded and not self._sampled:
+        if last.degraded:
             return  # the model did not do as asked: it may have taken a temperature of its own
         usage = last.usage
         recorded = Recorded(

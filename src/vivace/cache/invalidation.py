@@ -71,8 +71,7 @@ class Invalidation:
         for task in (self._listening, self._owing):
             if task is not None:
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait([task])
         self._listening = self._owing = None
 
     async def _say(self, said: bytes) -> None:
@@ -90,7 +89,8 @@ class Invalidation:
         while True:
             # closed at once, not when the collector comes by: its connection is open
             source = cast(AsyncGenerator[bytes | None, None], self._channel.listen())
-            with suppress(TierFailure):
+            # whatever it raises, or this process would never hear of a deletion again
+            with suppress(Exception):
                 async with aclosing(source) as messages:
                     async for message in messages:
                         if message is None:

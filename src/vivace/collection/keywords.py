@@ -31,7 +31,7 @@ from vivace.types import Chunk, Ids
 FOLDER = "terms"
 SHOWN = "shown.json"
 MAKING = "terms.making"
-"""Beside the folder until an index that is made anew shows something: what is in it is no damage."""
+"""Beside the folder until an index that is made anew shows something: till then it is no damage."""
 Lost = Callable[[str, str], None]
 """Told when the index could not be used: missing, damaged or stale, and why."""
 _TOLD_EVERY = 1024

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import msgspec
 
@@ -16,6 +17,7 @@ from vivace.cache import policy as policies
 from vivace.cache.generator import CachedGenerator
 from vivace.cache.memory import Memory
 from vivace.cache.searcher import CachedSearcher
+from vivace.cache.semantic.answers import SemanticAnswers
 from vivace.cache.statistics import Statistics
 from vivace.cache.tiered import Tiered, invalidation
 from vivace.cache.tiers import OF_TIMEOUT, load
@@ -56,6 +58,10 @@ class Caching:
         )
         self._channel = invalidation(self._tiers)
         self._tiered: list[Tiered[Any]] = []
+        self.semantic: WeakSet[SemanticAnswers] = WeakSet()
+        """Of the open collections: what is cleared, they forget too."""
+        if self._channel is not None:
+            self._channel.subscribe(self._forget_semantic)
 
     def embedder(self, embedder: Embedder, pool: Pool) -> Embedder:
         """For questions."""
@@ -109,6 +115,7 @@ class Caching:
 
     async def clear(self) -> int:
         """Forget everything, in the tiers and in other processes too; how many the memory had."""
+        self._forget_semantic(None, None)
         if self.memory is None:
             return 0
         cleared = self.memory.clear()
@@ -124,6 +131,11 @@ class Caching:
             await tier.close()
         if self.memory is not None:
             self.memory.close()
+
+    def _forget_semantic(self, key: bytes | None, kind: str | None) -> None:
+        if key is None:
+            for answers in self.semantic:
+                answers.clear()
 
     def _kept(
         self,

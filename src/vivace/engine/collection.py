@@ -88,6 +88,7 @@ class Collection(Tuned):
             self._remembered = Remembered(
                 corpus, engine.questions, self._answerer.name, engine.settings, trace, decide
             )
+            engine.caching.semantic.add(self._remembered.answers)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         corpus.background.quiet = lambda: self._pace.quiet
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
@@ -272,7 +273,7 @@ class Collection(Tuned):
                 if memory is not None and wanted.reads == "passages" and memory.fits(query, asking):
                     check(query, self._settings.search.max_question_chars)
                     scope = memory.scope(query, asking)
-                    with self._in_flight():
+                    with self._in_flight(), doing(seconds=query.deadline, user=query.user):
                         kept, vector = await memory.find(query, scope)
                     if kept is not None:
                         return again(kept)

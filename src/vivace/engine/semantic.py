@@ -11,12 +11,12 @@ import msgspec
 
 from vivace.cache.semantic.answers import Entry, SemanticAnswers
 from vivace.collection.corpus import Corpus
-from vivace.errors import EmbeddingError, StoreError
+from vivace.errors import DeadlineExceeded, EmbeddingError, Overloaded, StoreError
 from vivace.protocols import Embedder
 from vivace.run.streams import closing
 from vivace.settings import Settings
 from vivace.trace import Trace
-from vivace.types import Answer, Asking, Decision, Delta, Query, Vector, Vectors
+from vivace.types import Answer, Asking, Chunk, Decision, Delta, Query, Vector, Vectors
 
 
 class Remembered:
@@ -80,7 +80,7 @@ class Remembered:
         """The answer to give again, if any, and the question's vector."""
         try:
             vector = (await self._vectors([query.text]))[0]
-        except EmbeddingError:
+        except (EmbeddingError, DeadlineExceeded, Overloaded):
             # the search will say so, or go on without
             self._trace.count("semantic.no_vector")
             return None, None
@@ -109,9 +109,9 @@ class Remembered:
         return (await self._embedder.embed(texts, kind="query")).vectors
 
     @staticmethod
-    def _used(answer: Answer) -> dict[int, str]:
-        """The passages it was written from, as they read then."""
-        return {hit.chunk.id: hit.chunk.text for hit in answer.hits[: answer.read]}
+    def _used(answer: Answer) -> dict[int, Chunk]:
+        """The passages it was written from, as they were then: a filter may look at any part."""
+        return {hit.chunk.id: hit.chunk for hit in answer.hits[: answer.read]}
 
     async def _valid(self, entry: Entry) -> bool:
         used: dict[int, Any] = entry.sources
@@ -121,7 +121,7 @@ class Remembered:
             # the search that follows tells of it
             self._trace.count("semantic.unreadable")
             return False
-        return all(id in found and found[id].text == text for id, text in used.items())
+        return all(found.get(id) == chunk for id, chunk in used.items())
 
 
 async def again(answer: Answer) -> AsyncIterator[Delta]:

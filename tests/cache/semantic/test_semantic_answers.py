@@ -101,7 +101,7 @@ async def test_nothing_but_an_equal_question_is_served_in_the_beginning() -> Non
     await kept.calibrated("en")
     kept.keep(FIRST, vector(FIRST), SCOPE, A, "v1")
     assert await find(kept, AGAIN) is None
-    equal = await find(kept, " when was the TOWER built")
+    equal = await find(kept, " when was the Tower built")
     assert equal is not None
     assert equal.cached == "semantic"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from vivace.cache.semantic.calibration import Calibration, calibrate, shipped, upper_bound
-from vivace.cache.semantic.guard import Form, difference, folded_text, form
+from vivace.cache.semantic.guard import Form, difference, exact_text, form
 from vivace.cache.semantic.index import NearestQuestion
 from vivace.cache.semantic.shadow import SHARE, Shadow
 from vivace.errors import VivaceError
@@ -125,7 +125,7 @@ class SemanticAnswers:
 
         Do not ask for a question that follows others: its words are not what it asks.
         """
-        folded = folded_text(question)
+        folded = exact_text(question)
         shadow = self._shadow(language(question))
         if shadow is not None:
             shadow.request()
@@ -155,7 +155,7 @@ class SemanticAnswers:
         """An answer that was made now. One that fell short in any way is not kept: not found,
         degraded, cut off."""
         self.judge(question, scope, answer)
-        folded = folded_text(question)
+        folded = exact_text(question)
         if not answer.found or not _whole(answer):
             return
         if (old := self._equal.get((scope, folded))) is not None:
@@ -175,7 +175,7 @@ class SemanticAnswers:
 
     def judge(self, question: str, scope: bytes, answer: Answer) -> None:
         """Compare an answer made anew with the hit that was not served, if there was one."""
-        pending = self._pending.pop((scope, folded_text(question)), None)
+        pending = self._pending.pop((scope, exact_text(question)), None)
         if pending is not None and _whole(answer):
             right = self._agrees(pending.answer, answer)
             self._trace.count("semantic.right" if right else "semantic.wrong")

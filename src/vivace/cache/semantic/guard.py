@@ -30,6 +30,9 @@ _BEST_WAY: Final = re.compile(
 )
 _CAPITALS: Final = re.compile(r"\bU\.S\.(?:A\b\.?)?|\b(?:US|IT|WHO|AM|PM)\b")
 """Names that would be pronouns and the like if they were written small."""
+_RAISED: Final = re.compile("[²³¹⁰-⁹₀-₉¼-¾⅐-⅞]")
+_FACTORIAL: Final = re.compile(r"\d!+$")
+_INNER_CAPITAL: Final = re.compile(r"\b\w+[A-Z]\w*")
 _STEMS_KEPT: Final = 20_000
 
 
@@ -38,7 +41,7 @@ class Form:
     """A question as the guard compares it; made once of each that is kept."""
 
     text: str
-    """Folded: equal ones are the same question."""
+    """As `exact_text` gives it: equal ones are the same question."""
     language: str
     asks: str
     """What kind of answer it wants: who, when, how many, yes or no, ..."""
@@ -70,17 +73,38 @@ def form(text: str) -> Form:
     if of == EN:
         return _english(text)
     folded = folded_text(text)
-    return Form(folded, of, "", (folded,), (folded,), frozenset())
+    return Form(exact_text(text), of, "", (folded,), (folded,), frozenset())
+
+
+def exact_text(text: str) -> str:
+    """One width, script and kind of blank, without what ends a sentence: equal ones ask the same.
+
+    Small letters, but for words with a capital behind their first letter: US is not us, nor mW MW.
+    Punctuation inside stays: C is not C++, nor 3.5 35.
+    """
+    return " ".join(
+        word if word[1:] != word[1:].lower() else word.casefold() for word in _even(text).split()
+    )
 
 
 def folded_text(text: str) -> str:
-    """One case, width, script and kind of blank, without what ends a sentence.
+    """As `exact_text`, in one case."""
+    return " ".join(_even(text).casefold().split())
 
-    Punctuation inside stays: C is not C++, nor 3.5 35.
-    """
+
+def _even(text: str) -> str:
     if not text.isascii():
+        text = _RAISED.sub(_written_out, text)
         text = unicodedata.normalize("NFKC", text).translate(_FOLDS)
-    return " ".join(text.casefold().split()).rstrip("?!.。 ")
+    text = text.rstrip("?.。 ")
+    return text if _FACTORIAL.search(text) else text.rstrip("?!.。 ")
+
+
+def _written_out(found: re.Match[str]) -> str:
+    """10² is not 102, nor 1½ 11/2."""
+    sign = found[0]
+    raised = unicodedata.decomposition(sign).startswith(("<super>", "<sub>"))
+    return ("^" if raised else " ") + unicodedata.normalize("NFKC", sign)
 
 
 def difference(one: Form, other: Form) -> str:
@@ -95,7 +119,11 @@ def difference(one: Form, other: Form) -> str:
     if one.asks != other.asks:
         return "asks"
     if one.words == other.words:
-        return "" if one.words else "nothing"
+        if not one.words:
+            return "nothing"
+        if bool(_FACTORIAL.search(one.text)) != bool(_FACTORIAL.search(other.text)):
+            return "number"
+        return "unit" if _cased_otherwise(one.text, other.text) else ""
     if one.bag == other.bag:
         return "order"
     ours, theirs = Counter(one.bag), Counter(other.bag)
@@ -109,6 +137,12 @@ def difference(one: Form, other: Form) -> str:
     return "word" if mine and yours else "addition"
 
 
+def _cased_otherwise(one: str, other: str) -> bool:
+    """Whether both have a word with capitals inside that are not the same ones."""
+    theirs = {word.lower(): word for word in _INNER_CAPITAL.findall(other)}
+    return any(theirs.get(word.lower(), word) != word for word in _INNER_CAPITAL.findall(one))
+
+
 _KINDS: Final = {"#": "number", "@": "unit", "!": "negation", "~": "turn"}
 
 
@@ -119,8 +153,7 @@ _ORDINAL: Final = re.compile(r"(\d+)(?:st|nd|rd|th)$")
 
 
 def _english(text: str) -> Form:
-    folded = folded_text(text)
-    plain = folded
+    plain = folded_text(text)
     if not text.isupper() and _CAPITALS.search(text):
         plain = folded_text(_CAPITALS.sub(_named_word, text))
     plain = _BEST_WAY.sub("how to ", plain.replace("’", "'"))
@@ -138,7 +171,7 @@ def _english(text: str) -> Form:
         if not text.islower()
         else frozenset()
     )
-    return Form(folded, EN, _asks(tokens), tuple(words), tuple(sorted(words)), names)
+    return Form(exact_text(text), EN, _asks(tokens), tuple(words), tuple(sorted(words)), names)
 
 
 def _named_word(found: re.Match[str]) -> str:
@@ -243,7 +276,7 @@ def _chinese(text: str) -> Form:
     plain = _WHAT.sub("", _HOW.sub("", plain))
     plain = _ZH_NUMBER.sub(_digits, plain)
     words = tuple(filter(None, map(_character, _ZH_TOKEN.findall(plain))))
-    return Form(folded, ZH, asks, words, tuple(sorted(words)), frozenset())
+    return Form(exact_text(text), ZH, asks, words, tuple(sorted(words)), frozenset())
 
 
 def _character(token: str) -> str:

@@ -121,11 +121,16 @@ class SqliteTier:
             db.close()
 
     def _begin_anew(self) -> None:
-        """Others that have the old file open go on in it until they find it damaged, too."""
+        """Others that have the old file open go on in it until they find it damaged, too.
+
+        It is put aside, not deleted: a wrong path may have named a file that is no cache at all.
+        """
         self._disconnect()
         self._touched.clear()
         self.started_anew += 1
-        for suffix in ("", "-wal", "-shm"):
+        if self._path.exists():
+            self._path.replace(self._path.with_name(self._path.name + ".damaged"))
+        for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
     def _get(self, db: sqlite3.Connection, key: bytes) -> tuple[bytes, float | None] | None:
