@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,23 @@ def test_a_long_read_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     connections.close()
     thread.join()
     assert found == ["interrupted"]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_it_waits_for_one_that_is_being_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: bool
+) -> None:
+    connections = Connections(tmp_path / "x.db")
+    opening, plain = threading.Event(), Connection.execute
+
+    def slowly(self: Connection, *statement: str) -> sqlite3.Cursor:
+        opening.set()
+        time.sleep(0.02)
+        return plain(self, *statement)
+
+    monkeypatch.setattr(Connection, "execute", slowly)
+    with ThreadPoolExecutor(1) as threads:
+        opened = threads.submit(connections.writer if writes else connections.reader)
+        assert opening.wait(10)
+        connections.close()
+        assert opened.result(10).reads is not writes

@@ -70,22 +70,17 @@ class Connections:
         """
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None or self._closed:
-            with translated(self.path):
-                connection = self._open()
-                connection.execute("PRAGMA query_only = ON")
-                connection.reads = True
-            self._local.connection = connection
+            connection = self._local.connection = self._open("query_only = ON", reads=True)
         return connection
 
     def writer(self) -> Connection:
         """A new connection that makes commits durable (WAL, synchronous=FULL)."""
-        with translated(self.path):
-            connection = self._open()
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        return connection
+        return self._open(
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "wal_autocheckpoint = 4000",
+        )
 
     def close(self) -> None:
         with self._lock:
@@ -108,8 +103,8 @@ class Connections:
             return uri + "?mode=ro&immutable=1"
         return uri + "?mode=rwc"
 
-    def _open(self) -> Connection:
-        with self._lock:
+    def _open(self, *pragmas: str, reads: bool = False) -> Connection:
+        with translated(self.path), self._lock:
             if self._closed:
                 raise StoreError(f"{self.path} is closed", fix="Open the collection again")
             connection = sqlite3.connect(
@@ -120,7 +115,13 @@ class Connections:
                 check_same_thread=False,
                 factory=Connection,
             )
+            connection.reads = reads
+            connection.busy.acquire()  # before `close` can see it
             self._opened.append(connection)
-        connection.execute("PRAGMA mmap_size = 268435456")
-        connection.execute("PRAGMA cache_size = -4096")
+        try:
+            with translated(self.path):
+                for pragma in ("mmap_size = 268435456", "cache_size = -4096", *pragmas):
+                    connection.execute(f"PRAGMA {pragma}")
+        finally:
+            connection.busy.release()
         return connection
