@@ -88,7 +88,7 @@ async def test_without_memory_nothing_is_wrapped(tmp_path: Path) -> None:
         assert isinstance(made.questions, Salted)
         assert type(docs._searcher).__name__ == "Timed"
         assert made.caching.statistics() is None
-        assert await made.caching.clear() == 0
+        assert (await made.caching.clear()).values == 0
         assert list(rows(made.caching)) == []
 
 

@@ -121,13 +121,11 @@ class CachedEmbedder:
             return [await made]
         found: dict[bytes, Row] = {}
         missing: dict[bytes, str] = {}
-        for one, text in zip(keys, texts, strict=True):
-            if one not in found and one not in missing:
-                value = await self._kept.get(one)
-                if value is None:
-                    missing[one] = text
-                else:
-                    found[one] = value
+        for one, text, known in zip(keys, texts, await self._kept.get_many(keys), strict=True):
+            if known is None:
+                missing[one] = text
+            else:
+                found[one] = known
         if missing:
             start = time.perf_counter()
             computed = await self._computed(list(missing.values()), tokens)

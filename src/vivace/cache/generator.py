@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from contextvars import Context
 from typing import Final, TypeVar
 
@@ -15,7 +16,7 @@ from vivace.cache.kept import ANSWER, Kept
 from vivace.cache.keys import key
 from vivace.protocols import Generator
 from vivace.run.streams import Deferred, closing
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, current, doing, too_late
 from vivace.types import Delta, Message, Usage
 
 T = TypeVar("T")
@@ -72,7 +73,8 @@ class CachedGenerator:
     The prompt holds the passages that were shown, so an answer outlives every edit but of one of
     them. It is kept when its stream has come to its end with a finish reason of its own; one that
     failed, was cut or was left early is not. It is replayed as a stream, with the usage it had then
-    marked `free`.
+    marked `free`. Of several processes that share a tier with leases one asks; the others wait for
+    the whole answer, no longer than their deadline.
 
     Args:
         seconds: that an answer lives.
@@ -112,11 +114,15 @@ class CachedGenerator:
         """The completion in pieces; raises as the generator does."""
         if temperature > 0 and not self._sampled:
             return self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
-        return Deferred(lambda: self._begun(messages, max_tokens, temperature))
+        said = [text for message in messages for text in (message.role, message.content)]
+        one = key(ANSWER, self.name, self._scope, max_tokens, float(temperature), *said)
+        return Deferred(lambda: self._begun(one, messages, max_tokens, temperature))
 
     async def close(self) -> None:
-        for task in list(self._renewing.values()):
+        for task in (renewing := list(self._renewing.values())):
             task.cancel()
+        if renewing:
+            await asyncio.wait(renewing)
         await self._generator.close()
 
     async def settle(self) -> None:
@@ -127,13 +133,17 @@ class CachedGenerator:
     # -- inside -----------------------------------------------------------------------------
 
     async def _begun(
-        self, messages: Sequence[Message], max_tokens: int, temperature: float
+        self, one: bytes, messages: Sequence[Message], max_tokens: int, temperature: float
     ) -> AsyncIterator[Delta]:
-        said = [text for message in messages for text in (message.role, message.content)]
-        one = key(ANSWER, self.name, self._scope, max_tokens, float(temperature), *said)
-        known = await self._kept.get(one)
+        lead = AsyncExitStack()
+        try:
+            async with asyncio.timeout_at(current().deadline):
+                known = await lead.enter_async_context(self._kept.lead(one))
+        except TimeoutError as error:  # another process was making it
+            raise too_late(self.name) from error
         if known is None:
-            return self._asked(one, messages, max_tokens, temperature)
+            return self._asked(one, messages, max_tokens, temperature, lead)
+        await lead.aclose()
         if self._clock() >= known.until:
             self._renew(one, messages, max_tokens, temperature)
         if self._saved is not None:
@@ -141,20 +151,29 @@ class CachedGenerator:
         return _replayed(known)
 
     async def _asked(
-        self, one: bytes, messages: Sequence[Message], max_tokens: int, temperature: float
+        self,
+        one: bytes,
+        messages: Sequence[Message],
+        max_tokens: int,
+        temperature: float,
+        lead: AsyncExitStack,
     ) -> AsyncIterator[Delta]:
-        """The model's own stream, kept where it comes to its end."""
+        """The model's own stream, kept where it comes to its end; then the lead is given up."""
         parts: list[str] = []
         last: Delta | None = None
         start = time.perf_counter()
         stream = self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
-        async with closing(stream) as deltas:
-            async for delta in deltas:
-                if delta.text:
-                    parts.append(delta.text)
-                if delta.finish_reason:
-                    last = delta
-                yield delta
+        async with lead:
+            async with closing(stream) as deltas:
+                async for delta in deltas:
+                    if delta.text:
+                        parts.append(delta.text)
+                    if delta.finish_reason:
+                        last = delta
+                    yield delta
+            await self._keep(one, parts, last, 1e3 * (time.perf_counter() - start))
+
+    async def _keep(self, one: bytes, parts: list[str], last: Delta | None, cost: float) -> None:
         if last is None or last.finish_reason not in _COMPLETE or not parts:
             return
         if last.degraded:
@@ -166,13 +185,8 @@ class CachedGenerator:
             None if usage is None else (usage.prompt_tokens, usage.completion_tokens),
             self._clock() + self._seconds,
         )
-        await self._kept.set(
-            one,
-            recorded,
-            ttl=self._seconds + self._stale_seconds,
-            cost=1e3 * (time.perf_counter() - start),
-            kind=ANSWER,
-        )
+        ttl = self._seconds + self._stale_seconds
+        await self._kept.set(one, recorded, ttl=ttl, cost=cost, kind=ANSWER)
 
     def _renew(
         self, one: bytes, messages: Sequence[Message], max_tokens: int, temperature: float
@@ -182,7 +196,7 @@ class CachedGenerator:
 
         async def renewed() -> None:
             with doing(Priority.BACKGROUND):
-                stream = self._asked(one, messages, max_tokens, temperature)
+                stream = self._asked(one, messages, max_tokens, temperature, AsyncExitStack())
                 async with closing(stream) as deltas:
                     async for _ in deltas:
                         pass

@@ -28,6 +28,7 @@ TOLERANCE: Final = Tolerance(in_row=5, first=0.25, longest=0.75)
 request, so that it serves again within two seconds of its return."""
 PROBE_SECONDS: Final = 0.5
 WRITE_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.1
 _CLEAR_SECONDS: Final = 60.0
 _GRACE_SECONDS: Final = 1.0
 _PROBE: Final = b"\0probe"
@@ -140,6 +141,16 @@ class Guarded:
             raise Unreachable(f"the cache tier {self.name}: {type(error).__name__}") from error
         self._breaker.succeeded(one, time.monotonic())
         return result
+
+    async def settled(self) -> bool:
+        """Wait until the tier has everything; False, at once, where it cannot be asked."""
+        draining = asyncio.ensure_future(self.queue.drained())
+        try:
+            while self.well and not draining.done():
+                await asyncio.wait([draining], timeout=_LOOK_SECONDS)
+            return draining.done()
+        finally:
+            draining.cancel()
 
     async def ready(self) -> None:
         await self._well.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -46,6 +46,7 @@ class Invalidation:
         self._subscribers: list[Forget] = []
         self._listening: asyncio.Task[None] | None = None
         self._owing: asyncio.Task[None] | None = None
+        self._after: set[Callable[[], Awaitable[None]]] = set()
         self.connected = asyncio.Event()
 
     def subscribe(self, forget: Forget) -> None:
@@ -64,8 +65,13 @@ class Invalidation:
         try:
             await self._say(said)
         except TierFailure:
-            if self._owing is None or self._owing.done():
-                self._owing = asyncio.create_task(self._say_later(), name="cache versions owed")
+            self.owe()
+
+    def owe(self, after: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
+        """Tell the others to forget everything, after those, and as soon as they can be told."""
+        self._after.update(after)
+        if self._owing is None or self._owing.done():
+            self._owing = asyncio.create_task(self._say_later(), name="cache versions owed")
 
     async def close(self) -> None:
         for task in (self._listening, self._owing):
@@ -79,10 +85,13 @@ class Invalidation:
 
     async def _say_later(self) -> None:
         while True:
+            while self._after:
+                await self._after.pop()()
             await asyncio.sleep(_TELL_AGAIN)
             with suppress(TierFailure):
                 await self._say(b"*")
-                return
+                if not self._after:
+                    return
 
     async def _listen(self) -> None:
         pause = _FIRST_PAUSE

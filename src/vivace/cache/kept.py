@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from vivace.cache.memory import Memory
@@ -21,6 +22,12 @@ class Kept(Protocol[V]):
     """Asynchronous, for a tier may have to be asked. `cache.tiered.Tiered` is one."""
 
     async def get(self, key: bytes) -> V | None: ...
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[V | None]: ...
+
+    def lead(self, key: bytes) -> AbstractAsyncContextManager[V | None]:
+        """The value; or None, where whoever entered makes it and gives it to `set`."""
+        ...
 
     async def set(
         self,
@@ -54,6 +61,12 @@ class Local(Generic[V]):
     async def get(self, key: bytes) -> V | None:
         value: V | None = self._memory.get(key, self._kind)
         return value
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[V | None]:
+        return [self._memory.get(key, self._kind) for key in keys]
+
+    def lead(self, key: bytes) -> AbstractAsyncContextManager[V | None]:
+        return nullcontext(self._memory.get(key, self._kind))
 
     async def set(
         self,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from vivace.cache import codec
@@ -128,12 +128,11 @@ class Tiered(Generic[V]):
         self._flying: dict[bytes, set[_Flight]] = {}
         self._channel = channel
         if channel is not None:
-            channel.subscribe(self._forget)
-        self._lease: Lease | None = None
-        self._leading: Guarded | None = None
+            channel.subscribe(self.forget)
+        self._lease: Lease[tuple[V, float | None]] | None = None
         for tier in self._tiers if lease > 0 else ():
             if isinstance(tier.tier, Leases):
-                self._lease, self._leading = Lease(tier, tier.tier, seconds=lease), tier
+                self._lease = Lease(tier, tier.tier, seconds=lease)
                 break
 
     async def get(self, key: bytes) -> V | None:
@@ -142,24 +141,50 @@ class Tiered(Generic[V]):
         if value is not None or not self._tiers:
             return value
         self._begin()
-        flight = _Flight()
-        self._flying.setdefault(key, set()).add(flight)
-        try:
-            found, _ = await self._read(key)
-            if found is None or flight.outdated:
-                return None
-            value, life = found
-            self.memory.set(key, value, ttl=life)
-            return value
-        finally:
-            self._land(key, flight)
+        return await self._found(key)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[V | None]:
+        """As `get`, in the time of one: the tiers are asked for all of them at once."""
+        values = [self.memory.get(key) for key in keys]
+        missing = dict.fromkeys(key for key, value in zip(keys, values) if value is None)
+        if not self._tiers or not missing:
+            return values
+        self._begin()
+        found = dict(zip(missing, await asyncio.gather(*map(self._found, missing)), strict=True))
+        return [found.get(key, value) for key, value in zip(keys, values, strict=True)]
+
+    @asynccontextmanager
+    async def lead(self, key: bytes) -> AsyncIterator[V | None]:
+        """The value; or None, where whoever entered makes it and gives it to `set`.
+
+        Of all processes one does. Those of it that enter meanwhile get None, too, at once; the
+        others wait for what it makes.
+        """
+        value = self.memory.get(key)
+        if value is not None or not self._tiers:
+            yield value
+            return
+        self._begin()
+        with self._under_way(key, _Flight()) as flight:
+            found, left = await self._read(key, flight)
+            lease = self._lease
+            if found is not None or lease is None or not lease.guard.well:
+                yield self._filled(key, found, flight)
+                return
+            async with lease.turn(key, self._open, within=left) as made:
+                if made is None:
+                    yield None
+                    return
+            yield self._filled(key, made, flight)
 
     async def set(
         self, key: bytes, value: V, *, ttl: float | None = None, cost: float = 1.0, kind: str = ""
     ) -> None:
+        if any(flight.outdated for flight in self._flying.get(key, ())):
+            return  # it was deleted while it was made
         self.memory.set(key, value, ttl=ttl, cost=cost, kind=kind)
         if self._tiers:
-            await self._write(self._pack(value, ttl), key, ttl)
+            await self._write(key, value, ttl)
 
     async def delete(self, key: bytes) -> bool:
         """Whether the memory had it. The other processes forget it, too, as soon as they can."""
@@ -169,15 +194,16 @@ class Tiered(Generic[V]):
             self._begin()
             for tier in self._tiers:
                 await tier.delete(key)
-            await self._settled()
-            if self._channel is not None:
-                await self._channel.tell(key)
+            await self._tell(key, None, self._seconds)
         return had
 
-    async def clear(self, kind: str | None = None) -> int:
+    async def clear(self, kind: str | None = None, *, seconds: float | None = None) -> int:
         """Forget a kind, or everything; how many the memory had.
 
         The tiers know no kinds and forget everything: too much is never wrong.
+
+        Args:
+            seconds: to wait for tiers that can be asked; else what they may keep a request.
         """
         count = self.memory.clear(kind)
         self._outdate(None)
@@ -185,10 +211,16 @@ class Tiered(Generic[V]):
             self._begin()
             for tier in self._tiers:
                 await tier.clear()
-            await self._settled()
-            if self._channel is not None:
-                await self._channel.tell(None, kind)
+            await self._tell(None, kind, self._seconds if seconds is None else seconds)
         return count
+
+    def forget(self, key: bytes | None, kind: str | None) -> None:
+        """In this process: another one has deleted it from the tiers, or them all."""
+        if key is not None:
+            self.memory.delete(key)
+        else:
+            self.memory.clear(kind)
+        self._outdate(key)
 
     async def get_or_compute(
         self,
@@ -213,11 +245,8 @@ class Tiered(Generic[V]):
         flight = _Flight()
 
         async def through() -> V:
-            self._flying.setdefault(key, set()).add(flight)
-            try:
+            with self._under_way(key, flight):
                 return await self._through(key, compute, ttl, flight)
-            finally:
-                self._land(key, flight)
 
         def lives(value: V) -> float | None:
             # the memory asks in the step in which `through` ended: nothing comes in between
@@ -230,42 +259,41 @@ class Tiered(Generic[V]):
     async def _through(
         self, key: bytes, compute: Callable[[], Awaitable[V]], ttl: Life[V], flight: _Flight
     ) -> V:
-        found, left = await self._read(key)
-        if found is not None:
-            flight.fill(found[1])
-            return found[0]
-        lease, leading = self._lease, self._leading
-        if lease is None or leading is None or not leading.well:
+        async def stored() -> V:
             value = await compute()
-            await self._store(key, value, ttl, flight)
+            life = _resolved(ttl, value)
+            if not flight.outdated and (life is None or life > 0):
+                await self._write(key, value, life)
             return value
 
-        def read(data: bytes, remaining: float | None) -> V | None:
-            opened = self._open(data, remaining)
-            if opened is None:
-                return None
-            flight.fill(opened[1])
-            return opened[0]
+        found, left = await self._read(key, flight)
+        lease = self._lease
+        if found is None and lease is not None and lease.guard.well:
+            async with lease.turn(key, self._open, within=left) as found:
+                if found is None:
+                    return await stored()
+        if found is None:
+            return await stored()
+        flight.fill(found[1])
+        return found[0]
 
-        async def store(value: V) -> None:
-            await self._store(key, value, ttl, flight, first=leading)
+    async def _found(self, key: bytes) -> V | None:
+        with self._under_way(key, _Flight()) as flight:
+            found, _ = await self._read(key, flight)
+            return self._filled(key, found, flight)
 
-        return await lease.once(key, read=read, compute=compute, store=store, within=left)
+    def _filled(
+        self, key: bytes, found: tuple[V, float | None] | None, flight: _Flight
+    ) -> V | None:
+        if found is None or flight.outdated:
+            return None
+        value, life = found
+        self.memory.set(key, value, ttl=life)
+        return value
 
-    async def _store(
-        self,
-        key: bytes,
-        value: V,
-        ttl: Life[V],
-        flight: _Flight,
-        *,
-        first: Guarded | None = None,
-    ) -> None:
-        life = _resolved(ttl, value)
-        if not flight.outdated and (life is None or life > 0):
-            await self._write(self._pack(value, life), key, life, first=first)
-
-    async def _read(self, key: bytes) -> tuple[tuple[V, float | None] | None, float]:
+    async def _read(
+        self, key: bytes, flight: _Flight
+    ) -> tuple[tuple[V, float | None] | None, float]:
         """What the first tier that has it has, and the seconds left of a request's time."""
         left = self._seconds
         for number, tier in enumerate(self._tiers):
@@ -281,7 +309,7 @@ class Tiered(Generic[V]):
             if opened is None:
                 tier.count("unreadable")
                 continue
-            for nearer in self._tiers[:number]:
+            for nearer in () if flight.outdated else self._tiers[:number]:
                 await nearer.set(key, found[0], ttl=opened[1])
                 nearer.count("filled_back")
             return opened, left
@@ -305,33 +333,46 @@ class Tiered(Generic[V]):
         expires = codec.expiry(data)
         return value, _shorter(remaining, None if expires is None else expires - now)
 
-    async def _write(
-        self, data: bytes, key: bytes, ttl: float | None, *, first: Guarded | None = None
-    ) -> None:
+    async def _write(self, key: bytes, value: V, ttl: float | None) -> None:
         """To all tiers, later; to the one whose lease is held, now, if it takes it now."""
+        data = self._pack(value, ttl)
+        turn = None if self._lease is None else self._lease.led(key)
+        if turn is not None and turn.stored:
+            return  # another one of this process, of the same stream
         for tier in self._tiers:
-            if tier is first:
+            if turn is not None and self._lease is not None and tier is self._lease.guard:
                 with suppress(TierFailure):
                     inner = tier.tier
                     await tier.ask(lambda inner=inner: inner.set(key, data, ttl=ttl), of="write_")  # type: ignore[misc]
                     tier.count("written")
+                    turn.stored = True
                     continue
             await tier.set(key, data, ttl=ttl)
 
-    async def _settled(self) -> None:
-        """Until the tiers know, or for as long as a request waits for tiers."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._seconds):
-                for tier in self._tiers:
-                    await tier.queue.drained()
+    async def _tell(self, key: bytes | None, kind: str | None, seconds: float) -> None:
+        """Tell the other processes, once the tiers know; and again, where that takes longer."""
+        try:
+            async with asyncio.timeout(seconds):
+                known = all([await tier.settled() for tier in self._tiers])
+        except TimeoutError:
+            known = False
+        if self._channel is not None:
+            await self._channel.tell(key, kind)
+            if not known:
+                # until then they may fill their memory again with what a tier still has
+                self._channel.owe([tier.queue.drained for tier in self._tiers])
 
     def _begin(self) -> None:
         if self._channel is not None:
             self._channel.start()
 
-    def _land(self, key: bytes, flight: _Flight) -> None:
-        flights = self._flying.get(key)
-        if flights is not None:
+    @contextmanager
+    def _under_way(self, key: bytes, flight: _Flight) -> Iterator[_Flight]:
+        self._flying.setdefault(key, set()).add(flight)
+        try:
+            yield flight
+        finally:
+            flights = self._flying[key]
             flights.discard(flight)
             if not flights:
                 del self._flying[key]
@@ -341,14 +382,8 @@ class Tiered(Generic[V]):
         for flights in groups:
             for flight in flights:
                 flight.outdated = True
-
-    def _forget(self, key: bytes | None, kind: str | None) -> None:
-        """Another process deleted it."""
-        if key is not None:
-            self.memory.delete(key)
-        else:
-            self.memory.clear(kind)
-        self._outdate(key)
+        if self._lease is not None:
+            self._lease.forget(key)
 
 
 def _resolved(ttl: Life[V], value: V) -> float | None:

@@ -13,7 +13,7 @@ import msgspec
 
 from vivace.cache.statistics import Counts, Statistics
 from vivace.cli.output import json_line, settings_of, table
-from vivace.cli.status import OK
+from vivace.cli.status import FAILED, OK
 from vivace.engine import Engine
 from vivace.errors import BadInput
 
@@ -66,11 +66,14 @@ async def _clear(options: argparse.Namespace) -> int:
         cleared = await engine.caching.clear()
         shared = bool(engine.settings.cache.redis)
     if options.json:
-        json_line({"cleared": cleared})
+        json_line({"tiers": cleared.tiers})
     else:
-        others = "at once, by cache.redis" if shared else "when it restarts"
-        print(f"{cleared} values forgotten; a running server forgets its own {others}")
-    return OK
+        for tier, empty in cleared.tiers.items():
+            said = "everything is forgotten" if empty else "does not answer; nothing is forgotten"
+            print(f"{tier}: {said}")
+        others = "now, too" if shared else "when it restarts, for nothing tells it (cache.redis)"
+        print(f"memory: a running server forgets its own {others}")
+    return OK if all(cleared.tiers.values()) else FAILED
 
 
 async def _warm(options: argparse.Namespace) -> int:

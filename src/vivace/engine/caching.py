@@ -15,6 +15,7 @@ from vivace.cache import generator as generators
 from vivace.cache import kept
 from vivace.cache import policy as policies
 from vivace.cache.generator import CachedGenerator
+from vivace.cache.guarded import Guarded
 from vivace.cache.memory import Memory
 from vivace.cache.searcher import CachedSearcher
 from vivace.cache.semantic.answers import SemanticAnswers
@@ -32,8 +33,17 @@ from vivace.types import Decision, Query, SearchResult
 
 V = TypeVar("V")
 
+_CLEAR_SECONDS: Final = 60.0
+"""For tiers that answer: who clears wants to know that it is done."""
 _LEASE: Final = 2.0
 """Seconds after which another process answers in the place of one that has died."""
+
+
+class Cleared(msgspec.Struct, frozen=True):
+    """Values that the memory had, and of every tier whether it is empty by now."""
+
+    values: int
+    tiers: dict[str, bool] = {}
 
 
 class Caching:
@@ -113,15 +123,18 @@ class Caching:
         """None where there is no cache."""
         return None if self.memory is None else self.memory.statistics()
 
-    async def clear(self) -> int:
-        """Forget everything, in the tiers and in other processes too; how many the memory had."""
+    async def clear(self) -> Cleared:
+        """Forget everything, in the tiers and in other processes too."""
         self._forget_semantic(None, None)
         if self.memory is None:
-            return 0
-        cleared = self.memory.clear()
+            return Cleared(0)
+        count = self.memory.clear()
+        for tiered in self._tiered:
+            tiered.forget(None, None)
         for tiered in self._tiered[:1]:  # they share their tiers
-            await tiered.clear()
-        return cleared
+            await tiered.clear(seconds=_CLEAR_SECONDS)
+        tiers = [tier for tier in self._tiers if isinstance(tier, Guarded)]
+        return Cleared(count, {tier.name: not tier.queue.clearing for tier in tiers})
 
     async def close(self) -> None:
         """Write what waits for the tiers, as far as they take it, and let go of them."""

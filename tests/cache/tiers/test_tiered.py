@@ -232,3 +232,90 @@ async def test_what_is_deleted_while_it_is_computed_is_not_kept(valkey: Valkey) 
     await tier.queue.drained()
     assert await tier.get(b"k") is None
     await close(tier)
+
+
+class Slow(SqliteTier):
+    """One that takes its time."""
+
+    name = "slow"
+    seconds = 0.2
+    asked = 0
+
+    async def get(self, key: bytes) -> tuple[bytes, float | None] | None:
+        self.asked += 1
+        await asyncio.sleep(self.seconds)
+        return await super().get(key)
+
+    async def clear(self) -> None:
+        await asyncio.sleep(self.seconds)
+        await super().clear()
+
+
+async def test_many_are_asked_for_in_the_time_of_one(tmp_path: Path) -> None:
+    slow = Slow(tmp_path / "c.db", max_bytes=1 << 20)
+    tier = Guarded(slow, seconds=1.0)
+    cache, memory = cached([tier])
+    for n in range(0, 50, 2):
+        await cache.set(b"%d" % n, b"value %d" % n)
+    await tier.queue.drained()
+    memory.values.clear()
+    keys = [b"%d" % (n % 50) for n in range(100)]
+    started = asyncio.get_running_loop().time()
+    found = await cache.get_many(keys)
+    took = asyncio.get_running_loop().time() - started
+    assert found == [b"value " + key if int(key) % 2 == 0 else None for key in keys]
+    assert slow.asked == 50
+    assert took < 10 * Slow.seconds  # one after another it were 50 times
+    assert memory.values.keys() == {b"%d" % n for n in range(0, 50, 2)}
+    await close(tier)
+
+
+async def test_many_of_a_tier_that_hangs_wait_no_longer_than_one(tmp_path: Path) -> None:
+    class Hung(Slow):
+        seconds = 60.0
+
+    tier = Guarded(Hung(tmp_path / "c.db", max_bytes=1 << 20), seconds=0.1)
+    cache, _ = cached([tier])
+    async with asyncio.timeout(5):
+        assert await cache.get_many([b"%d" % n for n in range(200)]) == [None] * 200
+    await close(tier)
+
+
+async def test_the_others_are_told_again_when_a_slow_tier_has_forgotten(
+    valkey: Valkey, tmp_path: Path
+) -> None:
+    slow = Guarded(Slow(tmp_path / "c.db", max_bytes=1 << 20), seconds=1.0)
+    near = [Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0) for _ in range(2)]
+    channels = [invalidation([each]) for each in near]
+    one, _ = cached([near[0], slow], channels[0])
+    other, memory = cached([near[1], slow], channels[1])
+    other._begin()
+    assert channels[1] is not None
+    await channels[1].connected.wait()
+    await one.set(b"k", b"old")
+    for tier in (near[0], slow):
+        await tier.queue.drained()
+    assert await other.get(b"k") == b"old"
+    slow.tier.__dict__["seconds"] = 1.0
+    await one.clear(seconds=0.05)
+    # as if it had looked in the moment before the slow tier forgot
+    await until(lambda: not memory.values)
+    memory.set(b"k", b"old")
+    assert slow.queue.clearing
+    await until(lambda: not memory.values)
+    assert not slow.queue.clearing
+    for channel in channels:
+        assert channel is not None
+        await channel.close()
+    await close(*near, slow)
+
+
+async def test_who_clears_may_wait_until_it_is_done(tmp_path: Path) -> None:
+    tier = Guarded(Slow(tmp_path / "c.db", max_bytes=1 << 20), seconds=0.5)
+    cache, _ = cached([tier])
+    await cache.set(b"k", b"v")
+    await tier.queue.drained()
+    await cache.clear(seconds=10.0)
+    assert not tier.queue.clearing
+    assert await tier.tier.get(b"k") is None
+    await close(tier)

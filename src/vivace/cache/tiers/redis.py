@@ -24,6 +24,7 @@ from redis.exceptions import (
 )
 
 from vivace.cache.failures import Moved, Refused, TierFailure, Unreachable
+from vivace.cache.lease import Claimed
 from vivace.cache.tiers.lane import CONNECT_SECONDS
 from vivace.cache.tiers.slots import Servers
 
@@ -38,18 +39,25 @@ _CLEAR_SECONDS: Final = 30.0
 _ALIVE_SECONDS: Final = 1.0
 """A channel that is silent for so long is pinged."""
 
-# the value with its life, or 1 if the lease is now the asker's, or 0
+_UNSHARED: Final = b"unshared"
+_UNSHARED_MS: Final = 1000
+"""All that wait look again within a fraction of it."""
+# the value with its life, or the number of a `Claimed`
 _CLAIM: Final = (
     b"local v = redis.call('GET', KEYS[1]) "
     b"if v then return {v, redis.call('PTTL', KEYS[1])} end "
-    b"if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end return 0"
+    b"local held = redis.call('GET', KEYS[2]) "
+    b"if not held then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]) return 1 end "
+    b"if held == '" + _UNSHARED + b"' then return 2 end return 0"
 )
 _RENEW: Final = (
     b"if redis.call('GET', KEYS[1]) == ARGV[1] "
     b"then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 )
 _RELEASE: Final = (
-    b"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+    b"if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
+    b"if ARGV[2] == '1' then redis.call('SET', KEYS[1], '" + _UNSHARED + b"', 'PX', ARGV[3]) "
+    b"return 1 end return redis.call('DEL', KEYS[1])"
 )
 
 
@@ -148,15 +156,15 @@ class RedisTier:
 
     async def claim(
         self, key: bytes, token: bytes, seconds: float
-    ) -> bool | tuple[bytes, float | None]:
+    ) -> Claimed | tuple[bytes, float | None]:
         """The value where there is one by now; else whether the asker is the one to make it."""
         name, life = _name(key), int(seconds * 1000)
         (found,) = await self._servers.read(
             name, [("EVAL", _CLAIM, 2, name, _lease(key), token, life)]
         )
         if isinstance(found, list):
-            return _living(*found) or False
-        return bool(found)
+            return _living(*found) or Claimed.THEIRS
+        return Claimed(found)
 
     async def renew(self, key: bytes, token: bytes, seconds: float) -> bool:
         """Whether the lease is still the asker's, for so long from now on."""
@@ -165,9 +173,10 @@ class RedisTier:
         (held,) = await self._servers.write(name, [("EVAL", _RENEW, 1, name, token, life)])
         return bool(held)
 
-    async def release(self, key: bytes, token: bytes) -> None:
+    async def release(self, key: bytes, token: bytes, *, unshared: bool = False) -> None:
         name = _lease(key)
-        await self._servers.write(name, [("EVAL", _RELEASE, 1, name, token)])
+        end = ("EVAL", _RELEASE, 1, name, token, int(unshared), _UNSHARED_MS)
+        await self._servers.write(name, [end])
 
     async def publish(self, message: bytes) -> None:
         """To every `listen` of every process; a cluster passes it to all of its servers."""
