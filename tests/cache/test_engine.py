@@ -54,6 +54,7 @@ async def test_what_is_asked_twice_is_remembered(made: Engine, docs: Collection)
     assert first.usage is not None
     assert again.usage is not None
     assert (first.usage.free, again.usage.free) == (False, True)
+    assert (first.cached, again.cached) == ("", "exact")
     assert made.caching.tokens_saved == first.usage.prompt_tokens + first.usage.completion_tokens
 
 

@@ -224,6 +224,7 @@ class Prompted:
             finish_reason=last.finish_reason,
             read=read,
             support=support,
+            cached="exact" if last.usage is not None and last.usage.free else "",
         )
 
 

@@ -392,7 +392,8 @@ class Answer:
     answerable: float | None = None
     """How likely the hits hold the answer, by their scores alone: see `generate.refusal`."""
     cached: Literal["", "exact", "semantic"] = ""
-    """Whether it was made for an earlier request: for the same prompt, or for `cached_question`."""
+    """Whether it was made for an earlier request: for the same prompt (known where the model server
+    counts tokens), or for `cached_question`."""
     cached_question: str = ""
     """The question it was made for, where `cached` is semantic."""
 

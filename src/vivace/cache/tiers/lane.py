@@ -59,6 +59,7 @@ class Lane(Generic[Work]):
         self._waiting: deque[tuple[Work, asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self._down: TierFailure | None = None
         """Why there is no connection, after the first attempt."""
 
@@ -77,7 +78,7 @@ class Lane(Generic[Work]):
             Unreachable: there is no connection, or it ended.
             TierFailure: what the server said to it.
         """
-        if self._task is None:
+        if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._run(), name="cache tier lane")
         if self._down is not None:
             raise Unreachable(self._down.what, fix=self._down.fix)
@@ -91,6 +92,7 @@ class Lane(Generic[Work]):
         return await future
 
     async def close(self) -> None:
+        self._closed = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -48,6 +48,7 @@ _SWEEP_AT, _EMPTIED_TO = 0.05, 0.9
 """Shares of the bound: written by this process since it last looked; left after an eviction."""
 _TOUCHES: Final = 256
 _WRITE_SECONDS: Final = 5.0
+_SWEEP_SECONDS: Final = 60.0
 
 
 class _Op(NamedTuple):
@@ -124,7 +125,7 @@ class PostgresTier:
         url: postgresql://, as asyncpg reads it.
         max_bytes: of values; beyond, what was used longest ago goes.
         seconds: of one read; five times as many, and its connection is given up.
-        readers: connections for reading; one more writes.
+        readers: connections for reading; one more writes, and one makes room.
     """
 
     name = "postgres"
@@ -134,6 +135,7 @@ class PostgresTier:
         self._max_bytes = max_bytes
         self._readers = [Lane(self._opened, batch=64, stall=5 * seconds) for _ in range(readers)]
         self._writer = Lane(self._opened, batch=64, stall=_WRITE_SECONDS)
+        self._sweeper = Lane(self._opened, batch=1, stall=_SWEEP_SECONDS)
         self._touched: set[bytes] = set()
         self._written = 0
         self._asides: set[asyncio.Task[None]] = set()
@@ -145,7 +147,7 @@ class PostgresTier:
             self._touched.add(key)
             if len(self._touched) >= _TOUCHES:
                 keys, self._touched = tuple(self._touched), set()
-                self._aside(_Op("touch", keys=keys))
+                self._aside(self._writer, _Op("touch", keys=keys))
         return found
 
     async def set(self, key: bytes, value: bytes, *, ttl: float | None = None) -> None:
@@ -155,9 +157,10 @@ class PostgresTier:
         self._written += len(value)
         if self._written > _SWEEP_AT * self._max_bytes:
             self._written = 0
-            await self._writer.call(_Op("touch", keys=tuple(self._touched)))
-            self._touched.clear()
-            await self._writer.call(_Op("sweep"))
+            # aside: the value is there, and a large table takes its time
+            keys, self._touched = tuple(self._touched), set()
+            self._aside(self._writer, _Op("touch", keys=keys))
+            self._aside(self._sweeper, _Op("sweep"))
 
     async def delete(self, key: bytes) -> None:
         await self._writer.call(_Op("delete", key))
@@ -168,13 +171,13 @@ class PostgresTier:
     async def close(self) -> None:
         for task in tuple(self._asides):
             task.cancel()
-        for lane in (*self._readers, self._writer):
+        for lane in (*self._readers, self._writer, self._sweeper):
             await lane.close()
 
-    def _aside(self, op: _Op) -> None:
+    def _aside(self, lane: Lane[_Op], op: _Op) -> None:
         async def run() -> None:
             with suppress(TierFailure):
-                await self._writer.call(op)
+                await lane.call(op)
 
         task = asyncio.create_task(run())
         self._asides.add(task)
