@@ -176,7 +176,7 @@ class VectorIndex(Protocol):
         ...
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
-        """Scores (len(ids),) of one query (1, dim), to the bit those of `search`; -inf if absent.
+        """Scores (len(ids),) of one query (1, dim), to the bit those of a scan; -inf if absent.
 
         Raises:
             BadVectors: as `search`.

@@ -24,7 +24,7 @@ _EFFORT, _EFFORT_EACH = 80, 6
 """Nodes kept at effort 0: some, and some for each one asked for."""
 _GREATEST = 2_048
 _SPARE = 2
-"""As `coded.SPARE`; less, for a row that is scored is fetched from far in half a microsecond."""
+"""As `coded.SPARE`."""
 _LEAST = 512
 """Rows below which there is no graph: they are scanned in less time than a walk takes."""
 _NONE = b"too few rows for a graph\n"
@@ -44,16 +44,19 @@ class GraphIndex(CodedIndex):
     five times the memory of the float16 rows.
 
     The library knows no filters and does not build the same graph twice. Effort is how many of the
-    nearest nodes a walk keeps.
+    nearest nodes a walk keeps. The scores are the library's own, exact but for the rounding of
+    their sums; those of other families are the same to the bit whatever found a row.
     """
 
     family: ClassVar[str] = "graph"
-    capabilities: ClassVar[Capabilities] = Capabilities(exact=False, effort=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(exact=False, effort=True, rounding=1e-5)
 
     def __init__(self, flat: FlatIndex, graph: Any, degree: int) -> None:
         super().__init__(flat)
         self._graph = graph
         self._degree = degree
+        # the library's distances are squared, or what is wanting to 1
+        self._nearest = np.float32(flat.metric != "l2")
 
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
@@ -142,7 +145,6 @@ class GraphIndex(CodedIndex):
         return _EFFORT + _EFFORT_EACH * k
 
     def _width(self, k: int, effort: int) -> int:
-        # the library's own scores are exact but for the rounding of their sums
         return k + _SPARE
 
     def _micros(self, effort: int) -> float:
@@ -161,18 +163,16 @@ class GraphIndex(CodedIndex):
     def _refined(self, queries: Vectors, k: int, ask: Ask) -> Matches:
         wide = _wide(queries)
         if len(queries) == 1:
-            return self._scored(queries, self._graph.search(wide, ask.width, ask.native)[0], k)
-        rows, _ = self._graph.search_batch(wide, ask.width, ask.native)
-        each = zip(queries[:, None], rows, strict=True)
-        return matches.stacked([self._scored(query, near, k) for query, near in each])
+            return self._ranked(*self._graph.search(wide, ask.width, ask.native), k)
+        rows, distances = self._graph.search_batch(wide, ask.width, ask.native)
+        each = zip(rows[:, None], distances[:, None], strict=True)
+        return matches.stacked([self._ranked(near, far, k) for near, far in each])
 
-    def _scored(self, query: Vectors, near: Any, k: int) -> Matches:
-        """The k best of rows (m,) or (1, m) for one query; none where the library found fewer."""
-        listed = near.ravel().tolist()
-        if max(listed) >= len(self._row_ids):
+    def _ranked(self, rows: Any, distances: Any, k: int) -> Matches:
+        """The k best of rows (1, m) for one query; none where the library found fewer."""
+        if max(rows[0].tolist()) >= len(self._row_ids):
             return matches.none(1, k)
-        scores, rows = self._flat.scorer.score(query, listed)
-        return matches.found(self._row_ids, rows, scores, k)
+        return matches.found(self._row_ids, rows, self._nearest - distances, k)
 
 
 def _wide(vectors: Vectors) -> Vectors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import gt
 
 import numpy as np
 
@@ -35,8 +36,8 @@ def found(table: Ids, rows: Ids, scores: Scores, k: int) -> Matches:
     """The k best of rows (q, n >= k) in falling order of score, -1 last, as ids of `table`."""
     if len(rows) == 1:
         # most searches are one query without ties: there is nothing to sort
-        row = scores[0]
-        if len(row) >= k and rows.item(-1) >= 0 and (row[1:] < row[:-1]).all():
+        row = scores[0].tolist()  # so few are compared sooner by Python than by numpy
+        if len(row) >= k and rows.item(-1) >= 0 and all(map(gt, row, row[1:])):
             return Matches(table.take(rows[:, :k]), scores[:, :k])
     return best(np.where(rows < 0, -1, table.take(rows, mode="clip")), scores, k)
 

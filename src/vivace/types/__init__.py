@@ -152,6 +152,8 @@ class Capabilities:
     effort: bool
     """More `effort` finds more and costs more; without it, the number changes nothing."""
     metrics: frozenset[Metric] = frozenset({"cosine", "ip", "l2"})
+    rounding: float = 0.0
+    """Most by which a score differs from that of a scan, of itself or of 1; 0 is to the bit."""
 
 
 @dataclass(frozen=True, slots=True)
