@@ -163,7 +163,8 @@ class GraphIndex(CodedIndex):
     def _refined(self, queries: Vectors, k: int, ask: Ask) -> Matches:
         wide = _wide(queries)
         if len(queries) == 1:
-            return self._ranked(*self._graph.search(wide, ask.width, ask.native), k)
+            near, far = self._graph.search(wide, ask.width, ask.native)
+            return self._ranked(near, far, k)
         rows, distances = self._graph.search_batch(wide, ask.width, ask.native)
         each = zip(rows[:, None], distances[:, None], strict=True)
         return matches.stacked([self._ranked(near, far, k) for near, far in each])
