@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,10 +27,10 @@ bound on what a hostile text can cost (30 ms)."""
 
 
 @dataclass(slots=True)
-class Continuation:
-    """What to do with one text's vector, while somebody waits for it."""
+class Asker:
+    """Who waits for texts, and what to do with the vector of the only one, while he does."""
 
-    then: Then[Any]
+    then: Then[Any] | None = None
     wanted: bool = True
 
 
@@ -36,9 +38,21 @@ class Continuation:
 class Text:
     text: str
     kind: Kind
-    then: Continuation | None = None
+    asker: Asker = field(default_factory=Asker)
     tokens: bool = False
     """Whether its token vectors are wanted too."""
+
+
+@dataclass(slots=True, eq=False)
+class _Pass:
+    """A forward pass that runs; `stop` may be called from any thread."""
+
+    items: Sequence[Text]
+    stop: Callable[[], None]
+
+    @property
+    def unwanted(self) -> bool:
+        return not any(item.asker.wanted for item in self.items)
 
 
 class Encoded(NamedTuple):
@@ -64,6 +78,8 @@ class LocalEmbedder(ABC):
     def __init__(
         self, *, workers: int, batch: int, budget: int, threads: str, cores: Cores | None
     ) -> None:
+        self._passes: set[_Pass] = set()
+        self._passing = threading.Lock()
         self._batcher: YieldingBatcher[Text, Any] = YieldingBatcher(
             self._done,
             workers=workers,
@@ -91,9 +107,10 @@ class LocalEmbedder(ABC):
             EmbeddingError: the model failed, or the embedder has been closed.
             DeadlineExceeded: the deadline of `run.work` passed before all texts had their turn.
         """
-        items = [Text(text[:MAX_CHARS], kind) for text in texts]
+        asker = Asker()
+        items = [Text(text[:MAX_CHARS], kind, asker) for text in texts]
         with doing(Priority.INGEST if kind == "passage" else None):
-            rows = await self._run(items)
+            rows = await self._run(items, asker)
         return Embedded(np.stack(rows) if rows else np.zeros((0, self.dim), np.float32))
 
     async def embed_then(self, text: str, then: Then[R], *, tokens: bool = False) -> R:
@@ -105,12 +122,9 @@ class LocalEmbedder(ABC):
             EmbeddingError, DeadlineExceeded: as `embed`.
             Exception: whatever `then` raised.
         """
-        continuation = Continuation(then)
-        item = Text(text[:MAX_CHARS], "query", continuation, tokens)
-        try:
-            outcome = (await self._run([item]))[0]
-        finally:
-            continuation.wanted = False
+        asker = Asker(then)
+        item = Text(text[:MAX_CHARS], "query", asker, tokens)
+        outcome = (await self._run([item], asker))[0]
         if isinstance(outcome, _Raised):
             raise outcome.error
         result: R = outcome
@@ -132,11 +146,42 @@ class LocalEmbedder(ABC):
         """Stop the workers; waiting calls fail with EmbeddingError. Idempotent."""
         self._batcher.close()
 
-    async def _run(self, items: Sequence[Text]) -> list[Any]:
+    @contextmanager
+    def stoppable(self, items: Sequence[Text], stop: Callable[[], None]) -> Iterator[None]:
+        """Around a forward pass over these: `stop` ends it when nobody waits for any of them.
+
+        A pass takes up to a tenth of a second, and those who asked may all have gone.
+
+        Raises:
+            EmbeddingError: they have gone already.
+        """
+        one = _Pass(items, stop)
+        with self._passing:
+            self._passes.add(one)
+        try:
+            if one.unwanted:
+                raise EmbeddingError("nobody waits for the texts", fix="None is needed")
+            yield
+        finally:
+            with self._passing:
+                self._passes.discard(one)
+
+    async def _run(self, items: Sequence[Text], asker: Asker) -> list[Any]:
         try:
             return await self._batcher.run_many(items)
         except Closed as error:
             raise EmbeddingError(error.what, fix=error.fix) from error
+        finally:
+            asker.wanted = False
+            self._stop_unwanted()
+
+    def _stop_unwanted(self) -> None:
+        if not self._passes:
+            return
+        with self._passing:
+            for one in self._passes:
+                if one.unwanted:
+                    one.stop()
 
     def _done(self, items: list[Text]) -> list[Any]:
         """The batch function."""
@@ -163,9 +208,10 @@ class LocalTokenEmbedder(LocalEmbedder):
         Raises:
             EmbeddingError, DeadlineExceeded: as `embed`.
         """
-        items = [Text(text[:MAX_CHARS], kind, tokens=True) for text in texts]
+        asker = Asker()
+        items = [Text(text[:MAX_CHARS], kind, asker, tokens=True) for text in texts]
         with doing(Priority.INGEST if kind == "passage" else None):
-            rows: list[Encoded] = await self._run(items)
+            rows: list[Encoded] = await self._run(items, asker)
         vectors = [row.vector for row in rows]
         return Embedded(
             np.stack(vectors) if rows else np.zeros((0, self.dim), np.float32),
@@ -186,9 +232,10 @@ class _Raised:
 
 
 def _continued(item: Text, encoded: Encoded) -> Any:
-    if item.then is None or not item.then.wanted:
+    then = item.asker.then
+    if then is None or not item.asker.wanted:
         return encoded if item.tokens else encoded.vector
     try:
-        return item.then.then(encoded.vector, encoded.tokens if item.tokens else None)
+        return then(encoded.vector, encoded.tokens if item.tokens else None)
     except Exception as error:
         return _Raised(error)

@@ -145,7 +145,7 @@ class MiniLM(LocalTokenEmbedder):
         """
         vectors = np.zeros((len(items), DIM), np.float32)
         if wanted := _wanted(items):
-            (vectors[wanted],) = self._outputs([items[i].text for i in wanted], "embedding")[1]
+            (vectors[wanted],) = self._outputs([items[i] for i in wanted], "embedding")[1]
         return list(vectors)
 
     def encode_tokens(self, items: Sequence[Text]) -> list[Encoded]:
@@ -155,27 +155,36 @@ class MiniLM(LocalTokenEmbedder):
         vectors = np.zeros((len(items), DIM), np.float32)
         tokens = [np.zeros((0, DIM), np.float32) if item.tokens else None for item in items]
         if wanted := _wanted(items):
-            texts = [items[i].text for i in wanted]
-            lengths, (found, states) = self._outputs(texts, "embedding", "tokens")
+            read = [items[i] for i in wanted]
+            lengths, (found, states) = self._outputs(read, "embedding", "tokens")
             vectors[wanted] = found
             for i, length, rows in zip(wanted, lengths, states, strict=True):
                 if items[i].tokens:
                     tokens[i] = _unit(rows[1 : length - 1])
         return [Encoded(*pair) for pair in zip(vectors, tokens, strict=True)]
 
-    def _outputs(self, texts: list[str], *names: str) -> tuple[list[int], list[Vectors]]:
+    def _outputs(self, items: list[Text], *names: str) -> tuple[list[int], list[Vectors]]:
         """How many tokens of each text were read, and the model's outputs of these names.
 
         What is not asked for costs nothing: the mean is made of the tokens' vectors.
         """
-        tokens, session = self._load_tokens(), self._load_session()
+        from onnxruntime import RunOptions
+
+        tokens, session, options = self._load_tokens(), self._load_session(), RunOptions()
+
+        def stop() -> None:
+            options.terminate = True  # it ends with the operator that runs
+
         try:
-            feed = tokens.feed(texts)
-            lengths: list[int] = feed["attention_mask"].sum(1).tolist()
-            return lengths, session.run(list(names), feed)
+            with self.stoppable(items, stop):
+                feed = tokens.feed([item.text for item in items])
+                lengths: list[int] = feed["attention_mask"].sum(1).tolist()
+                return lengths, session.run(list(names), feed, options)
+        except EmbeddingError:
+            raise
         except Exception as error:
             raise EmbeddingError(
-                f"{NAME}: {len(texts)} texts could not be embedded: {error}", fix=_BROKEN
+                f"{NAME}: {len(items)} texts could not be embedded: {error}", fix=_BROKEN
             ) from error
 
     def _load_tokens(self) -> _Tokens:
