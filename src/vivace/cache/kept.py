@@ -8,12 +8,14 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from vivace.cache.memory import Memory
-from vivace.types import Chunk, SearchResult
+from vivace.types import Answer, Chunk, SearchResult
 
 V = TypeVar("V")
 
 EMBEDDING, SEARCH, ANSWER = "embedding", "search", "answer"
 """The kinds of values."""
+_PART_BYTES: Final = 200
+"""Of a citation, a span or what supports a sentence; their passages are the hits'."""
 _HIT_BYTES: Final = 700
 """Of a hit: the objects, their numbers and the dictionary of its stages."""
 
@@ -143,6 +145,13 @@ def weigh(value: Any) -> int:
         return 100 + sum(_HIT_BYTES + _of_chunk(hit.chunk) for hit in value.hits)
     nbytes: int = value.nbytes
     return nbytes
+
+
+def of_answer(answer: Answer) -> int:
+    """As `weigh`, of an answer with its passages."""
+    parts = _PART_BYTES * (len(answer.citations) + len(answer.spans) + len(answer.support))
+    hits = sum(_HIT_BYTES + _of_chunk(hit.chunk) for hit in answer.hits)
+    return sys.getsizeof(answer.text) + parts + hits
 
 
 def _of_chunk(chunk: Chunk) -> int:

@@ -19,6 +19,7 @@ from vivace.cache.guarded import Guarded
 from vivace.cache.memory import Memory
 from vivace.cache.searcher import CachedSearcher
 from vivace.cache.semantic.answers import SemanticAnswers
+from vivace.cache.semantic.room import Room
 from vivace.cache.statistics import Statistics
 from vivace.cache.tiered import Tiered, invalidation
 from vivace.cache.tiers import OF_TIMEOUT, load
@@ -35,6 +36,8 @@ V = TypeVar("V")
 
 _CLEAR_SECONDS: Final = 60.0
 """For tiers that answer: who clears wants to know that it is done."""
+_SEMANTIC_SHARE: Final = 0.25
+"""Of the memory, where there are semantic answers."""
 _LEASE: Final = 2.0
 """Seconds after which another process answers in the place of one that has died."""
 
@@ -60,7 +63,12 @@ class Caching:
         """Told, on a thread of its own, of every change of the policy."""
         self.memory: Memory[Any] | None = None
         capacity = int(cache.memory_mib * (1 << 20))
+        self.room: Room | None = None
+        """Of all semantic answers; None where there are to be none."""
         if capacity:
+            if cache.semantic:
+                self.room = Room(int(_SEMANTIC_SHARE * capacity))
+                capacity -= self.room.capacity
             policy = policies.make(cache.policy, capacity, self._decided)
             self.memory = Memory(capacity, policy, weigh=kept.weigh)
         self._tiers = (

@@ -84,9 +84,9 @@ class Collection(Tuned):
         self._searcher = self._make_searcher()
         self._answerer = engine.answerer(corpus)
         self._remembered: Remembered | None = None
-        if engine.settings.cache.semantic:
+        if (room := engine.caching.room) is not None:
             self._remembered = Remembered(
-                corpus, engine.questions, self._answerer.name, engine.settings, trace, decide
+                corpus, engine.questions, self._answerer.name, engine.settings, trace, decide, room
             )
             engine.caching.semantic.add(self._remembered.answers)
         self._writer = Writer(corpus, lambda: self._pace.quiet)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from vivace.cache.semantic.answers import Entry, SemanticAnswers
+from vivace.cache.semantic.room import Room
 from vivace.collection.corpus import Corpus
 from vivace.errors import DeadlineExceeded, EmbeddingError, Overloaded, StoreError
 from vivace.protocols import Embedder
@@ -30,6 +31,7 @@ class Remembered:
         settings: Settings,
         trace: Trace,
         decide: Callable[[Decision], None],
+        room: Room,
     ) -> None:
         self._corpus = corpus
         self._embedder = embedder
@@ -54,6 +56,7 @@ class Remembered:
             model=embedder.name,
             reads=embedder.reads,
             embed=self._vectors,
+            room=room,
             seconds=settings.cache.seconds,
             trace=trace,
             decide=decide,

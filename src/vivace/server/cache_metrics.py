@@ -34,6 +34,9 @@ def rows(caching: Caching | None) -> Iterator[str]:
             yield f'vivace_cache_{name}{{kind="{label}"}} {of(counts):.12g}'
     yield from _header("vivace_cache_capacity_bytes", "gauge", "Most memory of values")
     yield f'vivace_cache_capacity_bytes{{policy="{found.policy}"}} {found.capacity}'
+    if caching.room is not None:
+        yield from _header("vivace_cache_semantic_bytes", "gauge", "Memory of semantic answers")
+        yield f"vivace_cache_semantic_bytes {caching.room.nbytes}"
     yield from _header("vivace_cache_saved_tokens_total", "counter", "Not asked of the model again")
     yield f"vivace_cache_saved_tokens_total {caching.tokens_saved}"
     events = sorted(caching.trace.counters().items())

@@ -315,7 +315,12 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is remembered of earlier requests, and where."""
 
     memory_mib: Annotated[
-        float, Meta(ge=0, description="most memory of cached values in a process; 0 is no cache")
+        float,
+        Meta(
+            ge=0,
+            description="most memory of cached values in a process, a quarter of it for semantic "
+            "answers where there are any; 0 is no cache",
+        ),
     ] = 64.0
     policy: Annotated[
         Literal["auto", "lru", "lfu", "wtinylfu", "s3fifo", "arc", "gdsf", "predictive"],

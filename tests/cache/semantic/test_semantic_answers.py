@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vivace.cache.semantic.answers import Entry, SemanticAnswers, same_answer
+from vivace.cache.semantic.room import Room
 from vivace.errors import EmbeddingError
 from vivace.trace import Trace
 from vivace.types import Answer, Chunk, Citation, Decision, Usage, Vector, Vectors
@@ -237,3 +238,49 @@ def _cited(text: str, *ids: int) -> Answer:
 def test_when_two_answers_say_the_same(one: Answer, other: Answer, same: bool) -> None:
     assert same_answer(one, other) is same
     assert same_answer(other, one) is same
+
+
+async def test_all_that_share_a_room_keep_to_its_bytes() -> None:
+    clock, room = Clock(), Room(200_000)
+    one, other = (cache(room=room, clock=clock) for _ in range(2))
+    for n in range(300):
+        clock.now += 1
+        kept, scope = (one, other)[n % 2], b"filter %d" % n
+        kept.keep(f"what is number{n}?", vector(f"number{n}"), scope, A, None)
+        # used again and again
+        assert await one.find("what is number0?", None, b"filter 0", always) is not None
+        assert room.nbytes <= room.capacity
+    assert room.nbytes == sum(kept.statistics()["bytes"] for kept in (one, other))
+    # the oldest have gone, of both
+    assert await one.find("what is number2?", None, b"filter 2", always) is None
+    assert await other.find("what is number299?", None, b"filter 299", always) is not None
+    assert 10 < len(one) + len(other) < 150
+    one.clear()
+    other.clear()
+    assert room.nbytes == 0
+
+
+async def test_bytes_are_those_of_what_is_there() -> None:
+    kept = cache()
+    for n in range(40):
+        kept.keep(f"what is number{n}?", vector(f"number{n}"), b"%d" % (n % 7), A, None)
+    for n in range(40):
+        assert kept.nbytes > 0
+        assert await kept.find(f"what is number{n}?", None, b"%d" % (n % 7), never) is None
+    assert kept.nbytes == 0
+
+
+async def never(_: Entry) -> bool:
+    return False
+
+
+async def test_what_cannot_be_calibrated_says_so_and_answers_equal_questions() -> None:
+    async def broken(texts: Sequence[str]) -> Vectors:
+        raise ValueError("no vectors today")
+
+    kept = cache(embed=broken)
+    kept.keep(FIRST, vector(FIRST), SCOPE, A, None)
+    assert await kept.calibrated("en") is None
+    assert "no vectors today" in kept.disabled
+    found = await find(kept, FIRST)
+    assert found is not None

@@ -61,3 +61,32 @@ def test_an_empty_one_finds_nothing() -> None:
     index.remove(3)
     assert index.nearest(vector, 0.0) is None
     assert index.nbytes > 0
+
+
+def test_its_room_follows_what_is_there() -> None:
+    """Many scopes hold a question or two; and one that was large may become small."""
+    rng = np.random.default_rng(0)
+    index = NearestQuestion(96)
+    vectors = {key: _unit(rng, 96) for key in range(3000)}
+    index.add(0, vectors[0])
+    small = index.nbytes
+    assert small <= 8 * 96 * 4
+    for key, vector in vectors.items():
+        index.add(key, vector)
+    large = index.nbytes
+    for step, key in enumerate(list(vectors)[::-1]):
+        if key == 0:
+            break
+        index.remove(key)
+        if step % 50 == 0:
+            found = index.nearest(vectors[key // 2], 0.9)
+            assert found is not None
+            assert found[0] == key // 2
+            assert index.nbytes <= max(small, 4 * large * max(key, 2) / 2048)
+    assert index.nbytes == small
+    for key, vector in vectors.items():
+        index.add(key, vector)
+    assert index.nbytes == large
+    found = index.nearest(vectors[1234], 0.9)
+    assert found is not None
+    assert found[0] == 1234

@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
+from vivace.cache.kept import of_answer
 from vivace.cache.semantic.calibration import Calibration, calibrate, shipped, upper_bound
 from vivace.cache.semantic.guard import Form, difference, exact_text, form
 from vivace.cache.semantic.index import NearestQuestion
+from vivace.cache.semantic.room import Room
 from vivace.cache.semantic.shadow import SHARE, Shadow
 from vivace.errors import VivaceError
 from vivace.text.language import language
@@ -29,6 +31,8 @@ Groups: TypeAlias = Sequence[Sequence[str]]
 
 ENTRIES: Final = 10_000
 _PENDING: Final = 1_024
+_ENTRY_BYTES: Final = 2_000
+"""Of what is kept beside an answer: its question, the words of it, the places it is found by."""
 _ALIKE: Final = 0.5
 
 
@@ -42,6 +46,8 @@ class Entry:
     sources: Any
     form: Form
     expires: float
+    nbytes: int
+    """But for its row in the matrix."""
 
 
 Valid: TypeAlias = Callable[[Entry], Awaitable[bool]]
@@ -69,6 +75,7 @@ class SemanticAnswers:
         groups: your own, instead of those shipped.
         agrees: whether two answers say the same; what the bound is measured by.
         entries: most answers kept; the one unused for longest goes first.
+        room: bounds the bytes of all that share it; without one only `entries` does.
         seconds: most an answer lives.
         share: of the hits that are answered anew, to look whether they are right.
     """
@@ -83,6 +90,7 @@ class SemanticAnswers:
         groups: Groups | None = None,
         agrees: Agrees | None = None,
         entries: int = ENTRIES,
+        room: Room | None = None,
         seconds: float = 86_400.0,
         share: float = SHARE,
         trace: Trace | None = None,
@@ -102,6 +110,13 @@ class SemanticAnswers:
         self._decide = decide
         self._clock = clock
         self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._used: dict[int, float] = {}
+        """When it was of use last, by `clock`."""
+        self._bytes = 0
+        """Of the entries and of the matrices."""
+        self._room = room
+        if room is not None:
+            room.enter(self)
         self._next = 0
         self._indexes: dict[bytes, NearestQuestion] = {}
         self._equal: dict[tuple[bytes, str], int] = {}
@@ -162,16 +177,26 @@ class SemanticAnswers:
             self._forget(old)
         key, self._next = self._next, self._next + 1
         expires = self._clock() + self._seconds
-        entry = Entry(question, scope, answer, sources, form(question), expires)
-        self._entries[key] = entry
+        size = _ENTRY_BYTES + of_answer(answer)
+        entry = Entry(question, scope, answer, sources, form(question), expires, size)
+        self._entries[key], self._used[key] = entry, self._clock()
+        self._bytes += size
         self._equal[scope, folded] = key
         if vector is not None and vector.any():
-            index = self._indexes.get(scope)
-            if index is None:
-                index = self._indexes[scope] = NearestQuestion(len(vector))
-            index.add(key, vector)
+            self._place(key, scope, vector)
         while len(self._entries) > self._most:
-            self._forget(next(iter(self._entries)))
+            self.drop_oldest()
+        if self._room is not None:
+            self._room.make()
+
+    def _place(self, key: int, scope: bytes, vector: Vector) -> None:
+        index = self._indexes.get(scope)
+        if index is None:
+            index = self._indexes[scope] = NearestQuestion(len(vector))
+            self._bytes += index.nbytes
+        before = index.nbytes
+        index.add(key, vector)
+        self._bytes += index.nbytes - before
 
     def judge(self, question: str, scope: bytes, answer: Answer) -> None:
         """Compare an answer made anew with the hit that was not served, if there was one."""
@@ -181,16 +206,30 @@ class SemanticAnswers:
             self._trace.count("semantic.right" if right else "semantic.wrong")
             self._shadows[pending.language].judged(pending.score, right)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the answers with their passages, and of the matrices."""
+        return self._bytes
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the oldest entry was last of use."""
+        return next((self._used[key] for key in self._entries), None)
+
+    def drop_oldest(self) -> None:
+        self._forget(next(iter(self._entries)))
+
     def clear(self) -> None:
         """Forget every answer; what was learned of the thresholds stays."""
-        for kept in (self._entries, self._indexes, self._equal, self._pending):
+        for kept in (self._entries, self._used, self._indexes, self._equal, self._pending):
             kept.clear()
+        self._bytes = 0
 
     def statistics(self) -> dict[str, Any]:
-        """Entries, bytes of the matrices, and by language how the bound stands; JSON values."""
+        """Entries, bytes, and by language how the bound stands; JSON values."""
         return {
             "entries": len(self._entries),
-            "bytes": sum(index.nbytes for index in self._indexes.values()),
+            "bytes": self._bytes,
             "languages": {name: shadow.statistics() for name, shadow in self._shadows.items()},
         }
 
@@ -244,6 +283,7 @@ class SemanticAnswers:
     def _served(self, key: int, entry: Entry, how: str) -> Answer:
         self._trace.count(f"semantic.{how}")
         self._entries.move_to_end(key)
+        self._used[key] = self._clock()
         return replace(
             entry.answer,
             cached="semantic",
@@ -256,11 +296,16 @@ class SemanticAnswers:
         entry = self._entries.pop(key, None)
         if entry is None:
             return
+        del self._used[key]
+        self._bytes -= entry.nbytes
         self._equal.pop((entry.scope, entry.form.text), None)
         index = self._indexes.get(entry.scope)
         if index is not None:
+            before = index.nbytes
             index.remove(key)
+            self._bytes += index.nbytes - before
             if not len(index):
+                self._bytes -= index.nbytes
                 del self._indexes[entry.scope]
 
     def _shadow(self, of: str) -> Shadow | None:
@@ -289,6 +334,9 @@ class SemanticAnswers:
             # the model's server is away: the next question tries again
             self._trace.count("semantic.uncalibrated")
             self._trace.count(f"semantic.uncalibrated.{type(error).__name__}")
+        except Exception as error:  # a model that gives no vectors, pairs that are none
+            self._trace.count("semantic.uncalibrated")
+            self._off(of, f"it could not be calibrated with {self._model}: {error!r}"[:300])
         else:
             self._calibrated[of] = found
             if found.threshold is None:

@@ -11,6 +11,8 @@ from vivace.types import Vector, Vectors
 _BLOCK: Final = 256
 """Rows in a block. OpenBLAS takes a second thread for products of more than 9,216 numbers, and on a
 busy machine waits 10 ms for it: so every product here is a stack of smaller ones."""
+_FIRST: Final = 8
+"""Rows of an index that begins: every filter has its own, and many hold a question or two."""
 _SMALL: Final = 8_192
 """Numbers in a product of whole rows, for the same reason."""
 _AXES: Final = 24
@@ -38,7 +40,7 @@ class NearestQuestion:
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
-        self._rows = np.zeros((_BLOCK, dim), np.float32)
+        self._rows = np.zeros((_FIRST, dim), np.float32)
         self._keys: list[int] = []
         self._at: dict[int, int] = {}
         self._axes: Vectors | None = None
@@ -85,6 +87,8 @@ class NearestQuestion:
                 self._short[at // _BLOCK, :, at % _BLOCK] = self._short[
                     end // _BLOCK, :, end % _BLOCK
                 ]
+        if len(self._rows) > _FIRST and 4 * len(self._keys) <= len(self._rows):
+            self._halve()
 
     def nearest(self, vector: Vector, floor: float) -> tuple[int, float] | None:
         """Key and cosine of the nearest to a vector (dim,) of unit length; None where none is at
@@ -109,6 +113,17 @@ class NearestQuestion:
             at = int(rows[best])
         score = float(scores[best])
         return (self._keys[at], score) if score >= floor else None
+
+    def _halve(self) -> None:
+        """Half of the room; without axes where they are not worth it any more."""
+        half = len(self._rows) // 2
+        self._rows = self._rows[:half].copy()
+        if self._axes is None:
+            return
+        if half < _WORTH:
+            self._axes, self._short = None, np.zeros((0, 0, 0), np.float32)
+        else:
+            self._short = self._short[: half // _BLOCK].copy()
 
     def _find_axes(self) -> None:
         """Subspace iteration (Bauer, 1957); then every row's coordinates."""
