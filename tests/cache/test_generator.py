@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ class World:
             Local(self.memory, ANSWER),
             clock=lambda: self.now,
             saved=self._save,
+            count=partial(self.memory.count, ANSWER),
             **settings,
         )
 
@@ -195,6 +197,19 @@ async def test_answers_expire_and_may_be_stale_for_a_time() -> None:
     w.now = 300.0
     await w.ask()
     assert w.model.asked == 3
+    counts = w.memory.statistics().kinds[ANSWER]
+    assert (counts.stale, counts.failed) == (1, 0)
+
+
+async def test_an_answer_that_cannot_be_made_again_is_counted() -> None:
+    w = World(stale_seconds=50.0)
+    await w.ask()
+    w.now = 120.0
+    w.model.error = ModelRefused("no", fix="Ask later", status=400)
+    assert text(await w.ask()).startswith("word0")
+    await w.generator.settle()
+    counts = w.memory.statistics().kinds[ANSWER]
+    assert (counts.stale, counts.failed) == (1, 1)
 
 
 async def test_closing_ends_what_is_made_again() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from contextvars import Context
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -82,6 +82,7 @@ class CachedGenerator:
         sampled: keep answers of a temperature above 0, too.
         clock: seconds of the epoch.
         saved: told of the prompt and completion tokens that a replay did not cost.
+        count: told of every stale answer that was given, and of those that could not be made again.
         scope: what else tells models apart: two servers may have another one under the same name.
     """
 
@@ -95,6 +96,7 @@ class CachedGenerator:
         sampled: bool = False,
         clock: Callable[[], float] = time.time,
         saved: Callable[[int], None] | None = None,
+        count: Callable[[Literal["stale", "failed"]], None] = lambda _: None,
         scope: str = "",
     ) -> None:
         self.name = generator.name
@@ -106,6 +108,7 @@ class CachedGenerator:
         self._sampled = sampled
         self._clock = clock
         self._saved = saved
+        self._count = count
         self._renewing: dict[bytes, asyncio.Task[None]] = {}
 
     def stream(
@@ -145,6 +148,7 @@ class CachedGenerator:
             return self._asked(one, messages, max_tokens, temperature, lead)
         await lead.aclose()
         if self._clock() >= known.until:
+            self._count("stale")
             self._renew(one, messages, max_tokens, temperature)
         if self._saved is not None:
             self._saved(known.tokens)
@@ -207,8 +211,8 @@ class CachedGenerator:
 
         def ended(task: asyncio.Task[None]) -> None:
             self._renewing.pop(one, None)
-            if not task.cancelled():
-                task.exception()  # the stale answer was given; the next one asks again
+            if not task.cancelled() and task.exception() is not None:
+                self._count("failed")  # the stale answer was given; the next one asks again
 
         task.add_done_callback(ended)
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from enum import StrEnum
 from random import Random
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from vivace.cache.flight import Flights
 from vivace.cache.statistics import Counts, Statistics
@@ -249,7 +249,11 @@ class Memory(Generic[V]):
             if old is not None:
                 self._renew(key, made, kind)
                 return old
-        return await self.flights.run(key, made, own=_OWN, joined=lambda: self.count_shared(kind))
+
+        def joined() -> None:
+            self.count(kind, "shared")
+
+        return await self.flights.run(key, made, own=_OWN, joined=joined)
 
     def get_or_call(
         self,
@@ -277,10 +281,11 @@ class Memory(Generic[V]):
 
         return self.flights.call(key, made)
 
-    def count_shared(self, kind: str) -> None:
-        """A miss of that kind got what another one was computing."""
+    def count(self, kind: str, what: Literal["shared", "stale", "failed"]) -> None:
+        """By who keeps values of that kind by rules of his own: see `Counts`."""
         with self._lock:
-            self._counts(kind).shared += 1
+            counts = self._counts(kind)
+            setattr(counts, what, getattr(counts, what) + 1)
 
     async def settle(self) -> None:
         """Wait until nothing is made again behind a stale value."""
@@ -330,8 +335,7 @@ class Memory(Generic[V]):
                     await self.flights.run(key, made)
             # nobody waits for it: the stale value was given, and the next one asks again
             except Exception:
-                with self._lock:
-                    self._counts(kind).failed += 1
+                self.count(kind, "failed")
 
         # a context of its own: the deadline of who happened to ask is not this one's
         task = asyncio.get_running_loop().create_task(renewed(), context=Context())

@@ -111,7 +111,7 @@ class CachedSearcher:
             shared=lambda found: not found.degraded and found.epoch == state.epoch,
             own=_OWN,
             patience=_patience(query, work.deadline),
-            joined=lambda: self._memory.count_shared(SEARCH),
+            joined=lambda: self._memory.count(SEARCH, "shared"),
         )
         return _copied(result)
 

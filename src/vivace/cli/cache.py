@@ -81,10 +81,18 @@ async def _warm(options: argparse.Namespace) -> int:
         docs = await engine.open(options.collection or "default", create=False)
         warmed = await docs.warm(options.limit)
         statistics = engine.caching.statistics()
+        cache = engine.settings.cache
+        tiers = [name for name, said in (("redis", cache.redis), ("sql", cache.sql)) if said]
     if options.json:
-        json_line({**msgspec.to_builtins(warmed), "memory": _value(statistics)})
+        json_line({**msgspec.to_builtins(warmed), "tiers": tiers, "memory": _value(statistics)})
     else:
         print(f"{warmed.questions} questions asked again, {warmed.failed} failed")
+        if tiers:
+            print(f"their vectors are in {' and '.join(tiers)}: other processes find them there")
+        else:
+            print(
+                "nothing of it stays: this process ends, and has neither cache.redis nor cache.sql"
+            )
     return OK
 
 

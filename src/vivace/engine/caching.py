@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Thread
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
@@ -124,6 +125,7 @@ class Caching:
             stale_seconds=cache.stale_seconds,
             sampled=cache.sampled,
             saved=self._save,
+            count=partial(self.memory.count, kept.ANSWER),
             scope=self._settings.generate.model,
         )
 
