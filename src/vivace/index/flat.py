@@ -230,7 +230,7 @@ class FlatIndex:
         width = min(n, k + spare)
         scores, rows = scan(queries, width)
         found = matches.found(self._ids, rows, scores, k)
-        if width == n:
+        if width == n or (len(queries) == 1 and scores.item(-1) < scores.item(k - 1)):
             return found
         tied = ~(scores[:, -1] < scores[:, k - 1])
         if tied.any():

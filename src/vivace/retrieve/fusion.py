@@ -58,14 +58,16 @@ def fuse(bm25: Scores, cosine: Scores, how: Fusion) -> Scores:
     """
     if how.mode == "keyword":
         return _scaled(bm25)
-    if how.mode == "dense" or not bm25.any():
+    best = bm25.max(initial=0.0)
+    if how.mode == "dense" or best <= 0:
         return cosine
     if how.mode == "rrf":
         return _reciprocal(bm25) + _reciprocal(cosine)
     weight = np.float32(how.weight)
     if how.mode == "min_max":
-        bm25, cosine = _stretched(bm25), _stretched(cosine)
-    fused = _scaled(bm25) * weight
+        bm25, cosine, best = _stretched(bm25), _stretched(cosine), np.float32(1)
+    fused: Scores = bm25 / best
+    fused *= weight
     fused += (1 - weight) * cosine
     return fused
 

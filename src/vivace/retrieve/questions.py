@@ -34,10 +34,14 @@ def check(query: Query, max_chars: int) -> None:
 
 
 def _finite(vector: Vector) -> bool:
-    # a sum of squares is finite only where every number is, and takes a fifth of the time; of large
-    # ones it may not be, though they are
-    flat = vector.ravel()
-    return isfinite(flat.dot(flat)) or bool(np.isfinite(vector).all())
+    # a sum of squares is finite only where every number is, and takes a fifth of the time
+    return isfinite(_squared(vector))
+
+
+def _squared(vector: Vector) -> float:
+    """The square of its length, in float64: those of large components are beyond float32."""
+    wide = vector.astype(np.float64).ravel()
+    return float(wide.dot(wide))
 
 
 def encodable(query: Query) -> Query:
@@ -54,7 +58,5 @@ def encodable(query: Query) -> Query:
 def unit(vector: Vector) -> Vector:
     """A given vector as float32 of unit length, as an embedder's are; a zero vector stays zero."""
     row = np.asarray(vector, np.float32)
-    # in float64: the squares of large components are beyond float32
-    wide = row.astype(np.float64).ravel()
-    length = np.float32(sqrt(wide.dot(wide)))
+    length = np.float32(sqrt(_squared(row)))
     return row / length if length > 0 else row
