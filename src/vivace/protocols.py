@@ -277,6 +277,16 @@ class Reranker(Protocol):
         ...
 
 
+@runtime_checkable
+class ReranksSeveral(Protocol):
+    """A `Reranker` that gains by being asked for several questions at once, as servers do."""
+
+    @property
+    def at_once(self) -> int:
+        """Questions, at most."""
+        ...
+
+
 class Searcher(Protocol):
     """Which passages answer?"""
 

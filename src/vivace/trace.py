@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import exp, log
 
@@ -104,11 +105,16 @@ class Trace:
             self._counters[name] += n
 
     def observe(self, name: str, seconds: float) -> None:
+        self.observe_all(((name, seconds),))
+
+    def observe_all(self, observations: Iterable[tuple[str, float]]) -> None:
+        """Of several names and their seconds, as `observe` of each."""
         with self._lock:
-            histogram = self._histograms.get(name)
-            if histogram is None:
-                histogram = self._histograms[name] = Histogram()
-            histogram.add(seconds)
+            for name, seconds in observations:
+                histogram = self._histograms.get(name)
+                if histogram is None:
+                    histogram = self._histograms[name] = Histogram()
+                histogram.add(seconds)
 
     def span(self, name: str) -> Span:
         """Time a block under `name`, whether it succeeds or not."""

@@ -238,3 +238,21 @@ def test_a_few_removed_rows_are_passed_over() -> None:
     exact = flat.search(asked, 10, allow=allow)
     assert (found.ids == exact.ids).mean() > 0.95
     assert (codes.search(asked[:1], 10, allow=allow).ids[0] == found.ids[0]).all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("step", [1, 3])
+def test_the_score_of_a_known_id_is_that_of_a_search(metric: Metric, step: int) -> None:
+    """Whether ids follow each other, where a row is found by subtracting, or have gaps."""
+    ids = np.arange(100, 100 + 50 * step, step, dtype=np.int64)
+    flat = FlatIndex.build(ids, vectors(50), metric=metric)
+    query = questions(1)
+    found = flat.search(query, 50)
+    order = np.random.default_rng(0).permutation(50)
+    some = found.ids[0][order]
+    assert flat.similarity(query, some).tolist() == found.scores[0][order].tolist()
+    strangers = np.array([99, 100 + 50 * step, 10_000, 0], np.int64)
+    assert np.isneginf(flat.similarity(query, strangers)).all()
+    mixed = flat.similarity(query, np.concatenate([some[:3], strangers]))
+    assert mixed.tolist() == [*found.scores[0][order][:3].tolist(), *[-np.inf] * 4]
+    assert flat.similarity(query, some[:0]).shape == (0,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,7 +21,7 @@ from vivace.run import work
 from vivace.run.breaker import State
 from vivace.run.endpoint import Endpoint
 from vivace.settings import Remote, load
-from vivace.types import Chunk, Document, Hit, Query
+from vivace.types import Chunk, Document, Hit, Query, SearchResult
 
 QUESTION = Query("green grass")
 
@@ -303,3 +304,61 @@ async def test_a_search_reranked_over_the_wire(fake: Fake) -> None:
         assert [hit.chunk.document_id for hit in after.hits] == ["b", "a"]
         assert after.degraded == ()
         assert after.hits[0].stages["reranked"] == 1.0
+
+
+async def test_a_server_that_hangs_is_left_alone_and_tried_again(fake: Fake) -> None:
+    """Three searches wait their share for it, the others do not."""
+    settings = load(
+        search={"rerank": f"bge@{fake.url}", "rerank_seconds": 0.1},
+        remote__retries=0,
+        cache__memory_mib=0,
+    )
+    async with Engine(settings) as engine:
+        docs = await engine.open("hanging")
+        await docs.add([Document("a", "Green grass."), Document("b", "Grass grows on a stone.")])
+        fake.free.clear()
+        waited = []
+        for _ in range(10):
+            start = time.perf_counter()
+            result = await docs.search("green grass")
+            waited.append(time.perf_counter() - start)
+            assert len(result.hits) == 2
+        assert min(waited[:3]) >= 0.1
+        assert float(np.median(waited[3:])) < 0.1
+        assert "left alone" in result.degraded[0]
+        assert len(fake.requests) == 3
+        assert docs.trace.counters()["rerank.skipped"] == 7
+        fake.free.set()
+        await asyncio.sleep(1.05)  # the first pause is over
+        again = await docs.search("green grass")
+        assert again.degraded == ()
+        assert "reranked" in again.hits[0].stages
+
+
+async def test_many_questions_are_asked_of_a_server_together(fake: Fake) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def slowly(body: dict[str, Any]) -> Any:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return good(body)
+
+    fake.answer = slowly
+    settings = load(
+        search={"rerank": f"bge@{fake.url}"}, remote__concurrency=3, cache__memory_mib=0
+    )
+    async with Engine(settings) as engine:
+        docs = await engine.open("together")
+        await docs.add([Document("a", "Green grass."), Document("b", "Grass grows on a stone.")])
+        found = await docs.search_many([f"green grass {n}" for n in range(9)])
+    assert len(fake.requests) == 9
+    assert 1 < most <= 3
+    for one in found:
+        assert isinstance(one, SearchResult)
+        assert one.degraded == ()
+        assert "reranked" in one.hits[0].stages

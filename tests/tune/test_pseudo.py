@@ -13,7 +13,8 @@ from vivace.settings import load
 from vivace.sync import BlockingCollection
 from vivace.text.terms import terms
 from vivace.tune import pseudo
-from vivace.tune.pseudo import Names, Rarity, is_code, without_words
+from vivace.tune.described import is_code
+from vivace.tune.pseudo import Names, Rarity, without_words
 from vivace.types import Chunk, Document
 
 PROSE = (
@@ -79,6 +80,24 @@ def test_a_docstring_is_asked_of_the_code_without_it(tmp_path: Path) -> None:
         (rest,) = item.rest.values()
         assert "sorted(values)" in rest
         assert "at or under" not in rest
+
+
+def test_a_docstring_that_goes_on_in_other_chunks_is_wholly_out(tmp_path: Path) -> None:
+    notes = "".join(
+        f"    Remark {n}: the weights of the rows were counted by hand in {1900 + n}, and\n"
+        f"    nobody has found a reason since why they should be counted once more.\n\n"
+        for n in range(30)
+    )
+    said = "Balance the rows by the weights that were counted for them."
+    body = "    rows = sorted(rows, key=weight)\n    return rows[: len(rows) // 2]\n"
+    code = f'def balance(rows):\n    """{said}\n\n{notes}    """\n{3 * body}'
+    with store_of(tmp_path / "c", [Document("balance.py", code)]) as docs:
+        chunks = docs._collection._corpus.store.chunks_of("balance.py")
+        assert len(chunks) > 4
+        (item,) = drawn(docs)  # none of a sentence of the notes
+    assert (item.kind, item.text) == ("docstring", said)
+    assert "Remark" not in "".join(item.rest.values())
+    assert item.chunks == {chunks[-1].id}  # the only one with enough of the code
 
 
 def test_a_comment_is_asked_of_the_code_below_it(tmp_path: Path) -> None:

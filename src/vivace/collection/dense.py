@@ -181,6 +181,8 @@ class Dense:
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
         """Scores (len(ids),) for one query (1, dim), higher is better; -inf for an id not here."""
+        if len(self.segments) == 1:
+            return self.segments[0].index.similarity(query, ids)
         scores = np.full(len(ids), -np.inf, np.float32)
         if not len(ids):
             return scores

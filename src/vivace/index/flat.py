@@ -53,6 +53,9 @@ class FlatIndex:
         # bytes: mapped float16 rows are unaligned, and numpy would copy them all to gather a few
         self._codes = codes
         self._metric: Metric = metric
+        self._first = int(ids[0]) if len(ids) else 0
+        self._gapless = len(ids) > 0 and int(ids[-1]) - self._first == len(ids) - 1
+        """No id is missing between the first and the last: a row is found by subtracting."""
         self.scorer = Scorer(index, metric)
         """For a family that knows which rows it wants scored."""
 
@@ -171,6 +174,11 @@ class FlatIndex:
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
         """Scores (len(ids),) of one query (1, dim), as `search` gives; -inf for one not here."""
         query = checks.queries(query, self._index.d)
+        if self._gapless and 0 < len(ids) <= _SCORED_AT_ONCE:
+            rows = ids - self._first
+            order = rows.argsort()
+            if rows.item(order.item(0)) >= 0 and rows.item(order.item(-1)) < len(self._ids):
+                return self.scorer.aligned(query, rows, order)
         scores = np.full(len(ids), -np.inf, np.float32)
         if not len(self._ids):
             return scores
@@ -222,7 +230,7 @@ class FlatIndex:
         width = min(n, k + spare)
         scores, rows = scan(queries, width)
         found = matches.found(self._ids, rows, scores, k)
-        if width == n:
+        if width == n or (len(queries) == 1 and scores.item(-1) < scores.item(k - 1)):
             return found
         tied = ~(scores[:, -1] < scores[:, k - 1])
         if tied.any():

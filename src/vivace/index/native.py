@@ -82,7 +82,7 @@ def search(
 
     n = len(queries)
     scores, rows = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
-    one_thread()
+    faiss.omp_set_num_threads(NATIVE)  # as `one_thread`
     # what `index.search` ends in; a third of what a short search costs in Python goes before it
     pointer = faiss.swig_ptr
     index.search_c(n, pointer(queries), k, pointer(scores), pointer(rows), parameters)

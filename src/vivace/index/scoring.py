@@ -34,11 +34,14 @@ class Scorer:
         stand_in.found[: len(rows)] = rows
         return native.search(stand_in.index, query, len(rows), self._metric)
 
-    def aligned(self, query: Vectors, rows: Ids) -> Scores:
-        """Of one query (1, dim) and distinct rows (m,): (m,) in their order."""
+    def aligned(self, query: Vectors, rows: Ids, order: Ids | None = None) -> Scores:
+        """Of one query (1, dim) and distinct rows (m,): (m,) in their order.
+
+        `order` is `rows.argsort()`, for who has it.
+        """
         scores, by_score = self.score(query, rows)
         aligned = np.empty(len(rows), np.float32)
-        aligned[rows.argsort()] = scores[0, by_score[0].argsort()]
+        aligned[rows.argsort() if order is None else order] = scores[0, by_score[0].argsort()]
         return aligned
 
     def _stand_in(self, width: int) -> _StandIn:

@@ -134,10 +134,12 @@ class TermSearcher:
     def _query(self, terms: Sequence[str], boosts: Mapping[str, float]) -> Any:
         from tantivy import Occur, Query
 
+        # looked up once: to import in a function takes as long as to make a query of a term
+        of_term, schema, should = Query.term_query, self._schema, Occur.Should
         parts = []
         for term, times in distinct(terms).items():
-            part, boost = self._term(term), times * boosts.get(term, 1.0)
-            parts.append((Occur.Should, Query.boost_query(part, boost) if boost != 1.0 else part))
+            part, boost = of_term(schema, "terms", term, "freq"), times * boosts.get(term, 1.0)
+            parts.append((should, Query.boost_query(part, boost) if boost != 1.0 else part))
         return Query.boolean_query(parts)
 
     def _term(self, term: str) -> Any:
@@ -158,9 +160,9 @@ class TermSearcher:
         hits = self._searcher.search(query, min(k, len(self)), count=False).hits
         if not hits:
             return matches.none(1, 0)
-        ids = self._searcher.fast_field_values("id", [address for _, address in hits])
-        scores = np.array([[score for score, _ in hits]], np.float32)
-        return Matches(np.array([ids], np.int64), scores)
+        scores, addresses = zip(*hits, strict=True)
+        ids = self._searcher.fast_field_values("id", list(addresses))
+        return Matches(np.array([ids], np.int64), np.array(scores, np.float32).reshape(1, -1))
 
 
 def distinct(terms: Sequence[str]) -> dict[str, int]:

@@ -23,13 +23,10 @@ more are not alike. This spares nearly all pairs of hits the look at their words
 
 
 class _Text:
-    __slots__ = ("bm25", "cosine", "distinct", "length", "text", "words")
+    __slots__ = ("distinct", "text", "words")
 
-    def __init__(self, text: str, bm25: float, cosine: float) -> None:
+    def __init__(self, text: str) -> None:
         self.text = text
-        self.length = len(text)
-        self.bm25 = bm25
-        self.cosine = cosine
         self.words: list[str] | None = None
         self.distinct: frozenset[str] = frozenset()
 
@@ -43,32 +40,34 @@ class Distinct:
     """
 
     def __init__(self) -> None:
-        self._kept: list[_Text] = []
+        self._kept: list[tuple[int, float, float, _Text]] = []
+        """Length, keyword score and dense score of each."""
 
     def new(self, text: str, bm25: float = 0.0, cosine: float = 0.0) -> bool:
         """Whether no text before is like this one; it is remembered if so.
 
         `bm25` and `cosine` are its scores for the question: alike texts have like ones.
         """
-        this = _Text(text, bm25, cosine)
-        length = this.length
+        this, length = _Text(text), len(text)
         most, apart = _LENGTHS * length, _EVIDENCE * max(1.0, bm25)
-        for other in self._kept:
+        low, high = bm25 - apart, bm25 + apart
+        for its_length, its_bm25, its_cosine, other in self._kept:
+            # the keyword score first: it tells most pairs apart
             if (
-                -most <= other.length - length <= most
-                and -apart <= other.bm25 - bm25 <= apart
-                and -_EVIDENCE <= other.cosine - cosine <= _EVIDENCE
+                low <= its_bm25 <= high
+                and -most <= its_length - length <= most
+                and -_EVIDENCE <= its_cosine - cosine <= _EVIDENCE
                 and _alike(this, other)
             ):
                 return False
-        self._kept.append(this)
+        self._kept.append((length, bm25, cosine, this))
         return True
 
 
 def _alike(a: _Text, b: _Text) -> bool:
     if a.text == b.text:
         return bool(a.text)
-    if a.length >= _SAMPLED and not _sampled(a.text.lower(), b.text.lower()):
+    if len(a.text) >= _SAMPLED and not _sampled(a.text.lower(), b.text.lower()):
         return False
     for one in (a, b):
         if one.words is None:

@@ -34,16 +34,14 @@ def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
     near = [] if dense is None else dense.ids[0].tolist()
     while near and near[-1] < 0:  # padding
         near.pop()
-    ids = [*near, *bm25.keys() - near]
-    cosine = np.full(len(ids), -np.inf, np.float32)
+    # what the dense side has too is taken out, so what stays is the others: no set is made for it
+    scores = [bm25.pop(id, 0.0) for id in near]
+    scores += bm25.values()
+    cosine = np.full(len(scores), -np.inf, np.float32)
     if dense is not None:
         cosine[: len(near)] = dense.scores[0, : len(near)]
-    return Candidates(
-        np.array(ids, np.int64),
-        np.array([bm25.get(id, 0.0) for id in ids], np.float32),
-        cosine,
-        len(near),
-    )
+    ids = np.array([*near, *bm25], np.int64)
+    return Candidates(ids, np.array(scores, np.float32), cosine, len(near))
 
 
 def fuse(bm25: Scores, cosine: Scores, how: Fusion) -> Scores:
@@ -60,14 +58,18 @@ def fuse(bm25: Scores, cosine: Scores, how: Fusion) -> Scores:
     """
     if how.mode == "keyword":
         return _scaled(bm25)
-    if how.mode == "dense" or not bm25.any():
+    best = bm25.max(initial=0.0)
+    if how.mode == "dense" or best <= 0:
         return cosine
     if how.mode == "rrf":
         return _reciprocal(bm25) + _reciprocal(cosine)
     weight = np.float32(how.weight)
     if how.mode == "min_max":
-        bm25, cosine = _stretched(bm25), _stretched(cosine)
-    return weight * _scaled(bm25) + (1 - weight) * cosine
+        bm25, cosine, best = _stretched(bm25), _stretched(cosine), np.float32(1)
+    fused: Scores = bm25 / best
+    fused *= weight
+    fused += (1 - weight) * cosine
+    return fused
 
 
 def _scaled(bm25: Scores) -> Scores:

@@ -72,7 +72,8 @@ class HybridSearcher:
         self._settings = settings
         self._trace = trace
         self._metric = metric
-        self._reranker = reranker if settings.rerank != "off" else None
+        outside = reranker if settings.rerank != "off" else None
+        self._reranker = rerank.Outside(outside) if outside is not None else None
         self._costs = costs or Costs()
         self._pooling = Pooling(
             source,
@@ -106,7 +107,8 @@ class HybridSearcher:
         """
         search = self._begun(query)
         result, again = await self._searched(search)
-        return result if self._reranker is None else await self._reranked(search, result, again)
+        reranker = self._reranker
+        return result if reranker is None else await self._reranked(search, result, again, reranker)
 
     async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
         """One result or error a query, in order, all of one state of the collection.
@@ -126,14 +128,29 @@ class HybridSearcher:
         embedder = self._tokens if self._pooling.reranks else None
         tokens = await many.embedded([s for s in running if self._to_embed(s)], embedder)
         found = await many.ranked(running, tokens, self._source)
-        for at, search, outcome in zip(searches, running, found, strict=True):
-            if isinstance(outcome, VivaceError):
-                results[at] = outcome
-            elif self._reranker is None:
-                results[at] = outcome[0]
-            else:
-                results[at] = await self._reranked(search, *outcome)
+        for at, result in zip(searches, await self._done(running, found), strict=True):
+            results[at] = result
         return [result for result in results if result is not None]
+
+    async def _done(
+        self, searches: Sequence[Running], found: Sequence[batched.Outcome]
+    ) -> list[SearchResult | VivaceError]:
+        """What was found, seen by the reranker: of as many questions at once as it takes."""
+        reranker = self._reranker
+        if reranker is None:
+            return [one if isinstance(one, VivaceError) else one[0] for one in found]
+        places = asyncio.Semaphore(reranker.at_once)
+
+        async def one(search: Running, outcome: batched.Outcome) -> SearchResult | VivaceError:
+            if isinstance(outcome, VivaceError):
+                return outcome
+            async with places:
+                try:
+                    return await self._reranked(search, *outcome, reranker)
+                except VivaceError as error:
+                    return error
+
+        return await asyncio.gather(*map(one, searches, found))
 
     def _begun(self, query: Query) -> Running:
         """The question understood, with the sooner of its deadlines."""
@@ -297,7 +314,9 @@ class HybridSearcher:
     ) -> tuple[SearchResult, Rerank]:
         return self._pooling.ranked(search, keyword, vector, tokens, near)
 
-    async def _reranked(self, search: Running, result: SearchResult, how: Rerank) -> SearchResult:
+    async def _reranked(
+        self, search: Running, result: SearchResult, how: Rerank, reranker: rerank.Outside
+    ) -> SearchResult:
         """The hits as the reranker has them, or as they were; then the k best of them."""
         start = now()
         wanted = min(how.depth, len(result.hits))
@@ -306,23 +325,8 @@ class HybridSearcher:
         if depth < wanted:
             search.degraded.append(ladder.told_of_depth(depth, wanted))
         hits = result.hits
-        if depth and self._reranker is not None:
-            seconds = self._settings.rerank_seconds
-            if left is not None:
-                seconds = min(seconds, max(0.0, left - self._costs["fuse"]))
-            query = search.query
-            if search.asked.text != query.text:
-                query = replace(query, text=search.asked.text)
-            try:
-                scores = await rerank.scored(self._reranker, query, hits[:depth], seconds)
-                hits = _blended(hits, scores, how.weight)
-                self._trace.observe("rerank", now() - start)
-            except RerankError as error:
-                self._pooling.failed(search, error)
-            took = now() - start
-            self._costs.observe("rerank", took / depth)
-            if search.stages is not None:
-                search.stages["rerank"] = Stage(depth, 1e3 * took)
+        if depth:
+            hits = await self._asked_again(search, hits, depth, how.weight, reranker)
         least = search.query.min_score
         if least is not None:
             hits = tuple(hit for hit in hits if hit.score >= least)
@@ -332,6 +336,38 @@ class HybridSearcher:
         hits = hits[: search.query.k]
         stages = search.stages or {}
         return SearchResult(hits, result.epoch, tuple(search.degraded), stages)
+
+    async def _asked_again(
+        self,
+        search: Running,
+        hits: tuple[Hit, ...],
+        depth: int,
+        weight: float,
+        reranker: rerank.Outside,
+    ) -> tuple[Hit, ...]:
+        """The first hits as the reranker has them; as they were where it fails or is left alone."""
+        start, query = now(), search.query
+        seconds, left = self._settings.rerank_seconds, search.left(start)
+        if left is not None:
+            seconds = min(seconds, max(0.0, left - self._costs["fuse"]))
+        if search.asked.text != query.text:
+            query = replace(query, text=search.asked.text)
+        try:
+            scores = await reranker.scored(query, hits[:depth], seconds)
+            hits = _blended(hits, scores, weight)
+            self._trace.observe("rerank", now() - start)
+        except rerank.LeftAlone as error:
+            # nothing was asked, so nothing was learned of what it takes
+            self._trace.count("rerank.skipped")
+            search.degraded.append(f"{rerank.NOT_RERANKED}{error.what}")
+            return hits
+        except RerankError as error:
+            self._pooling.failed(search, error)
+        took = now() - start
+        self._costs.observe("rerank", took / depth)
+        if search.stages is not None:
+            search.stages["rerank"] = Stage(depth, 1e3 * took)
+        return hits
 
 
 def _blended(hits: tuple[Hit, ...], scores: Scores, weight: float) -> tuple[Hit, ...]:

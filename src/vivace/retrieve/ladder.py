@@ -51,7 +51,9 @@ class Costs:
 
     def observe(self, stage: str, seconds: float) -> None:
         """A stage took so long."""
-        first = self._first.setdefault(stage, [])
+        first = self._first.get(stage)
+        if first is None:
+            first = self._first[stage] = []
         if len(first) < _FEW:
             # the very first is cold and says nothing of what comes: the second worst of few
             first.append(seconds)

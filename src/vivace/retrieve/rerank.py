@@ -3,18 +3,82 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from vivace.errors import RerankError
-from vivace.protocols import Reranker
+from vivace.protocols import Reranker, ReranksSeveral
 from vivace.retrieve.maxsim import maxsim
+from vivace.run.breaker import Breaker, Tolerance
 from vivace.types import Hit, Ids, Query, Scores, Signs, Vectors
 
 NOT_RERANKED: Final = "not reranked: "
 _NO_SIGNS: Final[Signs] = np.empty((0, 0), np.uint8)
+_TOLERANCE: Final = Tolerance(in_row=3)
+"""Each failure may be a search that waited all of `search.rerank_seconds` for nothing."""
+
+
+class LeftAlone(RerankError):
+    """The reranker was not asked: it has failed or been late too often of late."""
+
+
+class Outside:
+    """A reranker that is no part of the search, and left alone for a while after failures in a row.
+
+    One that hangs would cost every search its whole `search.rerank_seconds`. So after the third
+    failure or late answer nobody waits for it for a second, then one search tries it; each trial
+    that fails doubles the pause, to half a minute at most. On one event loop.
+
+    Args:
+        clock: seconds, as `time.monotonic`.
+        draw: spreads the pauses.
+    """
+
+    def __init__(
+        self,
+        reranker: Reranker,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        draw: random.Random | None = None,
+    ) -> None:
+        self._reranker = reranker
+        self._clock = clock
+        self._breaker = Breaker(_TOLERANCE, draw or random.Random())
+        self._why = ""
+        self.at_once = reranker.at_once if isinstance(reranker, ReranksSeveral) else 1
+        """Questions that it is asked for at once: one that computes here gains nothing by more."""
+
+    async def scored(self, query: Query, hits: Sequence[Hit], seconds: float) -> Scores:
+        """As the function `scored`.
+
+        Raises:
+            LeftAlone: at once, and nothing was asked.
+            RerankError: it failed or was late, which counts against it.
+        """
+        now = self._clock()
+        if not self._breaker.admits(now):
+            left = max(0.0, self._breaker.until - now)
+            raise LeftAlone(
+                f"{self._reranker.name} is left alone for {left:.1f} s after failures; "
+                f"the last: {self._why}",
+                fix="See that the reranker is up, or set search.rerank",
+            )
+        one = self._breaker.begin()
+        try:
+            scores = await scored(self._reranker, query, hits, seconds)
+        except RerankError as error:
+            self._why = error.what
+            self._breaker.failed(one, self._clock(), spare=False)
+            raise
+        except BaseException:  # whoever asked has gone, which says nothing about it
+            self._breaker.dropped(one)
+            raise
+        self._breaker.succeeded(one, self._clock())
+        return scores
 
 
 def blend(fused: Scores, reranked: Scores, weight: float) -> Scores:

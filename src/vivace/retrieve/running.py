@@ -18,7 +18,7 @@ now: Final = time.monotonic
 class Running:
     """A question understood, its vector as soon as there is one, and what happened on its way."""
 
-    __slots__ = ("asked", "degraded", "query", "stages", "until", "vector")
+    __slots__ = ("asked", "degraded", "query", "stages", "took", "until", "vector")
 
     def __init__(self, query: Query, asked: Asked, until: float | None) -> None:
         self.query = query
@@ -28,6 +28,8 @@ class Running:
         self.vector: Vector | None = None
         self.degraded: list[str] = []
         self.stages: dict[str, Stage] | None = {} if query.explain else None
+        self.took: list[tuple[str, float]] = []
+        """Stages and their seconds, still to be told to who keeps them."""
 
     def left(self, clock: float) -> float | None:
         """Seconds until the deadline."""
@@ -71,21 +73,22 @@ def fetched(
     hits: list[Hit] = []
     seen = Distinct() if distinct else None
     names, columns = tuple(stages), tuple(stages.values())
-    reads_both = names[:2] == ("bm25", "cosine")
+    evidence = 2 if names[:2] == ("bm25", "cosine") else 1
     score_again = "reranked" if "reranked" in stages else None
+    excluded = bool(asked.excluded)
     at = 0
     while len(hits) < k and at < len(ids):
         here = slice(at, at + k - len(hits))
         wanted = ids[here].tolist()
         chunks = source.chunks(wanted)
-        rows = zip(*(column[here].tolist() for column in columns), strict=True)
+        rows = zip(*[column[here].tolist() for column in columns], strict=True)
         for id, score, row in zip(wanted, scores[here].tolist(), rows, strict=True):
             # what was removed since the snapshot is passed over
             if (chunk := chunks.get(id)) is None:
                 continue
-            if asked.excluded and asked.refuses(chunk.text):
+            if excluded and asked.refuses(chunk.text):
                 continue
-            if seen is not None and not seen.new(chunk.text, *row[: 1 + reads_both]):
+            if seen is not None and not seen.new(chunk.text, *row[:evidence]):
                 continue
             given = dict(zip(names, row, strict=True))
             if score_again is not None and given[score_again] != given[score_again]:

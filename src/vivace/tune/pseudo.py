@@ -24,6 +24,15 @@ from vivace.store.store import Store
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
+from vivace.tune.described import (
+    LEAST_REST,
+    LONGEST,
+    SHORTEST,
+    Described,
+    Docstrings,
+    comments,
+    is_code,
+)
 from vivace.tune.replay import Instead, Labelled
 from vivace.types import Chunk, Vector
 
@@ -41,8 +50,6 @@ _LEAST_TERMS: Final = 2
 _LEAST_WORDS: Final = 3
 """Of a heading or title; two characters of CJK are one. A file's name is no question."""
 _SENTENCE_TERMS: Final = 6
-_SHORTEST, _LONGEST = 25, 400
-"""Characters of a question."""
 _OWN_SHARE: Final = 0.5
 """Most of its chunk that a sentence may be, so that there is something else to find it by."""
 _HEADINGS: Final = 0.5
@@ -55,27 +62,8 @@ _ENOUGH: Final = 150
 """Docstrings beyond which no comment is asked: a comment is of the next line more than of the
 passage, and ranks all fusions nearly alike."""
 _OF_CODE: Final = frozenset({"docstring", "comment"})
-_LEAST_REST: Final = 80
-"""Characters that must remain of a passage, for it to answer without what was taken out."""
 _K1, _B = 1.2, 0.75
 """Of BM25, as the term index has them."""
-_CODE_SHARE: Final = 0.3
-_CODED: Final = re.compile(
-    r"[;{}:(\[,]\s*$|^\s*(?:def|class|return|import|from|if|elif|else|for|while|try|except|raise|with"
-    r"|async|await|function|var|let|const|public|private|protected|static|func|fn|struct|enum"
-    r"|package|#include|use|impl)\b.*[:;({)]|^\s*@\w+|\w\(.*\)\s*$|^\s*[\w.]+ = \S|^\s*[\])}]"
-)
-"""A line of a program: by how it ends, begins, or calls."""
-_DOCSTRING: Final = re.compile(
-    r":[ \t]*\n[ \t]*(?P<whole>[rRuU]?(?P<quote>\"{3}|'{3})(?P<said>.*?)(?P=quote))", re.DOTALL
-)
-_COMMENT: Final = re.compile(
-    r"^[ \t]+#[ \t].*(?:\n[ \t]+#.*)*(?=\n[ \t]*\w)"
-    r"|^[ \t]*//.*(?:\n[ \t]*//.*)*(?=\n[ \t]*\w)"
-    r"|^[ \t]*/\*(?:[^*]|\*(?!/))*\*/(?=\s*\n[ \t]*[\w@])",
-    re.MULTILINE,
-)
-"""A `#` at the beginning of a line may be a heading's, and is left alone."""
 _PAIR: Final = re.compile(f"[{_CJK}]{{2}}")
 _WORD: Final = re.compile(f"[{_CJK}]{{1,2}}|[^\\W{_CJK}]+(?:['’][^\\W{_CJK}]+)?")
 
@@ -164,6 +152,7 @@ def drawn(store: Store, names: Names, *, most: int = MOST, seed: int = 0) -> lis
     ids = ids[rng.permutation(len(ids))[: _TRIED * most]]
     found: list[Pseudo] = []
     seen: set[str] = set()
+    docstrings = Docstrings(store)
     for at in range(0, len(ids), _AT_ONCE):
         batch = ids[at : at + _AT_ONCE].tolist()
         chunks = store.chunks(batch)
@@ -172,11 +161,11 @@ def drawn(store: Store, names: Names, *, most: int = MOST, seed: int = 0) -> lis
                 return found
             if (chunk := chunks.get(id)) is None:
                 continue
-            made = _made(chunk, names, rng)
+            made = _made(chunk, docstrings[chunk.document_id], names, rng)
             if made is not None and made.text not in seen:
                 seen.add(made.text)
                 whole = _answered(made, chunk, store.chunks_of(chunk.document_id))
-                if len(whole.chunks) <= _MOST_ANSWERS:
+                if 0 < len(whole.chunks) <= _MOST_ANSWERS:
                     found.append(whole)
     return found
 
@@ -192,18 +181,29 @@ class _Made:
     left: str = ""
 
 
-def _made(chunk: Chunk, names: Names, rng: np.random.Generator) -> _Made | None:
-    """One question of a chunk, of a kind that it has; None where there is none."""
-    if is_code(chunk.text):
-        return _picked([*_docstrings(chunk), *_comments(chunk)], rng)
+def _made(
+    chunk: Chunk, docstrings: Sequence[Described], names: Names, rng: np.random.Generator
+) -> _Made | None:
+    """One question of a chunk, of a kind that it has; None where there is none.
+
+    `docstrings` are its document's. A chunk in the middle of one is no prose: people who look for
+    code do not ask with a sentence of its notes.
+    """
+    own = [one for one in docstrings if chunk.start <= one.start < chunk.end]
+    if own or is_code(chunk.text):
+        described = [*own, *comments(chunk)]
+        return _asked(described[int(rng.integers(len(described)))]) if described else None
+    within = (min(one.end, chunk.end) - max(one.start, chunk.start) for one in docstrings)
+    if 2 * max(within, default=0) > len(chunk.text):
+        return None
     found = [*_headings(chunk, names)]
     if found and rng.random() < _HEADINGS:
         return found[0]
     return _sentence(chunk, rng)
 
 
-def _picked(made: Sequence[_Made], rng: np.random.Generator) -> _Made | None:
-    return made[int(rng.integers(len(made)))] if made else None
+def _asked(one: Described) -> _Made:
+    return _Made(one.text, one.kind, one.start, one.end)
 
 
 def _answered(made: _Made, chunk: Chunk, siblings: Sequence[Chunk]) -> Pseudo:
@@ -220,7 +220,9 @@ def _answered(made: _Made, chunk: Chunk, siblings: Sequence[Chunk]) -> Pseudo:
             before = other.text[: max(0, made.start - other.start)]
             after = other.text[max(0, made.end - other.start) :]
             rest[other.id] = f"{before}{made.left}{after}"
-            answers.add(other.id)
+            # the middle of a long docstring is no answer: nothing is left of it
+            if made.kind not in _OF_CODE or len(rest[other.id].strip()) >= LEAST_REST:
+                answers.add(other.id)
         elif made.kind in _OF_CODE and other.start <= made.end < other.end:
             answers.add(other.id)
     return Pseudo(made.text, made.kind, frozenset(answers), rest, chunk.document_id)
@@ -235,9 +237,9 @@ def _headings(chunk: Chunk, names: Names) -> Iterator[_Made]:
         # a name of a file is a single word
         words = max(len(name.split()), len(_PAIR.findall(name)))
         said = len(set(terms(name))) >= _LEAST_TERMS and words >= _LEAST_WORDS
-        left = len(_without(name, chunk.text)) >= _LEAST_REST
+        left = len(_without(name, chunk.text)) >= LEAST_REST
         if said and left and names.single(name):
-            yield _Made(name[:_LONGEST], "heading", chunk.start, chunk.end)
+            yield _Made(name[:LONGEST], "heading", chunk.start, chunk.end)
 
 
 def _without(name: str, text: str) -> str:
@@ -246,47 +248,16 @@ def _without(name: str, text: str) -> str:
     return re.sub(r"\s+".join(words), " ", text, flags=re.IGNORECASE) if words else text
 
 
-# -- code -------------------------------------------------------------------------------------
-
-
-def is_code(text: str) -> bool:
-    """Whether most of its lines are those of a program."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    coded = sum(1 for line in lines if _CODED.search(line))
-    return len(lines) > 1 and coded >= _CODE_SHARE * len(lines)
-
-
-def _docstrings(chunk: Chunk) -> Iterator[_Made]:
-    """What stands below a signature, and says what the code below it does."""
-    for found in _DOCSTRING.finditer(chunk.text):
-        yield from _described(chunk, found["said"], found.start("whole"), found.end(), "docstring")
-
-
-def _comments(chunk: Chunk) -> Iterator[_Made]:
-    """A block of comment above a line of code."""
-    for found in _COMMENT.finditer(chunk.text):
-        said = " ".join(line.strip().lstrip("#/*!- \t") for line in found[0].split("\n"))
-        yield from _described(chunk, said, found.start(), found.end(), "comment")
-
-
-def _described(chunk: Chunk, said: str, start: int, end: int, kind: Kind) -> Iterator[_Made]:
-    """A description's first paragraph as a question, where enough code is left to be found."""
-    first = " ".join(said.strip().split("\n\n")[0].split())
-    left = len(chunk.text) - (end - start)
-    if len(first) >= _SHORTEST and len(set(terms(first))) > _LEAST_TERMS and left >= _LEAST_REST:
-        yield _Made(first[:_LONGEST], kind, chunk.start + start, chunk.start + end)
-
-
 # -- sentences --------------------------------------------------------------------------------
 
 
 def _sentence(chunk: Chunk, rng: np.random.Generator) -> _Made | None:
     """A sentence as it stands; in the passage, most of its words are left out."""
-    longest = min(_LONGEST, _OWN_SHARE * len(chunk.text))
+    longest = min(LONGEST, _OWN_SHARE * len(chunk.text))
     found = [
         (start, end)
         for start, end in sentences(chunk.text)
-        if _SHORTEST <= end - start <= longest
+        if SHORTEST <= end - start <= longest
         and len(set(terms(chunk.text[start:end]))) >= _SENTENCE_TERMS
     ]
     if not found:

@@ -31,6 +31,8 @@ from vivace.settings import Remote
 from vivace.types import Hit, Query, Scores
 
 T = TypeVar("T")
+MOST_AT_ONCE: Final = 16
+"""Questions, however many servers there are: beyond, this side is what is slow."""
 MAX_BODY: Final = 16 << 20
 """Bytes of an answer; some servers send the documents back whatever they are asked."""
 QUESTION_CHARS: Final = 4_000
@@ -92,6 +94,8 @@ class HttpReranker:
         servers = [Server(one.url, one.weight, settings.concurrency) for one in several]
         self.endpoints = Endpoints(self.name, servers, learned=of_calls, draw=self._draw)
         """Used on the reranker's own loop."""
+        self.at_once = min(MOST_AT_ONCE, settings.concurrency * len(servers))
+        """Questions of one `search_many`: each has a request a server or more."""
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vivace-rerank-http", daemon=True
         )
