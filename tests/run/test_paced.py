@@ -93,6 +93,26 @@ def test_a_change_is_found(before: int, after: int, power: float) -> None:
     assert server.run(240) <= 1.12 * server.ideal(240)
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.05, 0.1])
+def test_what_was_learned_before_an_answer_ended_compares_with_what_comes_later(
+    jitter: float,
+) -> None:
+    """Answers were taken to be twice as long as they are, so three slots for better than four."""
+    server = Server(4, 2, first=0.1, jitter=jitter)
+    assert server.run(40) <= 1.15 * server.ideal(40)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.05, 0.1])
+@pytest.mark.parametrize(("before", "after", "times"), [(16, 8, 1.5), (8, 4, 1.3)])
+def test_a_fall_is_followed_at_once(before: int, after: int, times: float, jitter: float) -> None:
+    """The first window after it is of two times; it was a reason to try even more streams. All
+    that were begun with the old limit are slow to the end: hence `times`."""
+    server = Server(before, 2, first=0.1, jitter=jitter)
+    server.run(120)
+    server.slots = after
+    assert server.run(60) <= times * server.ideal(60)
+
+
 def test_answers_in_one_piece_are_streams_of_one_token() -> None:
     server = Server(8, 2, first=0.5)
     server.tokens = 1

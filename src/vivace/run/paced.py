@@ -2,8 +2,9 @@
 
 A window of `Vegas` is full when enough calls have ended. An answer of a model takes seconds, so a
 batch would be over before anything is known; but its tokens tell after some milliseconds how fast a
-stream is among so many. By Little's law (1961), n streams that each take ttft + tokens * gap give
-n / (ttft + tokens * gap) answers a second.
+stream is among so many. By Little's law (1961), n streams that each take ttft + gaps * gap give
+n * (1 + gaps) / (ttft + gaps * gap) tokens a second. Not answers: while none has ended their length
+is guessed, and what was learned by then has to compare with what is learned later.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vivace.run.vegas import LADDER, WEIGHT, Vegas
+from vivace.run.vegas import LADDER, SHIFT, WEIGHT, Rung, Vegas
 
 HELD: Final = 6
 LOOK: Final = 3
@@ -57,6 +58,10 @@ class Paced(Vegas):
         self._falling = False
         self._newcomers = self._unsettled = 0
         super().__init__(lowest=lowest, highest=highest, start=start, clock=clock)
+
+    @property
+    def rate(self) -> float | None:
+        return None if self._latency is None else self.limit / max(self._latency, 1e-6)
 
     def began(self) -> None:
         self._begun += 1
@@ -131,7 +136,7 @@ class Paced(Vegas):
         self._first_count = self._gap_count = 0
 
     def _look(self) -> None:
-        held = self.limit == self._base and self.limit in self._known
+        held = self.limit == self._base and self.limit in self._known and not self._shifted
         enough = (HELD if held else LOOK) * max(self.limit, 4)
         if self._newcomers > 0 or self._first_count + self._gap_count < enough:
             return
@@ -139,11 +144,14 @@ class Paced(Vegas):
         if throughput is not None:
             self._windows += 1
             self._learn(throughput)
+            if self._shifted:  # before one more window has told, nothing is moved
+                self._open()
+                return
             self._choose()
             self._take(self._next())
 
     def _throughput(self) -> float | None:
-        """Answers a second with so many at once, from this window; None where it cannot tell."""
+        """Tokens a second with so many at once, from this window; None where it cannot tell."""
         if self._first_count:
             mean = self._first_seconds / self._first_count
             known = self._firsts.get(self.limit, mean)
@@ -152,22 +160,32 @@ class Paced(Vegas):
             return None
         nearest = min(self._firsts, key=lambda limit: abs(limit - self.limit))
         seconds = self._firsts[nearest]
+        gaps = 0.0
         if self._gap_count:
             # before the first end: as if answers were long, their gaps are what tells
             gaps = self._tokens if self._ended_once else LONG
             seconds += gaps * self._gap_seconds / self._gap_count
-        return self.limit / seconds if seconds > 0 else None
+        return self.limit * (1 + gaps) / seconds if seconds > 0 else None
 
     def _learn(self, throughput: float) -> None:
-        before = self._known.get(self.limit)
-        super()._learn(throughput)
-        if before is None or self.limit != self._base or self._known[self.limit] is before:
+        rung = self._known.get(self.limit)
+        if rung is None or abs(throughput - rung.throughput) <= SHIFT * rung.throughput:
+            self._shifted = 0
+            super()._learn(throughput)
             return
-        # the service has changed: what was known of it is forgotten
+        # part of this window may be of before the change: it is not mixed with what is known
+        self._shifted += 1
+        if self._shifted >= 2:
+            self._changed(rung.throughput, throughput)
+
+    def _changed(self, before: float, throughput: float) -> None:
+        """The service is another one: what was known of it is forgotten."""
+        self._shifted = 0
+        self._known = {self.limit: Rung(throughput, self._windows)}
         self._firsts = {n: s for n, s in self._firsts.items() if n == self.limit}
         self._rounds = FIRST_ROUNDS
-        self._falling = throughput < before.throughput
-        if throughput < HALVED * before.throughput:
+        self._falling = throughput < before
+        if throughput < HALVED * before:
             self._base = self._below(self._below(self.limit))
 
     def _fall(self) -> None:
