@@ -17,6 +17,8 @@ from vivace.run.vegas import LADDER, SHIFT, WEIGHT, Rung, Vegas
 HELD: Final = 6
 LOOK: Final = 3
 """Gaps of each stream in a window of the limit held, and of another one that is looked at."""
+STEP: Final = 6
+"""A look at more streams is one at a sixth more: fewer would drown in noise."""
 GAIN: Final = 0.3
 """With a few streams more, the throughput has to grow by this share of what they are of all, or no
 more are let in. Streams cannot be taken back: a step too far costs as long as they last."""
@@ -24,11 +26,13 @@ BEST: Final = 0.95
 """The least limit with this share of the best throughput is held."""
 KNEE: Final = 0.9
 """Of what twice the streams should give: with less, the best limit may lie between two known."""
-FIRST_ROUNDS: Final = 4
-LAST_ROUNDS: Final = 8
+FIRST_ROUNDS: Final = 2
+LAST_ROUNDS: Final = 3
 SLOWER: Final = 1.4
 AGAIN: Final = 0.5
 """Times that all streams have been replaced between two looks at another limit."""
+NEARLY: Final = 0.85
+"""Share of the time of a mean stream after which one is taken to end soon."""
 HALVED: Final = 0.6
 """What is left of the throughput of a changed service where the limit falls by two steps."""
 LONG: Final = 100
@@ -75,9 +79,15 @@ class Paced(Vegas):
             self._newcomers -= 1
             self._look()
 
-    def more(self, seconds: float, tokens: int) -> None:
-        """Further tokens of a stream, so long after those before."""
+    def more(self, seconds: float, tokens: int, age: float) -> None:
+        """Further tokens of a stream of this age, so long after those before."""
         if self.in_flight != self.limit:
+            return
+        if self._due(age - seconds, age):
+            for limit in [n for n in self._known if n > self._base]:
+                del self._known[limit]  # of another time
+            self._rounds = min(self._rounds * SLOWER, LAST_ROUNDS)
+            self._take(self._probe(self._more))
             return
         if self._unsettled > 0:  # this gap began before the limit was what it is
             self._unsettled -= 1
@@ -207,7 +217,7 @@ class Paced(Vegas):
         base, known = self._base, self._known
         if base not in known:
             return base
-        more = min(base + max(1, base // 8), self.highest)
+        more = self._more
         above = min(next((n for n in LADDER if n > base), base), self.highest)
         below = self._below(base)
         if below not in known and self._falling:
@@ -225,14 +235,27 @@ class Paced(Vegas):
         fair = known[below].throughput * base / below
         if less not in known and known[base].throughput < KNEE * fair:
             return self._probe(less)
-        # where a few more were no better but no worse either, noise may have hidden that they are
-        rounds = self._rounds if known[more].throughput < BEST * known[base].throughput else AGAIN
-        if more > base and self._begun - self._probed >= rounds * base:
-            self._rounds = min(self._rounds * SLOWER, LAST_ROUNDS)
-            for limit in [n for n in known if n > base]:
-                del known[limit]  # of another time
-            return self._probe(more)
         return base
+
+    @property
+    def _more(self) -> int:
+        return min(self._base + max(1, self._base // STEP), self.highest)
+
+    def _due(self, before: float, age: float) -> bool:
+        """Whether to look at a few more streams again, now that one of this age is at work.
+
+        One too many slows all others for as long as it takes until any has ended. Begun a little
+        before that, it costs next to nothing.
+        """
+        base, known, more = self._base, self._known, self._more
+        if self._latency is None or not before < NEARLY * self._latency <= age:
+            return False
+        if self.limit != base or base not in known or more == base or self._shifted:
+            return False
+        # where a few more were no better but no worse either, noise may have hidden that they are
+        tried = known.get(more)
+        worse = tried is not None and tried.throughput < BEST * known[base].throughput
+        return self._begun - self._probed >= (self._rounds if worse else AGAIN) * base
 
     def _probe(self, limit: int) -> int:
         self._probed = self._begun
