@@ -31,8 +31,9 @@ LAST_ROUNDS: Final = 3
 SLOWER: Final = 1.4
 AGAIN: Final = 0.5
 """Times that all streams have been replaced between two looks at another limit."""
-NEARLY: Final = 0.85
-"""Share of the time of a mean stream after which one is taken to end soon."""
+NEARLY: Final = 0.6
+"""Share of the time of a mean stream at which one is taken to end soon, though not before the look
+is over: where one is replaced meanwhile, the gaps of a moment with fewer streams are counted."""
 HALVED: Final = 0.6
 """What is left of the throughput of a changed service where the limit falls by two steps."""
 LONG: Final = 100
