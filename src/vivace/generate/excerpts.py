@@ -7,7 +7,7 @@ whatever was left out of the prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from vivace.text.sentences import sentences
@@ -29,6 +29,7 @@ class Excerpt:
     score: float = 0.0
     rank: int = 0
     """Of its hit, from 0."""
+    _split: Spans | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -44,13 +45,17 @@ class Excerpt:
             last = end
         return "".join(parts)
 
-    def sentences(self) -> list[tuple[int, int]]:
+    def sentences(self) -> Spans:
         """The shown sentences, as offsets into `chunk.text`."""
-        return [
-            sentence
-            for start, end in self.spans
-            for sentence in sentences(self.chunk.text, start, end)
-        ]
+        if self._split is None:  # asked for the prompt, and again to ground the answer
+            split = [
+                sentence
+                for start, end in self.spans
+                for sentence in sentences(self.chunk.text, start, end)
+            ]
+            object.__setattr__(self, "_split", tuple(split))
+        assert self._split is not None
+        return self._split
 
     def keeping(self, kept: Sequence[tuple[int, int]]) -> Excerpt:
         """With these of its sentences alone; what stands between two neighbours stays."""

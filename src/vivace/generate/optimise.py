@@ -17,6 +17,8 @@ from vivace.settings import Answering
 Price: TypeAlias = Callable[[Excerpt], int]
 """Tokens that an excerpt takes in a prompt, with its fence."""
 _SAME = re.compile(r"[\W_]+")
+_ASCII = {code: chr(code).lower() if chr(code).isalnum() else None for code in range(128)}
+"""The same for ASCII, casefolded."""
 _SHORT = 12
 """Characters without punctuation; a shorter repeated sentence ("Yes.") is no repetition."""
 
@@ -46,7 +48,7 @@ def deduplicated(excerpts: Sequence[Excerpt]) -> tuple[Excerpt, ...]:
     for excerpt in excerpts:
         shown = excerpt.sentences()
         text = excerpt.chunk.text
-        plain = [_SAME.sub("", text[start:end]).casefold() for start, end in shown]
+        plain = [_plain(text[start:end]) for start, end in shown]
         new = [
             span
             for span, words in zip(shown, plain, strict=True)
@@ -58,6 +60,12 @@ def deduplicated(excerpts: Sequence[Excerpt]) -> tuple[Excerpt, ...]:
         elif any(any(c.isalnum() for c in text[start:end]) for start, end in new):
             kept.append(excerpt.keeping(new))
     return tuple(kept)
+
+
+def _plain(sentence: str) -> str:
+    if sentence.isascii():  # most are; a tenth of the time of the pattern
+        return sentence.translate(_ASCII)
+    return _SAME.sub("", sentence).casefold()
 
 
 def within(excerpts: Sequence[Excerpt], budget: int, price: Price) -> tuple[Excerpt, ...]:

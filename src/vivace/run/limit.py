@@ -308,7 +308,7 @@ class Limit:
         if last is None:
             self._paced.first(now - began)
         else:
-            self._paced.more(now - last, tokens)
+            self._paced.more(now - last, tokens, now - began)
         if self._paced.limit > limit:
             self._refusal = None
             self._serve()

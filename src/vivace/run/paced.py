@@ -2,8 +2,9 @@
 
 A window of `Vegas` is full when enough calls have ended. An answer of a model takes seconds, so a
 batch would be over before anything is known; but its tokens tell after some milliseconds how fast a
-stream is among so many. By Little's law (1961), n streams that each take ttft + tokens * gap give
-n / (ttft + tokens * gap) answers a second.
+stream is among so many. By Little's law (1961), n streams that each take ttft + gaps * gap give
+n * (1 + gaps) / (ttft + gaps * gap) tokens a second. Not answers: while none has ended their length
+is guessed, and what was learned by then has to compare with what is learned later.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vivace.run.vegas import LADDER, WEIGHT, Vegas
+from vivace.run.vegas import LADDER, SHIFT, WEIGHT, Rung, Vegas
 
 HELD: Final = 6
 LOOK: Final = 3
 """Gaps of each stream in a window of the limit held, and of another one that is looked at."""
+STEP: Final = 6
+"""A look at more streams is one at a sixth more: fewer would drown in noise."""
 GAIN: Final = 0.3
 """With a few streams more, the throughput has to grow by this share of what they are of all, or no
 more are let in. Streams cannot be taken back: a step too far costs as long as they last."""
@@ -23,11 +26,14 @@ BEST: Final = 0.95
 """The least limit with this share of the best throughput is held."""
 KNEE: Final = 0.9
 """Of what twice the streams should give: with less, the best limit may lie between two known."""
-FIRST_ROUNDS: Final = 4
-LAST_ROUNDS: Final = 8
+FIRST_ROUNDS: Final = 2
+LAST_ROUNDS: Final = 3
 SLOWER: Final = 1.4
 AGAIN: Final = 0.5
 """Times that all streams have been replaced between two looks at another limit."""
+NEARLY: Final = 0.6
+"""Share of the time of a mean stream at which one is taken to end soon, though not before the look
+is over: where one is replaced meanwhile, the gaps of a moment with fewer streams are counted."""
 HALVED: Final = 0.6
 """What is left of the throughput of a changed service where the limit falls by two steps."""
 LONG: Final = 100
@@ -58,6 +64,10 @@ class Paced(Vegas):
         self._newcomers = self._unsettled = 0
         super().__init__(lowest=lowest, highest=highest, start=start, clock=clock)
 
+    @property
+    def rate(self) -> float | None:
+        return None if self._latency is None else self.limit / max(self._latency, 1e-6)
+
     def began(self) -> None:
         self._begun += 1
         self.in_flight += 1
@@ -70,9 +80,15 @@ class Paced(Vegas):
             self._newcomers -= 1
             self._look()
 
-    def more(self, seconds: float, tokens: int) -> None:
-        """Further tokens of a stream, so long after those before."""
+    def more(self, seconds: float, tokens: int, age: float) -> None:
+        """Further tokens of a stream of this age, so long after those before."""
         if self.in_flight != self.limit:
+            return
+        if self._due(age - seconds, age):
+            for limit in [n for n in self._known if n > self._base]:
+                del self._known[limit]  # of another time
+            self._rounds = min(self._rounds * SLOWER, LAST_ROUNDS)
+            self._take(self._probe(self._more))
             return
         if self._unsettled > 0:  # this gap began before the limit was what it is
             self._unsettled -= 1
@@ -131,7 +147,7 @@ class Paced(Vegas):
         self._first_count = self._gap_count = 0
 
     def _look(self) -> None:
-        held = self.limit == self._base and self.limit in self._known
+        held = self.limit == self._base and self.limit in self._known and not self._shifted
         enough = (HELD if held else LOOK) * max(self.limit, 4)
         if self._newcomers > 0 or self._first_count + self._gap_count < enough:
             return
@@ -139,11 +155,14 @@ class Paced(Vegas):
         if throughput is not None:
             self._windows += 1
             self._learn(throughput)
+            if self._shifted:  # before one more window has told, nothing is moved
+                self._open()
+                return
             self._choose()
             self._take(self._next())
 
     def _throughput(self) -> float | None:
-        """Answers a second with so many at once, from this window; None where it cannot tell."""
+        """Tokens a second with so many at once, from this window; None where it cannot tell."""
         if self._first_count:
             mean = self._first_seconds / self._first_count
             known = self._firsts.get(self.limit, mean)
@@ -152,22 +171,32 @@ class Paced(Vegas):
             return None
         nearest = min(self._firsts, key=lambda limit: abs(limit - self.limit))
         seconds = self._firsts[nearest]
+        gaps = 0.0
         if self._gap_count:
             # before the first end: as if answers were long, their gaps are what tells
             gaps = self._tokens if self._ended_once else LONG
             seconds += gaps * self._gap_seconds / self._gap_count
-        return self.limit / seconds if seconds > 0 else None
+        return self.limit * (1 + gaps) / seconds if seconds > 0 else None
 
     def _learn(self, throughput: float) -> None:
-        before = self._known.get(self.limit)
-        super()._learn(throughput)
-        if before is None or self.limit != self._base or self._known[self.limit] is before:
+        rung = self._known.get(self.limit)
+        if rung is None or abs(throughput - rung.throughput) <= SHIFT * rung.throughput:
+            self._shifted = 0
+            super()._learn(throughput)
             return
-        # the service has changed: what was known of it is forgotten
+        # part of this window may be of before the change: it is not mixed with what is known
+        self._shifted += 1
+        if self._shifted >= 2:
+            self._changed(rung.throughput, throughput)
+
+    def _changed(self, before: float, throughput: float) -> None:
+        """The service is another one: what was known of it is forgotten."""
+        self._shifted = 0
+        self._known = {self.limit: Rung(throughput, self._windows)}
         self._firsts = {n: s for n, s in self._firsts.items() if n == self.limit}
         self._rounds = FIRST_ROUNDS
-        self._falling = throughput < before.throughput
-        if throughput < HALVED * before.throughput:
+        self._falling = throughput < before
+        if throughput < HALVED * before:
             self._base = self._below(self._below(self.limit))
 
     def _fall(self) -> None:
@@ -189,7 +218,7 @@ class Paced(Vegas):
         base, known = self._base, self._known
         if base not in known:
             return base
-        more = min(base + max(1, base // 8), self.highest)
+        more = self._more
         above = min(next((n for n in LADDER if n > base), base), self.highest)
         below = self._below(base)
         if below not in known and self._falling:
@@ -207,14 +236,27 @@ class Paced(Vegas):
         fair = known[below].throughput * base / below
         if less not in known and known[base].throughput < KNEE * fair:
             return self._probe(less)
-        # where a few more were no better but no worse either, noise may have hidden that they are
-        rounds = self._rounds if known[more].throughput < BEST * known[base].throughput else AGAIN
-        if more > base and self._begun - self._probed >= rounds * base:
-            self._rounds = min(self._rounds * SLOWER, LAST_ROUNDS)
-            for limit in [n for n in known if n > base]:
-                del known[limit]  # of another time
-            return self._probe(more)
         return base
+
+    @property
+    def _more(self) -> int:
+        return min(self._base + max(1, self._base // STEP), self.highest)
+
+    def _due(self, before: float, age: float) -> bool:
+        """Whether to look at a few more streams again, now that one of this age is at work.
+
+        One too many slows all others for as long as it takes until any has ended. Begun a little
+        before that, it costs next to nothing.
+        """
+        base, known, more = self._base, self._known, self._more
+        if self._latency is None or not before < NEARLY * self._latency <= age:
+            return False
+        if self.limit != base or base not in known or more == base or self._shifted:
+            return False
+        # where a few more were no better but no worse either, noise may have hidden that they are
+        tried = known.get(more)
+        worse = tried is not None and tried.throughput < BEST * known[base].throughput
+        return self._begun - self._probed >= (self._rounds if worse else AGAIN) * base
 
     def _probe(self, limit: int) -> int:
         self._probed = self._begun

@@ -37,7 +37,7 @@ RECENT: Final = 1 / 16
 
 
 @dataclass(slots=True)
-class _Rung:
+class Rung:
     throughput: float
     seen: int
     """Number of the window in which it was measured last."""
@@ -62,7 +62,7 @@ class Vegas:
         self.lowest, self.highest = lowest, highest
         self._base = start
         """The limit held between the looks at its neighbours."""
-        self._known: dict[int, _Rung] = {}
+        self._known: dict[int, Rung] = {}
         self._windows = self._probed = self._shifted = 0
         self._interval = FIRST_PROBE
         self._latency: float | None = None
@@ -164,13 +164,13 @@ class Vegas:
     def _learn(self, throughput: float) -> None:
         rung = self._known.get(self.limit)
         if rung is None:
-            self._known[self.limit] = _Rung(throughput, self._windows)
+            self._known[self.limit] = Rung(throughput, self._windows)
             return
         differs = abs(throughput - rung.throughput) > SHIFT * rung.throughput
         self._shifted = self._shifted + 1 if differs else 0
         if self._shifted >= 2:
             self._shifted = 0
-            self._known = {self.limit: _Rung(throughput, self._windows)}
+            self._known = {self.limit: Rung(throughput, self._windows)}
             self._least = None
             self._interval = FIRST_PROBE
             return
