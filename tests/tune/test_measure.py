@@ -37,6 +37,14 @@ def test_exact_neighbours_are_the_same_in_batches(flat: FlatIndex) -> None:
     assert (measure.recalls(found, found) == 1).all()
 
 
+def test_a_family_that_rounds_misses_nothing_by_it() -> None:
+    true = _matches([(1, 0.9), (2, 0.8), (3, 0.7)])
+    rounded = _matches([(1, 0.9), (2, 0.8), (3, 0.7 - 3e-7)])
+    other = _matches([(1, 0.9), (2, 0.8), (4, 0.7 - 3e-5)])
+    assert measure.recalls(rounded, true).tolist() == [1.0]
+    assert measure.recalls(other, true)[0] < 0.7
+
+
 def test_contenders_take_turns_and_the_order_turns_round(
     flat: FlatIndex, workload: Workload
 ) -> None:

@@ -49,7 +49,9 @@ class GraphIndex(CodedIndex):
     """
 
     family: ClassVar[str] = "graph"
-    capabilities: ClassVar[Capabilities] = Capabilities(exact=False, effort=True, rounding=1e-5)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        exact=False, effort=True, rounding=matches.ROUNDING
+    )
 
     def __init__(self, flat: FlatIndex, graph: Any, degree: int) -> None:
         super().__init__(flat)

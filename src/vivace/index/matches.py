@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import gt
+from typing import Final
 
 import numpy as np
 
 from vivace.types import Ids, Matches, Scores
+
+ROUNDING: Final = 1e-6
+"""Most by which a family's scores may differ from those of a scan: of 1, or of a greater one."""
 
 
 def none(queries: int, k: int) -> Matches:

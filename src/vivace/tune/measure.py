@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vivace.index.matches import ROUNDING
 from vivace.protocols import VectorIndex
 from vivace.tune.intervals import Recalls
 from vivace.types import Ids, Matches, Vectors
@@ -35,11 +36,14 @@ def exact(
 def recalls(found: Matches, true: Matches) -> Recalls:
     """Recall of each question: the share of its true neighbours that were found.
 
-    What scores as well as the last true neighbour counts as found, as it may stand in its place.
+    What scores as well as the last true neighbour counts as found, as it may stand in its place:
+    as well but for rounding, or a family that rounds would miss its last neighbour at every other
+    question.
     1 where there is nothing to find.
     """
     wanted = np.count_nonzero(true.ids >= 0, axis=1)
     worst = np.where(true.ids >= 0, true.scores, np.inf).min(axis=1, keepdims=True)
+    worst[wanted > 0] -= ROUNDING * np.maximum(1, np.abs(worst[wanted > 0]))
     good = np.count_nonzero((found.ids >= 0) & (found.scores >= worst), axis=1)
     share: Recalls = np.where(
         wanted > 0, np.minimum(good, wanted) / np.maximum(wanted, 1), 1.0
