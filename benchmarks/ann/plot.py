@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeAlias
 
 from vivace.cli.report.style import STYLE
 from vivace.cli.report.svg import (
@@ -23,7 +23,9 @@ _WIDE, _PANEL, _GAP, _TOP = 900.0, 250.0, 58.0, 82.0
 _LOOKS = "bdceaf"
 _LEAST = 0.01
 """What is less, as the build of what needs none, is left out."""
-_PANELS: tuple[tuple[str, Callable[[Mapping[str, Any]], float]], ...] = (
+Panels: TypeAlias = Sequence[tuple[str, Callable[[Mapping[str, Any]], float]]]
+"""What each shows of a result, and how it is called."""
+_PANELS: Panels = (
     ("p50, ms", lambda item: float(item["p50_ms"])),
     ("build, s", lambda item: float(item["build_seconds"])),
     (
@@ -33,19 +35,24 @@ _PANELS: tuple[tuple[str, Callable[[Mapping[str, Any]], float]], ...] = (
 )
 
 
-def by_size(results: Sequence[Mapping[str, Any]]) -> str:
+def by_size(
+    results: Sequence[Mapping[str, Any]],
+    *,
+    panels: Panels = _PANELS,
+    title: str = "Vector search by number of rows",
+) -> str:
     """The results of one run or several, a line a name; ours are drawn stronger."""
     names = list(dict.fromkeys(_short(str(item["name"])) for item in results))
-    high = _TOP + len(_PANELS) * (_PANEL + _GAP)
+    high = _TOP + len(panels) * (_PANEL + _GAP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" viewBox="0 0 {_WIDE:g} {high:g}">'
-        f"<title>{escape('Vector search by number of rows')}</title><style>{STYLE}"
+        f"<title>{escape(title)}</title><style>{STYLE}"
         "svg{background:var(--card);font-family:system-ui,sans-serif}</style>"
     ]
     parts += _legend(names)
-    for at, (title, value) in enumerate(_PANELS):
+    for at, (axis, value) in enumerate(panels):
         top = _TOP + at * (_PANEL + _GAP)
-        parts += _panel(results, names, title, value, Box(64, top, _WIDE - 20, top + _PANEL))
+        parts += _panel(results, names, axis, value, Box(64, top, _WIDE - 20, top + _PANEL))
     return "".join([*parts, "</svg>\n"])
 
 
