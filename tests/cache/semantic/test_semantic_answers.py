@@ -334,3 +334,31 @@ def test_a_long_question_counts_as_what_it_takes(words: str) -> None:
     finally:
         tracemalloc.stop()
     assert grown <= kept.nbytes
+
+
+def _raise(*_: object) -> Any:
+    raise RuntimeError("broken today")
+
+
+async def test_an_embedder_that_cannot_say_what_it_reads_fails_no_question() -> None:
+    trace = Trace()
+    kept = cache(reads=_raise, trace=trace)
+    assert await find(kept, FIRST) is None
+    assert "broken today" in kept.disabled
+    assert trace.counters()["semantic.uncalibrated"] == 1
+    kept.keep(FIRST, vector(FIRST), SCOPE, A, None)
+    assert await find(kept, FIRST) is not None
+
+
+async def test_a_decision_that_cannot_be_told_changes_nothing_else() -> None:
+    trace = Trace()
+
+    async def broken(texts: Sequence[str]) -> Vectors:
+        raise ValueError("no vectors today")
+
+    kept = cache(embed=broken, decide=_raise, trace=trace)
+    assert await find(kept, FIRST) is None
+    assert await kept.calibrated("en") is None
+    assert "no vectors today" in kept.disabled
+    assert trace.counters()["semantic.untold"] == 1
+    assert await find(kept, FIRST) is None

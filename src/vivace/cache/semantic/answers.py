@@ -320,8 +320,11 @@ class SemanticAnswers:
         shadow = self._shadows.get(of)
         if shadow is not None or of in self._calibrating:
             return shadow
-        groups = self._groups_of(of)
-        if not self._reads(of):
+        try:
+            groups, reads = self._groups_of(of), self._reads(of)
+        except Exception as error:  # the model may be anybody's, and a question waits
+            return self._failed(of, error)
+        if not reads:
             return self._off(of, f"the embedding model {self._model} does not read it")
         if not groups:
             return self._off(of, "there are no pairs of questions to calibrate it with")
@@ -342,8 +345,7 @@ class SemanticAnswers:
             self._trace.count("semantic.uncalibrated")
             self._trace.count(f"semantic.uncalibrated.{type(error).__name__}")
         except Exception as error:  # a model that gives no vectors, pairs that are none
-            self._trace.count("semantic.uncalibrated")
-            self._off(of, f"it could not be calibrated with {self._model}: {error!r}"[:300])
+            self._failed(of, error)
         else:
             self._calibrated[of] = found
             if found.threshold is None:
@@ -360,13 +362,26 @@ class SemanticAnswers:
                     found.threshold,
                     name=of,
                     share=self._share,
-                    decide=self._decide,
+                    decide=self._tell,
                 )
         finally:
             self._calibrating.pop(of, None)
 
+    def _tell(self, decision: Decision) -> None:
+        """What is decided holds, and a question is answered, whether it can be written or not."""
+        if self._decide is None:
+            return
+        try:
+            self._decide(decision)
+        except Exception:
+            self._trace.count("semantic.untold")
+
+    def _failed(self, of: str, error: Exception) -> Shadow:
+        self._trace.count("semantic.uncalibrated")
+        return self._off(of, f"it could not be calibrated with {self._model}: {error!r}"[:300])
+
     def _off(self, of: str, reason: str) -> Shadow:
-        shadow = Shadow(self._bound, 0.99, name=of, decide=self._decide)
+        shadow = Shadow(self._bound, 0.99, name=of, decide=self._tell)
         shadow.disable(reason)
         self._shadows[of] = shadow
         return shadow
