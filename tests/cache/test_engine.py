@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -217,15 +218,58 @@ def test_the_command_tells_clears_and_warms(
     assert main(["search", "notice period", *place]) == 0
     assert main(["cache", "stats", *place]) == 0
     assert "1 questions in the log, 1 different ones" in capsys.readouterr().out
-    for action, shown in (("stats", '"repeated":0.0'), ("warm", '"questions":1')):
-        assert main(["cache", action, *place, "--json"]) == 0
-        assert shown in capsys.readouterr().out.splitlines()[-1]
+    assert main(["cache", "stats", *place, "--json"]) == 0
+    assert '"repeated":0.0' in capsys.readouterr().out.splitlines()[-1]
+    place += ["--set", f"cache.sql={tmp_path / 'cache.db'}"]
+    for _ in range(2):  # what the tier had already is there as well
+        assert main(["cache", "warm", *place, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (told["questions"], told["stays"], told["tiers"]) == (1, True, ["sqlite"])
     assert main(["cache", "warm", *place]) == 0
+    assert "other processes find them there" in capsys.readouterr().out
     assert main(["cache", "clear", *place]) == 0
     assert main(["cache", "clear", "--json"]) == 0
     assert main(["cache", "stats", *place, "--set", "cache.memory_mib=0"]) == 0
     assert "no cache" in capsys.readouterr().out
     assert main(["cache", "stats", "--server", "127.0.0.1:1"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "cache.redis nor cache.sql"),
+        (["--set", "cache.sql=sqlite", "--set", "cache.memory_mib=0"], "cache.memory_mib is 0"),
+        (["--set", "cache.sql=sqlite", "--set", "cache.embeddings=false"], "cache.embeddings"),
+        (["--set", "cache.sql=sqlite", "--server", "127.0.0.1:1"], "--server"),
+    ],
+)
+def test_warming_what_ends_with_the_process_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    (tmp_path / "leave.md").write_text("The notice period is six weeks.")
+    place = ["--collection", str(tmp_path / "c")]
+    assert main(["ingest", str(tmp_path / "leave.md"), *place]) == 0
+    capsys.readouterr()
+    assert main(["cache", "warm", *place, *options, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert json.loads(out)["error"]["fix"]
+
+
+def test_a_tier_that_is_away_keeps_nothing_of_the_warming(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "leave.md").write_text("The notice period is six weeks.")
+    place = ["--collection", str(tmp_path / "c"), "--set", "cache.sql=/proc/none.db"]
+    assert main(["ingest", str(tmp_path / "leave.md"), *place]) == 0
+    assert main(["cache", "warm", *place]) == 0  # of no questions
+    assert main(["search", "notice period", *place]) == 0
+    capsys.readouterr()
+    assert main(["cache", "warm", *place, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["questions"], told["stays"], told["tiers"]) == (1, False, [])
+    assert main(["cache", "warm", *place]) == 1
+    assert "nothing of it stays" in capsys.readouterr().out
 
 
 async def test_what_a_server_remembers_is_read_from_its_metrics(

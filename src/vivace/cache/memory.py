@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from enum import StrEnum
+from functools import partial
 from random import Random
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from vivace.cache.flight import Flights
+from vivace.cache.renewals import Renewals
 from vivace.cache.statistics import Counts, Statistics
 from vivace.errors import DeadlineExceeded, Overloaded
 from vivace.protocols import EvictionPolicy
-from vivace.run.work import Priority, doing
 
 V = TypeVar("V")
 
@@ -96,7 +95,7 @@ class Memory(Generic[V]):
         self._lock = threading.Lock()
         self._entries: dict[bytes, _Entry[V]] = {}
         self._kinds: dict[str, Counts] = {}
-        self._renewing: dict[bytes, asyncio.Task[None]] = {}
+        self._renewals = Renewals()
 
     # -- one value --------------------------------------------------------------------------
 
@@ -247,7 +246,8 @@ class Memory(Generic[V]):
         if stale > 0:
             old = self._stale(key)
             if old is not None:
-                self._renew(key, made, kind)
+                again = partial(self.flights.run, key, made)
+                self._renewals.begin(key, again, partial(self.count, kind, "failed"))
                 return old
 
         def joined() -> None:
@@ -289,13 +289,11 @@ class Memory(Generic[V]):
 
     async def settle(self) -> None:
         """Wait until nothing is made again behind a stale value."""
-        while self._renewing:
-            await asyncio.wait(list(self._renewing.values()))
+        await self._renewals.settle()
 
     def close(self) -> None:
         """Give up what is made again behind stale values. Idempotent; from their event loop."""
-        for task in list(self._renewing.values()):
-            task.cancel()
+        self._renewals.cancel()
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -324,23 +322,6 @@ class Memory(Generic[V]):
             entry.counts.saved += entry.cost
             self._hit(key)
             return entry.value
-
-    def _renew(self, key: bytes, made: Callable[[], Awaitable[Any]], kind: str) -> None:
-        if key in self._renewing:
-            return
-
-        async def renewed() -> None:
-            try:
-                with doing(Priority.BACKGROUND):
-                    await self.flights.run(key, made)
-            # nobody waits for it: the stale value was given, and the next one asks again
-            except Exception:
-                self.count(kind, "failed")
-
-        # a context of its own: the deadline of who happened to ask is not this one's
-        task = asyncio.get_running_loop().create_task(renewed(), context=Context())
-        self._renewing[key] = task
-        task.add_done_callback(lambda _: self._renewing.pop(key, None))
 
     def _counts(self, kind: str) -> Counts:
         counts = self._kinds.get(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -16,6 +17,7 @@ from vivace.cli.output import json_line, settings_of, table
 from vivace.cli.status import FAILED, OK
 from vivace.engine import Engine
 from vivace.errors import BadInput
+from vivace.settings.tree import Cache
 
 _ROW: Final = re.compile(r'^vivace_cache_(\w+)(?:\{kind="(\w+)"\}|\{[^}]*\})? (\S+)$', re.MULTILINE)
 _SECONDS: Final = 5.0
@@ -77,23 +79,56 @@ async def _clear(options: argparse.Namespace) -> int:
 
 
 async def _warm(options: argparse.Namespace) -> int:
-    async with Engine(settings_of(options)) as engine:
+    settings = settings_of(options)
+    _check_stays(options, settings.cache)
+    async with Engine(settings) as engine:
         docs = await engine.open(options.collection or "default", create=False)
         warmed = await docs.warm(options.limit)
         statistics = engine.caching.statistics()
-        cache = engine.settings.cache
-        tiers = [name for name, said in (("redis", cache.redis), ("sql", cache.sql)) if said]
+    # a closed engine has written all that the tiers take
+    tiers = _reached(engine.caching.trace.counters())
+    value = {**msgspec.to_builtins(warmed), "stays": bool(tiers), "tiers": tiers}
     if options.json:
-        json_line({**msgspec.to_builtins(warmed), "tiers": tiers, "memory": _value(statistics)})
+        json_line({**value, "memory": _value(statistics)})
     else:
         print(f"{warmed.questions} questions asked again, {warmed.failed} failed")
         if tiers:
             print(f"their vectors are in {' and '.join(tiers)}: other processes find them there")
-        else:
-            print(
-                "nothing of it stays: this process ends, and has neither cache.redis nor cache.sql"
-            )
-    return OK
+        elif warmed.questions:
+            print("nothing of it stays: no tier took anything, and this process ends")
+    return OK if tiers or not warmed.questions else FAILED
+
+
+def _check_stays(options: argparse.Namespace, cache: Cache) -> None:
+    """Whether anything could outlive this process: only vectors do, in a tier.
+
+    Raises:
+        BadInput: nothing could.
+    """
+    if options.server:
+        raise BadInput(
+            "cache warm cannot warm a running server: --server is of cache stats",
+            fix="Leave --server out, and set the cache.redis or cache.sql that the server has",
+        )
+    if not (cache.redis or cache.sql):
+        raise BadInput(
+            "warming would end with this process: it has neither cache.redis nor cache.sql",
+            fix="Set the cache.redis or cache.sql that the processes to be warmed have",
+        )
+    if not cache.memory_mib:
+        raise BadInput("nothing is cached: cache.memory_mib is 0", fix="Set cache.memory_mib")
+    if not cache.embeddings:
+        raise BadInput(
+            "warming keeps the vectors of questions, and cache.embeddings is off",
+            fix="Set cache.embeddings=true",
+        )
+
+
+def _reached(counters: Mapping[str, int]) -> list[str]:
+    """The tiers that have some of it: written now, or found there."""
+    parts = [(name.split("."), count) for name, count in counters.items()]
+    there = {part[1] for part, count in parts if part[2:] in (["written"], ["hits"]) and count}
+    return sorted(there)
 
 
 def _value(statistics: Statistics | None) -> dict[str, Any] | None:

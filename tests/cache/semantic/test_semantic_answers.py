@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivace.cache.semantic.answers import Entry, SemanticAnswers, same_answer
+from vivace.cache.semantic.agreement import same_answer
+from vivace.cache.semantic.answers import Entry, SemanticAnswers
 from vivace.cache.semantic.room import Room
 from vivace.errors import EmbeddingError
 from vivace.trace import Trace
@@ -284,3 +286,79 @@ async def test_what_cannot_be_calibrated_says_so_and_answers_equal_questions() -
     assert "no vectors today" in kept.disabled
     found = await find(kept, FIRST)
     assert found is not None
+
+
+async def test_hits_that_were_not_served_hold_no_answer() -> None:
+    """Their answers may never come: the model failed, the caller left."""
+    room = Room(200_000)
+    kept = cache(room=room)
+    await kept.calibrated("en")
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(300):
+            scope = b"filter %d" % n
+            kept.keep(FIRST, vector(FIRST), scope, replace(A, text=f"{n}" + 20_000 * "x"), None)
+            assert await find(kept, AGAIN, scope) is None
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert room.nbytes <= room.capacity
+    assert grown < 4 * room.capacity
+
+
+async def test_a_hit_whose_answer_has_gone_is_not_judged() -> None:
+    trace = Trace()
+    kept = cache(trace=trace, entries=1)
+    await kept.calibrated("en")
+    kept.keep(FIRST, vector(FIRST), SCOPE, A, None)
+    assert await find(kept, AGAIN) is None
+    kept.keep("what is alpha?", vector("alpha"), SCOPE, A, None)
+    kept.keep(AGAIN, vector(AGAIN), SCOPE, Answer("In 1925.", ()), None)
+    assert trace.counters()["semantic.shadow"] == 1
+    assert not {"semantic.right", "semantic.wrong"} & set(trace.counters())
+
+
+@pytest.mark.parametrize("words", ["notice period ", "通知期限是多久", "3 4 15 92 6 "])
+def test_a_long_question_counts_as_what_it_takes(words: str) -> None:
+    kept = cache()
+    kept.keep(words, None, SCOPE, A, None)  # what is loaded once
+    kept.clear()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(20):
+            question = " ".join(f"{word}{n}{at}" for at, word in enumerate(300 * [words]))
+            kept.keep(question, None, SCOPE, A, None)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown <= kept.nbytes
+
+
+def _raise(*_: object) -> Any:
+    raise RuntimeError("broken today")
+
+
+async def test_an_embedder_that_cannot_say_what_it_reads_fails_no_question() -> None:
+    trace = Trace()
+    kept = cache(reads=_raise, trace=trace)
+    assert await find(kept, FIRST) is None
+    assert "broken today" in kept.disabled
+    assert trace.counters()["semantic.uncalibrated"] == 1
+    kept.keep(FIRST, vector(FIRST), SCOPE, A, None)
+    assert await find(kept, FIRST) is not None
+
+
+async def test_a_decision_that_cannot_be_told_changes_nothing_else() -> None:
+    trace = Trace()
+
+    async def broken(texts: Sequence[str]) -> Vectors:
+        raise ValueError("no vectors today")
+
+    kept = cache(embed=broken, decide=_raise, trace=trace)
+    assert await find(kept, FIRST) is None
+    assert await kept.calibrated("en") is None
+    assert "no vectors today" in kept.disabled
+    assert trace.counters()["semantic.untold"] == 1
+    assert await find(kept, FIRST) is None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from vivace.cache.kept import of_answer
+from vivace.cache.semantic.agreement import same_answer
 from vivace.cache.semantic.calibration import Calibration, calibrate, shipped, upper_bound
 from vivace.cache.semantic.guard import Form, difference, exact_text, form
 from vivace.cache.semantic.index import NearestQuestion
@@ -20,7 +21,6 @@ from vivace.cache.semantic.room import Room
 from vivace.cache.semantic.shadow import SHARE, Shadow
 from vivace.errors import VivaceError
 from vivace.text.language import language
-from vivace.text.terms import words
 from vivace.trace import Trace
 from vivace.types import Answer, Decision, Vector, Vectors
 
@@ -31,9 +31,11 @@ Groups: TypeAlias = Sequence[Sequence[str]]
 
 ENTRIES: Final = 10_000
 _PENDING: Final = 1_024
-_ENTRY_BYTES: Final = 2_000
-"""Of what is kept beside an answer: its question, the words of it, the places it is found by."""
-_ALIKE: Final = 0.5
+_ENTRY_BYTES: Final = 1_000
+"""Of what is kept beside an answer: the places it is found by."""
+_QUESTION_BYTES: Final = 33
+"""A byte of the question in UTF-8, with its words and folded text. Measured: 27 at most in English
+and digits, 32 in Chinese; a question may have thousands of characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,12 @@ Valid: TypeAlias = Callable[[Entry], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A hit that was not served: the answer that comes will show whether it was right."""
+    """A hit that was not served: the answer that comes will show whether it was right.
 
-    answer: Answer
+    `entry` is its key: held here, answers would stay that have long gone from what is bounded.
+    """
+
+    entry: int
     score: float
     language: str
 
@@ -159,7 +164,7 @@ class SemanticAnswers:
         if shadow.take(score):
             return self._served(key, entry, "hit")
         self._trace.count("semantic.shadow")
-        self._pending[scope, folded] = _Pending(entry.answer, score, entry.form.language)
+        self._pending[scope, folded] = _Pending(key, score, entry.form.language)
         if len(self._pending) > _PENDING:
             self._pending.popitem(last=False)
         return None
@@ -177,7 +182,8 @@ class SemanticAnswers:
             self._forget(old)
         key, self._next = self._next, self._next + 1
         expires = self._clock() + self._seconds
-        size = _ENTRY_BYTES + of_answer(answer)
+        asked = _QUESTION_BYTES * len(question.encode(errors="replace"))
+        size = _ENTRY_BYTES + asked + of_answer(answer)
         entry = Entry(question, scope, answer, sources, form(question), expires, size)
         self._entries[key], self._used[key] = entry, self._clock()
         self._bytes += size
@@ -199,10 +205,11 @@ class SemanticAnswers:
         self._bytes += index.nbytes - before
 
     def judge(self, question: str, scope: bytes, answer: Answer) -> None:
-        """Compare an answer made anew with the hit that was not served, if there was one."""
+        """Compare an answer made anew with the hit that was not served, if it is still there."""
         pending = self._pending.pop((scope, exact_text(question)), None)
-        if pending is not None and _whole(answer):
-            right = self._agrees(pending.answer, answer)
+        entry = None if pending is None else self._entries.get(pending.entry)
+        if pending is not None and entry is not None and _whole(answer):
+            right = self._agrees(entry.answer, answer)
             self._trace.count("semantic.right" if right else "semantic.wrong")
             self._shadows[pending.language].judged(pending.score, right)
 
@@ -313,8 +320,11 @@ class SemanticAnswers:
         shadow = self._shadows.get(of)
         if shadow is not None or of in self._calibrating:
             return shadow
-        groups = self._groups_of(of)
-        if not self._reads(of):
+        try:
+            groups, reads = self._groups_of(of), self._reads(of)
+        except Exception as error:  # the model may be anybody's, and a question waits
+            return self._failed(of, error)
+        if not reads:
             return self._off(of, f"the embedding model {self._model} does not read it")
         if not groups:
             return self._off(of, "there are no pairs of questions to calibrate it with")
@@ -335,8 +345,7 @@ class SemanticAnswers:
             self._trace.count("semantic.uncalibrated")
             self._trace.count(f"semantic.uncalibrated.{type(error).__name__}")
         except Exception as error:  # a model that gives no vectors, pairs that are none
-            self._trace.count("semantic.uncalibrated")
-            self._off(of, f"it could not be calibrated with {self._model}: {error!r}"[:300])
+            self._failed(of, error)
         else:
             self._calibrated[of] = found
             if found.threshold is None:
@@ -353,13 +362,26 @@ class SemanticAnswers:
                     found.threshold,
                     name=of,
                     share=self._share,
-                    decide=self._decide,
+                    decide=self._tell,
                 )
         finally:
             self._calibrating.pop(of, None)
 
+    def _tell(self, decision: Decision) -> None:
+        """What is decided holds, and a question is answered, whether it can be written or not."""
+        if self._decide is None:
+            return
+        try:
+            self._decide(decision)
+        except Exception:
+            self._trace.count("semantic.untold")
+
+    def _failed(self, of: str, error: Exception) -> Shadow:
+        self._trace.count("semantic.uncalibrated")
+        return self._off(of, f"it could not be calibrated with {self._model}: {error!r}"[:300])
+
     def _off(self, of: str, reason: str) -> Shadow:
-        shadow = Shadow(self._bound, 0.99, name=of, decide=self._decide)
+        shadow = Shadow(self._bound, 0.99, name=of, decide=self._tell)
         shadow.disable(reason)
         self._shadows[of] = shadow
         return shadow
@@ -367,21 +389,3 @@ class SemanticAnswers:
 
 def _whole(answer: Answer) -> bool:
     return not answer.degraded and answer.finish_reason == "stop"
-
-
-def same_answer(one: Answer, other: Answer) -> bool:
-    """Whether two answers say the same, as far as their words show.
-
-    Both found something, with the same numbers, and either cite a passage in common or share half
-    of their words. An answer in other words and from other passages counts as another: so the
-    bound errs to the safe side, except where one word turns an answer of many.
-    """
-    if one.found != other.found:
-        return False
-    if not one.found or one.text == other.text:
-        return True
-    ours, theirs = set(words(one.text)), set(words(other.text))
-    if {w for w in ours if w.isdigit()} != {w for w in theirs if w.isdigit()}:
-        return False
-    cited = {c.chunk.id for c in one.citations} & {c.chunk.id for c in other.citations}
-    return bool(cited) or len(ours & theirs) >= _ALIKE * max(len(ours | theirs), 1)
