@@ -232,6 +232,7 @@ def test_the_command_tells_clears_and_warms(
     assert main(["cache", "stats", *place, "--set", "cache.memory_mib=0"]) == 0
     assert "no cache" in capsys.readouterr().out
     assert main(["cache", "stats", "--server", "127.0.0.1:1"]) == 2
+    assert main(["cache", "clear", "--server", "127.0.0.1:1"]) == 2
 
 
 @pytest.mark.parametrize(

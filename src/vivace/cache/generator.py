@@ -7,16 +7,17 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
-from contextvars import Context
+from functools import partial
 from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from vivace.cache.kept import ANSWER, Kept
 from vivace.cache.keys import key
+from vivace.cache.renewals import Renewals
 from vivace.protocols import Generator
 from vivace.run.streams import Deferred, closing
-from vivace.run.work import Priority, current, doing, too_late
+from vivace.run.work import current, too_late
 from vivace.types import Delta, Message, Usage
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ class CachedGenerator:
         self._clock = clock
         self._saved = saved
         self._count = count
-        self._renewing: dict[bytes, asyncio.Task[None]] = {}
+        self._renewals = Renewals()
 
     def stream(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float
@@ -122,16 +123,12 @@ class CachedGenerator:
         return Deferred(lambda: self._begun(one, messages, max_tokens, temperature))
 
     async def close(self) -> None:
-        for task in (renewing := list(self._renewing.values())):
-            task.cancel()
-        if renewing:
-            await asyncio.wait(renewing)
+        await self._renewals.close()
         await self._generator.close()
 
     async def settle(self) -> None:
         """Wait until nothing is made again behind a stale answer."""
-        while self._renewing:
-            await asyncio.wait(list(self._renewing.values()))
+        await self._renewals.settle()
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -195,26 +192,13 @@ class CachedGenerator:
     def _renew(
         self, one: bytes, messages: Sequence[Message], max_tokens: int, temperature: float
     ) -> None:
-        if one in self._renewing:
-            return
+        async def again() -> None:
+            stream = self._asked(one, messages, max_tokens, temperature, AsyncExitStack())
+            async with closing(stream) as deltas:
+                async for _ in deltas:
+                    pass
 
-        async def renewed() -> None:
-            with doing(Priority.BACKGROUND):
-                stream = self._asked(one, messages, max_tokens, temperature, AsyncExitStack())
-                async with closing(stream) as deltas:
-                    async for _ in deltas:
-                        pass
-
-        # a context of its own: the deadline of who happened to ask is not this one's
-        task = asyncio.get_running_loop().create_task(renewed(), context=Context())
-        self._renewing[one] = task
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._renewing.pop(one, None)
-            if not task.cancelled() and task.exception() is not None:
-                self._count("failed")  # the stale answer was given; the next one asks again
-
-        task.add_done_callback(ended)
+        self._renewals.begin(one, again, partial(self._count, "failed"))
 
 
 async def _replayed(known: Recorded) -> AsyncIterator[Delta]:

@@ -64,6 +64,11 @@ async def _stats(options: argparse.Namespace) -> int:
 
 
 async def _clear(options: argparse.Namespace) -> int:
+    if options.server:
+        raise BadInput(
+            "cache clear cannot clear a running server: --server is of cache stats",
+            fix="Leave --server out; a server with the same cache.redis forgets, too",
+        )
     async with Engine(settings_of(options)) as engine:
         cleared = await engine.caching.clear()
         shared = bool(engine.settings.cache.redis)
