@@ -229,6 +229,11 @@ def test_the_command_tells_clears_and_warms(
     assert "other processes find them there" in capsys.readouterr().out
     assert main(["cache", "clear", *place]) == 0
     assert main(["cache", "clear", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["cache", "clear", "--set", "cache.redis=redis://127.0.0.1:1"]) == 1
+    said = capsys.readouterr().out
+    assert "redis: does not answer; nothing is forgotten" in said
+    assert "forgets its own when it restarts" in said  # nobody could be told
     assert main(["cache", "stats", *place, "--set", "cache.memory_mib=0"]) == 0
     assert "no cache" in capsys.readouterr().out
     assert main(["cache", "stats", "--server", "127.0.0.1:1"]) == 2

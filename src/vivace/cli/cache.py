@@ -71,14 +71,14 @@ async def _clear(options: argparse.Namespace) -> int:
         )
     async with Engine(settings_of(options)) as engine:
         cleared = await engine.caching.clear()
-        shared = bool(engine.settings.cache.redis)
     if options.json:
         json_line({"tiers": cleared.tiers})
     else:
         for tier, empty in cleared.tiers.items():
             said = "everything is forgotten" if empty else "does not answer; nothing is forgotten"
             print(f"{tier}: {said}")
-        others = "now, too" if shared else "when it restarts, for nothing tells it (cache.redis)"
+        told = cleared.tiers.get("redis", False)
+        others = "now, too" if told else "when it restarts, for nothing tells it (cache.redis)"
         print(f"memory: a running server forgets its own {others}")
     return OK if all(cleared.tiers.values()) else FAILED
 
