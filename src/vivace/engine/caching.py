@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Thread
 from typing import Any, Final, TypeVar
-from weakref import WeakSet
 
 import msgspec
 
@@ -19,7 +18,6 @@ from vivace.cache.generator import CachedGenerator
 from vivace.cache.guarded import Guarded
 from vivace.cache.memory import Memory
 from vivace.cache.searcher import CachedSearcher
-from vivace.cache.semantic.answers import SemanticAnswers
 from vivace.cache.semantic.room import Room
 from vivace.cache.statistics import Statistics
 from vivace.cache.tiered import Tiered, invalidation
@@ -77,8 +75,6 @@ class Caching:
         )
         self._channel = invalidation(self._tiers)
         self._tiered: list[Tiered[Any]] = []
-        self.semantic: WeakSet[SemanticAnswers] = WeakSet()
-        """Of the open collections: what is cleared, they forget too."""
         if self._channel is not None:
             self._channel.subscribe(self._forget_semantic)
 
@@ -156,9 +152,8 @@ class Caching:
             self.memory.close()
 
     def _forget_semantic(self, key: bytes | None, kind: str | None) -> None:
-        if key is None:
-            for answers in self.semantic:
-                answers.clear()
+        if key is None and self.room is not None:
+            self.room.clear()
 
     def _kept(
         self,

@@ -88,7 +88,6 @@ class Collection(Tuned):
             self._remembered = Remembered(
                 corpus, engine.questions, self._answerer.name, engine.settings, trace, decide, room
             )
-            engine.caching.semantic.add(self._remembered.answers)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         corpus.background.quiet = lambda: self._pace.quiet
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)

@@ -19,6 +19,8 @@ class Tenant(Protocol):
 
     def drop_oldest(self) -> None: ...
 
+    def clear(self) -> None: ...
+
 
 class Room:
     """Of `capacity` bytes; what was of no use for longest goes first. For one event loop."""
@@ -33,6 +35,11 @@ class Room:
 
     def enter(self, tenant: Tenant) -> None:
         self._tenants.add(tenant)
+
+    def clear(self) -> None:
+        """Forget all that is kept in it."""
+        for tenant in self._tenants:
+            tenant.clear()
 
     def make(self) -> None:
         """Drop as many entries as are too much."""
