@@ -13,7 +13,7 @@ import msgspec
 
 from vivace import settings as settings_module
 from vivace.collection.corpus import Corpus
-from vivace.collection.place import collection_path
+from vivace.collection.paths import collection_path
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
