@@ -34,7 +34,7 @@ from vivace.protocols import Generator
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel
 from vivace.types import (
-    Asking,
+    AnswerOptions,
     BatchProgress,
     Chunk,
     Completion,
@@ -128,7 +128,7 @@ async def order(options: argparse.Namespace) -> bool:
     for n in draw.choices(range(60), k=200):
         hit = Hit(Chunk("d", f"The code of the vault is X{n}Y."), 1.0)
         prompt = prompts.build(
-            Query("What is the code of the vault?"), [hit], Asking(), budget=1000
+            Query("What is the code of the vault?"), [hit], AnswerOptions(), budget=1000
         )
         asked.append((f"X{n}Y", Request(prompt.messages)))
     with FakeModel() as fake:

@@ -28,7 +28,7 @@ from vivace.settings import Generate
 from vivace.testing import grounded
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.fake_wire import BLOCK
-from vivace.types import Asking, Message, Query
+from vivace.types import AnswerOptions, Message, Query
 
 TURNS = 4
 Layout: TypeAlias = Callable[[Sequence[Message], str], tuple[Message, ...]]
@@ -88,7 +88,10 @@ async def cached(questions: Sequence[Question], layout: Layout) -> dict[str, Any
                 if number % TURNS == 0:
                     history = ()
                 prompt = prompts.build(
-                    Query(question.text), question.hits[:5], Asking(history=history), budget=3000
+                    Query(question.text),
+                    question.hits[:5],
+                    AnswerOptions(history=history),
+                    budget=3000,
                 )
                 last = prompt.messages[-1].content
                 lead = Message("user", commonpath([before, last]))

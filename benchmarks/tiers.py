@@ -22,10 +22,10 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.report import show
+from tests.support.outages import OUTAGES
 from vivace.cache.guarded import Guarded
 from vivace.cache.tiered import Tiered
 from vivace.cache.tiers import load
-from vivace.testing.outages import OUTAGES
 from vivace.trace import Trace
 
 _KEYS: Final = 20_000

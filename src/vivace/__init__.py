@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from vivace.sync import reembed as reembed
     from vivace.tune.tuning import Tuning as Tuning
     from vivace.types import Answer as Answer
-    from vivace.types import Asking as Asking
+    from vivace.types import AnswerOptions as AnswerOptions
     from vivace.types import BatchProgress as BatchProgress
     from vivace.types import Chunk as Chunk
     from vivace.types import Citation as Citation
@@ -116,10 +116,10 @@ _HOMES = {
     "settings": "Settings",
     "sync": "BlockingCollection open reembed",
     "tune.tuning": "Tuning",
-    "types": "Answer Asking BatchProgress Chunk Citation CollectionInfo Completion Decision Delta"
-    " Document Failure Finding Footprint Fusion Hit IngestProgress IngestReport Message Objective"
-    " Passage Plan Query Request Rerank SearchResult Section Skipped Span Stage Stages Support"
-    " Trial UpkeepProgress Usage",
+    "types": "Answer AnswerOptions BatchProgress Chunk Citation CollectionInfo Completion Decision"
+    " Delta Document Failure Finding Footprint Fusion Hit IngestProgress IngestReport"
+    " Message Objective Passage Plan Query Request Rerank SearchResult Section Skipped"
+    " Span Stage Stages Support Trial UpkeepProgress Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_chec
 
 from vivace.errors import IngestError, VivaceError
 from vivace.types import (
-    Asking,
+    AnswerOptions,
     Bitmap,
     Capabilities,
     Chunk,
@@ -16,8 +16,8 @@ from vivace.types import (
     Delta,
     Document,
     Embedded,
+    Float16Vectors,
     Footprint,
-    Halves,
     Hit,
     Ids,
     Matches,
@@ -153,7 +153,7 @@ class VectorIndex(Protocol):
         ...
 
     @property
-    def vectors(self) -> Halves:
+    def vectors(self) -> Float16Vectors:
         """(n, dim) float16 in the order of `ids`: what was indexed."""
         ...
 
@@ -321,7 +321,7 @@ class Answerer(Protocol):
     name: str
 
     def stream(
-        self, query: Query, result: SearchResult, asking: Asking = ...
+        self, query: Query, result: SearchResult, options: AnswerOptions = ...
     ) -> AsyncIterator[Delta]: ...
 
 

@@ -30,7 +30,7 @@ from vivace.tune.quality import Quality
 from vivace.tune.tuning import Tuning
 from vivace.types import (
     Answer,
-    Asking,
+    AnswerOptions,
     BatchProgress,
     Chunk,
     CollectionInfo,
@@ -51,7 +51,7 @@ from vivace.types import (
 )
 
 T = TypeVar("T")
-_PLAINLY = Asking()
+_DEFAULTS = AnswerOptions()
 
 
 class Loop:
@@ -181,13 +181,13 @@ class BlockingCollection:
         *,
         k: int = 10,
         filters: Metadata | None = None,
-        asking: Asking = _PLAINLY,
+        options: AnswerOptions = _DEFAULTS,
         template: str = "",
         target_language: str = "",
         messages: Sequence[Message] = (),
     ) -> Answer:
-        asking = with_wishes(asking, template, target_language, messages)
-        return self._loop.run(self._collection.ask(question, k=k, filters=filters, asking=asking))
+        options = with_wishes(options, template, target_language, messages)
+        return self._loop.run(self._collection.ask(question, k=k, filters=filters, options=options))
 
     def answer_many(
         self,
@@ -195,7 +195,7 @@ class BlockingCollection:
         k: int = 10,
         *,
         filters: Metadata | None = None,
-        asking: Asking = _PLAINLY,
+        options: AnswerOptions = _DEFAULTS,
         template: str = "",
         target_language: str = "",
         progress: Callable[[BatchProgress], None] | None = None,
@@ -206,7 +206,7 @@ class BlockingCollection:
                 questions,
                 k,
                 filters=filters,
-                asking=asking,
+                options=options,
                 template=template,
                 target_language=target_language,
                 progress=progress,
@@ -228,14 +228,14 @@ class BlockingCollection:
         *,
         k: int = 10,
         filters: Metadata | None = None,
-        asking: Asking = _PLAINLY,
+        options: AnswerOptions = _DEFAULTS,
         template: str = "",
         target_language: str = "",
         messages: Sequence[Message] = (),
     ) -> Iterator[Delta]:
-        asking = with_wishes(asking, template, target_language, messages)
+        options = with_wishes(options, template, target_language, messages)
         return self._loop.iterate(
-            self._collection.stream(question, k=k, filters=filters, asking=asking)
+            self._collection.stream(question, k=k, filters=filters, options=options)
         )
 
     def get(self, id: str) -> Document | None:

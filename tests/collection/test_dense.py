@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from vivace.collection.dense import _TAIL_RATIO, Dense
 from vivace.index.flat import FlatIndex
-from vivace.types import Bitmap, Halves, Ids, Metric
+from vivace.types import Bitmap, Float16Vectors, Ids, Metric
 
 DIM = 8
 
 
-def rows(rng: np.random.Generator, n: int) -> Halves:
-    made: Halves = rng.normal(size=(n, DIM)).astype(np.float16)
+def rows(rng: np.random.Generator, n: int) -> Float16Vectors:
+    made: Float16Vectors = rng.normal(size=(n, DIM)).astype(np.float16)
     return made
 
 
@@ -64,7 +64,7 @@ def test_any_history_answers_as_a_fresh_index(
 def test_copying_stays_within_n_log_n() -> None:
     copied, built = 0, FlatIndex.build
 
-    def counted(ids: Ids, vectors: Halves, *, metric: Metric) -> FlatIndex:
+    def counted(ids: Ids, vectors: Float16Vectors, *, metric: Metric) -> FlatIndex:
         nonlocal copied
         copied += len(ids)
         return built(ids, vectors, metric=metric)

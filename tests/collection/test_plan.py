@@ -19,7 +19,7 @@ from vivace.index import segments
 from vivace.settings import Index
 from vivace.store.changes import Change, NewChunk, Put, Remove
 from vivace.trace import Trace
-from vivace.types import Chunk, Decision, Document, Halves, Objective, Plan
+from vivace.types import Chunk, Decision, Document, Float16Vectors, Objective, Plan
 
 DIM = 16
 ROWS = 300
@@ -38,7 +38,7 @@ def opened(
 
 def put(id: int) -> Put:
     text = f"word{id} walnut"
-    vector: Halves = np.random.default_rng(id).normal(size=DIM).astype(np.float16)
+    vector: Float16Vectors = np.random.default_rng(id).normal(size=DIM).astype(np.float16)
     chunk = NewChunk(Chunk(f"d{id}", text, 0, len(text)), text.encode(), vector)
     return Put(Document(f"d{id}", text), text.encode(), (chunk,))
 

@@ -20,7 +20,7 @@ from vivace.settings import Index
 from vivace.store.changes import Change, NewChunk, Put, Remove
 from vivace.store.store import Store
 from vivace.trace import Trace
-from vivace.types import Chunk, Decision, Document, Halves, Query
+from vivace.types import Chunk, Decision, Document, Float16Vectors, Query
 
 DIM = 8
 SETTINGS = Index(family="flat", seal_chunks=10, merge_factor=2, terms_chunks=7)
@@ -38,7 +38,7 @@ def opened(
 def put(id: int, version: int = 0) -> Put:
     rng = np.random.default_rng([id, version])
     text = f"word{id} version{version} walnut"
-    vector: Halves = rng.normal(size=DIM).astype(np.float16)
+    vector: Float16Vectors = rng.normal(size=DIM).astype(np.float16)
     chunk = NewChunk(Chunk(f"d{id}", text, 0, len(text)), text.encode(), vector)
     return Put(Document(f"d{id}", text, metadata={"id": id}), text.encode(), (chunk,))
 

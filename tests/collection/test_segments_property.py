@@ -25,7 +25,7 @@ from vivace.index.flat import FlatIndex
 from vivace.settings import Index
 from vivace.store.changes import Change, NewChunk, Put, Remove
 from vivace.trace import Trace
-from vivace.types import Chunk, Document, Halves, Ids, Query
+from vivace.types import Chunk, Document, Float16Vectors, Ids, Query
 
 DIM = 8
 WORDS = ["ash", "birch", "cedar", "elm", "fir", "gum"]
@@ -147,7 +147,7 @@ class Histories(RuleBasedStateMachine):
             assert len(said) == len(set(said))
             assert set(said) == here
 
-    def _stored(self) -> tuple[Ids, Halves]:
+    def _stored(self) -> tuple[Ids, Float16Vectors]:
         batches = list(self.writer.store.vectors())
         if not batches:
             return np.empty(0, np.int64), np.empty((0, DIM), np.float16)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vivace.engine import Engine
 from vivace.settings import load
-from vivace.types import Asking, Document, Message, Query
+from vivace.types import AnswerOptions, Document, Message, Query
 
 TOWER = Document(
     "tower", "The Eiffel Tower was completed in 1889. It stands in Paris.", metadata={"lang": "en"}
@@ -31,10 +31,10 @@ async def test_an_equal_question_gets_the_answer_until_its_passage_changes(tmp_p
 
         assert (await docs.ask(EQUAL, k=3)).cached == ""
         assert (await docs.ask(EQUAL, filters={"lang": "en"})).cached == ""
-        assert (await docs.ask(EQUAL, asking=Asking(system="Be brief."))).cached == ""
-        follows = Asking(history=(Message("user", "Hi"), Message("assistant", "Hello")))
-        assert (await docs.ask(EQUAL, asking=follows)).cached == ""
-        assert (await docs.ask(EQUAL, asking=Asking(temperature=0.7))).cached == ""
+        assert (await docs.ask(EQUAL, options=AnswerOptions(system="Be brief."))).cached == ""
+        follows = AnswerOptions(history=(Message("user", "Hi"), Message("assistant", "Hello")))
+        assert (await docs.ask(EQUAL, options=follows)).cached == ""
+        assert (await docs.ask(EQUAL, options=AnswerOptions(temperature=0.7))).cached == ""
         assert (await docs.ask(Query(EQUAL, explain=True))).cached == ""
 
         await docs.add([Document("third", "Nothing of any tower.")])

@@ -11,7 +11,7 @@ from vivace.generate.excerpts import Excerpt, whole
 from vivace.generate.optimise import cut, deduplicated, ends_first, shaped, within
 from vivace.generate.prompts import build, price
 from vivace.settings import Answering
-from vivace.types import Asking, Chunk, Hit, Query
+from vivace.types import AnswerOptions, Chunk, Hit, Query
 
 TEXT = (
     "The hotel has forty rooms. Breakfast is served from seven. The notice period is six weeks. "
@@ -98,7 +98,11 @@ def test_each_is_on_or_off_by_a_setting() -> None:
 def test_structure_is_told_at_the_end_of_the_instructions() -> None:
     def told(**more: bool) -> str:
         answering = Answering(**more)  # type: ignore[arg-type]
-        return build(Query("q"), [], Asking(), budget=99, answering=answering).messages[0].content
+        return (
+            build(Query("q"), [], AnswerOptions(), budget=99, answering=answering)
+            .messages[0]
+            .content
+        )
 
     assert told(structure=True).startswith(told())
     assert "Begin with the direct answer" in told(structure=True)

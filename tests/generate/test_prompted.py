@@ -14,7 +14,17 @@ from vivace.server.passages import sources
 from vivace.settings import Answering, Generate, load
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
-from vivace.types import Answer, Asking, Chunk, Delta, Hit, Message, Query, SearchResult, Usage
+from vivace.types import (
+    Answer,
+    AnswerOptions,
+    Chunk,
+    Delta,
+    Hit,
+    Message,
+    Query,
+    SearchResult,
+    Usage,
+)
 
 HANDBOOK = "# Leaving\n\nThe notice period is six weeks.\n\n# Pay\n\nPay day is the last Friday.\n"
 ZH = "员工的试用期为三个月。试用期内的通知期为两周。年假为三十天。"
@@ -155,9 +165,9 @@ RESULT = SearchResult((Hit(Chunk("d", "The sky is blue.", 0, 16, id=1), 1.0),), 
 STOP = Delta(finish_reason="stop", usage=None)
 
 
-async def answer_of(model: Says, result: SearchResult = RESULT, **asking: object) -> Answer:
+async def answer_of(model: Says, result: SearchResult = RESULT, **options: object) -> Answer:
     prompted = Prompted(model, Answering(), Generate(system="Rhyme."))
-    found = [d async for d in prompted.stream(Query("sky?"), result, Asking(**asking))]  # type: ignore[arg-type]
+    found = [d async for d in prompted.stream(Query("sky?"), result, AnswerOptions(**options))]  # type: ignore[arg-type]
     answer = found[-1].answer
     assert answer is not None
     assert answer.text == "".join(delta.text for delta in found)
@@ -188,7 +198,7 @@ async def test_what_was_asked_reaches_the_model() -> None:
 async def test_no_more_tokens_are_asked_for_than_set(asked: int | None, most: int) -> None:
     model = Says(Delta("Blue [1]."), STOP)
     prompted = Prompted(model, Answering(), Generate(max_tokens=9))
-    async for _ in prompted.stream(Query("sky?"), RESULT, Asking(max_tokens=asked)):
+    async for _ in prompted.stream(Query("sky?"), RESULT, AnswerOptions(max_tokens=asked)):
         pass
     assert model.asked[0][1] == most
 

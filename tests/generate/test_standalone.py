@@ -14,7 +14,7 @@ from vivace.generate.standalone import messages, standalone
 from vivace.settings import load
 from vivace.testing.fake_llm import FakeModel
 from vivace.trace import Trace
-from vivace.types import Asking, Chunk, Delta, Message
+from vivace.types import AnswerOptions, Chunk, Delta, Message
 
 HISTORY = (Message("user", "Who wrote Faust?"), Message("assistant", "Goethe [1]."))
 
@@ -109,7 +109,7 @@ async def test_a_collection_searches_for_what_the_model_wrote(on: bool) -> None:
             docs = await engine.open("follow")
             chunk = Chunk("a", "The bridge was painted in May.", 0, 30)
             await docs.add([chunk], np.ones((1, 8), np.float32))
-            answer = await docs.ask("And when?", asking=Asking(history=HISTORY))
+            answer = await docs.ask("And when?", options=AnswerOptions(history=HISTORY))
             assert len(answer.hits) == on
             assert fake.statistics().requests == 1 + on
             answer = await docs.ask("When was the bridge painted?")

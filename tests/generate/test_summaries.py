@@ -13,7 +13,17 @@ from vivace.generate.prompts import price
 from vivace.generate.summaries import bounded, parted, passages
 from vivace.settings import Answering, Generate
 from vivace.testing import grounded
-from vivace.types import Answer, Asking, Chunk, Delta, Hit, Message, Query, SearchResult, Usage
+from vivace.types import (
+    Answer,
+    AnswerOptions,
+    Chunk,
+    Delta,
+    Hit,
+    Message,
+    Query,
+    SearchResult,
+    Usage,
+)
 
 SENTENCES = [f"Rule {n} of the house says word{n} and nothing else at all. " for n in range(60)]
 TEXT = "".join(SENTENCES)
@@ -22,7 +32,7 @@ CHUNKS = [
     Chunk("d", TEXT[EACH[n] : EACH[min(60, n + 4)]], EACH[n], EACH[min(60, n + 4)], id=n)
     for n in range(0, 60, 3)
 ]
-ASKING = Asking(template="summary")
+OPTIONS = AnswerOptions(template="summary")
 
 
 class Model:
@@ -63,7 +73,7 @@ async def summary(model: Model, **answer: object) -> Answer:
     answering = Answering(**answer)  # type: ignore[arg-type]
     made = Prompted(model, answering, Generate(context_tokens=400), documents=documents)
     result = SearchResult((Hit(CHUNKS[3], 1.0),), 1)
-    deltas = [d async for d in made.stream(Query("Summarise the rules"), result, ASKING)]
+    deltas = [d async for d in made.stream(Query("Summarise the rules"), result, OPTIONS)]
     answer_ = deltas[-1].answer
     assert answer_ is not None
     return answer_

@@ -14,7 +14,7 @@ from vivace.generate.classify import classified, text_to_translate
 from vivace.generate.templates import NOT_FOUND, built_in, load, task, with_wishes
 from vivace.settings import load as settings
 from vivace.testing.fake_llm import FakeModel
-from vivace.types import Asking, Message, Query
+from vivace.types import AnswerOptions, Message, Query
 
 HANDBOOK = "# Leaving\n\nThe notice period is six weeks.\n\n# Pay\n\nPay day is the last Friday.\n"
 ZH = "员工的试用期为三个月。试用期内的通知期为两周。年假为三十天。"
@@ -44,7 +44,7 @@ def test_every_template_has_both_languages(name: str, code: str) -> None:
     wording = built_in()[name].wording(code)
     assert wording.instructions
     assert wording.ask
-    made = task(Query("问题" if code == "zh" else "question"), Asking(template="qa"))
+    made = task(Query("问题" if code == "zh" else "question"), AnswerOptions(template="qa"))
     assert made.language == code
     assert "{" not in made.instructions + made.asked
 
@@ -74,8 +74,8 @@ def test_the_request_tells_its_kind(question: str, template: str, target: str) -
     kind = classified(question)
     assert (kind.template, kind.target) == (template, target)
     if template != "qa":
-        assert task(Query(question), Asking()).name == "qa"  # only auto asks the classifier
-        assert task(Query(question), Asking(template="auto")).name == template
+        assert task(Query(question), AnswerOptions()).name == "qa"  # only auto asks the classifier
+        assert task(Query(question), AnswerOptions(template="auto")).name == template
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ async def test_a_summary_reads_whole_documents(
 
 
 @pytest.mark.parametrize(
-    ("question", "asking", "expected"),
+    ("question", "options", "expected"),
     [
         ("Translate to French: One. Two.", {"template": "auto"}, "(French) One. (French) Two."),
         ("请翻译成德语：通知期为六周。", {"template": "auto"}, "(德语) 通知期为六周。"),
@@ -142,10 +142,10 @@ async def test_a_summary_reads_whole_documents(
     ],
 )
 async def test_a_given_text_is_translated_without_a_search(
-    fake: FakeModel, tmp_path: Path, question: str, asking: dict[str, str], expected: str
+    fake: FakeModel, tmp_path: Path, question: str, options: dict[str, str], expected: str
 ) -> None:
     async with engine(fake) as made:
-        answer = await (await opened(made, tmp_path)).ask(question, **asking)  # type: ignore[arg-type]
+        answer = await (await opened(made, tmp_path)).ask(question, **options)  # type: ignore[arg-type]
         assert answer.text == expected
         assert (answer.hits, answer.support) == ((), ())
         assert "<document-" not in fake.prompts()[0]
@@ -173,7 +173,7 @@ async def test_a_question_answered_in_a_third_language(fake: FakeModel, tmp_path
         answer = await docs.ask("How long is the notice period?", target_language="Français")
         assert answer.found
         assert answer.support == ()  # its words would not be the documents'
-    asked = task(Query("q?"), Asking(target_language="Français"))
+    asked = task(Query("q?"), AnswerOptions(target_language="Français"))
     assert "Answer in Français" in asked.instructions
 
 
@@ -210,9 +210,9 @@ async def test_what_cannot_be_asked(fake: FakeModel, tmp_path: Path) -> None:
 
 def test_messages_join_what_was_asked() -> None:
     said = [Message("system", "Rhyme."), Message("user", "a"), Message("assistant", "b")]
-    asking = with_wishes(Asking(system="Be brief."), "code", "", said)
-    assert (asking.system, asking.history) == ("Be brief.\n\nRhyme.", tuple(said[1:]))
-    assert asking.template == "code"
+    options = with_wishes(AnswerOptions(system="Be brief."), "code", "", said)
+    assert (options.system, options.history) == ("Be brief.\n\nRhyme.", tuple(said[1:]))
+    assert options.template == "code"
 
 
 def test_the_users_files_are_laid_over_ours(tmp_path: Path) -> None:
@@ -222,11 +222,11 @@ def test_the_users_files_are_laid_over_ours(tmp_path: Path) -> None:
         'retrieves = "optional"\n' + haiku + haiku.replace("[en]", "[zh]")
     )
     templates = load(str(tmp_path))
-    made = task(Query("Why?"), Asking(), templates)
+    made = task(Query("Why?"), AnswerOptions(), templates)
     assert made.asked == "Asked: Why?"
     assert NOT_FOUND["en"] in made.instructions
     assert templates["qa"].zh == built_in()["qa"].zh
-    named = task(Query("Why?"), Asking(template="haiku", target_language="fr"), templates)
+    named = task(Query("Why?"), AnswerOptions(template="haiku", target_language="fr"), templates)
     assert named.instructions == "A haiku in fr."
 
 

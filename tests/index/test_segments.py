@@ -15,7 +15,7 @@ from vivace.index.files import damaged, entry
 from vivace.index.flat import FlatIndex
 from vivace.index.segments import CODES, IDS, VECTORS, SegmentFiles, open_segment
 from vivace.testing.conformance import questions, vectors
-from vivace.types import Halves, Metric
+from vivace.types import Float16Vectors, Metric
 
 N, DIM = 3_000, 32
 
@@ -58,7 +58,7 @@ def test_the_rows_stand_in_the_file_as_faiss_writes_them(tmp_path: Path) -> None
 def test_parts_are_asked_for_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "s" / VECTORS
 
-    def parts() -> Iterator[Halves]:
+    def parts() -> Iterator[Float16Vectors]:
         for at in range(0, N, 100):
             if at:
                 assert path.stat().st_size >= 2 * DIM * at, "the parts before are written"

@@ -21,50 +21,50 @@ from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
 from vivace.testing.conformance import VectorIndexConformance, questions, vectors
-from vivace.types import Halves, Ids, Matches, Metric, Vectors
+from vivace.types import Float16Vectors, Ids, Matches, Metric, Vectors
 
 
 class TestFlat(VectorIndexConformance):
-    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+    def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
         return FlatIndex.build(ids, vectors, metric=metric)
 
 
 class TestPq(VectorIndexConformance):
-    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+    def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
         return PqIndex.build(FlatIndex.build(ids, vectors, metric=metric))
 
 
 class TestHnsw(VectorIndexConformance):
     rows = 8_000
 
-    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+    def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
         return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric))
 
 
 class TestHnswOverCodes(VectorIndexConformance):
     rows = 8_000
 
-    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+    def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
         return HnswIndex.build(FlatIndex.build(ids, vectors, metric=metric), bits=8)
 
 
 class TestIvf(VectorIndexConformance):
     rows = 8_000
 
-    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+    def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
         return IvfIndex.build(FlatIndex.build(ids, vectors, metric=metric))
 
 
 @pytest.mark.skipif(not graph.installed(), reason="rabitqlib is not installed")
 class TestGraph(VectorIndexConformance):
-    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+    def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
         return GraphIndex.build(FlatIndex.build(ids, vectors, metric=metric))
 
 
 class _Opened(VectorIndexConformance):
     family = "flat"
 
-    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+    def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
         parts = np.array_split(vectors, 3) if len(vectors) > 2 else [vectors]
         dim = vectors.shape[1]
         made = segments.write(folder, ids, parts, dim=dim, metric=metric, family=self.family)

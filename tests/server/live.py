@@ -15,9 +15,9 @@ from vivace.server.app import create
 from vivace.server.run import address_of, listen, server
 from vivace.server.served import Served
 from vivace.settings import Settings
-from vivace.types import Answer, Asking, Citation, Delta, Query, SearchResult, Span, Usage
+from vivace.types import Answer, AnswerOptions, Citation, Delta, Query, SearchResult, Span, Usage
 
-PLAIN = Asking()
+PLAIN = AnswerOptions()
 WAIT = 20.0
 """Seconds a test waits for what should happen at once, on a machine that is busy."""
 
@@ -28,16 +28,16 @@ class Stub:
 
     script: Callable[[Stub, Query, SearchResult], AsyncIterator[Delta]]
     name: str = "stub"
-    askings: list[Asking] = field(default_factory=list)
+    options: list[AnswerOptions] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
     open: threading.Event = field(default_factory=threading.Event)
 
     async def stream(
-        self, query: Query, result: SearchResult, asking: Asking = PLAIN
+        self, query: Query, result: SearchResult, options: AnswerOptions = PLAIN
     ) -> AsyncIterator[Delta]:
-        self.askings.append(asking)
+        self.options.append(options)
         self.questions.append(query.text)
         self.started.set()
         try:

@@ -121,13 +121,13 @@ def test_usage_finish_reason_and_what_is_asked(serve: Serve) -> None:
     assert usage.prompt_tokens_details.cached_tokens == 5
     assert (usage.model_extra or {})["cost"] == 0.25
     assert stub.questions == ["When is it?"]
-    asking = stub.askings[0]
-    assert asking.system == "Be brief.\n\nBe kind."
-    assert [(m.role, m.content) for m in asking.history] == [
+    options = stub.options[0]
+    assert options.system == "Be brief.\n\nBe kind."
+    assert [(m.role, m.content) for m in options.history] == [
         ("user", "Is there lunch?"),
         ("assistant", "Yes."),
     ]
-    assert (asking.max_tokens, asking.temperature) == (9, 0.5)
+    assert (options.max_tokens, options.temperature) == (9, 0.5)
 
 
 def test_many_streams_at_once(serve: Serve) -> None:

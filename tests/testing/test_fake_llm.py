@@ -16,7 +16,7 @@ from vivace.generate import prompts
 from vivace.testing import grounded
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault, parse
-from vivace.types import Asking, Chunk, Hit, Message, Query
+from vivace.types import AnswerOptions, Chunk, Hit, Message, Query
 
 
 def post(fake: FakeModel, path: str, **body: Any) -> Any:
@@ -154,7 +154,7 @@ PASSAGES = [
 )
 def test_grounded_answers(question: str, expected: str) -> None:
     hits = [Hit(Chunk("d", text, 0, len(text)), 1.0) for text in PASSAGES]
-    prompt = prompts.build(Query(question), hits, Asking(), budget=1000)
+    prompt = prompts.build(Query(question), hits, AnswerOptions(), budget=1000)
     assert grounded.answer(prompt.messages) == expected
 
 

@@ -12,7 +12,7 @@ from vivace.index import matches
 from vivace.index.flat import FlatIndex
 from vivace.index.segments import SegmentFiles
 from vivace.protocols import VectorIndex
-from vivace.types import Bitmap, Halves, Ids, Matches, Metric, Plan, Scores, Vectors
+from vivace.types import Bitmap, Float16Vectors, Ids, Matches, Metric, Plan, Scores, Vectors
 
 _REBUILD_SHARE = 0.25
 """A segment in memory is rebuilt without its removed rows once they are this share of it."""
@@ -74,7 +74,7 @@ class Dense:
             at -= 1
         return self.segments[at:]
 
-    def changed(self, ids: Ids, vectors: Halves, removed: Ids) -> Dense:
+    def changed(self, ids: Ids, vectors: Float16Vectors, removed: Ids) -> Dense:
         """The state with rows added, ids above all present ones and ascending, and ids removed.
 
         In the tail, neighbours are merged when the older is not many times the size of the younger:
@@ -250,7 +250,7 @@ def live_ids(segment: Segment, live: Bitmap, above: int = -1) -> Ids:
 
 def live_vectors(
     segments: Iterable[Segment], live: Bitmap, *, above: int = -1, block: int = 65_536
-) -> Iterable[Halves]:
+) -> Iterable[Float16Vectors]:
     """The live rows of segments in order, at most `block` at a time."""
     for segment in segments:
         ids, vectors = segment.index.ids, segment.index.vectors

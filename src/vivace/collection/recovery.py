@@ -26,7 +26,7 @@ from vivace.index.flat import FlatIndex
 from vivace.run.host import cores
 from vivace.store.store import Store
 from vivace.trace import Trace
-from vivace.types import Bitmap, Decision, Halves, Ids
+from vivace.types import Bitmap, Decision, Float16Vectors, Ids
 
 logger = logging.getLogger("vivace.collection")
 _RETRIES = 20
@@ -169,7 +169,7 @@ def tell(
         logger.warning("%s: %s It is rebuilt from the store", folder, reason)
 
 
-def added(store: Store, first: int) -> tuple[Ids, Halves]:
+def added(store: Store, first: int) -> tuple[Ids, Float16Vectors]:
     """The store's ids (n,) from `first` on, and their vectors."""
     none = np.empty(0, np.int64), np.empty((0, store.dim), np.float16)
     return _joined([none, *store.vectors(first=first)])
@@ -228,9 +228,9 @@ def _in_memory(dense: Dense, store: Store, first: int, last: int) -> Dense:
     return replace(dense, segments=(*dense.segments, *added), live=live)
 
 
-def _parts(store: Store, first: int, last: int) -> Iterator[tuple[Ids, Halves]]:
+def _parts(store: Store, first: int, last: int) -> Iterator[tuple[Ids, Float16Vectors]]:
     """The store's vectors in pieces of at most a segment's size."""
-    batches: list[tuple[Ids, Halves]] = []
+    batches: list[tuple[Ids, Float16Vectors]] = []
     rows = 0
     for batch in store.vectors(first=first, last=last):
         batches.append(batch)
@@ -242,5 +242,5 @@ def _parts(store: Store, first: int, last: int) -> Iterator[tuple[Ids, Halves]]:
         yield _joined(batches)
 
 
-def _joined(batches: list[tuple[Ids, Halves]]) -> tuple[Ids, Halves]:
+def _joined(batches: list[tuple[Ids, Float16Vectors]]) -> tuple[Ids, Float16Vectors]:
     return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])

@@ -10,12 +10,12 @@ from vivace.engine.contents import Contents
 from vivace.errors import VivaceError
 from vivace.generate.batch import Progress, run_batch
 from vivace.generate.templates import with_wishes
-from vivace.types import Answer, Asking, Message, Metadata, Query
+from vivace.types import Answer, AnswerOptions, Message, Metadata, Query
 
 if TYPE_CHECKING:
     from vivace.engine.engine import Engine
 
-_PLAINLY = Asking()
+_DEFAULTS = AnswerOptions()
 
 
 class Batches(Contents):
@@ -30,7 +30,7 @@ class Batches(Contents):
         *,
         k: int = 10,
         filters: Metadata | None = None,
-        asking: Asking = _PLAINLY,
+        options: AnswerOptions = _DEFAULTS,
         template: str = "",
         target_language: str = "",
         messages: Sequence[Message] = (),
@@ -42,7 +42,7 @@ class Batches(Contents):
         k: int = 10,
         *,
         filters: Metadata | None = None,
-        asking: Asking = _PLAINLY,
+        options: AnswerOptions = _DEFAULTS,
         template: str = "",
         target_language: str = "",
         progress: Progress | None = None,
@@ -55,14 +55,14 @@ class Batches(Contents):
         Args:
             progress: called on the event loop whenever a question has been answered.
         """
-        asking = with_wishes(asking, template, target_language, ())
+        options = with_wishes(options, template, target_language, ())
         wanted = [q if isinstance(q, Query) else Query(q, k, filters) for q in questions]
         settings = self._settings.generate
-        temperature = settings.temperature if asking.temperature is None else asking.temperature
+        temperature = settings.temperature if options.temperature is None else options.temperature
         alike = not temperature or settings.coalesce_sampled
 
         async def answer(number: int) -> Answer:
-            return await self.ask(wanted[number], asking=asking)
+            return await self.ask(wanted[number], options=options)
 
         first: dict[object, int] = {}
         keys = [

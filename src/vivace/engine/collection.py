@@ -42,7 +42,7 @@ from vivace.store.operations import Operations
 from vivace.trace import Trace
 from vivace.types import (
     Answer,
-    Asking,
+    AnswerOptions,
     Chunk,
     Delta,
     Document,
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[IngestProgress], None]
 # outside the class, where `list` is not yet its method
 Findings: TypeAlias = list[Finding]
-_PLAINLY = Asking()
+_DEFAULTS = AnswerOptions()
 
 
 class Collection(Tuned):
@@ -218,7 +218,7 @@ class Collection(Tuned):
         *,
         k: int = 10,
         filters: Metadata | None = None,
-        asking: Asking = _PLAINLY,
+        options: AnswerOptions = _DEFAULTS,
         template: str = "",
         target_language: str = "",
         messages: Sequence[Message] = (),
@@ -226,16 +226,16 @@ class Collection(Tuned):
         """The answer with its citations; `found` is False where the documents do not say.
 
         Args:
-            template: the kind of answer, over `asking`'s: see `Asking.template`.
-            target_language: of the answer, over `asking`'s.
-            messages: earlier ones, oldest first, behind `asking`'s history.
+            template: the kind of answer, over `options`'s: see `AnswerOptions.template`.
+            target_language: of the answer, over `options`'s.
+            messages: earlier ones, oldest first, behind `options`'s history.
 
         Raises:
             BadInput: there is no such template, or no language to translate into.
         """
         answer: Answer | None = None
-        asking = with_wishes(asking, template, target_language, messages)
-        stream = self.stream(question, k=k, filters=filters, asking=asking)
+        options = with_wishes(options, template, target_language, messages)
+        stream = self.stream(question, k=k, filters=filters, options=options)
         async with aclosing(stream) as deltas:
             async for delta in deltas:
                 answer = delta.answer or answer
@@ -248,7 +248,7 @@ class Collection(Tuned):
         *,
         k: int = 10,
         filters: Metadata | None = None,
-        asking: Asking = _PLAINLY,
+        options: AnswerOptions = _DEFAULTS,
         template: str = "",
         target_language: str = "",
         messages: Sequence[Message] = (),
@@ -259,29 +259,33 @@ class Collection(Tuned):
         returns.
         """
         query = question if isinstance(question, Query) else Query(question, k, filters)
-        asking = with_wishes(asking, template, target_language, messages)
+        options = with_wishes(options, template, target_language, messages)
 
         async def begin() -> AsyncIterator[Delta]:
-            wanted = templates.task(query, asking, self._engine.templates)
+            wanted = templates.task(query, options, self._engine.templates)
             if wanted.reads == "nothing":
                 # a text to translate is no question: it is not searched for, and not logged
                 check(query, self._settings.search.max_question_chars)
                 found = SearchResult((), self._corpus.snapshot().epoch)
             else:
                 memory, scope, vector = self._remembered, b"", None
-                if memory is not None and wanted.reads == "passages" and memory.fits(query, asking):
+                if (
+                    memory is not None
+                    and wanted.reads == "passages"
+                    and memory.fits(query, options)
+                ):
                     check(query, self._settings.search.max_question_chars)
-                    scope = memory.scope(query, asking)
+                    scope = memory.scope(query, options)
                     with self._in_flight(), doing(seconds=query.deadline, user=query.user):
                         kept, vector = await memory.find(query, scope)
                     if kept is not None:
                         return again(kept)
                 alone = replace(query, text=wanted.text)
-                found = await self.search(await self._engine.standalone(alone, asking, self.trace))
+                found = await self.search(await self._engine.standalone(alone, options, self.trace))
                 if memory is not None and scope:
-                    deltas = self._answerer.stream(query, found, asking)
+                    deltas = self._answerer.stream(query, found, options)
                     return memory.kept(deltas, query, scope, vector)
-            return self._answerer.stream(query, found, asking)
+            return self._answerer.stream(query, found, options)
 
         return Deferred(begin)
 

@@ -38,7 +38,7 @@ from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
 from vivace.trace import Trace
-from vivace.types import Asking, Chunk, Completion, Decision, Query, Request
+from vivace.types import AnswerOptions, Chunk, Completion, Decision, Query, Request
 
 
 class Engine:
@@ -203,11 +203,11 @@ class Engine:
             model = Coalesced(model, sampled=settings.coalesce_sampled)
         return self.caching.generator(model)
 
-    async def standalone(self, query: Query, asking: Asking, trace: Trace) -> Query:
+    async def standalone(self, query: Query, options: AnswerOptions, trace: Trace) -> Query:
         """What is searched for: a question that follows others is rewritten by the model."""
-        if self.generator is None or not asking.history or not self.settings.generate.standalone:
+        if self.generator is None or not options.history or not self.settings.generate.standalone:
             return query
-        text = await standalone(query.text, asking.history, self.generator, trace)
+        text = await standalone(query.text, options.history, self.generator, trace)
         return query if text == query.text else replace(query, text=text)
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ from vivace.protocols import Embedder
 from vivace.run.streams import closing
 from vivace.settings import Settings
 from vivace.trace import Trace
-from vivace.types import Answer, Asking, Chunk, Decision, Delta, Query, Vector, Vectors
+from vivace.types import Answer, AnswerOptions, Chunk, Decision, Delta, Query, Vector, Vectors
 
 
 class Remembered:
@@ -62,20 +62,25 @@ class Remembered:
             decide=decide,
         )
 
-    def fits(self, query: Query, asking: Asking) -> bool:
+    def fits(self, query: Query, options: AnswerOptions) -> bool:
         """Whether the question alone says what is asked: none that follows others, none with a
         vector of its own, none that wants to see what each stage did; nor is one whose answers
         are sampled, unless `cache.sampled` allows it."""
-        asked = asking.temperature
+        asked = options.temperature
         temperature = self._temperature if asked is None else asked
         if temperature > 0 and not self._sampled:
             return False
-        return not asking.history and query.vector is None and not query.explain
+        return not options.history and query.vector is None and not query.explain
 
-    def scope(self, query: Query, asking: Asking) -> bytes:
+    def scope(self, query: Query, options: AnswerOptions) -> bytes:
         """All that an answer depends on but its question."""
-        wishes: list[Any] = [asking.system, asking.max_tokens, asking.temperature, asking.template]
-        wishes += [asking.target_language, query.k, query.min_score, query.filters]
+        wishes: list[Any] = [
+            options.system,
+            options.max_tokens,
+            options.temperature,
+            options.template,
+        ]
+        wishes += [options.target_language, query.k, query.min_score, query.filters]
         own = msgspec.json.encode(wishes, order="deterministic", enc_hook=repr)
         return hashlib.blake2b(self._fixed + b"\0" + own, digest_size=16).digest()
 

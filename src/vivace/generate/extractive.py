@@ -17,9 +17,19 @@ from vivace.text.asking import without_asking
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
-from vivace.types import Answer, Asking, Citation, Delta, Hit, Query, Scores, SearchResult, Span
+from vivace.types import (
+    Answer,
+    AnswerOptions,
+    Citation,
+    Delta,
+    Hit,
+    Query,
+    Scores,
+    SearchResult,
+    Span,
+)
 
-_NOTHING_ASKED = Asking()
+_DEFAULTS = AnswerOptions()
 _MOST_SENTENCES = 60
 _LONGEST = 600
 """Characters; a longer sentence (a table, a minified line) is quoted up to here."""
@@ -63,23 +73,23 @@ class Extractive:
         self._templates = templates
 
     async def stream(
-        self, query: Query, result: SearchResult, asking: Asking = _NOTHING_ASKED
+        self, query: Query, result: SearchResult, options: AnswerOptions = _DEFAULTS
     ) -> AsyncIterator[Delta]:
         """The answer a sentence a delta; the last delta carries the whole of it.
 
-        What `asking` says is for models; quoting is the same whatever it says, and says so where
+        What `options` says is for models; quoting is the same whatever it says, and says so where
         something else than an answer was asked for.
 
         Raises:
             BadInput: there is no such template.
         """
-        wanted = task(query, asking, self._templates)
+        wanted = task(query, options, self._templates)
         asked_in = "zh" if language(query.text) == "zh" else "en"
         introduction, not_found = _INTRODUCTION[asked_in], NOT_FOUND[asked_in]
         read = min(self._settings.passages, len(result.hits))
         candidates = _candidates(result.hits[:read])
         degraded = result.degraded
-        if wanted.name != DEFAULT or asking.target_language:
+        if wanted.name != DEFAULT or options.target_language:
             degraded = (*degraded, f"without a language model: quotes, no {_named(wanted)}")
         coverage = _coverage(query.text, candidates)
         cosine: Scores | None = None

@@ -20,7 +20,7 @@ from vivace.settings import Answering, Generate
 from vivace.text.tokens import counter, fewest
 from vivace.types import (
     Answer,
-    Asking,
+    AnswerOptions,
     Chunk,
     Delta,
     Hit,
@@ -33,7 +33,7 @@ from vivace.types import (
 
 Documents: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[Chunk]]]]
 
-_PLAINLY = Asking()
+_DEFAULTS = AnswerOptions()
 _READ_SHARE = 0.8
 """Of the fewest tokens that a prompt can have: a server that counted less did not read it all."""
 _NEAR_BEST = 0.8
@@ -75,7 +75,7 @@ class Prompted:
         self._count = counter(settings.tokenizer)
 
     async def stream(
-        self, query: Query, result: SearchResult, asking: Asking = _PLAINLY
+        self, query: Query, result: SearchResult, options: AnswerOptions = _DEFAULTS
     ) -> AsyncIterator[Delta]:
         """The model's text as it comes; the last delta carries the whole answer.
 
@@ -84,13 +84,13 @@ class Prompted:
             BadQuery: the text to translate has no room in a prompt.
             GenerationError: the model failed after its first token, or there is no fallback.
         """
-        task = templates.task(query, asking, self._templates)
+        task = templates.task(query, options, self._templates)
         self._check(task)
         hits = result.hits[: self._answering.passages]
         found = likelihood(task.text, hits) if task.reads == "passages" else None
         refused = (
             task.reads == "passages"
-            and not asking.history
+            and not options.history
             and (not hits or (found is not None and found < self._answering.refuse_below))
         )
         if refused or (task.reads == "documents" and not hits):
@@ -103,7 +103,7 @@ class Prompted:
                 )
             )
             return
-        prompt, deltas = await self._begun(task, query, result, asking)
+        prompt, deltas = await self._begun(task, query, result, options)
         parts: list[str] = []
         last = Delta()
         try:
@@ -120,13 +120,13 @@ class Prompted:
             failure = error
         else:
             answer = await self._answer("".join(parts), task, prompt, result, last)
-            if asking.target_language:
+            if options.target_language:
                 answer = replace(answer, support=())  # its words are not the documents'
             yield Delta(answer=replace(answer, answerable=found))
             return
         reason = f"the model did not answer, so documents are quoted instead: {failure.what}"
         degraded = replace(result, degraded=(*result.degraded, reason))
-        async with closing(self._fallback.stream(query, degraded, asking)) as deltas:
+        async with closing(self._fallback.stream(query, degraded, options)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -139,12 +139,12 @@ class Prompted:
             )
 
     async def _begun(
-        self, task: Task, query: Query, result: SearchResult, asking: Asking
+        self, task: Task, query: Query, result: SearchResult, options: AnswerOptions
     ) -> tuple[Prompt, AsyncIterator[Delta]]:
         """What is read, and the model's answer to it."""
 
         def ask(messages: Sequence[Message], most: int | None = None) -> AsyncIterator[Delta]:
-            return self._ask(messages, asking, most)
+            return self._ask(messages, options, most)
 
         settings = self._settings
         hits = () if task.reads == "nothing" else result.hits[: self._answering.passages]
@@ -152,7 +152,7 @@ class Prompted:
         prompt = prompts.build(
             query,
             () if whole_documents else hits,
-            asking,
+            options,
             system=settings.system,
             budget=settings.context_tokens,
             task=task,
@@ -179,11 +179,11 @@ class Prompted:
         return replace(prompt, excerpts=read), summaries.stream(one, groups)
 
     def _ask(
-        self, messages: Sequence[Message], asking: Asking, most: int | None = None
+        self, messages: Sequence[Message], options: AnswerOptions, most: int | None = None
     ) -> AsyncIterator[Delta]:
         settings = self._settings
-        temperature = asking.temperature
-        least = min(asking.max_tokens or settings.max_tokens, settings.max_tokens)
+        temperature = options.temperature
+        least = min(options.max_tokens or settings.max_tokens, settings.max_tokens)
         return self._generator.stream(
             messages,
             max_tokens=min(most, settings.max_tokens) if most else least,

@@ -17,9 +17,9 @@ from vivace.generate.optimise import Price, shaped
 from vivace.generate.templates import Task
 from vivace.settings import Answering
 from vivace.text.tokens import estimate
-from vivace.types import Asking, Chunk, Hit, Message, Query
+from vivace.types import AnswerOptions, Chunk, Hit, Message, Query
 
-_PLAINLY: Final = Answering(deduplicate=False)
+_DEFAULTS: Final = Answering(deduplicate=False)
 _FENCE: Final = 28
 """Tokens of a passage's tags, beside what they say of the document."""
 
@@ -57,38 +57,38 @@ class Prompt:
 def build(
     query: Query,
     hits: Sequence[Hit],
-    asking: Asking,
+    options: AnswerOptions,
     *,
     system: str = "",
     budget: int,
     nonce: str = "",
     task: Task | None = None,
-    answering: Answering = _PLAINLY,
+    answering: Answering = _DEFAULTS,
     count: Count = estimate,
 ) -> Prompt:
     """The prompt for a question.
 
     Args:
-        system: the user's standing instructions; those of `asking` follow them.
+        system: the user's standing instructions; those of `options` follow them.
         budget: most tokens (estimated) of the passages, and as many again of earlier messages.
         nonce: marks the fences; made of the passages and in none of them, unless given.
-        task: what is asked for; found in `asking` unless given.
+        task: what is asked for; found in `options` unless given.
         answering: what is done to the passages: see `optimise.shaped`.
         count: tokens of a text.
     """
-    task = templates.task(query, asking) if task is None else task
+    task = templates.task(query, options) if task is None else task
     excerpts = shaped(task.text, whole(hits), answering, budget, price(count))
-    history = newest(asking.history, budget, count)
-    told = Message("system", instructions(task, asking, system, structure=answering.structure))
+    history = newest(options.history, budget, count)
+    told = Message("system", instructions(task, options, system, structure=answering.structure))
     last = Message("user", message(task, excerpts, nonce=nonce))
-    forgotten = len(asking.history) - len(history)
+    forgotten = len(options.history) - len(history)
     return Prompt((told, *history, last), excerpts, task.language, forgotten)
 
 
-def instructions(task: Task, asking: Asking, system: str, *, structure: bool) -> str:
+def instructions(task: Task, options: AnswerOptions, system: str, *, structure: bool) -> str:
     """The system message: the same for every question of a kind, so that servers cache it."""
     parts = [task.instructions + (task.structure if structure else "")]
-    wishes = [wish for wish in (system.strip(), asking.system.strip()) if wish]
+    wishes = [wish for wish in (system.strip(), options.system.strip()) if wish]
     if wishes:
         parts.append("\n".join([_USERS[task.language], *wishes]))
     return "\n\n".join(parts)

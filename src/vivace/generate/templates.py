@@ -20,7 +20,7 @@ import msgspec
 from vivace.errors import BadInput, BadSettings
 from vivace.generate.classify import AUTO, classified, text_to_translate
 from vivace.text.language import ZH, language
-from vivace.types import Asking, Message, Query
+from vivace.types import AnswerOptions, Message, Query
 
 Retrieves: TypeAlias = Literal["passages", "optional", "documents", "given", "nothing"]
 """What is read: `passages`, what a search finds, and without any there is no answer; `optional`,
@@ -134,14 +134,14 @@ def built_in() -> Templates:
     )
 
 
-def task(query: Query, asking: Asking, templates: Templates | None = None) -> Task:
+def task(query: Query, options: AnswerOptions, templates: Templates | None = None) -> Task:
     """What is asked for.
 
     Raises:
         BadInput: there is no such template, or no language to translate into.
     """
     templates = built_in() if templates is None else templates
-    name, target = asking.template, _target(asking.target_language)
+    name, target = options.template, _target(options.target_language)
     if name == AUTO:
         kind = classified(query.text)
         name, target = kind.template, target or kind.target
@@ -165,19 +165,19 @@ def task(query: Query, asking: Asking, templates: Templates | None = None) -> Ta
 
 
 def with_wishes(
-    asking: Asking, template: str, target_language: str, messages: Sequence[Message]
-) -> Asking:
-    """`asking` with what else was said: messages of the role system join its instructions."""
+    options: AnswerOptions, template: str, target_language: str, messages: Sequence[Message]
+) -> AnswerOptions:
+    """`options` with what else was said: messages of the role system join its instructions."""
     if not (template or target_language or messages):
-        return asking
+        return options
     told = [m.content for m in messages if m.role in ("system", "developer")]
     turns = [m for m in messages if m.role not in ("system", "developer")]
     return replace(
-        asking,
-        history=(*asking.history, *turns),
-        system="\n\n".join(filter(None, [asking.system, *told])),
-        template=template or asking.template,
-        target_language=target_language or asking.target_language,
+        options,
+        history=(*options.history, *turns),
+        system="\n\n".join(filter(None, [options.system, *told])),
+        template=template or options.template,
+        target_language=target_language or options.target_language,
     )
 
 

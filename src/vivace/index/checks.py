@@ -7,7 +7,7 @@ from math import isfinite
 import numpy as np
 
 from vivace.errors import BadVectors
-from vivace.types import Halves, Ids, Vectors
+from vivace.types import Float16Vectors, Ids, Vectors
 
 
 def ascending(ids: Ids) -> None:
@@ -16,7 +16,7 @@ def ascending(ids: Ids) -> None:
         raise BadVectors("ids do not ascend", fix="Give each vector its own id, strictly ascending")
 
 
-def part(vectors: Halves, dim: int) -> None:
+def part(vectors: Float16Vectors, dim: int) -> None:
     """Raises `BadVectors` unless vectors (n, dim) are float16 and finite."""
     if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype != np.float16:
         raise BadVectors(
@@ -43,6 +43,6 @@ def queries(vectors: Vectors, dim: int) -> Vectors:
     return asked
 
 
-def _finite(vectors: Halves | Vectors) -> None:
+def _finite(vectors: Float16Vectors | Vectors) -> None:
     if not np.isfinite(vectors).all():
         raise BadVectors("vectors hold NaN or infinity", fix="Remove or repair those rows")

@@ -16,8 +16,8 @@ from vivace.index.flat import FlatIndex, mask_of
 from vivace.types import (
     Bitmap,
     Capabilities,
+    Float16Vectors,
     Footprint,
-    Halves,
     Ids,
     Matches,
     Metric,
@@ -141,7 +141,7 @@ class CodedIndex(ABC):
         return self._row_ids
 
     @property
-    def vectors(self) -> Halves:
+    def vectors(self) -> Float16Vectors:
         return self._flat.vectors
 
     def exact(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:

@@ -16,8 +16,8 @@ from vivace.index.scoring import Scorer
 from vivace.types import (
     Bitmap,
     Capabilities,
+    Float16Vectors,
     Footprint,
-    Halves,
     Ids,
     Matches,
     Metric,
@@ -75,7 +75,9 @@ class FlatIndex:
         return [{}]
 
     @classmethod
-    def build(cls, ids: Ids, vectors: Halves, *, metric: Metric = "cosine", **params: int) -> Self:
+    def build(
+        cls, ids: Ids, vectors: Float16Vectors, *, metric: Metric = "cosine", **params: int
+    ) -> Self:
         """Index vectors (n, dim) float16 in memory under ids (n,), strictly ascending. O(n).
 
         Raises:
@@ -131,7 +133,7 @@ class FlatIndex:
         return self._ids
 
     @property
-    def vectors(self) -> Halves:
+    def vectors(self) -> Float16Vectors:
         """(n, dim) float16 in the order of `ids`; a view, not a copy, unaligned where mapped."""
         return self._codes.view(np.float16)
 

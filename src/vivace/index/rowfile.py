@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vivace.errors import BadVectors, CorruptIndex
 from vivace.index import checks, files, native
-from vivace.types import Halves, Metric, Vectors
+from vivace.types import Float16Vectors, Metric, Vectors
 
 _TOTAL_AT = 8
 """Where the header holds the number of rows (int64): after a fourcc and the dimension."""
@@ -25,20 +25,20 @@ _BLOCK = 65_536
 """Rows copied at a time."""
 
 
-def blocks(vectors: Halves) -> Iterator[NDArray[np.uint8]]:
+def blocks(vectors: Float16Vectors) -> Iterator[NDArray[np.uint8]]:
     """The rows as bytes (m, 2 * dim), in runs that are small enough to copy."""
     for at in range(0, len(vectors), _BLOCK):
         yield np.ascontiguousarray(vectors[at : at + _BLOCK]).view(np.uint8)
 
 
-def floats(vectors: Halves, rows: int = 8_192) -> Iterator[Vectors]:
+def floats(vectors: Float16Vectors, rows: int = 8_192) -> Iterator[Vectors]:
     """The rows as float32 (m, dim), in runs: what is built can be stopped between them."""
     codes = vectors.view(np.uint8)
     for at in range(0, len(codes), rows):
         yield np.ascontiguousarray(codes[at : at + rows]).view(np.float16).astype(np.float32)
 
 
-def sample(vectors: Halves, rows: int, *, least: int = 1) -> Vectors:
+def sample(vectors: Float16Vectors, rows: int, *, least: int = 1) -> Vectors:
     """So many rows at most, evenly spaced, so that what is trained on them is repeatable.
 
     Where there are fewer than `least`, they repeat.
@@ -51,7 +51,7 @@ def sample(vectors: Halves, rows: int, *, least: int = 1) -> Vectors:
 
 
 def write(
-    path: Path, vectors: Iterable[Halves], *, n: int, dim: int, metric: Metric
+    path: Path, vectors: Iterable[Float16Vectors], *, n: int, dim: int, metric: Metric
 ) -> files.FileEntry:
     """Write n rows that come in parts; memory holds one part.
 

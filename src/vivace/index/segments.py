@@ -19,7 +19,7 @@ from vivace.index.hnsw import HnswIndex
 from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.protocols import VectorIndex
-from vivace.types import Halves, Ids, Metric
+from vivace.types import Float16Vectors, Ids, Metric
 
 IDS = "ids.npy"
 VECTORS = "vectors.faiss"
@@ -58,7 +58,7 @@ def of_family(name: str) -> type[VectorIndex]:
 def write(
     folder: Path,
     ids: Ids,
-    vectors: Iterable[Halves],
+    vectors: Iterable[Float16Vectors],
     *,
     dim: int,
     metric: Metric,

@@ -58,7 +58,7 @@ class Chat:
             return
         async with Attended(receive):
             answer = await collection.ask(
-                what.question, k=request.k, filters=request.filters, asking=what.asking
+                what.question, k=request.k, filters=request.filters, options=what.options
             )
         await send_json(send, msgspec.json.encode(_response(request, answer)))
 
@@ -71,7 +71,7 @@ class Chat:
         stream: EventStream,
     ) -> None:
         deltas = collection.stream(
-            what.question, k=request.k, filters=request.filters, asking=what.asking
+            what.question, k=request.k, filters=request.filters, options=what.options
         )
         try:
             async with Attended(receive, beat=stream.beat, every=self._heartbeat), aclosing(deltas):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from vivace.server.errors import BadRequest
 from vivace.server.wire import ChatMessage, ChatRequest
-from vivace.types import Asking, Message
+from vivace.types import AnswerOptions, Message
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     question: str
-    asking: Asking
+    options: AnswerOptions
 
 
 def asked(request: ChatRequest) -> Asked:
@@ -38,7 +38,7 @@ def asked(request: ChatRequest) -> Asked:
         )
     return Asked(
         turns[-1].content,
-        Asking(
+        AnswerOptions(
             history=tuple(turns[:-1]),
             system="\n\n".join(filter(None, instructions)),
             max_tokens=request.max_completion_tokens or request.max_tokens,

@@ -52,7 +52,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     filters: dict[str, Any] | None = None
     """Ours: a metadata filter."""
     template: str = "qa"
-    """Ours: the kind of answer, see `Asking.template`."""
+    """Ours: the kind of answer, see `AnswerOptions.template`."""
     target_language: str = ""
     """Ours: of the answer."""
 

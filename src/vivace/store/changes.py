@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.errors import StoreError
-from vivace.types import Chunk, Document, Halves, Ids, Signs
+from vivace.types import Chunk, Document, Float16Vectors, Ids, Signs
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Committed:
 
     epoch: int
     added: Ids
-    vectors: Halves
+    vectors: Float16Vectors
     chunks: tuple[tuple[Chunk, bool], ...]
     """The added ones in the order of `added`, each with whether its title is indexed."""
     removed: Ids

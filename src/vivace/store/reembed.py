@@ -15,7 +15,7 @@ from vivace.store import rows, schema
 from vivace.store import signs as signs_table
 from vivace.store.connections import Connections, translated
 from vivace.store.store import FILE
-from vivace.types import Chunk, Halves, Ids, Signs
+from vivace.types import Chunk, Float16Vectors, Ids, Signs
 
 _ASIDE = "reembedded"
 _ASIDE_SIGNS = "reembedded_signs"
@@ -90,7 +90,7 @@ class Reembedding:
         found = self._do(read)
         return [(rows.chunk_of(row), bool(row[10])) for row in found]
 
-    def add(self, ids: Ids, vectors: Halves, signs: Sequence[Signs | None] = ()) -> None:
+    def add(self, ids: Ids, vectors: Float16Vectors, signs: Sequence[Signs | None] = ()) -> None:
         """Set vectors (n, dim) of chunks aside, durably; in the order of `missing`.
 
         `signs` are of their tokens' vectors, one a chunk where there are any.

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from vivace.errors import BadInput, BadVectors, StoreError
-from vivace.types import Chunk, Document, Halves, Ids, Section, Signs
+from vivace.types import Chunk, Document, Float16Vectors, Ids, Section, Signs
 
 CHUNK = (
     'c.id, c.text, c.start, c."end", c.section, c.page,'
@@ -127,7 +127,7 @@ def heading_text(chunk: Chunk) -> str:
     return msgspec.json.encode(chunk.section).decode() if chunk.section else "[]"
 
 
-def vectors_of(rows: Sequence[Sequence[Any]], dim: int) -> tuple[Ids, Halves]:
+def vectors_of(rows: Sequence[Sequence[Any]], dim: int) -> tuple[Ids, Float16Vectors]:
     """Ids (n,) and vectors (n, dim) of rows (id, blob, checksum).
 
     Raises:

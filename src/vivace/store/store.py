@@ -27,7 +27,7 @@ from vivace.types import (
     Chunk,
     CollectionInfo,
     Document,
-    Halves,
+    Float16Vectors,
     Ids,
     Metadata,
     Metric,
@@ -296,7 +296,9 @@ class Store:
         found = self._read("SELECT id FROM chunks WHERE epoch > ? ORDER BY id", [since])
         return np.array([row[0] for row in found], np.int64)
 
-    def vectors(self, *, first: int = 0, last: int = _LAST_ID) -> Iterator[tuple[Ids, Halves]]:
+    def vectors(
+        self, *, first: int = 0, last: int = _LAST_ID
+    ) -> Iterator[tuple[Ids, Float16Vectors]]:
         """Batches of (ids, vectors) of the chunks with ids from `first` to `last`, ascending.
 
         Raises:

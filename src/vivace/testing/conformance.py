@@ -17,17 +17,17 @@ import pytest
 
 from vivace.errors import BadVectors
 from vivace.protocols import VectorIndex
-from vivace.types import Bitmap, Halves, Ids, Matches, Metric, Scores, Vectors
+from vivace.types import Bitmap, Float16Vectors, Ids, Matches, Metric, Scores, Vectors
 
 DIM = 32
 
 
-def vectors(n: int, dim: int = DIM, seed: int = 0) -> Halves:
+def vectors(n: int, dim: int = DIM, seed: int = 0) -> Float16Vectors:
     """Unit vectors (n, dim) float16 that vary mostly in eight directions, as embeddings do."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(99).normal(size=(8, dim))
     rows = rng.normal(size=(n, 8)) @ directions / np.sqrt(8) + rng.normal(size=(n, dim)) / 4
-    unit: Halves = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    unit: Float16Vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
     return unit
 
 
@@ -37,7 +37,7 @@ def questions(n: int, dim: int = DIM, seed: int = 1) -> Vectors:
     return rows
 
 
-def brute_scores(base: Halves, queries: Vectors, metric: Metric) -> Scores:
+def brute_scores(base: Float16Vectors, queries: Vectors, metric: Metric) -> Scores:
     """Scores (q, n) by plain numpy in float64, higher being better."""
     rows, asked = base.astype(np.float64), queries.astype(np.float64)
     if metric == "l2":
@@ -48,7 +48,12 @@ def brute_scores(base: Halves, queries: Vectors, metric: Metric) -> Scores:
 
 
 def brute(
-    ids: Ids, base: Halves, queries: Vectors, k: int, metric: Metric, allow: Bitmap | None = None
+    ids: Ids,
+    base: Float16Vectors,
+    queries: Vectors,
+    k: int,
+    metric: Metric,
+    allow: Bitmap | None = None,
 ) -> Matches:
     """What an exact index answers, up to the rounding of scores."""
     scores = brute_scores(base, queries, metric)
@@ -84,7 +89,7 @@ class VectorIndexConformance(ABC):
     _built: ClassVar[dict[Metric, VectorIndex]] = {}
 
     @abstractmethod
-    def build(self, folder: Path, ids: Ids, vectors: Halves, metric: Metric) -> VectorIndex:
+    def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
         """The index to be tested; `folder` is empty and its own."""
 
     @pytest.fixture(params=["cosine", "ip", "l2"])

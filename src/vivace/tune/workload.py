@@ -14,7 +14,7 @@ from vivace.store.store import Store
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.tune.tuning import Workload
-from vivace.types import Chunk, Halves, Vectors
+from vivace.types import Chunk, Float16Vectors, Vectors
 
 MOST: Final = 1_000
 """Questions, the newest of those logged: a third of them tells recall to half a point."""
@@ -129,6 +129,6 @@ def _phrases(chunk: Chunk) -> list[str]:
     return [*chunk.section[-1:], *found]
 
 
-def _rows(flat: FlatIndex, at: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Halves:
+def _rows(flat: FlatIndex, at: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Float16Vectors:
     # as bytes: mapped rows are unaligned, and numpy would copy them all to gather some
     return flat.vectors.view(np.uint8)[at].view(np.float16)

@@ -48,7 +48,7 @@ Vector: TypeAlias = NDArray[np.float32]
 """(dim,) float32."""
 Vectors: TypeAlias = NDArray[np.float32]
 """(n, dim) float32, L2-normalised where the metric is cosine."""
-Halves: TypeAlias = NDArray[np.float16]
+Float16Vectors: TypeAlias = NDArray[np.float16]
 """(n, dim) float16: how vectors are stored."""
 Scores: TypeAlias = NDArray[np.float32]
 """A higher score is always better."""
@@ -341,7 +341,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class AnswerOptions:
     """How an answer is to be written, beyond the question itself."""
 
     history: tuple[Message, ...] = ()

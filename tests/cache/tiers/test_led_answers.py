@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from tests.support.services import Valkey
 from vivace.cache.generator import CachedGenerator, Recorded, decode, encode
 from vivace.cache.guarded import Guarded
 from vivace.cache.kept import ANSWER, OfKind, weigh
@@ -18,7 +19,6 @@ from vivace.errors import DeadlineExceeded, GenerationError, ModelRefused
 from vivace.generate.coalesce import Coalesced
 from vivace.run.streams import closing
 from vivace.run.work import Priority, doing
-from vivace.testing.services import Valkey
 from vivace.types import Delta, Message
 
 ASKED = (Message("system", "Be brief."), Message("user", "Why?"))

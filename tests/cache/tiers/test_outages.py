@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.cache.tiers.standin import Plain
+from tests.support.outages import OUTAGES, Outage
 from vivace.cache.guarded import Guarded
 from vivace.cache.tiered import Tiered
 from vivace.cache.tiers import load
-from vivace.testing.outages import OUTAGES, Outage
 from vivace.trace import Trace
 
 KEYS = 200

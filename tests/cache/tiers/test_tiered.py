@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cache.tiers.standin import Plain
+from tests.support.services import Valkey
+from tests.support.wires import Proxy
 from vivace.cache import codec
 from vivace.cache.guarded import Guarded
 from vivace.cache.invalidation import Invalidation
@@ -16,8 +18,6 @@ from vivace.cache.tiers.redis import RedisTier
 from vivace.cache.tiers.sqlite import SqliteTier
 from vivace.protocols import CacheTier
 from vivace.settings.tree import Cache
-from vivace.testing.services import Valkey
-from vivace.testing.wires import Proxy
 
 
 async def until(done: Callable[[], bool]) -> None:
