@@ -18,7 +18,7 @@ LAYERS = (
     {"ingest", "embed", "store", "index", "generate", "cache"},
     {"collection", "cluster"},
     {"retrieve"},
-    {"tune"},
+    {"answer", "tune"},
     {"engine"},
     {"sync", "server", "testing"},
     {"cli", "web"},

@@ -9,17 +9,17 @@ from math import log
 
 import numpy as np
 
+from vivace.answer.templated import AnswerRequest, TemplateAnswerer
 from vivace.errors import EmbeddingError
-from vivace.generate.templates import DEFAULT, NOT_FOUND, Task, Templates, task
+from vivace.generate.templates import DEFAULT, NOT_FOUND, ResolvedTemplate, Templates
 from vivace.protocols import Embedder
-from vivace.settings import Answering
+from vivace.settings import Settings
 from vivace.text.asking import without_asking
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.types import (
     Answer,
-    AnswerOptions,
     Citation,
     Delta,
     Hit,
@@ -29,7 +29,6 @@ from vivace.types import (
     Span,
 )
 
-_DEFAULTS = AnswerOptions()
 _MOST_SENTENCES = 60
 _LONGEST = 600
 """Characters; a longer sentence (a table, a minified line) is quoted up to here."""
@@ -60,30 +59,28 @@ class _Sentence:
     text: str
 
 
-class Extractive:
+class Extractive(TemplateAnswerer):
     """An `Answerer` that quotes. It says plainly that no model wrote the answer."""
 
     name = "extractive"
 
     def __init__(
-        self, embedder: Embedder, settings: Answering, templates: Templates | None = None
+        self, embedder: Embedder, settings: Settings, templates: Templates | None = None
     ) -> None:
+        super().__init__(settings, templates)
         self._embedder = embedder
-        self._settings = settings
-        self._templates = templates
+        self._settings = settings.answer
 
-    async def stream(
-        self, query: Query, result: SearchResult, options: AnswerOptions = _DEFAULTS
-    ) -> AsyncIterator[Delta]:
+    async def begin(self, request: AnswerRequest) -> AsyncIterator[Delta]:
+        return self.quotes(request, await self.passages(request, request.searched))
+
+    async def quotes(self, request: AnswerRequest, result: SearchResult) -> AsyncIterator[Delta]:
         """The answer a sentence a delta; the last delta carries the whole of it.
 
-        What `options` says is for models; quoting is the same whatever it says, and says so where
+        The request's options are for models: they change nothing here, and `degraded` says so where
         something else than an answer was asked for.
-
-        Raises:
-            BadInput: there is no such template.
         """
-        wanted = task(query, options, self._templates)
+        query, wanted, options = request.query, request.template, request.options
         asked_in = "zh" if language(query.text) == "zh" else "en"
         introduction, not_found = _INTRODUCTION[asked_in], NOT_FOUND[asked_in]
         read = min(self._settings.passages, len(result.hits))
@@ -200,5 +197,5 @@ def _distinct(sentences: Sequence[_Sentence]) -> list[_Sentence]:
     return kept
 
 
-def _named(wanted: Task) -> str:
+def _named(wanted: ResolvedTemplate) -> str:
     return "translation" if wanted.name == DEFAULT else wanted.name
