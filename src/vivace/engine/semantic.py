@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vivace.cache.semantic.answers import Entry, SemanticAnswers
-from vivace.cache.semantic.room import Room
+from vivace.cache.semantic.cache import SemanticCache, SemanticEntry, SharedBudget
 from vivace.collection.corpus import Corpus
 from vivace.errors import DeadlineExceeded, EmbeddingError, Overloaded, StoreError
 from vivace.protocols import Embedder
@@ -31,7 +30,7 @@ class Remembered:
         settings: Settings,
         trace: Trace,
         decide: Callable[[Decision], None],
-        room: Room,
+        room: SharedBudget,
     ) -> None:
         self._corpus = corpus
         self._embedder = embedder
@@ -51,7 +50,7 @@ class Remembered:
         )
         self._sampled = settings.cache.sampled
         self._temperature = settings.generate.temperature
-        self.answers = SemanticAnswers(
+        self.answers = SemanticCache(
             settings.cache.semantic_bound,
             model=embedder.name,
             reads=embedder.reads,
@@ -121,7 +120,7 @@ class Remembered:
         """The passages it was written from, as they were then: a filter may look at any part."""
         return {hit.chunk.id: hit.chunk for hit in answer.hits[: answer.read]}
 
-    async def _valid(self, entry: Entry) -> bool:
+    async def _valid(self, entry: SemanticEntry) -> bool:
         used: dict[int, Any] = entry.sources
         try:
             found = await asyncio.to_thread(self._corpus.snapshot().chunks, used)
