@@ -23,9 +23,9 @@ from vivace.engine.collection import Collection
 from vivace.errors import BadSettings, VivaceError
 from vivace.generate import names as models
 from vivace.generate import templates
+from vivace.generate.batch import Progress, generate_many
 from vivace.generate.coalesce import Coalesced
 from vivace.generate.extractive import Extractive
-from vivace.generate.many import Progress, generate_many
 from vivace.generate.prompted import Prompted
 from vivace.generate.standalone import standalone
 from vivace.ingest.sandbox import Sandbox
