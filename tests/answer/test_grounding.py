@@ -23,8 +23,8 @@ EN = (
 ZH = "玛丽·居里于1867年出生在华沙。她是第一位获得诺贝尔奖的女性。研究所没有公开报告。"
 
 
-def hit(text: str, id: int = 1, **stages: float) -> Hit:
-    return Hit(Chunk("d", text, 0, len(text), id=id), 1.0, stages)
+def hit(text: str, number: int = 1, **stages: float) -> Hit:
+    return Hit(Chunk("d", text, 0, len(text), id=number), 1.0, stages)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from vivace import errors
 from vivace.answer.prompted import Prompted
 from vivace.errors import GenerationError
 from vivace.generate.openai import OpenAI
-from vivace.run.endpoint import Endpoint
+from vivace.run.model_servers import ModelServer
 from vivace.settings import Generate, Settings
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import KINDS, Fault
@@ -57,7 +57,7 @@ def fakes() -> Iterator[dict[tuple[str, bool], FakeModel]]:
 
 def client(fake: FakeModel, *, streaming: bool = True, settings: Generate = PATIENT) -> OpenAI:
     draw = random.Random(0)
-    return OpenAI(Endpoint("fake", fake.url), settings, streaming=streaming, draw=draw)
+    return OpenAI(ModelServer("fake", fake.url), settings, streaming=streaming, draw=draw)
 
 
 async def answer_of(model: OpenAI) -> Answer:

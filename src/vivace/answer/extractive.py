@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
@@ -80,37 +80,28 @@ class Extractive(TemplateAnswerer):
         The request's options are for models: they change nothing here, and `degraded` says so where
         something else than an answer was asked for.
         """
-        query, wanted, options = request.query, request.template, request.options
+        query, template = request.query, request.template
         asked_in = "zh" if language(query.text) == "zh" else "en"
-        introduction, not_found = _INTRODUCTION[asked_in], NOT_FOUND[asked_in]
         read = min(self._settings.passages, len(result.hits))
-        candidates = _candidates(result.hits[:read])
         degraded = result.degraded
-        if wanted.name != DEFAULT or options.target_language:
-            degraded = (*degraded, f"without a language model: quotes, no {_named(wanted)}")
-        coverage = _coverage(query.text, candidates)
-        cosine: Scores | None = None
-        if candidates and self._embedder.reads(language(query.text)):
-            try:
-                cosine = await self._cosine(query, candidates)
-            except EmbeddingError as error:
-                degraded = (*degraded, f"sentences chosen by words alone: {error.what}")
-        chosen = self._choose(candidates, coverage, cosine)
+        if template.name != DEFAULT or request.options.target_language:
+            degraded = (*degraded, f"without a language model: quotes, no {_named(template)}")
+        chosen, note = await self._best(query, result.hits[:read])
+        answer = Answer(
+            NOT_FOUND[asked_in],
+            result.hits,
+            found=bool(chosen),
+            generator=self.name,
+            degraded=(*degraded, *note),
+            read=read,
+        )
         if not chosen:
-            yield Delta(not_found)
-            yield Delta(
-                answer=Answer(
-                    not_found,
-                    result.hits,
-                    found=False,
-                    generator=self.name,
-                    degraded=degraded,
-                    read=read,
-                )
-            )
+            yield Delta(answer.text)
+            yield Delta(answer=answer)
             return
-        yield Delta(introduction)
-        text, citations, spans = introduction, [], []
+        text = _INTRODUCTION[asked_in]
+        yield Delta(text)
+        citations, spans = [], []
         for number, sentence in enumerate(chosen, start=1):
             # a source's line breaks are not the reader's; the citation keeps the exact text
             quote = " ".join(sentence.text.split())
@@ -123,16 +114,23 @@ class Extractive(TemplateAnswerer):
             text += line
             yield Delta(line)
         yield Delta(
-            answer=Answer(
-                text,
-                result.hits,
-                tuple(citations),
-                tuple(spans),
-                generator=self.name,
-                degraded=degraded,
-                read=read,
-            )
+            answer=replace(answer, text=text, citations=tuple(citations), spans=tuple(spans))
         )
+
+    async def _best(
+        self, query: Query, hits: Sequence[Hit]
+    ) -> tuple[list[_Sentence], tuple[str, ...]]:
+        """The sentences to quote, and a note where the embedder failed."""
+        candidates = _candidates(hits)
+        coverage = _coverage(query.text, candidates)
+        if not candidates or not self._embedder.reads(language(query.text)):
+            return self._choose(candidates, coverage, None), ()
+        try:
+            cosine = await self._cosine(query, candidates)
+        except EmbeddingError as error:
+            note = f"sentences chosen by words alone: {error.what}"
+            return self._choose(candidates, coverage, None), (note,)
+        return self._choose(candidates, coverage, cosine), ()
 
     async def _cosine(self, query: Query, candidates: Sequence[_Sentence]) -> Scores:
         texts = [query.text, *(sentence.text for sentence in candidates)]

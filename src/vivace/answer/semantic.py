@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 
 from vivace.answer.templated import AnswerRequest, TemplateAnswerer
-from vivace.cache.semantic.answers import Entry, SemanticAnswers
-from vivace.cache.semantic.room import Room
+from vivace.cache.semantic.cache import SemanticCache, SemanticEntry, SharedBudget
 from vivace.collection.corpus import Corpus
 from vivace.errors import DeadlineExceeded, EmbeddingError, Overloaded, StoreError
 from vivace.generate.templates import Templates
@@ -49,7 +48,7 @@ class SemanticAnswerer(TemplateAnswerer):
         *,
         trace: Trace,
         decide: Callable[[Decision], None],
-        room: Room,
+        room: SharedBudget,
         in_flight: Callable[[], AbstractContextManager[None]],
     ) -> None:
         super().__init__(settings, templates)
@@ -72,7 +71,7 @@ class SemanticAnswerer(TemplateAnswerer):
                 settings.generate.system,
             ]
         )
-        self._cache = SemanticAnswers(
+        self._cache = SemanticCache(
             settings.cache.semantic_bound,
             model=embedder.name,
             reads=embedder.reads,
@@ -159,7 +158,7 @@ class SemanticAnswerer(TemplateAnswerer):
     async def _vectors(self, texts: Sequence[str]) -> Vectors:
         return (await self._embedder.embed(texts, kind="query")).vectors
 
-    async def _valid(self, entry: Entry) -> bool:
+    async def _valid(self, entry: SemanticEntry) -> bool:
         """Whether every passage that the answer was written from is unchanged."""
         used: dict[int, Any] = entry.sources
         try:

@@ -25,8 +25,8 @@ from vivace.engine.collection import Collection
 from vivace.errors import BadSettings, VivaceError
 from vivace.generate import names as models
 from vivace.generate import templates
+from vivace.generate.batch import Progress, generate_many
 from vivace.generate.coalesce import Coalesced
-from vivace.generate.many import Progress, generate_many
 from vivace.ingest.sandbox import Sandbox
 from vivace.protocols import Answerer, Generator, Searcher
 from vivace.retrieve.hybrid import HybridSearcher

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vivace.testing.services import free_port
+from tests.support.services import free_port
 
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 """Of `Proxy(tls=True)`: what its clients have to trust. For 127.0.0.1 and localhost."""

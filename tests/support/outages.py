@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from tests.support.services import Cluster, Postgres, Valkey
+from tests.support.wires import CERTIFICATE, Proxy
 from vivace.settings.tree import Cache
-from vivace.testing.services import Cluster, Postgres, Valkey
-from vivace.testing.wires import CERTIFICATE, Proxy
 
 
 @dataclass(frozen=True, slots=True)
