@@ -89,9 +89,7 @@ def create(
     app.router.routes[:0] = [Route(route.path, route, methods=["POST"]) for route in hot]
     for route in hot:
         admitted = AdmissionControl(BodyLimit(route, most), state)
-        app.hot[route.path] = RequestMiddleware(
-            admitted, state.trace, state.in_flight, route.path
-        )
+        app.hot[route.path] = RequestMiddleware(admitted, state.trace, state.in_flight, route.path)
     app.include_router(_cold_routes(state))
     return app
 
@@ -159,10 +157,10 @@ def _add_hot_routes(schema: dict[str, Any]) -> dict[str, Any]:
     shown, components = msgspec.json.schema_components(
         [*types, wire.ErrorResponse], ref_template="#/components/schemas/{name}"
     )
-    by_type = dict(zip([*types, wire.ErrorResponse], shown, strict=True))
+    by_type: dict[object, Any] = dict(zip([*types, wire.ErrorResponse], shown, strict=True))
     schema.setdefault("components", {}).setdefault("schemas", {}).update(components)
 
-    def content(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    def content(kind: object) -> dict[str, Any]:
         return {"application/json": {"schema": by_type[kind]}}
 
     for path, (summary, request, response) in _HOT.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable
-from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -13,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from vivace.engine import Collection
 from vivace.errors import VivaceError
+from vivace.run.streams import closing
 from vivace.server import errors
 from vivace.server.asgi import CancelOnDisconnect, read_json, send_json
 from vivace.server.errors import BadRequest
@@ -20,8 +20,8 @@ from vivace.server.events import DONE, EventStream, TextFrame, event
 from vivace.server.middleware import PLAIN_SEND
 from vivace.server.state import AppState
 from vivace.server.wire import (
+    AnswerChoice,
     AnswerMessage,
-    ChatChoice,
     ChatMessage,
     ChatRequest,
     ChatResponse,
@@ -31,8 +31,8 @@ from vivace.server.wire import (
     FinalDelta,
     PromptDetails,
     UsageChunk,
-    annotations,
     answer_fields,
+    url_annotations,
 )
 from vivace.types import Answer, AnswerOptions, Delta, Message
 
@@ -85,7 +85,7 @@ class ChatRoute:
         )
         watch = CancelOnDisconnect(receive, beat=stream.beat, every=self._heartbeat)
         try:
-            async with watch, aclosing(deltas):
+            async with watch, closing(deltas):
                 await _write(request, collection, deltas, stream)
         except VivaceError as error:
             if not stream.started:
@@ -115,10 +115,8 @@ async def _write(
                 await write(frame.role() + text(delta.text))
         answer = delta.answer or answer
     assert answer is not None  # an Answerer's last delta carries it
-    choice = FinalChoice(answer.finish_reason, FinalDelta(annotations(answer)))
-    last = event(
-        FinalChunk(answer_id, created, request.model, [choice], **answer_fields(answer))
-    )
+    choice = FinalChoice(answer.finish_reason, FinalDelta(url_annotations(answer)))
+    last = event(FinalChunk(answer_id, created, request.model, [choice], **answer_fields(answer)))
     if not begun:
         last = frame.role() + last
     if wants_usage:
@@ -131,12 +129,12 @@ def _new_id() -> str:
 
 
 def _response(request: ChatRequest, answer: Answer) -> ChatResponse:
-    message = AnswerMessage(answer.text, annotations(answer))
+    message = AnswerMessage(answer.text, url_annotations(answer))
     return ChatResponse(
         _new_id(),
         int(time.time()),
         request.model,
-        [ChatChoice(message, answer.finish_reason)],
+        [AnswerChoice(message, answer.finish_reason)],
         _usage(answer),
         **answer_fields(answer),
     )

@@ -41,7 +41,12 @@ _ENDPOINT: Final[Sequence[Family[ServerStatistics]]] = (
     ("idle_connections", "gauge", "Connections kept for the next request", lambda s: s.idle),
     ("bound", "gauge", "Most requests at once", lambda s: s.bound),
     ("weight", "gauge", "Share of the requests, relative to the others", lambda s: s.weight),
-    ("closed", "gauge", "1 while a server is used, 0.5 on trial, 0 ejected", lambda s: _UP[s.state]),
+    (
+        "closed",
+        "gauge",
+        "1 while in use, 0.5 on trial, 0 ejected",
+        lambda s: _UP[s.state],
+    ),
     ("latency_seconds", "gauge", "Mean time to the first byte", lambda s: s.latency),
     ("started_total", "counter", "Requests begun", lambda s: s.started),
     ("failed_total", "counter", "Requests that the server failed", lambda s: s.failed),
@@ -166,9 +171,7 @@ def _family(prefix: str, family: Family[T], rows: Iterable[tuple[str, T]]) -> It
         yield f"{prefix}{name}{{{labels}}} {value(statistics):.12g}"
 
 
-def _histograms(
-    name: str, description: str, by_labels: Mapping[str, Histogram]
-) -> Iterator[str]:
+def _histograms(name: str, description: str, by_labels: Mapping[str, Histogram]) -> Iterator[str]:
     yield from _header(name, "histogram", description)
     for labels, histogram in sorted(by_labels.items()):
         for bound, count in histogram.cumulative():

@@ -184,7 +184,7 @@ class AnswerMessage(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
-class ChatChoice(msgspec.Struct, frozen=True):
+class AnswerChoice(msgspec.Struct, frozen=True):
     message: AnswerMessage
     finish_reason: str
     index: int = 0
@@ -209,7 +209,7 @@ class ChatResponse(msgspec.Struct, frozen=True):
     id: str
     created: int
     model: str
-    choices: list[ChatChoice]
+    choices: list[AnswerChoice]
     usage: ChatUsage
     sources: list[Source]
     degraded: tuple[str, ...]
@@ -379,7 +379,7 @@ def sources(answer: Answer) -> list[Source]:
     return [Source(**_hit_fields(hit), citations=cited.get(hit.chunk.id, [])) for hit in read]
 
 
-def annotations(answer: Answer) -> list[Annotation]:
+def url_annotations(answer: Answer) -> list[Annotation]:
     """One annotation for each span of the answer that rests on a citation."""
     chunks = {citation.number: citation.chunk for citation in answer.citations}
     return [
