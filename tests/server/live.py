@@ -7,10 +7,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from vivace.collection.corpus import Corpus
 from vivace.engine import Engine
-from vivace.protocols import Answerer
+from vivace.protocols import Answerer, Search
 from vivace.server.app import create
 from vivace.server.run import address_of, listen, server
 from vivace.server.served import Served
@@ -35,16 +36,19 @@ class Stub:
     open: threading.Event = field(default_factory=threading.Event)
 
     async def stream(
-        self, query: Query, result: SearchResult, options: AnswerOptions = PLAIN
+        self, query: Query, search: Search, options: AnswerOptions = PLAIN
     ) -> AsyncIterator[Delta]:
         self.options.append(options)
         self.questions.append(query.text)
+        result = await search(query)
         self.started.set()
         try:
             async for delta in self.script(self, query, result):
                 yield delta
         finally:
             self.stopped.set()
+
+    async def close(self) -> None: ...
 
 
 async def for_ever() -> None:
@@ -117,8 +121,8 @@ def serving(
     """A server in a thread of its own, stopped and drained at the end."""
 
     class StubEngine(Engine):
-        def answerer(self, corpus: Corpus) -> Answerer:
-            return answerer or super().answerer(corpus)
+        def answerer(self, corpus: Corpus, *parts: Any) -> Answerer:
+            return answerer or super().answerer(corpus, *parts)
 
     served = Served(settings, collections, engine=StubEngine)
     ready = threading.Event()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from vivace.run.balance import Server
+from vivace.run.balance import Endpoint
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import Endpoints
 from vivace.server.endpoint_metrics import rows
 
 
 async def test_rows() -> None:
-    servers = [Server("http://a/v1", 2.5, 7), Server('http://b/"v1')]
+    servers = [Endpoint("http://a/v1", 2.5, 7), Endpoint('http://b/"v1')]
     models = Endpoints("m", servers, tolerance=Tolerance(in_row=1))
     with await models.lease(avoid=["http://a/v1"]) as lease:
         lease.failed("it broke")

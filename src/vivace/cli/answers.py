@@ -16,7 +16,7 @@ from vivace.cli.output import citation_value, hit_value, json_line
 from vivace.cli.status import OK, SOME_FAILED
 from vivace.engine import Collection
 from vivace.errors import BadInput, VivaceError
-from vivace.generate.many import Progress
+from vivace.generate.batch import Progress
 from vivace.types import Answer, BatchProgress, IngestReport, Support, Usage
 
 _FIELDS = ("question", "text", "query")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from vivace.cache.statistics import Counts
+from vivace.cache.statistics import CacheCounts
 from vivace.engine.caching import Caching
 
-_OF_A_KIND: Final[Sequence[tuple[str, str, str, Callable[[Counts], float]]]] = (
+_OF_A_KIND: Final[Sequence[tuple[str, str, str, Callable[[CacheCounts], float]]]] = (
     ("hits_total", "counter", "What was asked for and remembered", lambda c: c.hits),
     ("misses_total", "counter", "What was asked for and not remembered", lambda c: c.misses),
     ("shared_total", "counter", "Misses that got what another computed", lambda c: c.shared),

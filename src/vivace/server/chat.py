@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable
-from contextlib import aclosing
 from uuid import uuid4
 
 import msgspec
@@ -12,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from vivace.engine import Collection
 from vivace.errors import VivaceError
+from vivace.run.streams import closing
 from vivace.server import errors
 from vivace.server.asgi import read, send_json
 from vivace.server.disconnect import Attended
@@ -74,7 +74,7 @@ class Chat:
             what.question, k=request.k, filters=request.filters, options=what.options
         )
         try:
-            async with Attended(receive, beat=stream.beat, every=self._heartbeat), aclosing(deltas):
+            async with Attended(receive, beat=stream.beat, every=self._heartbeat), closing(deltas):
                 await self._write(request, collection, deltas, stream)
         except VivaceError as error:
             if not stream.started:

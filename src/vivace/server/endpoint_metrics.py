@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from vivace.run.breaker import State
-from vivace.run.endpoints import ServerStatistics, Statistics
+from vivace.run.breaker import BreakerState
+from vivace.run.endpoints import EndpointsStatistics, ServerStatistics
 
 _OF_A_SERVER: Final[Sequence[tuple[str, str, str, Callable[[ServerStatistics], float]]]] = (
     ("in_use", "gauge", "Requests running at a server", lambda s: s.in_use),
@@ -22,14 +22,14 @@ _OF_A_SERVER: Final[Sequence[tuple[str, str, str, Callable[[ServerStatistics], f
     ("waited_total", "counter", "Requests that waited for a place", lambda s: s.waited),
     ("wait_seconds_total", "counter", "What they waited", lambda s: s.wait_seconds),
 )
-_OF_A_SET: Final[Sequence[tuple[str, str, str, Callable[[Statistics], float]]]] = (
+_OF_A_SET: Final[Sequence[tuple[str, str, str, Callable[[EndpointsStatistics], float]]]] = (
     ("waiting", "gauge", "Requests that wait for a place at any server", lambda s: s.waiting),
     ("refused_total", "counter", "Requests refused: all ejected, or too many waited",
      lambda s: s.refused),
 )  # fmt: skip
 
 
-def rows(sets: Sequence[tuple[str, Statistics]]) -> Iterator[str]:
+def rows(sets: Sequence[tuple[str, EndpointsStatistics]]) -> Iterator[str]:
     """The lines of sets of servers, each with what it is for: `generate` or `embed`."""
     if not sets:
         return
@@ -50,7 +50,9 @@ def _header(name: str, kind: str, help: str) -> tuple[str, str]:
 
 
 def _up(server: ServerStatistics) -> float:
-    return {State.CLOSED: 1.0, State.HALF_OPEN: 0.5, State.OPEN: 0.0}[server.state]
+    return {BreakerState.CLOSED: 1.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 0.0}[
+        server.state
+    ]
 
 
 def _escaped(text: str) -> str:

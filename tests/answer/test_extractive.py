@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.answer.searches import finding
 from tests.collection.conftest import HashEmbedder
+from vivace.answer.extractive import Extractive
 from vivace.engine import Collection, Engine
 from vivace.errors import EmbeddingError
-from vivace.generate.extractive import Extractive
-from vivace.settings import Answering, load
+from vivace.settings import Settings, load
 from vivace.types import Answer, Chunk, Document, Hit, Query, SearchResult
 
 HANDBOOK = """# Leaving
@@ -106,7 +107,7 @@ async def test_it_streams_and_ends_with_the_whole(docs: Collection) -> None:
 
 
 async def test_without_hits() -> None:
-    generator = Extractive(HashEmbedder(), Answering())
+    generator = Extractive(HashEmbedder(), Settings())
     assert not (await last(generator, Query("anything"), SearchResult((), 0))).found
 
 
@@ -117,7 +118,7 @@ async def test_a_broken_embedder_degrades_to_words() -> None:
         await embedder.embed(["x"], kind="query")
     hit = Hit(Chunk("d", "The sky is blue. Grass is green.", 0, 32, id=1), 1.0)
     answer = await last(
-        Extractive(embedder, Answering()), Query("is the sky blue"), SearchResult((hit,), 1)
+        Extractive(embedder, Settings()), Query("is the sky blue"), SearchResult((hit,), 1)
     )
     assert answer.citations[0].text == "The sky is blue."
     assert answer.degraded == ("sentences chosen by words alone: the embedder is broken",)
@@ -129,13 +130,13 @@ async def test_overlapping_chunks_are_quoted_once() -> None:
         Hit(Chunk("d", text[:16], 0, 16, id=1), 1.0),
         Hit(Chunk("d", text, 0, 33, id=2), 0.9),
     )
-    generator = Extractive(HashEmbedder(), Answering())
+    generator = Extractive(HashEmbedder(), Settings())
     answer = await last(generator, Query("sky blue"), SearchResult(hits, 1))
     assert [c.text for c in answer.citations] == ["The sky is blue."]
 
 
 async def last(generator: Extractive, query: Query, result: SearchResult) -> Answer:
-    deltas = [delta async for delta in generator.stream(query, result)]
+    deltas = [delta async for delta in generator.stream(query, finding(result))]
     assert deltas[-1].answer is not None
     return deltas[-1].answer
 

@@ -22,7 +22,7 @@ _FIX: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ModelServer:
     """A model of an OpenAI-compatible server. `url` has no trailing slash and ends in /v1 or so."""
 
     model: str
@@ -33,7 +33,7 @@ class Endpoint:
     """Of several servers of one model: twice the weight, twice the requests."""
 
 
-def endpoints(setting: str, text: str) -> tuple[Endpoint, ...]:
+def parse_model_servers(setting: str, text: str) -> tuple[ModelServer, ...]:
     """The endpoints that `text` names, all of one model; none where it is not `openai:...`.
 
     Raises:
@@ -51,10 +51,10 @@ def endpoints(setting: str, text: str) -> tuple[Endpoint, ...]:
     if len(fragments) > 1:
         raise BadSettings(f"{setting}: what stands behind the # differs", fix="Write it once")
     fragment = next(iter(fragments), "")
-    return tuple(Endpoint(one.model, one.url, fragment, one.weight) for one in several)
+    return tuple(ModelServer(one.model, one.url, fragment, one.weight) for one in several)
 
 
-def _one(setting: str, model: str, text: str) -> Endpoint:
+def _one(setting: str, model: str, text: str) -> ModelServer:
     found = _ONE.fullmatch(text.strip())
     if found is None:
         raise BadSettings(f"{setting}: this is no URL, or no weight behind its *", fix=_FIX)
@@ -74,7 +74,7 @@ def _one(setting: str, model: str, text: str) -> Endpoint:
     if not host:
         raise BadSettings(f"{setting}: the URL names no host", fix=_FIX)
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-    return Endpoint(model, url, found["fragment"] or "", weight)
+    return ModelServer(model, url, found["fragment"] or "", weight)
 
 
 def check_key(setting: str, key: str) -> None:

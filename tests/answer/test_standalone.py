@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
+from vivace.answer.standalone import messages, standalone
 from vivace.engine import Engine
 from vivace.errors import ModelUnreachable
-from vivace.generate.standalone import messages, standalone
 from vivace.settings import load
 from vivace.testing.fake_llm import FakeModel
 from vivace.trace import Trace

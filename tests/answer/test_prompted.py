@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.answer.searches import finding
+from vivace.answer.prompted import Prompted, cost, says_not_found
 from vivace.engine import Collection, Engine
 from vivace.errors import ModelTimeout, StreamCut
-from vivace.generate.prompted import Prompted, cost, says_not_found
 from vivace.server.passages import sources
-from vivace.settings import Answering, Generate, load
+from vivace.settings import Generate, Settings, load
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
 from vivace.types import (
@@ -166,8 +167,9 @@ STOP = Delta(finish_reason="stop", usage=None)
 
 
 async def answer_of(model: Says, result: SearchResult = RESULT, **options: object) -> Answer:
-    prompted = Prompted(model, Answering(), Generate(system="Rhyme."))
-    found = [d async for d in prompted.stream(Query("sky?"), result, AnswerOptions(**options))]  # type: ignore[arg-type]
+    prompted = Prompted(model, Settings(generate=Generate(system="Rhyme.", standalone=False)))
+    asked = AnswerOptions(**options)  # type: ignore[arg-type]
+    found = [d async for d in prompted.stream(Query("sky?"), finding(result), asked)]
     answer = found[-1].answer
     assert answer is not None
     assert answer.text == "".join(delta.text for delta in found)
@@ -197,8 +199,8 @@ async def test_what_was_asked_reaches_the_model() -> None:
 @pytest.mark.parametrize(("asked", "most"), [(None, 9), (7, 7), (1_000_000, 9)])
 async def test_no_more_tokens_are_asked_for_than_set(asked: int | None, most: int) -> None:
     model = Says(Delta("Blue [1]."), STOP)
-    prompted = Prompted(model, Answering(), Generate(max_tokens=9))
-    async for _ in prompted.stream(Query("sky?"), RESULT, AnswerOptions(max_tokens=asked)):
+    prompted = Prompted(model, Settings(generate=Generate(max_tokens=9)))
+    async for _ in prompted.stream(Query("sky?"), finding(RESULT), AnswerOptions(max_tokens=asked)):
         pass
     assert model.asked[0][1] == most
 
@@ -211,8 +213,10 @@ async def test_what_the_model_was_not_told_is_noted() -> None:
 async def test_an_answer_says_how_many_hits_it_was_written_from() -> None:
     hits = tuple(Hit(Chunk(f"d{n}", f"wor{n} " * 400, 0, 2000, id=n), 1.0) for n in range(9))
     for budget, read in ((1_500, 2), (100_000, 5)):
-        prompted = Prompted(Says(Delta("a"), STOP), Answering(), Generate(context_tokens=budget))
-        found = [d async for d in prompted.stream(Query("q"), SearchResult(hits, 1))]
+        prompted = Prompted(
+            Says(Delta("a"), STOP), Settings(generate=Generate(context_tokens=budget))
+        )
+        found = [d async for d in prompted.stream(Query("q"), finding(SearchResult(hits, 1)))]
         answer = found[-1].answer
         assert answer is not None
         assert (len(answer.hits), answer.read) == (9, read)
@@ -230,9 +234,9 @@ async def test_nothing_found_costs_nothing() -> None:
 
 async def test_leaving_closes_the_model() -> None:
     model = Says(Delta("a"), Delta("b"), STOP)
-    stream = Prompted(model, Answering(), Generate()).stream(Query("q"), RESULT)
+    stream = Prompted(model, Settings()).stream(Query("q"), finding(RESULT))
     await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert model.closed == 1
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vivace.generate.citations import Checked, check
+from vivace.answer.citations import Checked, check
 from vivace.types import Chunk
 
 ONE = "The sky is blue. Grass is green in spring. Snow is white."

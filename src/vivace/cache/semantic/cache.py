@@ -10,17 +10,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
+from weakref import WeakSet
 
 from vivace.cache.kept import of_answer
-from vivace.cache.semantic.agreement import same_answer
 from vivace.cache.semantic.calibration import Calibration, calibrate, shipped, upper_bound
 from vivace.cache.semantic.guard import Form, difference, exact_text, form
 from vivace.cache.semantic.index import NearestQuestion
-from vivace.cache.semantic.room import Room
 from vivace.cache.semantic.shadow import SHARE, Shadow
 from vivace.errors import VivaceError
 from vivace.text.language import language
+from vivace.text.terms import words
 from vivace.trace import Trace
 from vivace.types import Answer, Decision, Vector, Vectors
 
@@ -39,7 +39,7 @@ and digits, 32 in Chinese; a question may have thousands of characters."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SemanticEntry:
     """A kept answer; `sources` is whatever `keep` was given, for `valid` to look at."""
 
     question: str
@@ -52,7 +52,7 @@ class Entry:
     """But for its row in the matrix."""
 
 
-Valid: TypeAlias = Callable[[Entry], Awaitable[bool]]
+Valid: TypeAlias = Callable[[SemanticEntry], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,52 @@ class _Pending:
     language: str
 
 
-class SemanticAnswers:
+class BudgetShare(Protocol):
+    """Something that keeps entries and can do without the oldest."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def idle_since(self) -> float | None:
+        """When its oldest entry was last of use; None where it has none."""
+        ...
+
+    def drop_oldest(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class SharedBudget:
+    """Of `capacity` bytes; what was of no use for longest goes first. For one event loop."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._tenants: WeakSet[BudgetShare] = WeakSet()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tenant.nbytes for tenant in self._tenants)
+
+    def enter(self, tenant: BudgetShare) -> None:
+        self._tenants.add(tenant)
+
+    def clear(self) -> None:
+        """Forget all that is kept in it."""
+        for tenant in self._tenants:
+            tenant.clear()
+
+    def make(self) -> None:
+        """Drop as many entries as are too much."""
+        while self.nbytes > self.capacity:
+            waiting = [(t.idle_since, n, t) for n, t in enumerate(self._tenants)]
+            oldest = min([one for one in waiting if one[0] is not None], default=None)
+            if oldest is None:
+                return
+            oldest[2].drop_oldest()
+
+
+class SemanticCache:
     """The nearest kept question's answer, within a bound on wrong answers among all requests.
 
     One for each collection; used on the event loop alone. A language is bounded on its own. It
@@ -95,7 +140,7 @@ class SemanticAnswers:
         groups: Groups | None = None,
         agrees: Agrees | None = None,
         entries: int = ENTRIES,
-        room: Room | None = None,
+        room: SharedBudget | None = None,
         seconds: float = 86_400.0,
         share: float = SHARE,
         trace: Trace | None = None,
@@ -114,7 +159,7 @@ class SemanticAnswers:
         self._trace = trace or Trace()
         self._decide = decide
         self._clock = clock
-        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._entries: OrderedDict[int, SemanticEntry] = OrderedDict()
         self._used: dict[int, float] = {}
         """When it was of use last, by `clock`."""
         self._bytes = 0
@@ -184,7 +229,7 @@ class SemanticAnswers:
         expires = self._clock() + self._seconds
         asked = _QUESTION_BYTES * len(question.encode(errors="replace"))
         size = _ENTRY_BYTES + asked + of_answer(answer)
-        entry = Entry(question, scope, answer, sources, form(question), expires, size)
+        entry = SemanticEntry(question, scope, answer, sources, form(question), expires, size)
         self._entries[key], self._used[key] = entry, self._clock()
         self._bytes += size
         self._equal[scope, folded] = key
@@ -278,7 +323,7 @@ class SemanticAnswers:
             return None
         return near
 
-    async def _checked(self, key: int, valid: Valid) -> Entry | None:
+    async def _checked(self, key: int, valid: Valid) -> SemanticEntry | None:
         entry = self._entries[key]
         if entry.expires > self._clock() and await valid(entry):
             # it may have been forgotten while `valid` looked
@@ -287,7 +332,7 @@ class SemanticAnswers:
         self._forget(key)
         return None
 
-    def _served(self, key: int, entry: Entry, how: str) -> Answer:
+    def _served(self, key: int, entry: SemanticEntry, how: str) -> Answer:
         self._trace.count(f"semantic.{how}")
         self._entries.move_to_end(key)
         self._used[key] = self._clock()
@@ -389,3 +434,24 @@ class SemanticAnswers:
 
 def _whole(answer: Answer) -> bool:
     return not answer.degraded and answer.finish_reason == "stop"
+
+
+_ALIKE: Final = 0.5
+
+
+def same_answer(one: Answer, other: Answer) -> bool:
+    """Whether two answers say the same, as far as their words show.
+
+    Both found something, with the same numbers, and either cite a passage in common or share half
+    of their words. An answer in other words and from other passages counts as another: so the
+    bound errs to the safe side, except where one word turns an answer of many.
+    """
+    if one.found != other.found:
+        return False
+    if not one.found or one.text == other.text:
+        return True
+    ours, theirs = set(words(one.text)), set(words(other.text))
+    if {w for w in ours if w.isdigit()} != {w for w in theirs if w.isdigit()}:
+        return False
+    cited = {c.chunk.id for c in one.citations} & {c.chunk.id for c in other.citations}
+    return bool(cited) or len(ours & theirs) >= _ALIKE * max(len(ours | theirs), 1)

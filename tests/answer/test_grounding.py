@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 
-from tests.generate.test_prompted import STOP, Says
-from vivace.generate.claims import names, negations, numbers
+from tests.answer.searches import finding
+from tests.answer.test_prompted import STOP, Says
+from vivace.answer.claims import names, negations, numbers
+from vivace.answer.grounding import claims, grounded, grounded_aside
+from vivace.answer.prompted import Prompted
+from vivace.answer.refusal import likelihood
 from vivace.generate.excerpts import whole
-from vivace.generate.grounding import claims, grounded, grounded_aside
-from vivace.generate.prompted import Prompted
-from vivace.generate.refusal import likelihood
-from vivace.settings import Answering, Generate
+from vivace.settings import Answering, Settings
 from vivace.types import Chunk, Delta, Hit, Query, SearchResult
 
 EN = (
@@ -22,8 +23,8 @@ EN = (
 ZH = "玛丽·居里于1867年出生在华沙。她是第一位获得诺贝尔奖的女性。研究所没有公开报告。"
 
 
-def hit(text: str, id: int = 1, **stages: float) -> Hit:
-    return Hit(Chunk("d", text, 0, len(text), id=id), 1.0, stages)
+def hit(text: str, number: int = 1, **stages: float) -> Hit:
+    return Hit(Chunk("d", text, 0, len(text), id=number), 1.0, stages)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +74,14 @@ def test_numbers_are_read_alike() -> None:
 
 async def test_unsupported_sentences_are_marked_and_noted() -> None:
     text = "The sky is blue [1]. The sky was painted by Rubens in 1640 [1]."
-    made = Prompted(Says(Delta(text), STOP), Answering(), Generate())
+    made = Prompted(Says(Delta(text), STOP), Settings())
     result = SearchResult((hit("The sky is blue."),), 1)
-    answer = [d async for d in made.stream(Query("sky?"), result)][-1].answer
+    answer = [d async for d in made.stream(Query("sky?"), finding(result))][-1].answer
     assert answer is not None
     assert [one.supported for one in answer.support] == [True, False]
     assert answer.degraded == ("1 of 2 sentences: no passage supports them",)
-    off = Prompted(Says(Delta(text), STOP), Answering(ground=False), Generate())
-    answer = [d async for d in off.stream(Query("sky?"), result)][-1].answer
+    off = Prompted(Says(Delta(text), STOP), Settings(answer=Answering(ground=False)))
+    answer = [d async for d in off.stream(Query("sky?"), finding(result))][-1].answer
     assert answer is not None
     assert (answer.support, answer.degraded) == ((), ())
 
@@ -96,8 +97,8 @@ async def test_a_question_about_something_else_is_refused_where_that_is_set() ->
     assert likelihood(right, []) is None
     for below, asked in ((0.0, 1), (0.5, 0)):
         model = Says(Delta("x [1]"), STOP)
-        made = Prompted(model, Answering(refuse_below=below), Generate())
-        deltas = [d async for d in made.stream(Query(wrong), SearchResult((other,), 1))]
+        made = Prompted(model, Settings(answer=Answering(refuse_below=below)))
+        deltas = [d async for d in made.stream(Query(wrong), finding(SearchResult((other,), 1)))]
         answer = deltas[-1].answer
         assert answer is not None
         assert (len(model.asked), answer.found) == (asked, bool(asked))

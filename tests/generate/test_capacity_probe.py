@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vivace.generate.told import number
+from vivace.generate.capacity_probe import number
 
 
 @pytest.mark.parametrize(

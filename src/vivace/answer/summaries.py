@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from vivace.generate import prompts
 from vivace.generate.excerpts import Count, Excerpt
 from vivace.generate.optimise import Price
-from vivace.generate.templates import Task
+from vivace.generate.templates import ResolvedTemplate
 from vivace.run.streams import closing
 from vivace.settings import Answering
 from vivace.types import Chunk, Delta, Message, Usage
@@ -38,7 +38,7 @@ class Summarising:
     """What a summary is made of, and how."""
 
     ask: Ask
-    task: Task
+    task: ResolvedTemplate
     told: Message
     """The system message of every step."""
     history: tuple[Message, ...]

@@ -9,30 +9,30 @@ from email.utils import formatdate
 import pytest
 
 from vivace.errors import BadSettings
-from vivace.run.endpoint import Endpoint, endpoints
+from vivace.run.model_servers import ModelServer, parse_model_servers
 from vivace.run.retry import FIRST, LONGEST, backoff, retry_after
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("openai:m@http://h/v1", [Endpoint("m", "http://h/v1")]),
-        ("openai:a/b:7b@https://h:8/v1/", [Endpoint("a/b:7b", "https://h:8/v1")]),
-        ("openai:@cf/m@http://[::1]:8/v1#384", [Endpoint("@cf/m", "http://[::1]:8/v1", "384")]),
+        ("openai:m@http://h/v1", [ModelServer("m", "http://h/v1")]),
+        ("openai:a/b:7b@https://h:8/v1/", [ModelServer("a/b:7b", "https://h:8/v1")]),
+        ("openai:@cf/m@http://[::1]:8/v1#384", [ModelServer("@cf/m", "http://[::1]:8/v1", "384")]),
         (
             "openai:m@http://a/v1*3, https://b:8/v1/*0.5",
-            [Endpoint("m", "http://a/v1", "", 3.0), Endpoint("m", "https://b:8/v1", "", 0.5)],
+            [ModelServer("m", "http://a/v1", "", 3.0), ModelServer("m", "https://b:8/v1", "", 0.5)],
         ),
         (
             "openai:m@http://a/v1,http://b/v1*2#384",
-            [Endpoint("m", "http://a/v1", "384"), Endpoint("m", "http://b/v1", "384", 2.0)],
+            [ModelServer("m", "http://a/v1", "384"), ModelServer("m", "http://b/v1", "384", 2.0)],
         ),
-        ("openai:m@http://h:8*2", [Endpoint("m", "http://h:8", "", 2.0)]),
+        ("openai:m@http://h:8*2", [ModelServer("m", "http://h:8", "", 2.0)]),
         ("builtin", []),
     ],
 )
-def test_endpoints(text: str, expected: list[Endpoint]) -> None:
-    assert list(endpoints("embed.model", text)) == expected
+def test_endpoints(text: str, expected: list[ModelServer]) -> None:
+    assert list(parse_model_servers("embed.model", text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_endpoints(text: str, expected: list[Endpoint]) -> None:
 )
 def test_what_names_no_servers(urls: str) -> None:
     with pytest.raises(BadSettings, match=r"^embed\.model: ") as raised:
-        endpoints("embed.model", f"openai:m@{urls}")
+        parse_model_servers("embed.model", f"openai:m@{urls}")
     assert "hush" not in str(raised.value)
 
 

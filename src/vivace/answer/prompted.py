@@ -7,17 +7,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from vivace.answer import citations, summaries
+from vivace.answer.citations import Checked
+from vivace.answer.extractive import Extractive
+from vivace.answer.grounding import grounded_aside
+from vivace.answer.refusal import likelihood
+from vivace.answer.standalone import standalone
+from vivace.answer.templated import AnswerRequest, TemplateAnswerer
 from vivace.errors import BadQuery, GenerationError
-from vivace.generate import citations, prompts, summaries, templates
-from vivace.generate.citations import Checked
-from vivace.generate.grounding import grounded_aside
+from vivace.generate import prompts
 from vivace.generate.prompts import Prompt
-from vivace.generate.refusal import likelihood
-from vivace.generate.templates import NOT_FOUND, Task, Templates, built_in
-from vivace.protocols import Answerer, Generator
+from vivace.generate.templates import NOT_FOUND, ResolvedTemplate, Templates
+from vivace.protocols import Generator
 from vivace.run.streams import closing
-from vivace.settings import Answering, Generate
+from vivace.settings import Generate, Settings
 from vivace.text.tokens import counter, fewest
+from vivace.trace import Trace
 from vivace.types import (
     Answer,
     AnswerOptions,
@@ -33,7 +38,6 @@ from vivace.types import (
 
 Documents: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[Chunk]]]]
 
-_DEFAULTS = AnswerOptions()
 _READ_SHARE = 0.8
 """Of the fewest tokens that a prompt can have: a server that counted less did not read it all."""
 _NEAR_BEST = 0.8
@@ -42,50 +46,57 @@ _SMALL = 200
 """Tokens: a shorter prompt is never cut, and its count says little."""
 
 
-class Prompted:
-    """An `Answerer` over a `Generator`.
+class Prompted(TemplateAnswerer):
+    """Answers that a `Generator` writes.
 
-    Where the model cannot answer before its first token, `fallback` answers instead and `degraded`
-    says why; after the first token the error is raised, because a half answer followed by another
-    one is worse than none.
+    Where the model fails before its first token, `quoting` answers instead and `degraded` says why.
+    After the first token the error is raised: two half answers are worse than none.
 
     Args:
         templates: the kinds of answers there are; the built-in ones unless given.
         documents: all chunks of the documents of these ids, in reading order, for summaries;
             without it they are written from the hits.
+        trace: counts how follow-up questions were rewritten.
     """
 
     def __init__(
         self,
         generator: Generator,
-        answering: Answering,
-        settings: Generate,
+        settings: Settings,
         *,
-        fallback: Answerer | None = None,
+        quoting: Extractive | None = None,
         templates: Templates | None = None,
         documents: Documents | None = None,
+        trace: Trace | None = None,
     ) -> None:
+        super().__init__(settings, templates)
         self.name = generator.name
         self._generator = generator
-        self._answering = answering
-        self._settings = settings
-        self._fallback = fallback
-        self._templates = built_in() if templates is None else templates
+        self._answering = settings.answer
+        self._settings = settings.generate
+        self._quoting = quoting
         self._documents = documents
-        self._count = counter(settings.tokenizer)
+        self._trace = trace or Trace()
+        self._count = counter(self._settings.tokenizer)
 
-    async def stream(
-        self, query: Query, result: SearchResult, options: AnswerOptions = _DEFAULTS
-    ) -> AsyncIterator[Delta]:
+    async def begin(self, request: AnswerRequest) -> AsyncIterator[Delta]:
         """The model's text as it comes; the last delta carries the whole answer.
 
         Raises:
-            BadInput: no such template, or no language to translate into.
             BadQuery: the text to translate has no room in a prompt.
-            GenerationError: the model failed after its first token, or there is no fallback.
+            GenerationError: from the stream: the model failed after its first token, or nothing
+                quotes instead.
         """
-        task = templates.task(query, options, self._templates)
-        self._check(task)
+        query, history = request.searched, request.options.history
+        if history and self._settings.standalone and request.template.reads != "nothing":
+            text = await standalone(query.text, history, self._generator, self._trace)
+            query = query if text == query.text else replace(query, text=text)
+        result = await self.passages(request, query)
+        self._check(request.template)
+        return self._written(request, result)
+
+    async def _written(self, request: AnswerRequest, result: SearchResult) -> AsyncIterator[Delta]:
+        query, task, options = request.query, request.template, request.options
         hits = result.hits[: self._answering.passages]
         found = likelihood(task.text, hits) if task.reads == "passages" else None
         refused = (
@@ -115,7 +126,7 @@ class Prompted:
                     if delta.finish_reason:
                         last = delta
         except GenerationError as error:
-            if parts or self._fallback is None:
+            if parts or self._quoting is None:
                 raise
             failure = error
         else:
@@ -126,11 +137,11 @@ class Prompted:
             return
         reason = f"the model did not answer, so documents are quoted instead: {failure.what}"
         degraded = replace(result, degraded=(*result.degraded, reason))
-        async with closing(self._fallback.stream(query, degraded, options)) as deltas:
+        async with closing(self._quoting.quotes(request, degraded)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _check(self, task: Task) -> None:
+    def _check(self, task: ResolvedTemplate) -> None:
         most = self._settings.context_tokens
         if task.reads == "nothing" and (tokens := self._count(task.text)) > most:
             raise BadQuery(
@@ -139,7 +150,7 @@ class Prompted:
             )
 
     async def _begun(
-        self, task: Task, query: Query, result: SearchResult, options: AnswerOptions
+        self, task: ResolvedTemplate, query: Query, result: SearchResult, options: AnswerOptions
     ) -> tuple[Prompt, AsyncIterator[Delta]]:
         """What is read, and the model's answer to it."""
 
@@ -191,7 +202,7 @@ class Prompted:
         )
 
     async def _answer(
-        self, text: str, task: Task, prompt: Prompt, result: SearchResult, last: Delta
+        self, text: str, task: ResolvedTemplate, prompt: Prompt, result: SearchResult, last: Delta
     ) -> Answer:
         checked = citations.check(text, prompt.excerpts)
         notes = [*result.degraded, *last.degraded]
@@ -236,7 +247,7 @@ def chosen(hits: Sequence[Hit], most: int) -> list[str]:
 
 
 def _read(
-    hits: tuple[Hit, ...], prompt: Prompt, checked: Checked, task: Task
+    hits: tuple[Hit, ...], prompt: Prompt, checked: Checked, task: ResolvedTemplate
 ) -> tuple[tuple[Hit, ...], int | None]:
     """The answer's hits, and how many of the first were read."""
     if task.reads == "documents":

@@ -70,10 +70,10 @@ async def generate_many(
         (request, 0 if sampled or not _given(request.temperature, temperature) else number)
         for number, request in enumerate(requests)
     ]
-    return await every(keys, whole, parallel=parallel, progress=progress)
+    return await run_batch(keys, whole, parallel=parallel, progress=progress)
 
 
-async def every(
+async def run_batch(
     keys: Sequence[K],
     ask: Callable[[K], Awaitable[T]],
     *,

@@ -14,8 +14,8 @@ from math import log
 from time import perf_counter
 from typing import Final, cast
 
-from vivace.generate.citations import MARKERS
-from vivace.generate.claims import names, negations, numbers
+from vivace.answer.citations import MARKERS
+from vivace.answer.claims import names, negations, numbers
 from vivace.generate.excerpts import Excerpt
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms

@@ -1,4 +1,4 @@
-"""Events from bytes cut anywhere."""
+"""EventDecoder from bytes cut anywhere."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivace.errors import StreamTooLong
-from vivace.generate.sse import MAX_EVENT, Events
+from vivace.generate.stream import MAX_EVENT, EventDecoder
 
 
 def read(*parts: bytes) -> list[bytes]:
-    events = Events()
+    events = EventDecoder()
     return [data for part in parts for data in events.feed(part)] + events.end()
 
 
@@ -53,12 +53,12 @@ def test_cuts_make_no_difference(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("piece", [b"x" * 65_536, b"data: xxxxxxxxxxxxxxxx\n" * 4096])
 def test_an_event_without_an_end_is_refused(piece: bytes) -> None:
-    events = Events()
+    events = EventDecoder()
     events.feed(b"data: ")
     with pytest.raises(StreamTooLong, match="more than 1 MiB"):
         feed(events, [piece] * (2 + MAX_EVENT // 65_536))
 
 
-def feed(events: Events, pieces: list[bytes]) -> None:
+def feed(events: EventDecoder, pieces: list[bytes]) -> None:
     for piece in pieces:
         events.feed(piece)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
 
+from vivace.answer.templated import AnswerRequest, TemplateAnswerer
 from vivace.errors import EmbeddingError
-from vivace.generate.templates import DEFAULT, NOT_FOUND, Task, Templates, task
+from vivace.generate.templates import DEFAULT, NOT_FOUND, ResolvedTemplate, Templates
 from vivace.protocols import Embedder
-from vivace.settings import Answering
+from vivace.settings import Settings
 from vivace.text.asking import without_asking
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.types import (
     Answer,
-    AnswerOptions,
     Citation,
     Delta,
     Hit,
@@ -29,7 +29,6 @@ from vivace.types import (
     Span,
 )
 
-_DEFAULTS = AnswerOptions()
 _MOST_SENTENCES = 60
 _LONGEST = 600
 """Characters; a longer sentence (a table, a minified line) is quoted up to here."""
@@ -60,60 +59,49 @@ class _Sentence:
     text: str
 
 
-class Extractive:
+class Extractive(TemplateAnswerer):
     """An `Answerer` that quotes. It says plainly that no model wrote the answer."""
 
     name = "extractive"
 
     def __init__(
-        self, embedder: Embedder, settings: Answering, templates: Templates | None = None
+        self, embedder: Embedder, settings: Settings, templates: Templates | None = None
     ) -> None:
+        super().__init__(settings, templates)
         self._embedder = embedder
-        self._settings = settings
-        self._templates = templates
+        self._settings = settings.answer
 
-    async def stream(
-        self, query: Query, result: SearchResult, options: AnswerOptions = _DEFAULTS
-    ) -> AsyncIterator[Delta]:
+    async def begin(self, request: AnswerRequest) -> AsyncIterator[Delta]:
+        return self.quotes(request, await self.passages(request, request.searched))
+
+    async def quotes(self, request: AnswerRequest, result: SearchResult) -> AsyncIterator[Delta]:
         """The answer a sentence a delta; the last delta carries the whole of it.
 
-        What `options` says is for models; quoting is the same whatever it says, and says so where
+        The request's options are for models: they change nothing here, and `degraded` says so where
         something else than an answer was asked for.
-
-        Raises:
-            BadInput: there is no such template.
         """
-        wanted = task(query, options, self._templates)
+        query, template = request.query, request.template
         asked_in = "zh" if language(query.text) == "zh" else "en"
-        introduction, not_found = _INTRODUCTION[asked_in], NOT_FOUND[asked_in]
         read = min(self._settings.passages, len(result.hits))
-        candidates = _candidates(result.hits[:read])
         degraded = result.degraded
-        if wanted.name != DEFAULT or options.target_language:
-            degraded = (*degraded, f"without a language model: quotes, no {_named(wanted)}")
-        coverage = _coverage(query.text, candidates)
-        cosine: Scores | None = None
-        if candidates and self._embedder.reads(language(query.text)):
-            try:
-                cosine = await self._cosine(query, candidates)
-            except EmbeddingError as error:
-                degraded = (*degraded, f"sentences chosen by words alone: {error.what}")
-        chosen = self._choose(candidates, coverage, cosine)
+        if template.name != DEFAULT or request.options.target_language:
+            degraded = (*degraded, f"without a language model: quotes, no {_named(template)}")
+        chosen, note = await self._best(query, result.hits[:read])
+        answer = Answer(
+            NOT_FOUND[asked_in],
+            result.hits,
+            found=bool(chosen),
+            generator=self.name,
+            degraded=(*degraded, *note),
+            read=read,
+        )
         if not chosen:
-            yield Delta(not_found)
-            yield Delta(
-                answer=Answer(
-                    not_found,
-                    result.hits,
-                    found=False,
-                    generator=self.name,
-                    degraded=degraded,
-                    read=read,
-                )
-            )
+            yield Delta(answer.text)
+            yield Delta(answer=answer)
             return
-        yield Delta(introduction)
-        text, citations, spans = introduction, [], []
+        text = _INTRODUCTION[asked_in]
+        yield Delta(text)
+        citations, spans = [], []
         for number, sentence in enumerate(chosen, start=1):
             # a source's line breaks are not the reader's; the citation keeps the exact text
             quote = " ".join(sentence.text.split())
@@ -126,16 +114,23 @@ class Extractive:
             text += line
             yield Delta(line)
         yield Delta(
-            answer=Answer(
-                text,
-                result.hits,
-                tuple(citations),
-                tuple(spans),
-                generator=self.name,
-                degraded=degraded,
-                read=read,
-            )
+            answer=replace(answer, text=text, citations=tuple(citations), spans=tuple(spans))
         )
+
+    async def _best(
+        self, query: Query, hits: Sequence[Hit]
+    ) -> tuple[list[_Sentence], tuple[str, ...]]:
+        """The sentences to quote, and a note where the embedder failed."""
+        candidates = _candidates(hits)
+        coverage = _coverage(query.text, candidates)
+        if not candidates or not self._embedder.reads(language(query.text)):
+            return self._choose(candidates, coverage, None), ()
+        try:
+            cosine = await self._cosine(query, candidates)
+        except EmbeddingError as error:
+            note = f"sentences chosen by words alone: {error.what}"
+            return self._choose(candidates, coverage, None), (note,)
+        return self._choose(candidates, coverage, cosine), ()
 
     async def _cosine(self, query: Query, candidates: Sequence[_Sentence]) -> Scores:
         texts = [query.text, *(sentence.text for sentence in candidates)]
@@ -200,5 +195,5 @@ def _distinct(sentences: Sequence[_Sentence]) -> list[_Sentence]:
     return kept
 
 
-def _named(wanted: Task) -> str:
+def _named(wanted: ResolvedTemplate) -> str:
     return "translation" if wanted.name == DEFAULT else wanted.name

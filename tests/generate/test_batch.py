@@ -9,7 +9,7 @@ import pytest
 
 from vivace.engine import Engine
 from vivace.errors import BadSettings, GenerationError, ModelRefused
-from vivace.generate.many import every, generate_many
+from vivace.generate.batch import generate_many, run_batch
 from vivace.run.limit import Limit
 from vivace.run.work import Priority, current
 from vivace.testing.fake_llm import FakeModel
@@ -109,7 +109,7 @@ async def test_a_foreign_error_ends_all() -> None:
         return number
 
     with pytest.raises(ZeroDivisionError):
-        await every(range(5), ask, parallel=5)
+        await run_batch(range(5), ask, parallel=5)
     assert gone == [0, 1, 2, 4]
 
 

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from tests.answer.searches import finding
+from vivace.answer.prompted import Prompted
+from vivace.answer.summaries import bounded, parted, passages
 from vivace.errors import ModelTimeout
-from vivace.generate.prompted import Prompted
 from vivace.generate.prompts import price
-from vivace.generate.summaries import bounded, parted, passages
-from vivace.settings import Answering, Generate
+from vivace.settings import Answering, Generate, Settings
 from vivace.testing import grounded
 from vivace.types import (
     Answer,
@@ -71,9 +72,10 @@ async def documents(ids: Sequence[str]) -> list[list[Chunk]]:
 
 async def summary(model: Model, **answer: object) -> Answer:
     answering = Answering(**answer)  # type: ignore[arg-type]
-    made = Prompted(model, answering, Generate(context_tokens=400), documents=documents)
+    settings = Settings(answer=answering, generate=Generate(context_tokens=400))
+    made = Prompted(model, settings, documents=documents)
     result = SearchResult((Hit(CHUNKS[3], 1.0),), 1)
-    deltas = [d async for d in made.stream(Query("Summarise the rules"), result, OPTIONS)]
+    deltas = [d async for d in made.stream(Query("Summarise the rules"), finding(result), OPTIONS)]
     answer_ = deltas[-1].answer
     assert answer_ is not None
     return answer_

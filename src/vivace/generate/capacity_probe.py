@@ -31,7 +31,7 @@ _SEQUENCES: Final = re.compile(rb"max_num_seqs[\\\"']*\s*[=:]\s*([0-9]+)")
 
 
 @dataclass(slots=True)
-class _Server:
+class _Probed:
     next: float = 0.0
     pause: float = EVERY
     path: str = ""
@@ -39,7 +39,7 @@ class _Server:
     asking: asyncio.Task[None] | None = None
 
 
-class Told:
+class CapacityProbe:
     """Asks beside the requests: none waits for it, and none fails with it.
 
     Args:
@@ -54,14 +54,14 @@ class Told:
     ) -> None:
         self._session = session
         self._tell = tell
-        self._servers: dict[str, _Server] = {}
+        self._servers: dict[str, _Probed] = {}
 
     def beside(self, lease: Lease) -> None:
         """Ask the lease's server, if it is time and more than one request is there: for a single
         one the number says nothing."""
         if lease.in_use < 2:
             return
-        server = self._servers.setdefault(lease.server, _Server())
+        server = self._servers.setdefault(lease.server, _Probed())
         loop = asyncio.get_running_loop()
         if loop.time() >= server.next and (server.asking is None or server.asking.done()):
             server.asking = loop.create_task(self._ask(lease.server, server))
@@ -73,7 +73,7 @@ class Told:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    async def _ask(self, url: str, server: _Server) -> None:
+    async def _ask(self, url: str, server: _Probed) -> None:
         root = url.removesuffix("/v1")
         found: int | None = None
         for path in (server.path,) if server.path else _PATHS:
