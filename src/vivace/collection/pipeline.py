@@ -25,8 +25,8 @@ from vivace.protocols import Embedder, TokenCounter
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace, step_back
 from vivace.settings import Settings
-from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import Store
+from vivace.store.transaction import NewChunk, Put, Remove, VectorGone
 from vivace.types import Failure, IngestProgress, IngestReport, Skipped
 
 _WINDOWS = 3

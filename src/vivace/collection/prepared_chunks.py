@@ -15,7 +15,7 @@ from vivace.errors import BadInput, BadVectors
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
 from vivace.run.yielding import aside, short_turns
-from vivace.store.changes import NewChunk, Put
+from vivace.store.transaction import NewChunk, Put
 from vivace.types import Chunk, Document, Metric, Signs, Vectors
 
 _LONGEST = 500_000_000

@@ -33,8 +33,8 @@ from vivace.retrieve.maxsim import maxsim
 from vivace.run.streams import closing
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
-from vivace.store.changes import Remove
 from vivace.store.operations import Operations
+from vivace.store.transaction import Remove
 from vivace.trace import Trace
 from vivace.types import (
     Answer,

@@ -49,7 +49,7 @@ async def questions(
         StoreError: the store cannot be read.
     """
     if log:
-        asked = await asyncio.to_thread(store.asked, limit=MOST)
+        asked = await asyncio.to_thread(store.query_texts, limit=MOST)
         asked = [text for text in asked if embedder.reads(language(text))]
         if len(asked) >= LEAST and len(set(asked)) >= _DISTINCT:
             return Workload(_told(await _embedded(asked, embedder)), "log")
