@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from vivace.embed.given import MAX_DIM
+from vivace.embed.precomputed import MAX_DIM
 from vivace.errors import BadSettings, EmbeddingError
 from vivace.protocols import Kind
 from vivace.run import work

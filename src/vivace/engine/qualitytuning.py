@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from vivace.collection.corpus import Corpus
-from vivace.collection.planned import Planned
+from vivace.collection.plan_state import StoredPlan
 from vivace.engine import fittedranking
 from vivace.engine.selftuning import Decide, objective_of
 from vivace.errors import BadInput
@@ -49,7 +49,7 @@ _NO_PLAN: Final = Plan("")
 """Stages without a choice of index: segments are shaped as before any plan."""
 
 
-def in_force(settings: Search, planned: Planned | None) -> Stages:
+def in_force(settings: Search, stored: StoredPlan | None) -> Stages:
     """The stages that a search takes now: the plan's, else the settings'."""
     depth = 0 if settings.rerank == "off" else settings.rerank_depth
     plain = Stages(
@@ -57,7 +57,7 @@ def in_force(settings: Search, planned: Planned | None) -> Stages:
         {"": Fusion(weight=settings.keyword_weight)},
         Rerank(depth, settings.rerank_weight),
     )
-    stages = planned.plan.stages if planned is not None else None
+    stages = stored.plan.stages if stored is not None else None
     if stages is None:
         return plain
     return replace(stages, fusion={**plain.fusion, **stages.fusion})
@@ -138,7 +138,7 @@ class QualityTuning:
     ) -> Quality:
         source = self._corpus.snapshot()
         again = await self._again(source, questions) if given else None
-        before = in_force(self._settings.search, self._corpus.planned)
+        before = in_force(self._settings.search, self._corpus.stored_plan)
         loop = asyncio.get_running_loop()
 
         def tell_later(step: UpkeepProgress) -> None:
@@ -202,13 +202,13 @@ class QualityTuning:
             fittedranking.keep(self._corpus, found.reranker, self._decide)
         if not found.changed:
             return
-        planned = self._corpus.planned
-        if planned is None:
-            planned = Planned(_NO_PLAN, objective_of(self._settings.tune))
+        stored = self._corpus.stored_plan
+        if stored is None:
+            stored = StoredPlan(_NO_PLAN, objective_of(self._settings.tune))
         # the settings' fusion stays theirs to change, for every language that was not tuned
         own = {name: how for name, how in found.stages.fusion.items() if name}
-        plan = replace(planned.plan, stages=replace(found.stages, fusion=own))
-        self._corpus.set_plan(msgspec.structs.replace(planned, plan=plan))
+        plan = replace(stored.plan, stages=replace(found.stages, fusion=own))
+        self._corpus.set_plan(msgspec.structs.replace(stored, plan=plan))
         self._decide(decision(found))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from vivace.collection.shaping import FLAT_UP_TO
+from vivace.collection.plan_state import FLAT_UP_TO
 from vivace.index.flat import FlatIndex
 from vivace.types import Metric, Objective, Plan, Trial, Vectors
 
