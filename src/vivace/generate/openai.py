@@ -21,7 +21,7 @@ from vivace.errors import (
 )
 from vivace.generate.capacity_probe import CapacityProbe
 from vivace.generate.stream import EventDecoder, StreamAccumulator
-from vivace.generate.wire import ChatRequest
+from vivace.generate.wire import AdaptedRequest
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import EndpointsStatistics, Lease
 from vivace.run.http import ServerSet
@@ -100,7 +100,7 @@ class OpenAI:
             StreamStalled, StreamCut, StreamMalformed, StreamEmpty, StreamTooLong: what came is no
                 whole answer; `text` holds it.
         """
-        request = ChatRequest(self._body(messages, max_tokens, temperature), self._omitted)
+        request = AdaptedRequest(self._body(messages, max_tokens, temperature), self._omitted)
 
         def body(lease: Lease) -> bytes:
             self._probe.beside(lease)

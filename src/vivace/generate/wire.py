@@ -113,7 +113,7 @@ def _status(error: Any) -> int:
     return status if 400 <= status <= 599 else 502
 
 
-class ChatRequest:
+class AdaptedRequest:
     """The body of one request, without the parameters that its server does not take.
 
     Args:
