@@ -24,15 +24,12 @@ from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine import warming
-from vivace.engine.qualitytuning import QualityTuning
-from vivace.engine.selftuning import SelfTuning
 from vivace.engine.semantic import Remembered, again
 from vivace.engine.tuned import Tuned
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.generate import templates
 from vivace.generate.templates import with_wishes
 from vivace.ingest.sandbox import Passwords
-from vivace.retrieve.maxsim import maxsim
 from vivace.retrieve.questions import check
 from vivace.run.streams import Deferred
 from vivace.run.work import Priority, doing
@@ -40,6 +37,8 @@ from vivace.run.yielding import Pace
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune.qualitytuning import QualityTuning
+from vivace.tune.selftuning import SelfTuning
 from vivace.types import (
     Answer,
     AnswerOptions,
@@ -76,7 +75,7 @@ class Collection(Tuned):
         self._engine = engine
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
-        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
+        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
         self._make_searcher = partial(
             engine.searcher, corpus, trace, self._tuning.watch, self._pace.observe
