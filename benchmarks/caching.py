@@ -30,10 +30,10 @@ import numpy as np
 
 from benchmarks.crowd import corpus, questions
 from benchmarks.report import show
+from tests.support.services import Valkey
 from vivace.engine import Collection, Engine
 from vivace.settings import Settings, load
 from vivace.testing.fake_llm import FakeModel
-from vivace.testing.services import Valkey
 
 CLIENTS = 4
 PRICES = {"price_prompt": 1.0, "price_completion": 4.0}

@@ -102,7 +102,7 @@ async def batch(
             assert engine.model is not None
             if fixed:
                 for server in engine.model.statistics().servers:
-                    engine.model.endpoints.told(server.name, server.bound)
+                    engine.model.endpoints.set_capacity(server.name, server.bound)
             start = time.perf_counter()
             found = await engine.generate_many(asked, progress=progress)
             took = time.perf_counter() - start
@@ -200,7 +200,7 @@ async def cpu(options: argparse.Namespace) -> dict[str, float]:
     with scripted(options, delay_ms=2, ttft_ms=0) as fake:
         behind = load(Generate(model=f"openai:fake@{fake.url}"))
         assert behind is not None
-        behind.endpoints.told(fake.url, 64)
+        behind.endpoints.set_capacity(fake.url, 64)
         with_it = Coalesced(behind)
 
         async def spent(model: Generator, streams: int, readers: int) -> float:

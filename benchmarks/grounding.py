@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from benchmarks.report import show
 from benchmarks.retrieved import Question, retrieved, wilson
+from vivace.answer.grounding import grounded
+from vivace.answer.refusal import likelihood
 from vivace.generate.excerpts import whole
-from vivace.generate.grounding import grounded
-from vivace.generate.refusal import likelihood
 from vivace.text.sentences import sentences
 
 READ = 5

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import show
-from vivace.cache.semantic.answers import Entry, SemanticAnswers
+from vivace.cache.semantic.cache import SemanticCache, SemanticEntry
 from vivace.cache.semantic.calibration import upper_bound
 from vivace.cache.semantic.shadow import SHARE
 from vivace.embed.minilm import MiniLM
@@ -70,7 +70,7 @@ async def _run(pairs: list[tuple[str, str, bool]], args: argparse.Namespace) -> 
     same = Same(pairs)
     trace = Trace()
     decisions: list[Decision] = []
-    kept = SemanticAnswers(
+    kept = SemanticCache(
         args.bound,
         model=name,
         reads=reads,
@@ -138,19 +138,19 @@ def _disabled(languages: dict[str, Any], asked: list[str]) -> str:
     )
 
 
-def _judged(kept: SemanticAnswers) -> Any:
+def _judged(kept: SemanticCache) -> Any:
     def judge(text: str, _: Vector, scope: bytes, answer: Answer, __: None) -> None:
         kept.judge(text, scope, answer)
 
     return judge
 
 
-async def _valid(_: Entry) -> bool:
+async def _valid(_: SemanticEntry) -> bool:
     return True
 
 
 async def _timed(
-    kept: SemanticAnswers, firsts: list[str], asked: list[str], vectors: dict[str, Vector]
+    kept: SemanticCache, firsts: list[str], asked: list[str], vectors: dict[str, Vector]
 ) -> dict[str, Any]:
     """Microseconds of `find` with 10,000 entries (or as many as there are), guard included."""
     kept.clear()

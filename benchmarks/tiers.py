@@ -22,10 +22,10 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.report import show
-from vivace.cache.guarded import Guarded
+from tests.support.outages import OUTAGES
+from vivace.cache.guarded import ResilientTier
 from vivace.cache.tiered import Tiered
 from vivace.cache.tiers import load
-from vivace.testing.outages import OUTAGES
 from vivace.trace import Trace
 
 _KEYS: Final = 20_000
@@ -122,7 +122,7 @@ async def _outage(name: str, seconds: float, callers: int, tier_ms: float) -> di
     trace = Trace()
     with OUTAGES[name]() as outage, tempfile.TemporaryDirectory() as home:
         (tier,) = load(outage.settings(tier_ms), Path(home), trace)
-        assert isinstance(tier, Guarded)
+        assert isinstance(tier, ResilientTier)
 
         def counted(*what: str) -> int:
             counters = trace.counters()

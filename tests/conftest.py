@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import profiles
+
 ROOT = Path(__file__).parents[1]
+profiles.register()
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+
 from benchmarks.ann import data
 from benchmarks.ann.contestants import Built
 from benchmarks.ann.judging import entrant
-
 from vivace.testing.conformance import questions, vectors
 from vivace.types import Footprint, Ids, Vectors
 

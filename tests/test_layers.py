@@ -1,15 +1,19 @@
-"""The house of design.md, section 2: who may import whom, and what nobody may do."""
+"""The house of design.md, section 2: who may import whom, and what no module may do."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "vivace"
 PACKAGE = "vivace"
-MAX_LINES = 450
+MAX_LINES = 600
+MAX_FUNCTION_LINES = 60
 
 LAYERS = (
     {"types", "errors"},
@@ -18,7 +22,7 @@ LAYERS = (
     {"ingest", "embed", "store", "index", "generate", "cache"},
     {"collection", "cluster"},
     {"retrieve"},
-    {"tune"},
+    {"answer", "tune"},
     {"engine"},
     {"sync", "server", "testing"},
     {"cli", "web"},
@@ -31,19 +35,100 @@ BANNED_CLASS = re.compile(r"(Manager|Handler|Helper|Utils?|Optimizer)$")
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve"}
 
 
+# What rooms in renovation have not mended yet. Nothing may be added here.
+LONG_FUNCTIONS = {
+    "vivace.generate.openai: stream",
+}
+CIRCULAR = {
+    "vivace.cache.adaptation",
+    "vivace.cache.policy",
+    "vivace.engine.batches",
+    "vivace.engine.collection",
+    "vivace.engine.engine",
+    "vivace.engine.tuned",
+    "vivace.testing.fake_llm",
+    "vivace.testing.fake_wire",
+}
+SHARED_NAMES = {
+    "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Costs", "Entry", "Given",
+    "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
+    "Rung", "Running", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
+    "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",
+}  # fmt: skip
+
+
 def problems(root: Path) -> list[str]:
     """Everything wrong in the package at `root`, one line each."""
     found: list[str] = []
+    trees: dict[Path, ast.Module] = {}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         where = path.relative_to(root).as_posix()
         text = path.read_text("utf-8")
-        tree = ast.parse(text, where)
+        tree = trees[path] = ast.parse(text, where)
         found += [f"{where}: {problem}" for problem in _layer_problems(parts, tree, root)]
         found += [f"{where}: {problem}" for problem in _habit_problems(parts, tree)]
         if (lines := text.count("\n")) > MAX_LINES:
             found.append(f"{where}: {lines} lines, more than {MAX_LINES}: split the concept")
+    modules = {_module(path, root): tree for path, tree in trees.items()}
+    found += _long_functions(modules)
+    found += _shared_class_names(modules)
+    found += _circles(modules, {_module(p, root) for p in trees if p.name == "__init__.py"})
     return found
+
+
+def _module(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join((PACKAGE, *parts)).removesuffix(".__init__")
+
+
+def _long_functions(modules: Mapping[str, ast.Module]) -> Iterator[str]:
+    for name, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES and f"{name}: {node.name}" not in LONG_FUNCTIONS:
+                    yield f"{name}: {node.name} has {lines} lines, more than {MAX_FUNCTION_LINES}"
+
+
+def _shared_class_names(modules: Mapping[str, ast.Module]) -> Iterator[str]:
+    where: dict[str, list[str]] = {}
+    for name, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(name)
+    for name, places in where.items():
+        if len(places) > 1 and name not in SHARED_NAMES:
+            yield f"class {name} is defined in {', '.join(places)}: give each a name of its own"
+
+
+def _circles(modules: Mapping[str, ast.Module], packages: set[str]) -> Iterator[str]:
+    """A circle of imports, wherever they are written; the root's lazy names do not count."""
+    imports = {
+        name: _imported(name, name in packages, tree, modules.keys()) - {name, PACKAGE}
+        for name, tree in modules.items()
+        if name not in {PACKAGE, *(f"{PACKAGE}.{root}" for root in ROOTS)}
+    }
+    imports = {name: targets - CIRCULAR for name, targets in imports.items()}
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        yield f"a circle of imports: {' <- '.join(error.args[1])}"
+
+
+def _imported(name: str, is_package: bool, tree: ast.Module, known: Set[str]) -> set[str]:
+    """The modules of the package that a module imports."""
+    package = name if is_package else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= (names & known) | ({base} if names - known else set())
+    return found & known
 
 
 def _layer_problems(parts: tuple[str, ...], tree: ast.Module, root: Path) -> Iterator[str]:
@@ -135,7 +220,7 @@ def test_what_is_allowed_is_found_right(tmp_path: Path) -> None:
         cli__in__main="from vivace import __version__, mystery_name\nimport vivace\n",
         engine="import vivace.embed.minilm\nfrom vivace.run.host import cores\n",
         embed__in__minilm="from . import names\nfrom .names import load\nfrom ..types import Ids\n",
-        embed__in__names="from vivace.embed import minilm\nimport numpy, vivacious\nos = 1\n",
+        embed__in__names="import numpy, vivacious\nos = 1\n",
     )
 
 
@@ -172,6 +257,8 @@ def test_bad_habits_are_caught(tmp_path: Path) -> None:
         engine="import os\nprint(os.environ, os.getenv('X'), os.sep)\nfrom os import environ\n",
         trace="import pickle\ndef f():\n    from pickle import loads\n",
         types="\n" * (MAX_LINES + 1),
+        settings="class Twice: ...\n",
+        protocols="class Twice: ...\ndef long():\n" + "    1\n" * MAX_FUNCTION_LINES,
     )
     assert found == [
         "engine.py: line 3: only settings reads the environment",
@@ -182,4 +269,25 @@ def test_bad_habits_are_caught(tmp_path: Path) -> None:
         "trace.py: line 1: imports pickle: nothing is pickled",
         "trace.py: line 3: imports pickle: nothing is pickled",
         f"types.py: {MAX_LINES + 1} lines, more than {MAX_LINES}: split the concept",
+        "vivace.protocols: long has 61 lines, more than 60",
+        "class Twice is defined in vivace.protocols, vivace.settings: give each a name of its own",
     ]
+
+
+@pytest.mark.parametrize(
+    "circle",
+    [
+        {"run__in__one": "from vivace.run import two\n", "run__in__two": "from . import one\n"},
+        {
+            "run__in____init__": "from vivace.run.one import a\n",
+            "run__in__one": "def later():\n    from vivace.run import other\n",
+        },
+        {
+            "run__in__one": "import vivace.run.two\n",
+            "run__in__two": "if TYPE_CHECKING:\n    from ..run.one import One\n",
+        },
+    ],
+)
+def test_a_circle_of_imports_is_caught(tmp_path: Path, circle: dict[str, str]) -> None:
+    (problem,) = _house(tmp_path, **circle)
+    assert problem.startswith("a circle of imports: vivace.run")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from vivace.answer.extractive import Extractive
 from vivace.collection.snapshot import Snapshot
 from vivace.embed.given import Given
 from vivace.embed.minilm import MiniLM
-from vivace.generate.extractive import Extractive
 from vivace.index.flat import FlatIndex
 from vivace.index.graph import GraphIndex
 from vivace.index.hnsw import HnswIndex

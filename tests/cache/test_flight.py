@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from tests.cache.turns import until
-from vivace.cache.flight import Flights
+from vivace.cache.flight import SingleFlight
 from vivace.errors import DeadlineExceeded
 
 
 class Work:
-    """Counts its runs; each waits until it is let go."""
+    """CacheCounts its runs; each waits until it is let go."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -29,7 +29,9 @@ class Work:
         return run
 
 
-async def started(flights: Flights, work: Work, n: int, **how: object) -> list[asyncio.Task[int]]:
+async def started(
+    flights: SingleFlight, work: Work, n: int, **how: object
+) -> list[asyncio.Task[int]]:
     tasks = [asyncio.create_task(flights.run("k", work, **how)) for _ in range(n)]  # type: ignore[arg-type]
     await until(lambda: bool(work.runs))
     await asyncio.sleep(0)
@@ -37,7 +39,7 @@ async def started(flights: Flights, work: Work, n: int, **how: object) -> list[a
 
 
 async def test_a_hundred_at_once_are_one() -> None:
-    flights, work = Flights(), Work()
+    flights, work = SingleFlight(), Work()
     tasks = await started(flights, work, 100)
     assert len(flights) == 1
     work.go.set()
@@ -46,7 +48,7 @@ async def test_a_hundred_at_once_are_one() -> None:
 
 
 async def test_a_cancelled_leader_hands_over() -> None:
-    flights, work = Flights(), Work()
+    flights, work = SingleFlight(), Work()
     leader, *others = await started(flights, work, 10)
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -58,7 +60,7 @@ async def test_a_cancelled_leader_hands_over() -> None:
 
 
 async def test_a_cancelled_follower_is_missed_by_nobody() -> None:
-    flights, work = Flights(), Work()
+    flights, work = SingleFlight(), Work()
     leader, follower, other = await started(flights, work, 3)
     follower.cancel()
     work.go.set()
@@ -67,7 +69,7 @@ async def test_a_cancelled_follower_is_missed_by_nobody() -> None:
 
 
 async def test_a_failing_leader_fails_those_that_wait_and_nobody_else() -> None:
-    flights, work = Flights(), Work()
+    flights, work = SingleFlight(), Work()
     tasks = await started(flights, work, 5)
     work.error = RuntimeError("broken")
     work.go.set()
@@ -78,14 +80,14 @@ async def test_a_failing_leader_fails_those_that_wait_and_nobody_else() -> None:
 
 
 async def test_what_is_the_leaders_own_is_not_shared() -> None:
-    flights, work = Flights(), Work()
+    flights, work = SingleFlight(), Work()
     tasks = await started(flights, work, 4, shared=lambda run: run != 1)
     work.go.set()
     assert sorted(await asyncio.gather(*tasks)) == [1, 2, 3, 4]
 
 
 async def test_the_leaders_deadline_is_not_that_of_others() -> None:
-    flights, work = Flights(), Work()
+    flights, work = SingleFlight(), Work()
     tasks = await started(flights, work, 3, own=(DeadlineExceeded,))
     work.error = DeadlineExceeded("late", fix="Wait")
     work.go.set()
@@ -94,7 +96,7 @@ async def test_the_leaders_deadline_is_not_that_of_others() -> None:
 
 
 async def test_who_has_waited_long_enough_computes_alone() -> None:
-    flights, work = Flights(), Work()
+    flights, work = SingleFlight(), Work()
     (leader,) = await started(flights, work, 1)
     hasty = asyncio.create_task(flights.run("k", work, patience=0.0))
     await until(lambda: work.runs == 2)
@@ -103,7 +105,7 @@ async def test_who_has_waited_long_enough_computes_alone() -> None:
 
 
 def test_threads_with_loops_of_their_own_share_one() -> None:
-    flights = Flights()
+    flights = SingleFlight()
     ready, go = threading.Event(), threading.Event()
     runs: list[int] = []
     found: list[int] = []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from vivace.cache.renewals import Renewals
+from vivace.cache.renewals import Revalidation
 from vivace.run.work import Priority, current, doing
 
 
 async def test_a_key_is_made_again_once_at_a_time() -> None:
-    renewals, go, runs = Renewals(), asyncio.Event(), []
+    renewals, go, runs = Revalidation(), asyncio.Event(), []
 
     async def make() -> None:
         runs.append(1)
@@ -27,7 +27,7 @@ async def test_a_key_is_made_again_once_at_a_time() -> None:
 
 
 async def test_it_is_in_background_whoever_asked() -> None:
-    renewals, seen = Renewals(), []
+    renewals, seen = Revalidation(), []
 
     async def make() -> None:
         seen.append((current().priority, current().deadline))
@@ -39,7 +39,7 @@ async def test_it_is_in_background_whoever_asked() -> None:
 
 
 async def test_what_fails_is_told_and_what_is_closed_is_not() -> None:
-    renewals, failed = Renewals(), []
+    renewals, failed = Revalidation(), []
 
     async def fail() -> None:
         raise RuntimeError("broken")

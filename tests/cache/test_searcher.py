@@ -21,7 +21,7 @@ from vivace.types import Chunk, Hit, Plan, Query, SearchResult, Stage
 
 
 @dataclass(frozen=True)
-class State:
+class SearchState:
     epoch: int = 1
     plan: Plan | None = None
     shape: tuple[str, ...] = ()
@@ -31,14 +31,14 @@ class State:
 class Inner:
     """A `Searcher` that finds the question itself, and says in the score how often it searched."""
 
-    state: State | None = field(default_factory=State)
+    state: SearchState | None = field(default_factory=SearchState)
     runs: int = 0
     asked: list[Query] = field(default_factory=list)
     degraded: tuple[str, ...] = ()
     empty: bool = False
     error: VivaceError | None = None
     go: asyncio.Event | None = None
-    changes_to: State | None = None
+    changes_to: SearchState | None = None
 
     async def search(self, query: Query) -> SearchResult:
         self.runs += 1
@@ -147,9 +147,14 @@ async def test_filters_are_the_same_in_any_order() -> None:
 
 @pytest.mark.parametrize(
     "state",
-    [State(2), State(plan=Plan("pq")), State(plan=Plan("pq", effort=3)), State(shape=("s",))],
+    [
+        SearchState(2),
+        SearchState(plan=Plan("pq")),
+        SearchState(plan=Plan("pq", effort=3)),
+        SearchState(shape=("s",)),
+    ],
 )
-async def test_another_state_is_another_result(state: State) -> None:
+async def test_another_state_is_another_result(state: SearchState) -> None:
     w = World()
     before = w.inner.state
     assert await w.run("red") == 1
@@ -174,16 +179,16 @@ async def test_behind_other_processes_nothing_is_remembered() -> None:
 
 async def test_what_was_found_while_the_state_changed_is_not_kept() -> None:
     w = World()
-    w.inner.changes_to = State(1, Plan("pq"))
+    w.inner.changes_to = SearchState(1, Plan("pq"))
     assert await w.run("red") == 1
     assert await w.run("red") == 2
-    w.inner.state = State()
+    w.inner.state = SearchState()
     assert await w.run("red") == 3
 
 
 async def test_of_an_older_epoch_nothing_is_kept() -> None:
     w = World()
-    current = State(5)
+    current = SearchState(5)
     searcher = CachedSearcher(
         w.inner, w.memory, lambda: current, scope=("x",), seconds=9, negative_seconds=9
     )
@@ -303,8 +308,8 @@ async def test_of_many_the_new_ones_are_searched_together() -> None:
 async def test_many_are_of_one_state() -> None:
     w = World()
     await w.run("a")
-    current = State(1)
-    w.inner.state = State(2)
+    current = SearchState(1)
+    w.inner.state = SearchState(2)
     searcher = CachedSearcher(
         w.inner,
         w.memory,

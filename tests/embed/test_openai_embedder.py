@@ -19,10 +19,10 @@ from vivace.embed.openai import OpenAIEmbedder
 from vivace.engine import Engine
 from vivace.errors import BadSettings, EmbeddingError
 from vivace.run import work
-from vivace.run.balance import Server
-from vivace.run.breaker import State, Tolerance
-from vivace.run.endpoint import Endpoint
+from vivace.run.balance import Endpoint
+from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.endpoints import Endpoints
+from vivace.run.model_servers import ModelServer
 from vivace.run.work import Priority, doing
 from vivace.settings import Embed, Remote, Settings, load
 from vivace.testing.fake_llm import FakeModel
@@ -37,7 +37,7 @@ def fake() -> Iterator[FakeModel]:
 
 
 def embedder(fake: FakeModel, dim: str = "", **remote: Any) -> OpenAIEmbedder:
-    return OpenAIEmbedder(Endpoint("e5", fake.url, dim), Remote(**{"retries": 0, **remote}))
+    return OpenAIEmbedder(ModelServer("e5", fake.url, dim), Remote(**{"retries": 0, **remote}))
 
 
 async def test_batches_in_order_and_of_unit_length(fake: FakeModel) -> None:
@@ -221,7 +221,7 @@ async def test_the_index_orders_and_either_format_is_read(odd: str, as_text: boo
         return found[::-1]
 
     Odd.rows = staticmethod(rows)
-    model = OpenAIEmbedder(Endpoint("m", odd, "2"), Remote())
+    model = OpenAIEmbedder(ModelServer("m", odd, "2"), Remote())
     try:
         found = (await model.embed(["a", "b"], kind="query")).vectors
         np.testing.assert_allclose(found, np.array([[1, 0], [3 / 10**0.5, 1 / 10**0.5]]), atol=1e-6)
@@ -243,7 +243,7 @@ async def test_the_index_orders_and_either_format_is_read(odd: str, as_text: boo
 )
 async def test_what_is_no_embedding(odd: str, row: dict[str, Any]) -> None:
     Odd.rows = staticmethod(lambda _: [row])
-    model = OpenAIEmbedder(Endpoint("m", odd, "1"), Remote())
+    model = OpenAIEmbedder(ModelServer("m", odd, "1"), Remote())
     try:
         with pytest.raises(EmbeddingError):
             await model.embed(["a"], kind="query")
@@ -286,7 +286,7 @@ async def test_another_server_goes_on(fake: FakeModel, kind: str) -> None:
     with FakeModel(dim=16, faults=faults, retry_after=0.01) as bad:
         if kind == "dead":
             bad.stop()
-        several = [Endpoint("e5", bad.url, "16"), Endpoint("e5", fake.url, "16")]
+        several = [ModelServer("e5", bad.url, "16"), ModelServer("e5", fake.url, "16")]
         model = OpenAIEmbedder(several, Remote(batch=1, concurrency=2, retries=1))
         try:
             for _ in range(4):
@@ -296,7 +296,7 @@ async def test_another_server_goes_on(fake: FakeModel, kind: str) -> None:
             assert second.succeeded == 32
             assert 1 <= second.idle <= 2
             assert fake.statistics().most_running <= 2
-            assert (first.state is State.CLOSED) is (kind == "429")
+            assert (first.state is BreakerState.CLOSED) is (kind == "429")
             assert first.in_use == second.in_use == 0
         finally:
             model.close()
@@ -315,7 +315,7 @@ async def test_servers_that_are_down_are_told_at_once_and_waited_for_by_those_wh
         finally:
             model.close()
         patient = embedder(fake, dim="16", retries=8)
-        server = Server(fake.url, bound=1)
+        server = Endpoint(fake.url, bound=1)
         short = Tolerance(in_row=1, first=0.05)
         patient.endpoints = Endpoints(patient.name, [server], tolerance=short)
         fake._state.behaviour = replace(fake._state.behaviour, faults=(Fault("500", first=7),))

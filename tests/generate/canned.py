@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from vivace.generate.openai import OpenAI
-from vivace.run.endpoint import Endpoint
+from vivace.run.model_servers import ModelServer
 from vivace.settings import Generate
 from vivace.types import Delta, Message
 
@@ -66,7 +66,7 @@ async def client(
     server: Canned, *, streaming: bool = True, **settings: Any
 ) -> AsyncIterator[OpenAI]:
     settings = {"retries": 0, **settings}
-    model = OpenAI(Endpoint("m", server.url), Generate(**settings), streaming=streaming)
+    model = OpenAI(ModelServer("m", server.url), Generate(**settings), streaming=streaming)
     try:
         yield model
     finally:

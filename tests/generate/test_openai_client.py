@@ -25,7 +25,7 @@ from vivace.errors import (
 )
 from vivace.generate import names
 from vivace.generate.openai import OpenAI
-from vivace.run.endpoint import Endpoint
+from vivace.run.model_servers import ModelServer
 from vivace.settings import Generate
 from vivace.types import Delta, Usage
 
@@ -283,7 +283,7 @@ async def test_nobody_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        model = OpenAI(Endpoint("m", url), Generate(retries=0))
+        model = OpenAI(ModelServer("m", url), Generate(retries=0))
         try:
             with pytest.raises(ModelUnreachable, match=r"cannot be reached.*Start it"):
                 await deltas(model)
@@ -302,7 +302,7 @@ async def test_connecting_has_a_clock_of_its_own() -> None:
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
         url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
-        model = OpenAI(Endpoint("m", url), Generate(retries=0, connect_seconds=0.2))
+        model = OpenAI(ModelServer("m", url), Generate(retries=0, connect_seconds=0.2))
         try:
             with pytest.raises(ModelUnreachable, match=r"no connection within 0.2 s"):
                 await deltas(model)
@@ -363,7 +363,7 @@ async def test_one_connection_serves_one_answer_after_another() -> None:
     from vivace.testing.fake_llm import FakeModel
 
     with FakeModel() as fake:
-        model = OpenAI(Endpoint("fake", fake.url), Generate())
+        model = OpenAI(ModelServer("fake", fake.url), Generate())
         try:
             for _ in range(3):
                 await deltas(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivace.generate.citations import check
+from vivace.answer.citations import check
 from vivace.generate.compression import compress
 from vivace.generate.excerpts import Excerpt, whole
 from vivace.generate.optimise import cut, deduplicated, ends_first, shaped, within

@@ -13,10 +13,10 @@ from tests.generate.canned import DONE, END, SSE, canned, chunk, deltas, refused
 from vivace.errors import ModelRefused, ModelTimeout, ModelUnreachable, StreamCut
 from vivace.generate import names
 from vivace.generate.openai import OpenAI
-from vivace.run.balance import Server
-from vivace.run.breaker import State, Tolerance
-from vivace.run.endpoint import Endpoint
+from vivace.run.balance import Endpoint
+from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.endpoints import Endpoints, ServerStatistics
+from vivace.run.model_servers import ModelServer
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -40,10 +40,10 @@ def fakes() -> Any:
 
 def client(*urls: str, tolerance: Tolerance | None = None, **settings: Any) -> OpenAI:
     settings = {"retries": 1, "max_tokens": 64, **settings}
-    several = [Endpoint("m", url) for url in urls]
+    several = [ModelServer("m", url) for url in urls]
     model = OpenAI(several, Generate(**settings), draw=random.Random(0))
     if tolerance is not None:
-        servers = [Server(url, bound=model._settings.connections) for url in urls]
+        servers = [Endpoint(url, bound=model._settings.connections) for url in urls]
         model.endpoints = Endpoints(model.name, servers, tolerance=tolerance)
     return model
 
@@ -91,12 +91,12 @@ async def test_requests_go_on_when_one_fails(fakes: FakeModels, kind: str) -> No
         assert second.succeeded == 30
         assert second.failed == 0
         if kind != "429":
-            assert first.state is State.OPEN
+            assert first.state is BreakerState.OPEN
             assert (first.failed, first.ejections) == (5, 1)
             assert bad.statistics().requests == 5
             assert first.failure
         else:  # it is well: it only gets less
-            assert first.state is State.CLOSED
+            assert first.state is BreakerState.CLOSED
     finally:
         await model.close()
 
@@ -109,7 +109,7 @@ async def test_requests_go_on_when_one_is_dead(fakes: FakeModels) -> None:
         for found in await asyncio.gather(*(deltas(model) for _ in range(20))):
             assert found[-1].finish_reason == "stop"
         first, second = seen(model)
-        assert (first.state, second.state) == (State.OPEN, State.CLOSED)
+        assert (first.state, second.state) == (BreakerState.OPEN, BreakerState.CLOSED)
         assert "cannot be reached" in first.failure
     finally:
         await model.close()
@@ -160,8 +160,8 @@ async def test_a_recovered_server_is_used_again(fakes: FakeModels) -> None:
             while ill.statistics().completed < 3:
                 assert (await deltas(model))[-1].finish_reason == "stop"
                 states.add(seen(model)[0].state)
-        assert State.OPEN in states
-        assert seen(model)[0].state is State.CLOSED
+        assert BreakerState.OPEN in states
+        assert seen(model)[0].state is BreakerState.CLOSED
         assert seen(model)[0].ejections == 1
     finally:
         await model.close()
@@ -193,7 +193,7 @@ async def test_a_wrong_request_is_no_fault_of_the_server() -> None:
             for _ in range(12):
                 with pytest.raises(ModelRefused, match="too long"):
                     await deltas(model)
-            assert {server.state for server in seen(model)} == {State.CLOSED}
+            assert {server.state for server in seen(model)} == {BreakerState.CLOSED}
             assert len(one.requests) == len(two.requests) == 6, "nor is another asked"
         finally:
             await model.close()
@@ -251,7 +251,7 @@ async def test_no_more_requests_at_once_than_allowed_while_servers_come_and_go(
     try:
         tasks = [asyncio.create_task(deltas(model)) for _ in range(24)]
         await asyncio.to_thread(one.wait, lambda s: s.completed >= 4)
-        model.endpoints.put(Server(other.url, bound=3))
+        model.endpoints.put(Endpoint(other.url, bound=3))
         await asyncio.to_thread(other.wait, lambda s: s.completed >= 3)
         model.endpoints.remove(one.url)
         await model.endpoints.drained(one.url)

@@ -18,8 +18,8 @@ from vivace.errors import BadSettings, RerankError
 from vivace.retrieve.rerankers import http, names
 from vivace.retrieve.rerankers.http import HttpReranker
 from vivace.run import work
-from vivace.run.breaker import State
-from vivace.run.endpoint import Endpoint
+from vivace.run.breaker import BreakerState
+from vivace.run.model_servers import ModelServer
 from vivace.settings import Remote, load
 from vivace.types import Chunk, Document, Hit, Query, SearchResult
 
@@ -102,7 +102,7 @@ def fake() -> Iterator[Fake]:
 
 
 def reranker(fake: Fake, fragment: str = "", **remote: Any) -> HttpReranker:
-    return HttpReranker(Endpoint("bge", fake.url, fragment), Remote(**{"retries": 0, **remote}))
+    return HttpReranker(ModelServer("bge", fake.url, fragment), Remote(**{"retries": 0, **remote}))
 
 
 async def test_scores_in_the_order_of_the_hits(fake: Fake) -> None:
@@ -253,14 +253,14 @@ async def test_cancelling_and_closing_give_the_place_back(fake: Fake) -> None:
 async def test_another_try_and_another_server(fake: Fake) -> None:
     bad = Fake(lambda _: 500)
     try:
-        several = [Endpoint("bge", bad.url), Endpoint("bge", fake.url)]
+        several = [ModelServer("bge", bad.url), ModelServer("bge", fake.url)]
         model = HttpReranker(several, Remote(retries=1))
         try:
             for _ in range(6):
                 assert (await model.score(QUESTION, hits("grass"))).tolist() == [1]
             first, second = model.statistics().servers
             assert second.succeeded == 6
-            assert first.state in (State.CLOSED, State.OPEN)
+            assert first.state in (BreakerState.CLOSED, BreakerState.OPEN)
             assert first.in_use == second.in_use == 0
         finally:
             await model.close()

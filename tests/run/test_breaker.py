@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from vivace.run.breaker import Breaker, State, Tolerance
+from vivace.run.breaker import Breaker, BreakerState, Tolerance
 
 T = Tolerance(in_row=3, least=10)
 
@@ -31,22 +31,22 @@ def test_failures_in_a_row_open_and_a_success_between_them_does_not() -> None:
         assert not fail(one, 0)
         assert not fail(one, 0)
         one.succeeded(one.begin(), 0)
-    assert one.state(0) is State.CLOSED
+    assert one.state(0) is BreakerState.CLOSED
     opened()
 
 
 def test_one_trial_at_a_time() -> None:
     one = opened()
-    assert one.state(0.4) is State.OPEN
+    assert one.state(0.4) is BreakerState.OPEN
     assert not one.admits(0.4)
-    assert one.state(1) is State.HALF_OPEN
+    assert one.state(1) is BreakerState.HALF_OPEN
     trial = one.begin()
     assert trial.trial
     assert not one.admits(1)
     one.dropped(trial)
     assert one.admits(1)
     one.succeeded(one.begin(), 1)
-    assert one.state(1) is State.CLOSED
+    assert one.state(1) is BreakerState.CLOSED
 
 
 def test_pauses_double_with_jitter_up_to_the_longest_and_begin_anew_after_a_success() -> None:
@@ -85,9 +85,9 @@ def test_a_trial_on_probation_fails_at_once() -> None:
     one = opened()
     trial = one.begin()
     one.alive(trial)
-    assert one.state(1) is State.CLOSED
+    assert one.state(1) is BreakerState.CLOSED
     assert one.failed(trial, 1, spare=False)
-    assert one.state(1) is State.OPEN
+    assert one.state(1) is BreakerState.OPEN
     assert one.until - 1 > T.first / 2  # longer than the first pause was at least
 
 
@@ -101,7 +101,7 @@ def test_what_began_before_says_nothing_of_today() -> None:
         assert not one.failed(old, 0.1, spare=True)
     one.succeeded(early[6], 0.1)
     one.dropped(early[7])
-    assert one.state(0.1) is State.OPEN
+    assert one.state(0.1) is BreakerState.OPEN
     assert one.until == until
     trial = one.begin()
     one.dropped(early[7])
@@ -115,7 +115,7 @@ def test_a_share_of_failures_opens_where_others_are_left(spare: bool, opens: boo
     for _ in range(10):
         one.succeeded(one.begin(), 0)
         fail(one, 0, spare=spare)
-    assert (one.state(0) is State.OPEN) is opens
+    assert (one.state(0) is BreakerState.OPEN) is opens
 
 
 def test_what_was_long_ago_does_not_count() -> None:

@@ -13,11 +13,11 @@ import pytest
 from tests.run.simulated import SimulatedLoop
 from vivace.errors import BadInput, Closed, DeadlineExceeded, Overloaded
 from vivace.run import work
-from vivace.run.balance import Server
-from vivace.run.breaker import State, Tolerance
+from vivace.run.balance import Endpoint
+from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.endpoints import AllEjected, Endpoints, Lease
+from vivace.run.fair_queue import LOWER_EVERY
 from vivace.run.limit import Limit
-from vivace.run.turns import PATIENCE, Turns
 from vivace.run.work import Priority
 
 
@@ -30,7 +30,7 @@ def loop() -> Iterator[SimulatedLoop]:
     loop.close()
 
 
-def servers(loop: SimulatedLoop, *several: Server, **more: Any) -> Endpoints:
+def servers(loop: SimulatedLoop, *several: Endpoint, **more: Any) -> Endpoints:
     more = {"tolerance": Tolerance(in_row=2), "draw": random.Random(0), **more}
     return Endpoints("set", several, clock=loop.time, **more)
 
@@ -47,14 +47,14 @@ def fail(loop: SimulatedLoop, endpoints: Endpoints, name: str, times: int = 2) -
             lease.failed("it broke")
 
 
-def state(endpoints: Endpoints, name: str) -> State:
+def state(endpoints: Endpoints, name: str) -> BreakerState:
     return next(s.state for s in endpoints.statistics().servers if s.name == name)
 
 
 @pytest.mark.parametrize("at_once", [1, 12])
 def test_weights(loop: SimulatedLoop, at_once: int) -> None:
     """By turns where one request runs at a time, by what is outstanding where many do."""
-    endpoints = servers(loop, Server("a", 3), Server("b", 2), Server("c", 1))
+    endpoints = servers(loop, Endpoint("a", 3), Endpoint("b", 2), Endpoint("c", 1))
     draw, held, seen = random.Random(1), list[Lease](), Counter[str]()
     for _ in range(600):
         if len(held) == at_once:
@@ -69,7 +69,7 @@ def test_weights(loop: SimulatedLoop, at_once: int) -> None:
 
 def test_a_slow_server_gets_less_by_itself(loop: SimulatedLoop) -> None:
     """One takes a second, one three; four requests at once."""
-    endpoints = servers(loop, Server("fast"), Server("slow"))
+    endpoints = servers(loop, Endpoint("fast"), Endpoint("slow"))
     seen = Counter[str]()
 
     async def user(until: float) -> None:
@@ -86,9 +86,9 @@ def test_a_slow_server_gets_less_by_itself(loop: SimulatedLoop) -> None:
 
 
 def test_a_failing_server_is_left_alone_and_tried_again(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("good"), Server("bad"))
+    endpoints = servers(loop, Endpoint("good"), Endpoint("bad"))
     fail(loop, endpoints, "bad")
-    assert state(endpoints, "bad") is State.OPEN
+    assert state(endpoints, "bad") is BreakerState.OPEN
     for _ in range(20):
         with take(loop, endpoints) as lease:
             assert lease.server == "good"
@@ -99,7 +99,7 @@ def test_a_failing_server_is_left_alone_and_tried_again(loop: SimulatedLoop) -> 
     held = [take(loop, endpoints) for _ in range(5)]
     assert {lease.server for lease in held} == {"good"}, "one trial at a time"
     trial.alive()
-    assert state(endpoints, "bad") is State.CLOSED
+    assert state(endpoints, "bad") is BreakerState.CLOSED
     assert take_all(loop, endpoints, 3)["bad"] == 3, "the idle one is next"
     for lease in (trial, *held):
         lease.end()
@@ -118,7 +118,7 @@ def take_all(loop: SimulatedLoop, endpoints: Endpoints, times: int) -> Counter[s
 
 
 def test_all_ejected_is_an_error_at_once(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1))
+    endpoints = servers(loop, Endpoint("a", bound=1))
     with pytest.raises(BadInput, match="last server"):
         endpoints.remove("a")
     first = take(loop, endpoints)
@@ -154,7 +154,7 @@ def refused(loop: SimulatedLoop, endpoints: Endpoints) -> BaseException:
 
 def test_failing_in_part_ejects_only_while_others_are_left(loop: SimulatedLoop) -> None:
     """Every second request fails everywhere: half of the servers may be out, not all."""
-    several = [Server(name) for name in "abcd"]
+    several = [Endpoint(name) for name in "abcd"]
     endpoints = servers(loop, *several, tolerance=Tolerance(in_row=100))
     for turn in range(400):
         with take(loop, endpoints) as lease:
@@ -162,16 +162,16 @@ def test_failing_in_part_ejects_only_while_others_are_left(loop: SimulatedLoop) 
             if turn // 4 % 2:
                 lease.failed("now and then")
     states = Counter(server.state for server in endpoints.statistics().servers)
-    assert states == {State.CLOSED: 2, State.OPEN: 2}
+    assert states == {BreakerState.CLOSED: 2, BreakerState.OPEN: 2}
 
 
 def test_a_busy_server_rests_while_there_are_others(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1), Server("b", bound=1))
+    endpoints = servers(loop, Endpoint("a", bound=1), Endpoint("b", bound=1))
     with take(loop, endpoints, "b") as lease:
         lease.alive()
         lease.busy(2.0)
     assert take_all(loop, endpoints, 5) == {"b": 5}
-    assert state(endpoints, "a") is State.CLOSED
+    assert state(endpoints, "a") is BreakerState.CLOSED
     one = take(loop, endpoints)
     waiting = loop.create_task(endpoints.lease())
     loop.advance(1)
@@ -186,7 +186,7 @@ def test_a_busy_server_rests_while_there_are_others(loop: SimulatedLoop) -> None
 
 
 def test_time_alone_brings_a_server_back_to_those_who_wait(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1), Server("b", bound=1))
+    endpoints = servers(loop, Endpoint("a", bound=1), Endpoint("b", bound=1))
     fail(loop, endpoints, "b")
     one = take(loop, endpoints)
     waiting = loop.create_task(endpoints.lease())
@@ -197,7 +197,7 @@ def test_time_alone_brings_a_server_back_to_those_who_wait(loop: SimulatedLoop) 
 
 
 def test_the_urgent_go_first_and_nobody_starves(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1))
+    endpoints = servers(loop, Endpoint("a", bound=1))
     order: list[Priority] = []
 
     async def one(priority: Priority) -> None:
@@ -211,29 +211,15 @@ def test_the_urgent_go_first_and_nobody_starves(loop: SimulatedLoop) -> None:
     tasks += [loop.create_task(one(Priority.INTERACTIVE)) for _ in range(20)]
     loop.advance(25)
     assert all(task.done() for task in tasks)
-    assert order[0] is order[PATIENCE] is order[2 * PATIENCE] is Priority.BACKGROUND
+    assert order[0] is order[LOWER_EVERY] is order[2 * LOWER_EVERY] is Priority.BACKGROUND
     assert Counter(order) == {Priority.BACKGROUND: 3, Priority.INTERACTIVE: 20}
     seen = endpoints.statistics().servers[0]
     assert (seen.waited, seen.started, seen.in_use) == (22, 23, 0)
     assert seen.wait_seconds == pytest.approx(sum(range(1, 23)), rel=0.05)
 
 
-def test_turns_are_in_order_and_left_at_any_time() -> None:
-    turns: Turns[str] = Turns()
-    tickets = {name: turns.push(name, Priority(p)) for name, p in zip("abcd", (2, 0, 1, 0))}
-    turns.leave(tickets["d"])
-    turns.leave(tickets["d"])
-    order = []
-    while turns:
-        ticket, name = turns.head()
-        assert turns.head() == (ticket, name)
-        turns.taken(ticket)
-        order.append(name)
-    assert order == ["b", "c", "a"]
-
-
 def test_a_deadline_ends_the_wait(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1))
+    endpoints = servers(loop, Endpoint("a", bound=1))
     one = take(loop, endpoints)
 
     async def hurried() -> Lease:
@@ -256,7 +242,7 @@ def test_a_deadline_ends_the_wait(loop: SimulatedLoop) -> None:
 
 
 def test_the_queue_is_bounded(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1), most_waiting=1)
+    endpoints = servers(loop, Endpoint("a", bound=1), most_waiting=1)
     one = take(loop, endpoints)
     waiting = loop.create_task(endpoints.lease())
     loop.settle()
@@ -269,7 +255,7 @@ def test_the_queue_is_bounded(loop: SimulatedLoop) -> None:
 
 
 def test_given_and_cancelled_in_the_same_moment(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1))
+    endpoints = servers(loop, Endpoint("a", bound=1))
     one = take(loop, endpoints)
     cancelled = loop.create_task(endpoints.lease())
     next_one = loop.create_task(endpoints.lease())
@@ -284,7 +270,7 @@ def test_given_and_cancelled_in_the_same_moment(loop: SimulatedLoop) -> None:
 
 
 def test_closing_refuses_those_who_wait(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1))
+    endpoints = servers(loop, Endpoint("a", bound=1))
     one = take(loop, endpoints)
     waiting = loop.create_task(endpoints.lease())
     loop.settle()
@@ -298,14 +284,14 @@ def test_closing_refuses_those_who_wait(loop: SimulatedLoop) -> None:
 
 
 def test_servers_come_and_go_while_requests_run(loop: SimulatedLoop) -> None:
-    endpoints = servers(loop, Server("a", bound=1))
+    endpoints = servers(loop, Endpoint("a", bound=1))
     one = take(loop, endpoints)
     tasks = [loop.create_task(endpoints.lease()) for _ in range(4)]
     loop.settle()
-    endpoints.put(Server("b", bound=2))
+    endpoints.put(Endpoint("b", bound=2))
     loop.settle()
     assert [task.done() for task in tasks] == [True, True, False, False]
-    endpoints.put(Server("a", bound=2))
+    endpoints.put(Endpoint("a", bound=2))
     loop.settle()
     assert tasks[2].result().server == "a"
     endpoints.remove("a")
@@ -323,13 +309,13 @@ def test_servers_come_and_go_while_requests_run(loop: SimulatedLoop) -> None:
     tasks[0].result().end()
     loop.settle()
     assert tasks[3].result().server == "b"
-    endpoints.put(Server("a"))
-    endpoints.put(Server("b", bound=1))  # two are running: none is lost
+    endpoints.put(Endpoint("a"))
+    endpoints.put(Endpoint("b", bound=1))  # two are running: none is lost
     assert take(loop, endpoints).server == "a"
     endpoints.remove("a")
     back = loop.create_task(endpoints.drained("a"))
     loop.settle()
-    endpoints.put(Server("a"))
+    endpoints.put(Endpoint("a"))
     loop.settle()
     assert back.done(), "it came back"
 
@@ -338,13 +324,13 @@ def test_servers_come_and_go_while_requests_run(loop: SimulatedLoop) -> None:
     "bad",
     [
         [],
-        [Server("a"), Server("a")],
-        [Server("a", weight=0)],
-        [Server("a", weight=float("nan"))],
-        [Server("a", bound=0)],
+        [Endpoint("a"), Endpoint("a")],
+        [Endpoint("a", weight=0)],
+        [Endpoint("a", weight=float("nan"))],
+        [Endpoint("a", bound=0)],
     ],
 )
-def test_what_is_no_set(loop: SimulatedLoop, bad: list[Server]) -> None:
+def test_what_is_no_set(loop: SimulatedLoop, bad: list[Endpoint]) -> None:
     with pytest.raises(BadInput):
         servers(loop, *bad)
 
@@ -353,12 +339,12 @@ def test_a_server_has_a_limit_of_its_own(loop: SimulatedLoop) -> None:
     """Below its bound; what is held counts, and a limit that grows lets in who waits."""
     limits: dict[str, Limit] = {}
 
-    def learned(server: Server, grown: Callable[[], None]) -> Limit:
+    def learned(server: Endpoint, grown: Callable[[], None]) -> Limit:
         most = {"a": 1, "b": 2}[server.name]
         limits[server.name] = Limit(server.name, highest=most, grown=grown, clock=loop.time)
         return limits[server.name]
 
-    endpoints = servers(loop, Server("a"), Server("b"), learned=learned)
+    endpoints = servers(loop, Endpoint("a"), Endpoint("b"), learned=learned)
     held = [take(loop, endpoints) for _ in range(3)]
     assert Counter(lease.server for lease in held) == {"a": 1, "b": 2}
     assert [server.limit for server in endpoints.statistics().servers] == [1, 2]
@@ -369,14 +355,14 @@ def test_a_server_has_a_limit_of_its_own(loop: SimulatedLoop) -> None:
     held[0].end()
     loop.settle()
     assert [task.done() for task in waiting] == [True, False, False]
-    endpoints.told("b", 3)
+    endpoints.set_capacity("b", 3)
     loop.settle()
     assert waiting[1].result().server == "b"
-    endpoints.told("b", None)
-    endpoints.told("nowhere", 3)
+    endpoints.set_capacity("b", None)
+    endpoints.set_capacity("nowhere", 3)
     loop.settle()
     assert not waiting[2].done()  # what was told is where learning begins
-    endpoints.told("b", 4)
+    endpoints.set_capacity("b", 4)
     loop.settle()
     assert waiting[2].result().server == "b"
     for lease in [*held[1:], *(task.result() for task in waiting)]:

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.run.simulated import SimulatedLoop
 from vivace.errors import BadInput, DeadlineExceeded
 from vivace.run import work
-from vivace.run.balance import Server
-from vivace.run.breaker import State, Tolerance
+from vivace.run.balance import Endpoint
+from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.endpoints import AllEjected, Endpoints, Lease, ServerStatistics
 from vivace.run.limit import Limit
 from vivace.run.work import Priority, Work
@@ -39,14 +39,14 @@ class Servers(RuleBasedStateMachine):
         self.loop = SimulatedLoop()
         self.limits: dict[str, Limit] = {}
 
-        def learned(server: Server, grown: Callable[[], None]) -> Limit:
+        def learned(server: Endpoint, grown: Callable[[], None]) -> Limit:
             limit = Limit(server.name, highest=server.bound, grown=grown, clock=self.loop.time)
             self.limits[server.name] = limit
             return limit
 
         self.endpoints = Endpoints(
             "set",
-            [Server("a", 1, 2), Server("b", 2, 1)],
+            [Endpoint("a", 1, 2), Endpoint("b", 2, 1)],
             tolerance=Tolerance(in_row=2, least=4),
             learned=learned,
             clock=self.loop.time,
@@ -123,7 +123,7 @@ class Servers(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), weight=st.floats(0.1, 10), bound=st.integers(1, 4))
     def put(self, name: str, weight: float, bound: int) -> None:
-        self.endpoints.put(Server(name, weight, bound))
+        self.endpoints.put(Endpoint(name, weight, bound))
         self.settle()
 
     @rule(name=st.sampled_from(NAMES))
@@ -144,7 +144,7 @@ class Servers(RuleBasedStateMachine):
     def settle(self) -> None:
         self.loop.settle()
         seen = self.servers()
-        ready = [s for s in seen.values() if s.state is State.CLOSED and not s.draining]
+        ready = [s for s in seen.values() if s.state is BreakerState.CLOSED and not s.draining]
         waiting = []
         for task in self.tasks:
             if not task.done():
@@ -156,7 +156,7 @@ class Servers(RuleBasedStateMachine):
                 server = seen[lease.server]
                 assert server.in_use <= server.bound
                 assert not server.draining
-                assert server.state is not State.OPEN
+                assert server.state is not BreakerState.OPEN
                 self.held.append(Held(lease, server.ejections))
             elif isinstance(error, AllEjected):
                 assert not ready
@@ -175,13 +175,13 @@ class Servers(RuleBasedStateMachine):
     @invariant()
     def an_ejected_server_gets_one_trial_at_a_time(self) -> None:
         for name, server in self.servers().items():
-            if server.state is not State.CLOSED:
+            if server.state is not BreakerState.CLOSED:
                 since = [
                     held
                     for held in self.held
                     if held.lease.server == name and held.ejections == server.ejections
                 ]
-                assert len(since) <= (server.state is State.HALF_OPEN)
+                assert len(since) <= (server.state is BreakerState.HALF_OPEN)
 
     @invariant()
     def nobody_waits_where_a_server_has_room(self) -> None:

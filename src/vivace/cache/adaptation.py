@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from math import sqrt
 from typing import ClassVar, Final
 
-from vivace.cache.pattern import Pattern, Uses
+from vivace.cache.pattern import AccessPattern, AccessPatternAnalyzer
 from vivace.cache.policy import Seeded, fixed
 from vivace.protocols import EvictionPolicy
 from vivace.types import Decision
@@ -114,7 +114,7 @@ class Adaptive:
         """Hits, in the whole stream, that each policy would have found more since the live one is;
         never below 0 (a cumulative sum as of Page, 1954)."""
         self._left = WINDOW
-        self._uses = Uses()
+        self._uses = AccessPatternAnalyzer()
         self._judged = 0
         self.switches = 0
 
@@ -124,7 +124,7 @@ class Adaptive:
         return self._names[self._at]
 
     @property
-    def pattern(self) -> Pattern:
+    def pattern(self) -> AccessPattern:
         """How the stream looks, by the sample."""
         return self._uses.pattern()
 

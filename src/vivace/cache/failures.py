@@ -9,7 +9,7 @@ class TierFailure(VivaceError):
     """A tier did not do what it was asked."""
 
 
-class Unreachable(TierFailure):
+class TierUnreachable(TierFailure):
     """Nobody answers there, or not in time, or the password is wrong: the next call fails, too."""
 
 
@@ -17,11 +17,11 @@ class PartlyDown(TierFailure):
     """One of several servers is away: the tier still serves the keys of the others."""
 
 
-class Refused(TierFailure):
+class TierRefused(TierFailure):
     """The server is well and says no, e.g. because its memory is full: it may still be read."""
 
 
-class Moved(Refused):
+class Moved(TierRefused):
     """The key is another server's of the cluster by now."""
 
     def __init__(self, server: tuple[str, int]) -> None:

@@ -48,7 +48,7 @@ def _always(_: object) -> bool:
     return True
 
 
-class Flights:
+class SingleFlight:
     """Computations in progress, by key. For any number of event loops and threads of a process.
 
     The first that asks for a key computes, in its own task, with its own deadline; the others wait.

@@ -14,7 +14,7 @@ import msgspec
 
 from vivace.cache.kept import ANSWER, Kept
 from vivace.cache.keys import key
-from vivace.cache.renewals import Renewals
+from vivace.cache.renewals import Revalidation
 from vivace.protocols import Generator
 from vivace.run.streams import Deferred, closing
 from vivace.run.work import current, too_late
@@ -110,7 +110,7 @@ class CachedGenerator:
         self._clock = clock
         self._saved = saved
         self._count = count
-        self._renewals = Renewals()
+        self._renewals = Revalidation()
 
     def stream(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float

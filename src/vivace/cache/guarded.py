@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from vivace.cache.failures import PartlyDown, Refused, TierFailure, Unreachable
+from vivace.cache.failures import PartlyDown, TierFailure, TierRefused, TierUnreachable
 from vivace.cache.writebehind import WriteBehind
 from vivace.protocols import CacheTier
 from vivace.run.breaker import Breaker, Tolerance
@@ -34,7 +34,7 @@ _GRACE_SECONDS: Final = 1.0
 _PROBE: Final = b"\0probe"
 
 
-class Guarded:
+class ResilientTier:
     """A `CacheTier` around another; the one that requests meet.
 
     Args:
@@ -115,7 +115,9 @@ class Guarded:
         """
         if not self.well:
             self.count(f"{of}skipped")
-            raise Unreachable(f"the cache tier {self.name} is away", fix="It is tried by itself")
+            raise TierUnreachable(
+                f"the cache tier {self.name} is away", fix="It is tried by itself"
+            )
         one = self._breaker.begin()
         try:
             async with asyncio.timeout(self.seconds if within is None else within):
@@ -124,7 +126,7 @@ class Guarded:
             self.count(f"{of}errors")
             self._breaker.dropped(one)
             raise
-        except Refused:
+        except TierRefused:
             self.count(f"{of}refused")
             self._breaker.succeeded(one, time.monotonic())
             raise
@@ -138,7 +140,7 @@ class Guarded:
             if isinstance(error, TierFailure):
                 raise
             # a tier may be anybody's: what it raises is its failure, not the request's
-            raise Unreachable(f"the cache tier {self.name}: {type(error).__name__}") from error
+            raise TierUnreachable(f"the cache tier {self.name}: {type(error).__name__}") from error
         self._breaker.succeeded(one, time.monotonic())
         return result
 
@@ -187,7 +189,7 @@ class Guarded:
             try:
                 async with asyncio.timeout(PROBE_SECONDS):
                     await self.tier.get(_PROBE)
-            except (Refused, PartlyDown):
+            except (TierRefused, PartlyDown):
                 break
             except Exception:
                 self.count("probes_failed")

@@ -14,7 +14,7 @@ from contextlib import aclosing, suppress
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from vivace.cache.failures import TierFailure
-from vivace.cache.guarded import Guarded
+from vivace.cache.guarded import ResilientTier
 
 Forget: TypeAlias = Callable[[bytes | None, str | None], None]
 """Of one key; or, without one, of a kind; or of everything."""
@@ -39,7 +39,7 @@ class Channel(Protocol):
 class Invalidation:
     """Of one process. `forget` of every subscriber is called on the event loop."""
 
-    def __init__(self, guard: Guarded, channel: Channel) -> None:
+    def __init__(self, guard: ResilientTier, channel: Channel) -> None:
         self._guard = guard
         self._channel = channel
         self._origin = secrets.token_bytes(_ORIGIN)

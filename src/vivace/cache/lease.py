@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from vivace.cache.failures import TierFailure
-from vivace.cache.guarded import Guarded
+from vivace.cache.guarded import ResilientTier
 
 V = TypeVar("V")
 Read: TypeAlias = Callable[[bytes, float | None], V | None]
@@ -60,22 +60,22 @@ class Leases(Protocol):
         ...
 
 
-class Lease(Generic[V]):
+class DistributedLease(Generic[V]):
     """Of one tier. For one event loop.
 
     Args:
         seconds: a holder that dies is replaced within these.
     """
 
-    def __init__(self, guard: Guarded, leases: Leases, *, seconds: float = 2.0) -> None:
+    def __init__(self, guard: ResilientTier, leases: Leases, *, seconds: float = 2.0) -> None:
         self.guard = guard
         self._leases = leases
         # a follower's last look comes up to one interval after the end
         self._seconds = max(seconds - _LONGEST_LOOK, 2 * _LONGEST_LOOK)
-        self._turns: dict[bytes, Turn[V]] = {}
+        self._turns: dict[bytes, LeaseHolder[V]] = {}
         self._asides: set[asyncio.Task[None]] = set()
 
-    def turn(self, key: bytes, read: Read[V], *, within: float) -> Turn[V]:
+    def turn(self, key: bytes, read: Read[V], *, within: float) -> LeaseHolder[V]:
         """Enter it with `async with`.
 
         Args:
@@ -83,10 +83,10 @@ class Lease(Generic[V]):
         """
         found = self._turns.get(key)
         if found is None:
-            found = self._turns[key] = Turn(self, key, read, within)
+            found = self._turns[key] = LeaseHolder(self, key, read, within)
         return found
 
-    def led(self, key: bytes) -> Turn[V] | None:
+    def led(self, key: bytes) -> LeaseHolder[V] | None:
         """The turn of this process, if it is one's turn to make the value."""
         found = self._turns.get(key)
         return found if found is not None and found.leads else None
@@ -98,7 +98,7 @@ class Lease(Generic[V]):
         else:
             self._turns.pop(key, None)
 
-    async def take(self, turn: Turn[V], read: Read[V], within: float) -> V | None:
+    async def take(self, turn: LeaseHolder[V], read: Read[V], within: float) -> V | None:
         """Wait for the value, or until there is nobody to wait for."""
         if within < _LEAST:
             return None
@@ -132,7 +132,7 @@ class Lease(Generic[V]):
             look = min(2 * look, _LONGEST_LOOK)
             within = self.guard.seconds
 
-    def end(self, turn: Turn[V], *, unshared: bool) -> None:
+    def end(self, turn: LeaseHolder[V], *, unshared: bool) -> None:
         """Give the lease back, aside: the request may itself be being cancelled."""
         if self._turns.get(turn.key) is turn:
             del self._turns[turn.key]
@@ -150,7 +150,7 @@ class Lease(Generic[V]):
             self._asides.add(task)
             task.add_done_callback(self._asides.discard)
 
-    async def _renew(self, turn: Turn[V]) -> None:
+    async def _renew(self, turn: LeaseHolder[V]) -> None:
         while True:
             await asyncio.sleep(self._seconds / 3)
             with suppress(TierFailure):
@@ -164,14 +164,16 @@ class Lease(Generic[V]):
                     return
 
 
-class Turn(Generic[V]):
+class LeaseHolder(Generic[V]):
     """Of one process: all its requests for a key that come while it lasts share it.
 
     Entering gives the value that another process has made, or None: whoever entered makes it, and
     says so by `stored`. The lease lasts until the last of them has left.
     """
 
-    def __init__(self, lease: Lease[V], key: bytes, read: Read[V], within: float) -> None:
+    def __init__(
+        self, lease: DistributedLease[V], key: bytes, read: Read[V], within: float
+    ) -> None:
         self.key = key
         self.token = secrets.token_bytes(16)
         self.stored = False

@@ -10,9 +10,9 @@ from functools import partial
 from random import Random
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from vivace.cache.flight import Flights
-from vivace.cache.renewals import Renewals
-from vivace.cache.statistics import Counts, Statistics
+from vivace.cache.flight import SingleFlight
+from vivace.cache.renewals import Revalidation
+from vivace.cache.statistics import CacheCounts, CacheStatistics
 from vivace.errors import DeadlineExceeded, Overloaded
 from vivace.protocols import EvictionPolicy
 
@@ -46,7 +46,7 @@ class _Entry(Generic[V]):
         stale_until: float,
         weight: int,
         cost: float,
-        counts: Counts,
+        counts: CacheCounts,
     ) -> None:
         self.value = value
         self.expires = expires
@@ -82,7 +82,7 @@ class Memory(Generic[V]):
         jitter: float = 0.1,
         removed: Callable[[bytes, V, Reason], None] | None = None,
     ) -> None:
-        self.flights = Flights()
+        self.flights = SingleFlight()
         """What is being computed; also for who has to keep a value by rules of his own."""
         self._capacity = capacity
         self._policy = policy
@@ -94,8 +94,8 @@ class Memory(Generic[V]):
         self._removed = removed
         self._lock = threading.Lock()
         self._entries: dict[bytes, _Entry[V]] = {}
-        self._kinds: dict[str, Counts] = {}
-        self._renewals = Renewals()
+        self._kinds: dict[str, CacheCounts] = {}
+        self._renewals = Revalidation()
 
     # -- one value --------------------------------------------------------------------------
 
@@ -202,10 +202,10 @@ class Memory(Generic[V]):
             self._evict(self._policy.resize(capacity), None, left)
         self._tell(left)
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> CacheStatistics:
         with self._lock:
             kinds = {kind: counts.copy() for kind, counts in sorted(self._kinds.items())}
-            return Statistics(self._capacity, self._policy.name, kinds)
+            return CacheStatistics(self._capacity, self._policy.name, kinds)
 
     # -- computing what is not there --------------------------------------------------------
 
@@ -222,7 +222,7 @@ class Memory(Generic[V]):
         """The value; where there is none, what `compute` makes, once for all that ask at once.
 
         One that has expired, by less than `stale` seconds, is given at once, and made again behind
-        it. What fails is not kept. See `Flights.run` for leaders that fail or are cancelled.
+        it. What fails is not kept. See `SingleFlight.run` for leaders that fail or are cancelled.
 
         Args:
             ttl: as of `set`; or what says it of a value.
@@ -282,7 +282,7 @@ class Memory(Generic[V]):
         return self.flights.call(key, made)
 
     def count(self, kind: str, what: Literal["shared", "stale", "failed"]) -> None:
-        """By who keeps values of that kind by rules of his own: see `Counts`."""
+        """By who keeps values of that kind by rules of his own: see `CacheCounts`."""
         with self._lock:
             counts = self._counts(kind)
             setattr(counts, what, getattr(counts, what) + 1)
@@ -323,10 +323,10 @@ class Memory(Generic[V]):
             self._hit(key)
             return entry.value
 
-    def _counts(self, kind: str) -> Counts:
+    def _counts(self, kind: str) -> CacheCounts:
         counts = self._kinds.get(kind)
         if counts is None:
-            counts = self._kinds[kind] = Counts()
+            counts = self._kinds[kind] = CacheCounts()
         return counts
 
     def _admit(self, key: bytes, entry: _Entry[V]) -> None:

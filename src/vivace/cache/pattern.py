@@ -14,7 +14,7 @@ _BINS: Final = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Pattern:
+class AccessPattern:
     """All but `skew` are of uses since the ghosts began, of which older ones count no less."""
 
     uses: int
@@ -29,8 +29,8 @@ class Pattern:
     """Median of the uses between two of one key; 0 while none came again."""
 
 
-class Uses:
-    """Counts uses; a microsecond each, of the sample alone."""
+class AccessPatternAnalyzer:
+    """CacheCounts uses; a microsecond each, of the sample alone."""
 
     __slots__ = ("_between", "_keys", "_new", "_now", "share")
 
@@ -57,7 +57,7 @@ class Uses:
         entry[1] += 1
         self._keys.move_to_end(key)
 
-    def pattern(self) -> Pattern:
+    def pattern(self) -> AccessPattern:
         total = max(1, self._now)
         again = sum(self._between)
         middle = seen = 0
@@ -68,7 +68,7 @@ class Uses:
                 break
         near = sum(self._between[: max(1, (len(self._keys) // 10).bit_length())])
         counts = sorted((uses for _, uses in self._keys.values()), reverse=True)
-        return Pattern(self._now, _zipf(counts), near / total, self._new / total, middle)
+        return AccessPattern(self._now, _zipf(counts), near / total, self._new / total, middle)
 
 
 def _zipf(counts: list[int]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from vivace.run.work import Priority, doing
 
 
-class Renewals:
+class Revalidation:
     """What is being made again behind stale values: once for each key. For one event loop.
 
     Whoever closes what they are made with closes these before it; so each owner has its own.

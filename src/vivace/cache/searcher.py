@@ -30,7 +30,7 @@ _TURN: Final = 16
 who asks again and again would keep everybody else from it."""
 
 
-class State(Protocol):
+class SearchState(Protocol):
     """What would be searched now."""
 
     @property
@@ -66,7 +66,7 @@ class CachedSearcher:
         self,
         searcher: Searcher,
         memory: Memory[Any],
-        standing: Callable[[], State | None],
+        standing: Callable[[], SearchState | None],
         *,
         scope: Sequence[str | bytes | int],
         seconds: float,
@@ -79,7 +79,7 @@ class CachedSearcher:
         self._seconds = seconds
         self._negative_seconds = negative_seconds
         self._hits = 0
-        self._prefix: tuple[State | None, bytes] = None, b""
+        self._prefix: tuple[SearchState | None, bytes] = None, b""
 
     async def search(self, query: Query) -> SearchResult:
         """As the searcher; what was found before is not searched again."""
@@ -150,13 +150,13 @@ class CachedSearcher:
 
     # -- inside -----------------------------------------------------------------------------
 
-    def _keep(self, one: bytes, state: State, result: SearchResult, cost: float) -> None:
+    def _keep(self, one: bytes, state: SearchState, result: SearchResult, cost: float) -> None:
         if result.degraded or result.epoch != state.epoch or self._standing() is not state:
             return
         ttl = self._seconds if result.hits else self._negative_seconds
         self._memory.set(one, result, ttl=ttl, cost=cost, kind=SEARCH)
 
-    def _key(self, state: State, query: Query) -> bytes | None:
+    def _key(self, state: SearchState, query: Query) -> bytes | None:
         """None for a question that has no key: whoever searches says what is wrong with it."""
         before, prefix = self._prefix
         if before is not state:

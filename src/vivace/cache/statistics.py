@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 
 
 @dataclass(slots=True)
-class Counts:
+class CacheCounts:
     """Of one kind of values; of all of them, where they are added up."""
 
     hits: int = 0
@@ -35,26 +35,26 @@ class Counts:
         asked = self.hits + self.misses
         return self.hits / asked if asked else 0.0
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: CacheCounts) -> None:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
-    def copy(self) -> Counts:
+    def copy(self) -> CacheCounts:
         return replace(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class CacheStatistics:
     """How a memory stands. `capacity` and `bytes` are of one measure: the weigher's."""
 
     capacity: int
     policy: str
-    kinds: Mapping[str, Counts] = field(default_factory=dict)
+    kinds: Mapping[str, CacheCounts] = field(default_factory=dict)
 
     @property
-    def total(self) -> Counts:
+    def total(self) -> CacheCounts:
         """Of all kinds together."""
-        total = Counts()
+        total = CacheCounts()
         for counts in self.kinds.values():
             total.add(counts)
         return total

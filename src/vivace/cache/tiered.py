@@ -14,9 +14,9 @@ from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from vivace.cache import codec
 from vivace.cache.failures import TierFailure
-from vivace.cache.guarded import Guarded
+from vivace.cache.guarded import ResilientTier
 from vivace.cache.invalidation import Channel, Invalidation
-from vivace.cache.lease import Lease, Leases
+from vivace.cache.lease import DistributedLease, Leases
 from vivace.protocols import CacheTier
 from vivace.trace import Trace
 
@@ -74,10 +74,12 @@ class _Flight:
         return _shorter(ttl, self._left) if self._filled else ttl
 
 
-def guarded(tiers: Sequence[CacheTier], seconds: float, trace: Trace | None) -> list[Guarded]:
+def guarded(tiers: Sequence[CacheTier], seconds: float, trace: Trace | None) -> list[ResilientTier]:
     """The tiers behind timeouts and breakers; those that are already stay as they are."""
     return [
-        tier if isinstance(tier, Guarded) else Guarded(tier, seconds=seconds, trace=trace)
+        tier
+        if isinstance(tier, ResilientTier)
+        else ResilientTier(tier, seconds=seconds, trace=trace)
         for tier in tiers
     ]
 
@@ -85,7 +87,7 @@ def guarded(tiers: Sequence[CacheTier], seconds: float, trace: Trace | None) -> 
 def invalidation(tiers: Sequence[CacheTier]) -> Invalidation | None:
     """The version channel of the first tier that has one: one a process, for all its `Tiered`."""
     for tier in tiers:
-        if isinstance(tier, Guarded) and isinstance(tier.tier, Channel):
+        if isinstance(tier, ResilientTier) and isinstance(tier.tier, Channel):
             return Invalidation(tier, tier.tier)
     return None
 
@@ -129,10 +131,10 @@ class Tiered(Generic[V]):
         self._channel = channel
         if channel is not None:
             channel.subscribe(self.forget)
-        self._lease: Lease[tuple[V, float | None]] | None = None
+        self._lease: DistributedLease[tuple[V, float | None]] | None = None
         for tier in self._tiers if lease > 0 else ():
             if isinstance(tier.tier, Leases):
-                self._lease = Lease(tier, tier.tier, seconds=lease)
+                self._lease = DistributedLease(tier, tier.tier, seconds=lease)
                 break
 
     async def get(self, key: bytes) -> V | None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from vivace.cache.failures import Refused, TierFailure
+from vivace.cache.failures import TierFailure, TierRefused
 
 _BATCH: Final = 64
 _PAUSE: Final = 0.1
@@ -178,7 +178,7 @@ class WriteBehind:
             newer = self.clearing or key in self._sets or key in self._deletes
             if write.value is None and not newer:
                 self._deletes[key] = write
-            elif not newer and not isinstance(error, Refused):
+            elif not newer and not isinstance(error, TierRefused):
                 # last in, so that it is not the first to be dropped for being old
                 self._sets[key] = write
                 self._bytes += len(write.value or b"")

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import msgspec
 
-from vivace.cache.statistics import Counts, Statistics
+from vivace.cache.statistics import CacheCounts, CacheStatistics
 from vivace.cli.output import json_line, settings_of, table
 from vivace.cli.status import FAILED, OK
 from vivace.engine import Engine
@@ -136,7 +136,7 @@ def _reached(counters: Mapping[str, int]) -> list[str]:
     return sorted(there)
 
 
-def _value(statistics: Statistics | None) -> dict[str, Any] | None:
+def _value(statistics: CacheStatistics | None) -> dict[str, Any] | None:
     if statistics is None:
         return None
     value: dict[str, Any] = msgspec.to_builtins(statistics)
@@ -168,7 +168,7 @@ def _of_server(address: str) -> dict[str, Any]:
 
 def _served(values: dict[str, float]) -> list[str]:
     hits, misses = int(values["hits"]), int(values["misses"])
-    ratio = Counts(hits=hits, misses=misses).ratio
+    ratio = CacheCounts(hits=hits, misses=misses).ratio
     return [
         f"{values['entries']:.0f}",
         f"{values['bytes'] / (1 << 20):.1f}",

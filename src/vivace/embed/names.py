@@ -8,8 +8,8 @@ from vivace.embed.given import MAX_DIM, Given
 from vivace.embed.minilm import MiniLM
 from vivace.errors import BadSettings
 from vivace.protocols import Embedder
-from vivace.run.endpoint import check_key, endpoints
 from vivace.run.host import cores
+from vivace.run.model_servers import check_key, parse_model_servers
 from vivace.run.threads import Cores
 from vivace.settings import Settings
 
@@ -30,7 +30,7 @@ def load(settings: Settings, share: Cores | None = None) -> Embedder:
     given = re.fullmatch(r"given:([1-9][0-9]{0,4})", name)
     if given and int(given[1]) <= MAX_DIM:
         return Given(int(given[1]))
-    if found := endpoints("embed.model", name):
+    if found := parse_model_servers("embed.model", name):
         check_key("remote.api_key", settings.remote.api_key)
         # not before it is wanted: importing aiohttp takes 0.1 s
         from vivace.embed.openai import OpenAIEmbedder

@@ -19,11 +19,11 @@ from vivace.embed.given import MAX_DIM
 from vivace.errors import BadSettings, Closed, EmbeddingError, VivaceError
 from vivace.protocols import Kind
 from vivace.run import work
-from vivace.run.balance import Server
+from vivace.run.balance import Endpoint
 from vivace.run.connections import with_idle
-from vivace.run.endpoint import Endpoint
-from vivace.run.endpoints import AllEjected, Endpoints, Lease, Statistics
+from vivace.run.endpoints import AllEjected, Endpoints, EndpointsStatistics, Lease
 from vivace.run.learned import of_calls
+from vivace.run.model_servers import ModelServer
 from vivace.run.retry import MISPLACED, STATUSES, backoff, refused, retry_after
 from vivace.settings import Remote
 from vivace.text.tokens import estimate
@@ -71,12 +71,12 @@ class OpenAIEmbedder:
 
     def __init__(
         self,
-        endpoint: Endpoint | Sequence[Endpoint],
+        endpoint: ModelServer | Sequence[ModelServer],
         settings: Remote,
         *,
         draw: random.Random | None = None,
     ) -> None:
-        several = [endpoint] if isinstance(endpoint, Endpoint) else endpoint
+        several = [endpoint] if isinstance(endpoint, ModelServer) else endpoint
         self._model = several[0].model
         self.name = f"openai:{self._model}"
         """Without the URL: a server that moves does not make its vectors others."""
@@ -87,7 +87,7 @@ class OpenAIEmbedder:
         self._closed = False
         self.dim = _dimension(several[0].fragment)
         self._loop = asyncio.new_event_loop()
-        servers = [Server(one.url, one.weight, settings.concurrency) for one in several]
+        servers = [Endpoint(one.url, one.weight, settings.concurrency) for one in several]
         self.endpoints = Endpoints(self.name, servers, learned=of_calls, draw=self._draw)
         """Used on the embedder's own loop."""
         self._thread = threading.Thread(
@@ -152,7 +152,7 @@ class OpenAIEmbedder:
             vectors[row] = part
         return Embedded(vectors)
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread."""
         return with_idle(self.endpoints.statistics(), self._session)
 

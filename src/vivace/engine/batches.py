@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vivace.engine.contents import Contents
 from vivace.errors import VivaceError
-from vivace.generate.many import Progress, every
+from vivace.generate.batch import Progress, run_batch
 from vivace.generate.templates import with_wishes
 from vivace.types import Answer, AnswerOptions, Message, Metadata, Query
 
@@ -69,4 +69,4 @@ class Batches(Contents):
             first.setdefault((repr(query), id(query.vector)) if alike else at, at)
             for at, query in enumerate(wanted)
         ]
-        return await every(keys, answer, parallel=self._engine.parallel, progress=progress)
+        return await run_batch(keys, answer, parallel=self._engine.parallel, progress=progress)

@@ -15,11 +15,11 @@ from vivace.cache import generator as generators
 from vivace.cache import kept
 from vivace.cache import policy as policies
 from vivace.cache.generator import CachedGenerator
-from vivace.cache.guarded import Guarded
+from vivace.cache.guarded import ResilientTier
 from vivace.cache.memory import Memory
 from vivace.cache.searcher import CachedSearcher
-from vivace.cache.semantic.room import Room
-from vivace.cache.statistics import Statistics
+from vivace.cache.semantic.cache import SharedBudget
+from vivace.cache.statistics import CacheStatistics
 from vivace.cache.tiered import Tiered, invalidation
 from vivace.cache.tiers import OF_TIMEOUT, load
 from vivace.collection.corpus import Corpus
@@ -62,11 +62,11 @@ class Caching:
         """Told, on a thread of its own, of every change of the policy."""
         self.memory: Memory[Any] | None = None
         capacity = int(cache.memory_mib * (1 << 20))
-        self.room: Room | None = None
+        self.room: SharedBudget | None = None
         """Of all semantic answers; None where there are to be none."""
         if capacity:
             if cache.semantic:
-                self.room = Room(int(_SEMANTIC_SHARE * capacity))
+                self.room = SharedBudget(int(_SEMANTIC_SHARE * capacity))
                 capacity -= self.room.capacity
             policy = policies.make(cache.policy, capacity, self._decided)
             self.memory = Memory(capacity, policy, weigh=kept.weigh)
@@ -125,7 +125,7 @@ class Caching:
             scope=self._settings.generate.model,
         )
 
-    def statistics(self) -> Statistics | None:
+    def statistics(self) -> CacheStatistics | None:
         """None where there is no cache."""
         return None if self.memory is None else self.memory.statistics()
 
@@ -139,7 +139,7 @@ class Caching:
             tiered.forget(None, None)
         for tiered in self._tiered[:1]:  # they share their tiers
             await tiered.clear(seconds=_CLEAR_SECONDS)
-        tiers = [tier for tier in self._tiers if isinstance(tier, Guarded)]
+        tiers = [tier for tier in self._tiers if isinstance(tier, ResilientTier)]
         return Cleared(count, {tier.name: not tier.queue.clearing for tier in tiers})
 
     async def close(self) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,14 +23,11 @@ from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine import warming
-from vivace.engine.semantic import Remembered, again
 from vivace.engine.tuned import Tuned
 from vivace.errors import BadInput, StoreError, VivaceError
-from vivace.generate import templates
 from vivace.generate.templates import with_wishes
 from vivace.ingest.sandbox import Passwords
-from vivace.retrieve.questions import check
-from vivace.run.streams import Deferred
+from vivace.run.streams import closing
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
 from vivace.store.changes import Remove
@@ -81,12 +77,7 @@ class Collection(Tuned):
             engine.searcher, corpus, trace, self._tuning.watch, self._pace.observe
         )
         self._searcher = self._make_searcher()
-        self._answerer = engine.answerer(corpus)
-        self._remembered: Remembered | None = None
-        if (room := engine.caching.room) is not None:
-            self._remembered = Remembered(
-                corpus, engine.questions, self._answerer.name, engine.settings, trace, decide, room
-            )
+        self._answerer = engine.answerer(corpus, trace, decide, self._in_flight)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         corpus.background.quiet = lambda: self._pace.quiet
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
@@ -235,7 +226,7 @@ class Collection(Tuned):
         answer: Answer | None = None
         options = with_wishes(options, template, target_language, messages)
         stream = self.stream(question, k=k, filters=filters, options=options)
-        async with aclosing(stream) as deltas:
+        async with closing(stream) as deltas:
             async for delta in deltas:
                 answer = delta.answer or answer
         assert answer is not None  # an Answerer's last delta carries it
@@ -251,7 +242,7 @@ class Collection(Tuned):
         template: str = "",
         target_language: str = "",
         messages: Sequence[Message] = (),
-    ) -> Deferred[Delta]:
+    ) -> AsyncIterator[Delta]:
         """The answer in pieces; the last delta carries the whole `Answer`.
 
         Iterate it with `async for`. Closing it (`aclose`) stops the work on the answer before it
@@ -259,34 +250,7 @@ class Collection(Tuned):
         """
         query = question if isinstance(question, Query) else Query(question, k, filters)
         options = with_wishes(options, template, target_language, messages)
-
-        async def begin() -> AsyncIterator[Delta]:
-            wanted = templates.task(query, options, self._engine.templates)
-            if wanted.reads == "nothing":
-                # a text to translate is no question: it is not searched for, and not logged
-                check(query, self._settings.search.max_question_chars)
-                found = SearchResult((), self._corpus.snapshot().epoch)
-            else:
-                memory, scope, vector = self._remembered, b"", None
-                if (
-                    memory is not None
-                    and wanted.reads == "passages"
-                    and memory.fits(query, options)
-                ):
-                    check(query, self._settings.search.max_question_chars)
-                    scope = memory.scope(query, options)
-                    with self._in_flight(), doing(seconds=query.deadline, user=query.user):
-                        kept, vector = await memory.find(query, scope)
-                    if kept is not None:
-                        return again(kept)
-                alone = replace(query, text=wanted.text)
-                found = await self.search(await self._engine.standalone(alone, options, self.trace))
-                if memory is not None and scope:
-                    deltas = self._answerer.stream(query, found, options)
-                    return memory.kept(deltas, query, scope, vector)
-            return self._answerer.stream(query, found, options)
-
-        return Deferred(begin)
+        return self._answerer.stream(query, self.search, options)
 
     def _renew_searcher(self) -> None:
         self._searcher = self._make_searcher()
@@ -334,8 +298,7 @@ class Collection(Tuned):
             self._warming.cancel()
         await self._idle.wait()
         await self._tuning.close()
-        if self._remembered is not None:
-            await self._remembered.close()
+        await self._answerer.close()
         if self._flushing is not None:
             await self._flushing
         await asyncio.to_thread(self._close)

@@ -22,7 +22,7 @@ _Key: TypeAlias = tuple[tuple[Message, ...], int, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class CoalescingStatistics:
     """Since the start. `shared` requests joined a stream that another one had begun; `running`
     streams may be joined now."""
 
@@ -58,7 +58,7 @@ class Coalesced:
         self._sampled = sampled
         self._ahead = ahead
         self._most_chars = most_chars
-        self._calls: dict[_Key, _Call] = {}
+        self._calls: dict[_Key, _SharedStream] = {}
         self._asked = self._shared = 0
 
     def stream(
@@ -75,8 +75,8 @@ class Coalesced:
             return self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
         return self._read((tuple(messages), max_tokens, temperature))
 
-    def statistics(self) -> Statistics:
-        return Statistics(self._asked, self._shared, len(self._calls))
+    def statistics(self) -> CoalescingStatistics:
+        return CoalescingStatistics(self._asked, self._shared, len(self._calls))
 
     async def close(self) -> None:
         """Close the generator behind. Idempotent."""
@@ -84,7 +84,7 @@ class Coalesced:
 
     async def _read(self, key: _Key) -> AsyncIterator[Delta]:
         while True:
-            call, reader = self._join(key), _Reader()
+            call, reader = self._join(key), _StreamReader()
             call.readers.append(reader)
             try:
                 await call.enter()
@@ -113,7 +113,7 @@ class Coalesced:
                     self._forget(call)
                     await call.leave()
 
-    def _join(self, key: _Key) -> _Call:
+    def _join(self, key: _Key) -> _SharedStream:
         urgency = work.current().priority
         call = self._calls.get(key)
         if call is not None and (call.begun or call.priority <= urgency):
@@ -123,24 +123,24 @@ class Coalesced:
         messages, max_tokens, temperature = key
         deltas = self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
         self._asked += 1
-        call = self._calls[key] = _Call(self, key, deltas, urgency)
+        call = self._calls[key] = _SharedStream(self, key, deltas, urgency)
         return call
 
-    def _forget(self, call: _Call) -> None:
+    def _forget(self, call: _SharedStream) -> None:
         """Nobody joins it any more: it has ended, failed, grown too long, or is left."""
         if self._calls.get(call.key) is call:
             del self._calls[call.key]
 
 
 @dataclass(slots=True, eq=False)
-class _Reader:
+class _StreamReader:
     at: int = 0
     """Deltas it has read."""
     cut: bool = False
     """What it should read next is not kept any more."""
 
 
-class _Call:
+class _SharedStream:
     """One stream, what has come of it, and who reads it.
 
     Either a task takes the deltas, or the only reader does (`step`). Who joins while that one waits
@@ -153,7 +153,7 @@ class _Call:
     ) -> None:
         self.key = key
         self.priority = priority
-        self.readers: list[_Reader] = []
+        self.readers: list[_StreamReader] = []
         self.said: list[Delta] = []
         self.start = 0
         """Deltas that were dropped before those of `said`."""
@@ -202,7 +202,7 @@ class _Call:
                 self._waiting.remove(future)
             raise
 
-    async def step(self, reader: _Reader) -> Delta | None:
+    async def step(self, reader: _StreamReader) -> Delta | None:
         """The next delta, which the only reader takes himself; None at the end."""
         self._stepping = True
         try:

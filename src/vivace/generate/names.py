@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vivace.errors import BadSettings
-from vivace.run.endpoint import check_key, endpoints
+from vivace.run.model_servers import check_key, parse_model_servers
 from vivace.settings import Generate
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def load(settings: Generate) -> OpenAI | None:
     """
     if not settings.model:
         return None
-    found = endpoints("generate.model", settings.model)
+    found = parse_model_servers("generate.model", settings.model)
     if not found or found[0].fragment:
         raise BadSettings(
             "generate.model: this names no model",

@@ -23,18 +23,16 @@ from vivace.errors import (
     StreamTooLong,
 )
 from vivace.generate import wire
-from vivace.generate.arriving import Arriving, cut
 from vivace.generate.attempts import blame, pause
-from vivace.generate.body import encode, not_known, omit
-from vivace.generate.sse import Events
-from vivace.generate.told import Told
-from vivace.generate.watch import Watch
+from vivace.generate.capacity_probe import CapacityProbe
+from vivace.generate.stream import EventDecoder, StreamAccumulator, cut
+from vivace.generate.watch import StreamClock
 from vivace.run import work
-from vivace.run.balance import Server
+from vivace.run.balance import Endpoint
 from vivace.run.connections import with_idle
-from vivace.run.endpoint import Endpoint
-from vivace.run.endpoints import AllEjected, Endpoints, Lease, Statistics
+from vivace.run.endpoints import AllEjected, Endpoints, EndpointsStatistics, Lease
 from vivace.run.learned import of_streams
+from vivace.run.model_servers import ModelServer
 from vivace.run.retry import retry_after
 from vivace.settings import Generate
 from vivace.types import Delta, Message
@@ -47,7 +45,7 @@ _LINGER: Final = 0.25
 _OWN_TEMPERATURE: Final = "the model server takes no temperature, so its own was used"
 
 
-_Begun: TypeAlias = tuple[aiohttp.ClientResponse, Watch, bytes, Lease]
+_Begun: TypeAlias = tuple[aiohttp.ClientResponse, StreamClock, bytes, Lease]
 """A response with status 200, the watch over it, the first bytes of its body, its place."""
 
 
@@ -63,21 +61,23 @@ class OpenAI:
 
     def __init__(
         self,
-        endpoint: Endpoint | Sequence[Endpoint],
+        endpoint: ModelServer | Sequence[ModelServer],
         settings: Generate,
         *,
         streaming: bool = True,
         draw: random.Random | None = None,
     ) -> None:
-        several = [endpoint] if isinstance(endpoint, Endpoint) else endpoint
+        several = [endpoint] if isinstance(endpoint, ModelServer) else endpoint
         self._model = several[0].model
         self.name = f"openai:{self._model}"
         self._settings = settings
         self._streaming = streaming
         self._draw = draw or random.Random()
-        servers = [Server(one.url, one.weight, settings.connections) for one in several]
+        servers = [Endpoint(one.url, one.weight, settings.connections) for one in several]
         self.endpoints = Endpoints(self.name, servers, learned=of_streams, draw=self._draw)
-        self._told = Told(self._open, lambda url, slots: self.endpoints.told(url, slots))
+        self._probe = CapacityProbe(
+            self._open, lambda url, slots: self.endpoints.set_capacity(url, slots)
+        )
         self._omitted: dict[str, set[str]] = {}
         """Of `body.ADAPTABLE`, what a server has refused before."""
         self._session: aiohttp.ClientSession | None = None
@@ -99,16 +99,16 @@ class OpenAI:
         response, watch, data, lease = await self._response(body)
         taken_out = self._omitted.get(lease.server, ())
         own = (_OWN_TEMPERATURE,) if "temperature" in taken_out else ()
-        answer = Arriving(max_tokens, secret=self._settings.api_key, degraded=own)
+        answer = StreamAccumulator(max_tokens, secret=self._settings.api_key, degraded=own)
         try:
             if not self._streaming or response.content_type == "application/json":
                 pieces = answer.whole(await _read(response, data, watch))
-                lease.came(1)
+                lease.count_tokens(1)
                 for piece in pieces:
                     yield piece
                 return
             _check_content_type(response)
-            events = Events()
+            events = EventDecoder()
             read = response.content.readany
             size = 0
             while True:
@@ -129,7 +129,7 @@ class OpenAI:
                         watch.reading = True
                 if moved:
                     watch.progress()
-                    lease.came(moved)
+                    lease.count_tokens(moved)
                 if answer.done or not data:
                     break
                 data = await read()
@@ -152,12 +152,12 @@ class OpenAI:
         """Close every connection. Idempotent."""
         self._closed = True
         self.endpoints.close()
-        await self._told.close()
+        await self._probe.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them."""
         return with_idle(self.endpoints.statistics(), self._session)
 
@@ -178,7 +178,7 @@ class OpenAI:
             if patient:
                 waited = loop.time() - came
                 first, total = first + waited, total + waited
-            self._told.beside(lease)
+            self._probe.beside(lease)
             try:
                 sent = self._fitted(lease.server, body)
                 response, watch, data = await self._try(lease.server, sent, first, total)
@@ -222,7 +222,7 @@ class OpenAI:
 
     async def _try(
         self, server: str, body: bytes, first: float, total: float
-    ) -> tuple[aiohttp.ClientResponse, Watch, bytes]:
+    ) -> tuple[aiohttp.ClientResponse, StreamClock, bytes]:
         loop = asyncio.get_running_loop()
         session = self._open()
         url = f"{server}/chat/completions"
@@ -238,7 +238,7 @@ class OpenAI:
             raise self._unreachable(server, str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._hung_up(server, error) from error
-        watch = Watch(
+        watch = StreamClock(
             response.close, first=first, between=self._settings.between_seconds, total=total
         )
         try:
@@ -298,8 +298,8 @@ class OpenAI:
         if omitted:
             body = body.copy()
             for name in omitted:
-                omit(body, name)
-        return encode(body)
+                wire.omit(body, name)
+        return wire.encode(body)
 
     def _adapt(
         self, server: str, error: ModelRefused, sent: bytes, adapted: set[tuple[str, str]]
@@ -310,7 +310,7 @@ class OpenAI:
         what was left out for this request, by server.
         """
         omitted = self._omitted.setdefault(server, set())
-        name = not_known(error, sent)
+        name = wire.not_known(error, sent)
         if name is None:
             omitted -= {name for at, name in adapted if at == server}
             return False
@@ -362,7 +362,7 @@ class OpenAI:
         )
 
     def _interrupted(
-        self, server: str, watch: Watch, answer: Arriving, error: Exception
+        self, server: str, watch: StreamClock, answer: StreamAccumulator, error: Exception
     ) -> GenerationError:
         """Why reading failed: a clock of ours, or the connection."""
         text = answer.text()
@@ -389,7 +389,7 @@ class OpenAI:
             return
 
 
-async def _read(response: aiohttp.ClientResponse, data: bytes, watch: Watch) -> bytes:
+async def _read(response: aiohttp.ClientResponse, data: bytes, watch: StreamClock) -> bytes:
     """The whole body, which begins with `data`.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Final
 from vivace.generate import templates
 from vivace.generate.excerpts import Count, Excerpt, whole
 from vivace.generate.optimise import Price, shaped
-from vivace.generate.templates import Task
+from vivace.generate.templates import ResolvedTemplate
 from vivace.settings import Answering
 from vivace.text.tokens import estimate
 from vivace.types import AnswerOptions, Chunk, Hit, Message, Query
@@ -62,7 +62,7 @@ def build(
     system: str = "",
     budget: int,
     nonce: str = "",
-    task: Task | None = None,
+    task: ResolvedTemplate | None = None,
     answering: Answering = _DEFAULTS,
     count: Count = estimate,
 ) -> Prompt:
@@ -76,7 +76,7 @@ def build(
         answering: what is done to the passages: see `optimise.shaped`.
         count: tokens of a text.
     """
-    task = templates.task(query, options) if task is None else task
+    task = templates.resolve(query, options) if task is None else task
     excerpts = shaped(task.text, whole(hits), answering, budget, price(count))
     history = newest(options.history, budget, count)
     told = Message("system", instructions(task, options, system, structure=answering.structure))
@@ -85,7 +85,9 @@ def build(
     return Prompt((told, *history, last), excerpts, task.language, forgotten)
 
 
-def instructions(task: Task, options: AnswerOptions, system: str, *, structure: bool) -> str:
+def instructions(
+    task: ResolvedTemplate, options: AnswerOptions, system: str, *, structure: bool
+) -> str:
     """The system message: the same for every question of a kind, so that servers cache it."""
     parts = [task.instructions + (task.structure if structure else "")]
     wishes = [wish for wish in (system.strip(), options.system.strip()) if wish]
@@ -95,7 +97,7 @@ def instructions(task: Task, options: AnswerOptions, system: str, *, structure: 
 
 
 def message(
-    task: Task,
+    task: ResolvedTemplate,
     excerpts: Sequence[Excerpt],
     *,
     nonce: str = "",

@@ -52,7 +52,7 @@ class Wording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One kind of answer. Immutable: what a request changes is a `Task`."""
+    """One kind of answer. Immutable: what a request changes is a `ResolvedTemplate`."""
 
     retrieves: Retrieves
     en: Wording
@@ -66,7 +66,7 @@ Templates: TypeAlias = Mapping[str, Template]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ResolvedTemplate:
     """What a request asks for: a template's name and words, in a language, for a target."""
 
     name: str
@@ -134,7 +134,9 @@ def built_in() -> Templates:
     )
 
 
-def task(query: Query, options: AnswerOptions, templates: Templates | None = None) -> Task:
+def resolve(
+    query: Query, options: AnswerOptions, templates: Templates | None = None
+) -> ResolvedTemplate:
     """What is asked for.
 
     Raises:
@@ -161,7 +163,9 @@ def task(query: Query, options: AnswerOptions, templates: Templates | None = Non
             raise BadInput(
                 "no language to translate into", fix="Say target_language, or --to LANGUAGE"
             )
-    return Task(name, template.wording(code), code, target or _TONGUE[code], reads, text)
+    return ResolvedTemplate(
+        name, template.wording(code), code, target or _TONGUE[code], reads, text
+    )
 
 
 def with_wishes(

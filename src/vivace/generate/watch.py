@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 Expired: TypeAlias = Literal["", "first", "between", "total"]
 
 
-class Watch:
+class StreamClock:
     """Calls `stop` once when a clock runs out and says which in `expired`.
 
     The clock of tokens stands still while the reader is away (`reading` is False): a caller that is

@@ -1,9 +1,10 @@
-"""The part of the OpenAI chat wire that we read. Unknown fields are passed over."""
+"""The OpenAI chat wire: the request body, and the part of an answer that we read."""
 
 from __future__ import annotations
 
+import re
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -13,8 +14,21 @@ from vivace.types import Usage
 MAX_MESSAGE = 500
 """Characters of a server's error that are shown."""
 
+ADAPTABLE: Final = {
+    "stream_options": "stream_options",
+    "temperature": "temperature",
+    "max_tokens": "max_completion_tokens",
+}
+"""Parameters that some servers refuse, and what their refusal names."""
+_NOT_KNOWN: Final = re.compile(
+    r"unsupported|not? support(?:ed)?\b|unknown|unrecogni[sz]ed|unexpected|extra (?:input|field)"
+    r"|not (?:permitted|allowed)|only (?:the default|1(?:\.0)? is)",
+    re.IGNORECASE,
+)
+"""How servers say that they do not take a parameter, and not that its value is a wrong one."""
 
-class Piece(msgspec.Struct):
+
+class ChatPiece(msgspec.Struct):
     content: str | list[Any] | None = None
     """Text, or from some servers a list of parts, of which those with a "text" count."""
     reasoning_content: str | None = None
@@ -22,25 +36,25 @@ class Piece(msgspec.Struct):
     refusal: str | None = None
 
 
-class Choice(msgspec.Struct):
-    delta: Piece | None = None
-    message: Piece | None = None
+class ChatChoice(msgspec.Struct):
+    delta: ChatPiece | None = None
+    message: ChatPiece | None = None
     finish_reason: str | None = None
 
 
-class Completion(msgspec.Struct):
+class ChatCompletion(msgspec.Struct):
     """A chunk of a stream, or the whole answer of a request that is not streamed."""
 
-    choices: list[Choice] | None = None
+    choices: list[ChatChoice] | None = None
     usage: Any = None
     """Of any shape: an answer is worth more than its count."""
     error: Any = None
 
 
-_decoder = msgspec.json.Decoder(Completion)
+_decoder = msgspec.json.Decoder(ChatCompletion)
 
 
-def decode(data: bytes, secret: str = "") -> Completion:
+def decode(data: bytes, secret: str = "") -> ChatCompletion:
     """One event's data, or a whole body. `secret` is shown in no error.
 
     Raises:
@@ -63,7 +77,7 @@ def decode(data: bytes, secret: str = "") -> Completion:
     return found
 
 
-def text(piece: Piece) -> str:
+def text(piece: ChatPiece) -> str:
     """What the piece says to the reader."""
     content = piece.content
     if isinstance(content, list):
@@ -120,3 +134,28 @@ def _status(error: Any) -> int:
     except ValueError:
         return 502
     return status if 400 <= status <= 599 else 502
+
+
+def not_known(error: ModelRefused, sent: bytes) -> str | None:
+    """The parameter that the server refused because it does not take it at all, if that was it."""
+    if error.status not in (400, 422) or not _NOT_KNOWN.search(error.what):
+        return None
+    body: dict[str, Any] = msgspec.json.decode(sent)
+    return next(
+        (name for name, said in ADAPTABLE.items() if name in body and said in error.what), None
+    )
+
+
+def omit(body: dict[str, Any], name: str) -> None:
+    value = body.pop(name, None)
+    if name == "max_tokens" and value is not None:
+        body["max_completion_tokens"] = value
+
+
+def encode(body: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:  # a lone surrogate, which is no text that JSON can carry
+        for message in body["messages"]:
+            message["content"] = message["content"].encode("utf-8", "replace").decode()
+        return msgspec.json.encode(body)

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Final
 
 from vivace.errors import BadInput
-from vivace.run.breaker import Breaker, State, Tolerance, Try
+from vivace.run.breaker import Attempt, Breaker, BreakerState, Tolerance
 from vivace.run.limit import Limit
 from vivace.run.permit import Outcome, Permit
 from vivace.run.work import Work
@@ -24,7 +24,7 @@ _SMOOTHING: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class Endpoint:
     """One of a set. `name` is its URL or address."""
 
     name: str
@@ -38,7 +38,7 @@ class Server:
 class Member:
     """A server of the set and what became of its requests."""
 
-    server: Server
+    server: Endpoint
     breaker: Breaker
     passed: float
     """Requests begun by weight: of servers equally busy, the one with the least is next."""
@@ -67,17 +67,17 @@ class Member:
 
 
 @dataclass(slots=True)
-class Taken:
+class ServerGrant:
     """One request's place at a server, from `choose` to `end`."""
 
     member: Member
-    one: Try
+    attempt: Attempt
     began: float
     permit: Permit | None = None
     alive: bool = False
     """The server has begun to answer."""
     failure: str | None = None
-    told: float | None = None
+    retry_after: float | None = None
     """Seconds that the server asks to be left alone for."""
     busy: bool = False
     """It said that it has too much to do."""
@@ -108,11 +108,11 @@ class Balance:
 
     def __init__(
         self,
-        servers: Sequence[Server],
+        servers: Sequence[Endpoint],
         *,
         tolerance: Tolerance,
         draw: random.Random,
-        learned: Callable[[Server], Limit] | None = None,
+        learned: Callable[[Endpoint], Limit] | None = None,
     ) -> None:
         self._tolerance = tolerance
         self._learned = learned
@@ -125,7 +125,7 @@ class Balance:
         if not self.members:
             raise BadInput("a set of servers is empty", fix="Name one")
 
-    def put(self, server: Server) -> None:
+    def put(self, server: Endpoint) -> None:
         """Add a server, or change the weight and the bound of one; one on its way out stays."""
         if not (isfinite(server.weight) and server.weight > 0):
             raise BadInput(f"{server.name}: {server.weight} is no weight", fix="Give one over 0")
@@ -159,11 +159,11 @@ class Balance:
 
     def choose(
         self, now: float, avoid: Collection[str] = (), *, urgent: bool = False
-    ) -> Taken | None:
+    ) -> ServerGrant | None:
         """Take a place at the best server; None where none has room.
 
         Args:
-            avoid: names that are taken only where no other can be asked. One that can but is full
+            avoid: names that are grant only where no other can be asked. One that can but is full
                 is waited for: a server that fails at once always has room.
             urgent: somebody waits for it; a learned limit may then give way.
         """
@@ -179,12 +179,12 @@ class Balance:
         best.passed += 1 / best.server.weight
         best.in_use += 1
         best.started += 1
-        taken = Taken(best, best.breaker.begin(), now)
+        grant = ServerGrant(best, best.breaker.begin(), now)
         if best.limit is not None:
             entered = best.limit.enter(_NOBODYS, lambda _: False)
             assert isinstance(entered, Permit)  # there is room
-            taken.permit = entered
-        return taken
+            grant.permit = entered
+        return grant
 
     def has_room(self, now: float) -> bool:
         """Whether a request that avoids nothing would find a place."""
@@ -209,46 +209,48 @@ class Balance:
         ]
         return min(times, default=None)
 
-    def alive(self, taken: Taken, now: float) -> None:
+    def alive(self, grant: ServerGrant, now: float) -> None:
         """The server has begun to answer."""
-        if taken.alive:
+        if grant.alive:
             return
-        taken.alive = True
-        self._closing(taken, now)
-        taken.member.breaker.alive(taken.one)
-        seconds = now - taken.began
-        mean = taken.member.seconds
-        taken.member.seconds = mean + _SMOOTHING * (seconds - mean) if mean else seconds
+        grant.alive = True
+        self._closing(grant, now)
+        grant.member.breaker.alive(grant.attempt)
+        seconds = now - grant.began
+        mean = grant.member.seconds
+        grant.member.seconds = mean + _SMOOTHING * (seconds - mean) if mean else seconds
 
-    def rest(self, taken: Taken, now: float, seconds: float) -> None:
+    def rest(self, grant: ServerGrant, now: float, seconds: float) -> None:
         """The server has too much to do: leave it alone so long, while there are others."""
-        taken.busy = True
+        grant.busy = True
         until = now + min(seconds, self._tolerance.longest)
-        taken.member.rests_until = max(taken.member.rests_until, until)
+        grant.member.rests_until = max(grant.member.rests_until, until)
 
-    def end(self, taken: Taken, now: float) -> None:
+    def end(self, grant: ServerGrant, now: float) -> None:
         """Give the place back. Once."""
-        member = taken.member
+        member = grant.member
         member.in_use -= 1
-        if taken.permit is not None:
-            taken.permit.release(taken.outcome)
-        if taken.failure is not None:
+        if grant.permit is not None:
+            grant.permit.release(grant.outcome)
+        if grant.failure is not None:
             member.failed += 1
-            member.failure = taken.failure
-            opened = member.breaker.failed(taken.one, now, spare=self._spare(now), told=taken.told)
+            member.failure = grant.failure
+            opened = member.breaker.failed(
+                grant.attempt, now, spare=self._spare(now), told=grant.retry_after
+            )
             member.ejections += opened
-        elif taken.alive:
+        elif grant.alive:
             member.succeeded += 1
-            member.breaker.succeeded(taken.one, now)
+            member.breaker.succeeded(grant.attempt, now)
         else:
             member.dropped += 1
-            member.breaker.dropped(taken.one)
+            member.breaker.dropped(grant.attempt)
         self._forget(member)
 
     def _spare(self, now: float) -> bool:
         """Whether one more server may be out."""
         staying = [member for member in self.members.values() if not member.draining]
-        out = sum(member.breaker.state(now) is not State.CLOSED for member in staying)
+        out = sum(member.breaker.state(now) is not BreakerState.CLOSED for member in staying)
         return out + 1 <= MOST_EJECTED * len(staying)
 
     def _usable(self, now: float) -> list[Member]:
@@ -259,10 +261,10 @@ class Balance:
         usable = self._usable(now)
         return [m for m in usable if m.rests_until <= now] or usable
 
-    def _closing(self, taken: Taken, now: float) -> None:
+    def _closing(self, grant: ServerGrant, now: float) -> None:
         """A server that comes back shall not be given all that it missed."""
-        if taken.one.trial:
-            member = taken.member
+        if grant.attempt.trial:
+            member = grant.member
             member.passed = max(member.passed, self._least_passed(now))
 
     def _least_passed(self, now: float | None = None) -> float:
@@ -271,7 +273,7 @@ class Balance:
                 member.passed
                 for member in self.members.values()
                 if not member.draining
-                and (now is None or member.breaker.state(now) is State.CLOSED)
+                and (now is None or member.breaker.state(now) is BreakerState.CLOSED)
             ),
             default=0.0,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
@@ -38,7 +38,7 @@ class Tolerance:
 
 
 @dataclass(slots=True)
-class Try:
+class Attempt:
     """One request, as the breaker knows it."""
 
     trial: bool
@@ -62,20 +62,20 @@ class Breaker:
         self.until = 0.0
         """While it is open: when the pause ends."""
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> BreakerState:
         if not self._open:
-            return State.CLOSED
-        return State.HALF_OPEN if now >= self.until else State.OPEN
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if now >= self.until else BreakerState.OPEN
 
     def admits(self, now: float) -> bool:
         return not self._open or (now >= self.until and not self._trial)
 
-    def begin(self) -> Try:
+    def begin(self) -> Attempt:
         """A request goes to the server, which `admits` has allowed."""
         self._trial = trial = self._open
-        return Try(trial, self._generation)
+        return Attempt(trial, self._generation)
 
-    def alive(self, one: Try) -> None:
+    def alive(self, one: Attempt) -> None:
         """The server has begun to answer. A trial that comes so far closes the breaker.
 
         What follows may take minutes, for which nobody shall wait. But the next failure opens it
@@ -86,13 +86,13 @@ class Breaker:
             self._in_row = self._tolerance.in_row - 1
             self._window.clear()
 
-    def succeeded(self, one: Try, now: float) -> None:
+    def succeeded(self, one: Attempt, now: float) -> None:
         self.alive(one)
         if one.generation == self._generation:
             self._in_row = self._pauses = 0
             self._window.append((now, False))
 
-    def failed(self, one: Try, now: float, *, spare: bool, told: float | None = None) -> bool:
+    def failed(self, one: Attempt, now: float, *, spare: bool, told: float | None = None) -> bool:
         """Whether that opened it.
 
         Args:
@@ -108,7 +108,7 @@ class Breaker:
             return True
         return False
 
-    def dropped(self, one: Try) -> None:
+    def dropped(self, one: Attempt) -> None:
         """The request was given up before it said anything of the server."""
         if one.trial and one.generation == self._generation:
             self._trial = False

@@ -6,13 +6,15 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vivace.run.endpoints import Statistics
+from vivace.run.endpoints import EndpointsStatistics
 
 if TYPE_CHECKING:
     import aiohttp
 
 
-def with_idle(statistics: Statistics, session: aiohttp.ClientSession | None) -> Statistics:
+def with_idle(
+    statistics: EndpointsStatistics, session: aiohttp.ClientSession | None
+) -> EndpointsStatistics:
     """The statistics of servers named by their URLs, with the session's idle connections.
 
     aiohttp publishes no such count: this reads the connector's own table, and counts 0 where a

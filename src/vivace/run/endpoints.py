@@ -17,10 +17,10 @@ from typing import Final, Self
 
 from vivace.errors import Closed, Overloaded, VivaceError
 from vivace.run import work
-from vivace.run.balance import Balance, Member, Server, Taken
-from vivace.run.breaker import State, Tolerance
+from vivace.run.balance import Balance, Endpoint, Member, ServerGrant
+from vivace.run.breaker import BreakerState, Tolerance
+from vivace.run.fair_queue import FairQueue, Waiter
 from vivace.run.limit import Limit
-from vivace.run.turns import Turns
 
 _TICK: Final = 0.001
 """Seconds: a timer may be early by the resolution of the loop's clock."""
@@ -37,7 +37,7 @@ class ServerStatistics:
     """One server, since it joined the set. Times are in seconds."""
 
     name: str
-    state: State
+    state: BreakerState
     weight: float
     bound: int
     limit: int
@@ -63,7 +63,7 @@ class ServerStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class EndpointsStatistics:
     """A set of servers."""
 
     name: str
@@ -79,12 +79,12 @@ class Lease:
     Without a word it counts as given up: neither for nor against the server.
     """
 
-    __slots__ = ("_ended", "_endpoints", "_taken", "server")
+    __slots__ = ("_ended", "_endpoints", "_held", "server")
 
-    def __init__(self, endpoints: Endpoints, taken: Taken) -> None:
-        self.server = taken.member.server.name
+    def __init__(self, endpoints: Endpoints, grant: ServerGrant) -> None:
+        self.server = grant.member.server.name
         self._endpoints = endpoints
-        self._taken = taken
+        self._held = grant
         self._ended = False
 
     @property
@@ -95,30 +95,30 @@ class Lease:
     @property
     def in_use(self) -> int:
         """Requests at the server now, this one among them."""
-        return self._taken.member.in_use
+        return self._held.member.in_use
 
     def alive(self) -> None:
         """The server has begun to answer: a success, unless it fails later."""
-        self._endpoints._alive(self._taken)
+        self._endpoints._alive(self._held)
 
-    def came(self, tokens: int) -> None:
+    def count_tokens(self, tokens: int) -> None:
         """So many tokens came together: what the server's limit is learned from."""
-        if self._taken.permit is not None:
-            self._taken.permit.came(tokens)
+        if self._held.permit is not None:
+            self._held.permit.came(tokens)
 
     def failed(self, why: str, *, retry_after: float | None = None) -> None:
         """The server is to blame. `retry_after`: seconds that it asks to be left alone for."""
-        self._taken.failure, self._taken.told = why, retry_after
+        self._held.failure, self._held.retry_after = why, retry_after
 
     def busy(self, seconds: float) -> None:
         """The server is well but has too much to do; others go first for so long."""
-        self._endpoints._busy(self._taken, seconds)
+        self._endpoints._busy(self._held, seconds)
 
     def end(self) -> None:
         """Give the place back. Idempotent."""
         if not self._ended:
             self._ended = True
-            self._endpoints._end(self._taken)
+            self._endpoints._end(self._held)
 
     def __enter__(self) -> Self:
         return self
@@ -132,14 +132,17 @@ class Lease:
         self.end()
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(Waiter):
     """A request in the queue."""
 
-    urgency: work.Work
-    since: float
-    avoid: Collection[str]
-    lease: asyncio.Future[Lease]
+    __slots__ = ("avoid", "lease")
+
+    def __init__(
+        self, urgency: work.Work, avoid: Collection[str], lease: asyncio.Future[Lease]
+    ) -> None:
+        super().__init__(urgency)
+        self.avoid = avoid
+        self.lease = lease
 
 
 class Endpoints:
@@ -147,7 +150,7 @@ class Endpoints:
 
     Everything but `statistics`, which any thread may call, belongs on that loop: another thread
     goes through `loop.call_soon_threadsafe`. Requests that find no place wait by the priority of
-    `work.current()`, see `Turns`; at the deadline of their work they leave.
+    `work.current()`, see `FairQueue`; at the deadline of their work they leave.
 
     Args:
         name: of the set, for its errors.
@@ -163,10 +166,10 @@ class Endpoints:
     def __init__(
         self,
         name: str,
-        servers: Sequence[Server],
+        servers: Sequence[Endpoint],
         *,
         tolerance: Tolerance | None = None,
-        learned: Callable[[Server, Callable[[], None]], Limit] | None = None,
+        learned: Callable[[Endpoint, Callable[[], None]], Limit] | None = None,
         most_waiting: int = MOST_WAITING,
         clock: Callable[[], float] = time.monotonic,
         draw: random.Random | None = None,
@@ -175,7 +178,7 @@ class Endpoints:
         self._tolerance = tolerance or Tolerance()
         self._most_waiting = most_waiting
         self._clock = clock
-        self._turns: Turns[_Waiting] = Turns()
+        self._queue: FairQueue[_Waiting] = FairQueue()
         self._refused = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -209,7 +212,7 @@ class Endpoints:
         """Whether there is a server to ask besides those to be avoided."""
         return self._balance.another(self._clock(), avoid)
 
-    def put(self, server: Server) -> None:
+    def put(self, server: Endpoint) -> None:
         """Add a server, or change the weight and the bound of the one with its name.
 
         Raises:
@@ -228,7 +231,7 @@ class Endpoints:
         self._balance.remove(name)
         self._grant()
 
-    def told(self, name: str, at_once: int | None) -> None:
+    def set_capacity(self, name: str, at_once: int | None) -> None:
         """The server says how many requests it takes at once: its limit is that, not learned; None
         where it does not say any more. Nothing happens without such a server or limit."""
         member = self._balance.members.get(name)
@@ -252,12 +255,12 @@ class Endpoints:
         self._refuse(lambda: Closed(self.name))
         self._set_alarm(self._clock())
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> EndpointsStatistics:
         """Now; from another thread, the numbers may be some microseconds apart."""
         now = self._clock()
         members = list(self._balance.members.values())
         servers = tuple(_statistics(member, now) for member in members)
-        return Statistics(self.name, servers, len(self._turns), self._refused)
+        return EndpointsStatistics(self.name, servers, len(self._queue), self._refused)
 
     # -- the queue --------------------------------------------------------------------------
 
@@ -266,23 +269,23 @@ class Endpoints:
         urgency = work.current()
         if urgency.late(now):
             raise work.too_late(self.name)
-        if not self._turns:
-            taken = self._balance.choose(now, avoid, urgent=_urgent(urgency))
-            if taken is not None:
-                return Lease(self, taken)
-        if len(self._turns) >= self._most_waiting:
+        if not self._queue:
+            grant = self._balance.choose(now, avoid, urgent=_urgent(urgency))
+            if grant is not None:
+                return Lease(self, grant)
+        if len(self._queue) >= self._most_waiting:
             self._refused += 1
-            raise Overloaded(f"{self.name}: {len(self._turns)} requests wait", retry_after=1.0)
+            raise Overloaded(f"{self.name}: {len(self._queue)} requests wait", retry_after=1.0)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(urgency, now, avoid, loop.create_future())
-        ticket = self._turns.push(waiting, urgency.priority)
+        waiting = _Waiting(urgency, avoid, loop.create_future())
+        self._queue.put(waiting, now)
         self._grant()
         left = None if urgency.deadline is None else urgency.deadline - now
         try:
             async with asyncio.timeout(left):
                 return await waiting.lease
         except BaseException as error:
-            self._turns.leave(ticket)
+            self._queue.remove(waiting)
             self._set_alarm(self._clock())
             lease = waiting.lease
             if lease.done() and not lease.cancelled() and lease.exception() is None:
@@ -294,7 +297,7 @@ class Endpoints:
     def _grant(self) -> None:
         """Give places while there are some and anyone waits."""
         now = self._clock()
-        while self._turns and self._grant_one(now):
+        while self._queue and self._grant_one(now):
             pass
         if self._balance.all_out(now):
             self._refuse(lambda: self._all_ejected(now))
@@ -305,30 +308,28 @@ class Endpoints:
 
         Whoever avoids the servers that have room lets the next one go first.
         """
-        for ticket, waiting in self._turns.order():
+        for waiting in self._queue.in_turn():
             if waiting.lease.done():  # cancelled; its task has yet to hear of it
-                self._turns.leave(ticket)
+                self._queue.remove(waiting)
                 return True
-            if waiting.urgency.late(now):
-                self._turns.leave(ticket)
+            if waiting.work.late(now):
+                self._queue.remove(waiting)
                 waiting.lease.set_exception(work.too_late(self.name))
                 return True
-            urgent = _urgent(waiting.urgency)
-            taken = self._balance.choose(now, waiting.avoid, urgent=urgent)
-            if taken is not None:
-                taken.member.waited += 1
-                taken.member.wait_seconds += now - waiting.since
-                self._turns.taken(ticket)
-                waiting.lease.set_result(Lease(self, taken))
+            urgent = _urgent(waiting.work)
+            grant = self._balance.choose(now, waiting.avoid, urgent=urgent)
+            if grant is not None:
+                grant.member.waited += 1
+                grant.member.wait_seconds += now - waiting.arrived
+                self._queue.take(waiting)
+                waiting.lease.set_result(Lease(self, grant))
                 return True
             if not self._balance.has_room(now):
                 return False
         return False
 
     def _refuse(self, why: Callable[[], VivaceError]) -> None:
-        while self._turns:
-            ticket, waiting = self._turns.head()
-            self._turns.leave(ticket)
+        for waiting in self._queue.clear():
             if not waiting.lease.done():
                 waiting.lease.set_exception(why())
 
@@ -337,8 +338,8 @@ class Endpoints:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._turns and (change := self._balance.next_change(now)) is not None:
-            loop = next(iter(self._turns.order()))[1].lease.get_loop()
+        if self._queue and (change := self._balance.next_change(now)) is not None:
+            loop = next(self._queue.in_turn()).lease.get_loop()
             self._alarm = loop.call_later(max(change - now, _TICK), self._grant)
 
     def _all_ejected(self, now: float) -> AllEjected:
@@ -352,18 +353,18 @@ class Endpoints:
 
     # -- of leases --------------------------------------------------------------------------
 
-    def _alive(self, taken: Taken) -> None:
-        closing = taken.one.trial
-        self._balance.alive(taken, self._clock())
+    def _alive(self, grant: ServerGrant) -> None:
+        closing = grant.attempt.trial
+        self._balance.alive(grant, self._clock())
         if closing:
             self._grant()
 
-    def _busy(self, taken: Taken, seconds: float) -> None:
-        self._balance.rest(taken, self._clock(), seconds)
+    def _busy(self, grant: ServerGrant, seconds: float) -> None:
+        self._balance.rest(grant, self._clock(), seconds)
 
-    def _end(self, taken: Taken) -> None:
-        self._balance.end(taken, self._clock())
-        member = taken.member
+    def _end(self, grant: ServerGrant) -> None:
+        self._balance.end(grant, self._clock())
+        member = grant.member
         if member.draining and not member.in_use:
             self._emptied.pop(member.server.name, asyncio.Event()).set()
         self._grant()

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivace.cache.semantic.agreement import same_answer
-from vivace.cache.semantic.answers import Entry, SemanticAnswers
-from vivace.cache.semantic.room import Room
+from vivace.cache.semantic.cache import SemanticCache, SemanticEntry, SharedBudget, same_answer
 from vivace.errors import EmbeddingError
 from vivace.trace import Trace
 from vivace.types import Answer, Chunk, Citation, Decision, Usage, Vector, Vectors
@@ -46,7 +44,7 @@ async def embed(texts: Sequence[str]) -> Vectors:
     return np.stack([vector(text) for text in texts])
 
 
-def cache(**given: Any) -> SemanticAnswers:
+def cache(**given: Any) -> SemanticCache:
     settings: dict[str, Any] = {
         "model": "m",
         "reads": lambda of: of == "en",
@@ -54,18 +52,18 @@ def cache(**given: Any) -> SemanticAnswers:
         "groups": GROUPS,
         "share": 0.0,
     }
-    return SemanticAnswers(0.01, **{**settings, **given})
+    return SemanticCache(0.01, **{**settings, **given})
 
 
-async def always(_: Entry) -> bool:
+async def always(_: SemanticEntry) -> bool:
     return True
 
 
-async def find(kept: SemanticAnswers, text: str, scope: bytes = SCOPE) -> Answer | None:
+async def find(kept: SemanticCache, text: str, scope: bytes = SCOPE) -> Answer | None:
     return await kept.find(text, vector(text), scope, always)
 
 
-async def served(**given: Any) -> SemanticAnswers:
+async def served(**given: Any) -> SemanticCache:
     """One that has seen enough to serve."""
     kept = cache(**given)
     found = await kept.calibrated("en")
@@ -126,7 +124,7 @@ async def test_an_answer_whose_sources_changed_is_forgotten() -> None:
     kept = await served()
     asked = []
 
-    async def changed(entry: Entry) -> bool:
+    async def changed(entry: SemanticEntry) -> bool:
         asked.append(entry.sources)
         return False
 
@@ -243,7 +241,7 @@ def test_when_two_answers_say_the_same(one: Answer, other: Answer, same: bool) -
 
 
 async def test_all_that_share_a_room_keep_to_its_bytes() -> None:
-    clock, room = Clock(), Room(200_000)
+    clock, room = Clock(), SharedBudget(200_000)
     one, other = (cache(room=room, clock=clock) for _ in range(2))
     for n in range(300):
         clock.now += 1
@@ -272,7 +270,7 @@ async def test_bytes_are_those_of_what_is_there() -> None:
     assert kept.nbytes == 0
 
 
-async def never(_: Entry) -> bool:
+async def never(_: SemanticEntry) -> bool:
     return False
 
 
@@ -290,7 +288,7 @@ async def test_what_cannot_be_calibrated_says_so_and_answers_equal_questions() -
 
 async def test_hits_that_were_not_served_hold_no_answer() -> None:
     """Their answers may never come: the model failed, the caller left."""
-    room = Room(200_000)
+    room = SharedBudget(200_000)
     kept = cache(room=room)
     await kept.calibrated("en")
     tracemalloc.start()

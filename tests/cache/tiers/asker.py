@@ -9,13 +9,13 @@ import asyncio
 import sys
 
 from tests.cache.tiers.standin import Plain
-from vivace.cache.guarded import Guarded
+from vivace.cache.guarded import ResilientTier
 from vivace.cache.tiered import Tiered
 from vivace.cache.tiers.redis import RedisTier
 
 
 async def main(url: str, requests: int, lease: float, takes: float) -> None:
-    tier = Guarded(RedisTier(url, seconds=2.0), seconds=2.0)
+    tier = ResilientTier(RedisTier(url, seconds=2.0), seconds=2.0)
     cache: Tiered[bytes] = Tiered(
         Plain(), [tier], encode=bytes, decode=bytes, seconds=2.0, lease=lease
     )

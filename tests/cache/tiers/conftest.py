@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vivace.testing.services import Cluster, Postgres, Valkey
+from tests.support.services import Cluster, Postgres, Valkey
 
 
 @pytest.fixture(scope="session")

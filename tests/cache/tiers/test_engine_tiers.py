@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cache.changing import engine, settings_of
+from tests.support.services import Valkey
 from vivace.engine import Engine
-from vivace.testing.services import Valkey
 from vivace.types import Decision, Document
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vivace.testing.services import Valkey
+from tests.support.services import Valkey
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from tests.support.services import Valkey
 from vivace.cache.generator import CachedGenerator, Recorded, decode, encode
-from vivace.cache.guarded import Guarded
+from vivace.cache.guarded import ResilientTier
 from vivace.cache.kept import ANSWER, OfKind, weigh
 from vivace.cache.memory import Memory
 from vivace.cache.policy import make
@@ -18,7 +19,6 @@ from vivace.errors import DeadlineExceeded, GenerationError, ModelRefused
 from vivace.generate.coalesce import Coalesced
 from vivace.run.streams import closing
 from vivace.run.work import Priority, doing
-from vivace.testing.services import Valkey
 from vivace.types import Delta, Message
 
 ASKED = (Message("system", "Be brief."), Message("user", "Why?"))
@@ -55,7 +55,7 @@ class Model:
 
 class Process:
     def __init__(self, url: str, model: Model) -> None:
-        self.tier = Guarded(RedisTier(url, seconds=1.0), seconds=1.0)
+        self.tier = ResilientTier(RedisTier(url, seconds=1.0), seconds=1.0)
         memory: Memory[Recorded] = Memory(1 << 20, make("lru", 1 << 20), weigh=weigh)
         self.kept: Tiered[Recorded] = Tiered(
             OfKind(memory, ANSWER),

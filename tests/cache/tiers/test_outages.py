@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.cache.tiers.standin import Plain
-from vivace.cache.guarded import Guarded
+from tests.support.outages import OUTAGES, Outage
+from vivace.cache.guarded import ResilientTier
 from vivace.cache.tiered import Tiered
 from vivace.cache.tiers import load
-from vivace.testing.outages import OUTAGES, Outage
 from vivace.trace import Trace
 
 KEYS = 200
@@ -76,7 +76,7 @@ async def test_no_request_fails_and_the_tier_comes_back(outage: Outage, tmp_path
     trace = Trace()
     # the machine of the tests may be busy; what a request waits is measured by the benchmark
     (tier,) = load(outage.settings(tier_ms=100.0), tmp_path, trace)
-    assert isinstance(tier, Guarded)
+    assert isinstance(tier, ResilientTier)
 
     def counted(what: str) -> int:
         return trace.counters().get(f"cache.{tier.name}.{what}", 0)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cache.tiers.standin import Plain
+from tests.support.services import Valkey
+from tests.support.wires import Proxy
 from vivace.cache import codec
-from vivace.cache.guarded import Guarded
+from vivace.cache.guarded import ResilientTier
 from vivace.cache.invalidation import Invalidation
 from vivace.cache.tiered import Tiered, invalidation
 from vivace.cache.tiers import load
@@ -16,8 +18,6 @@ from vivace.cache.tiers.redis import RedisTier
 from vivace.cache.tiers.sqlite import SqliteTier
 from vivace.protocols import CacheTier
 from vivace.settings.tree import Cache
-from vivace.testing.services import Valkey
-from vivace.testing.wires import Proxy
 
 
 async def until(done: Callable[[], bool]) -> None:
@@ -65,7 +65,7 @@ async def test_a_process_finds_what_another_computed_with_the_life_left(
 
     assert await one.get_or_compute(b"k", compute, ttl=60.0) == b"computed"
     for tier in first:
-        assert isinstance(tier, Guarded)
+        assert isinstance(tier, ResilientTier)
         await tier.queue.drained()
     other, memory = cached(second)
     assert await other.get_or_compute(b"k", never, ttl=3600.0) == b"computed"
@@ -78,8 +78,8 @@ async def test_a_process_finds_what_another_computed_with_the_life_left(
 async def test_what_only_l3_has_is_filled_back(valkey: Valkey, tmp_path: Path) -> None:
     tiers = load(Cache(redis=valkey.url, sql="sqlite", tier_ms=1000), tmp_path)
     near, far = tiers
-    assert isinstance(near, Guarded)
-    assert isinstance(far, Guarded)
+    assert isinstance(near, ResilientTier)
+    assert isinstance(far, ResilientTier)
     cache, _ = cached(tiers)
     await cache.set(b"k", b"value", ttl=60.0)
     await near.queue.drained()
@@ -102,7 +102,7 @@ async def test_damaged_foreign_and_undecodable_values_are_misses(tmp_path: Path)
     await raw.set(b"foreign", codec.pack(b"stored", schema=2, expires=None))
     await raw.set(b"odd", codec.pack(b"\xff", schema=1, expires=None))
     await raw.set(b"good", good)
-    tier = Guarded(raw, seconds=1.0)
+    tier = ResilientTier(raw, seconds=1.0)
     cache: Tiered[str] = Tiered(
         Text(), [tier], encode=str.encode, decode=lambda data: data.decode(), seconds=1.0
     )
@@ -140,8 +140,8 @@ class Text:
 
 async def test_a_delete_reaches_the_memories_of_other_processes(valkey: Valkey) -> None:
     tiers = [
-        Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0),
-        Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0),
+        ResilientTier(RedisTier(valkey.url, seconds=1.0), seconds=1.0),
+        ResilientTier(RedisTier(valkey.url, seconds=1.0), seconds=1.0),
     ]
     channels = [invalidation([tier]) for tier in tiers]
     (one, _), (other, memory) = (cached([t], c) for t, c in zip(tiers, channels))
@@ -168,7 +168,7 @@ async def test_a_delete_reaches_the_memories_of_other_processes(valkey: Valkey) 
 
 async def test_who_was_cut_off_forgets_everything_when_it_hears_again(valkey: Valkey) -> None:
     with Proxy(valkey.port) as wire:
-        tier = Guarded(RedisTier(f"redis://127.0.0.1:{wire.port}", seconds=1.0), seconds=1.0)
+        tier = ResilientTier(RedisTier(f"redis://127.0.0.1:{wire.port}", seconds=1.0), seconds=1.0)
         channel = invalidation([tier])
         assert channel is not None
         cache, memory = cached([tier], channel)
@@ -187,8 +187,8 @@ async def test_who_was_cut_off_forgets_everything_when_it_hears_again(valkey: Va
 
 async def test_what_is_deleted_while_the_tier_is_away_never_comes_back(valkey: Valkey) -> None:
     with Proxy(valkey.port) as wire:
-        tier = Guarded(RedisTier(f"redis://127.0.0.1:{wire.port}", seconds=0.1), seconds=0.1)
-        other = Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0)
+        tier = ResilientTier(RedisTier(f"redis://127.0.0.1:{wire.port}", seconds=0.1), seconds=0.1)
+        other = ResilientTier(RedisTier(valkey.url, seconds=1.0), seconds=1.0)
         listening, talking = invalidation([other]), invalidation([tier])
         assert listening is not None
         cache, _ = cached([tier], talking)
@@ -214,7 +214,7 @@ async def test_what_is_deleted_while_the_tier_is_away_never_comes_back(valkey: V
 
 
 async def test_what_is_deleted_while_it_is_computed_is_not_kept(valkey: Valkey) -> None:
-    tier = Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0)
+    tier = ResilientTier(RedisTier(valkey.url, seconds=1.0), seconds=1.0)
     cache, memory = cached([tier], lease=2.0)
     started, deleted = asyncio.Event(), asyncio.Event()
 
@@ -253,7 +253,7 @@ class Slow(SqliteTier):
 
 async def test_many_are_asked_for_in_the_time_of_one(tmp_path: Path) -> None:
     slow = Slow(tmp_path / "c.db", max_bytes=1 << 20)
-    tier = Guarded(slow, seconds=1.0)
+    tier = ResilientTier(slow, seconds=1.0)
     cache, memory = cached([tier])
     for n in range(0, 50, 2):
         await cache.set(b"%d" % n, b"value %d" % n)
@@ -274,7 +274,7 @@ async def test_many_of_a_tier_that_hangs_wait_no_longer_than_one(tmp_path: Path)
     class Hung(Slow):
         seconds = 60.0
 
-    tier = Guarded(Hung(tmp_path / "c.db", max_bytes=1 << 20), seconds=0.1)
+    tier = ResilientTier(Hung(tmp_path / "c.db", max_bytes=1 << 20), seconds=0.1)
     cache, _ = cached([tier])
     async with asyncio.timeout(5):
         assert await cache.get_many([b"%d" % n for n in range(200)]) == [None] * 200
@@ -284,8 +284,8 @@ async def test_many_of_a_tier_that_hangs_wait_no_longer_than_one(tmp_path: Path)
 async def test_the_others_are_told_again_when_a_slow_tier_has_forgotten(
     valkey: Valkey, tmp_path: Path
 ) -> None:
-    slow = Guarded(Slow(tmp_path / "c.db", max_bytes=1 << 20), seconds=1.0)
-    near = [Guarded(RedisTier(valkey.url, seconds=1.0), seconds=1.0) for _ in range(2)]
+    slow = ResilientTier(Slow(tmp_path / "c.db", max_bytes=1 << 20), seconds=1.0)
+    near = [ResilientTier(RedisTier(valkey.url, seconds=1.0), seconds=1.0) for _ in range(2)]
     channels = [invalidation([each]) for each in near]
     one, _ = cached([near[0], slow], channels[0])
     other, memory = cached([near[1], slow], channels[1])
@@ -311,7 +311,7 @@ async def test_the_others_are_told_again_when_a_slow_tier_has_forgotten(
 
 
 async def test_who_clears_may_wait_until_it_is_done(tmp_path: Path) -> None:
-    tier = Guarded(Slow(tmp_path / "c.db", max_bytes=1 << 20), seconds=0.5)
+    tier = ResilientTier(Slow(tmp_path / "c.db", max_bytes=1 << 20), seconds=0.5)
     cache, _ = cached([tier])
     await cache.set(b"k", b"v")
     await tier.queue.drained()

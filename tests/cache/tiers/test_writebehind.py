@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from vivace.cache.failures import Refused, Unreachable
+from vivace.cache.failures import TierRefused, TierUnreachable
 from vivace.cache.writebehind import WriteBehind
 
 
@@ -99,16 +99,16 @@ async def test_deletes_are_never_dropped() -> None:
 async def test_what_cannot_be_written_is_tried_again_and_what_is_refused_is_not() -> None:
     sink = Sink()
     queue, counts = made(sink)
-    sink.failing = [Unreachable("away")]
+    sink.failing = [TierUnreachable("away")]
     queue.put(b"a", b"1", None)
     await queue.drained()
     assert sink.there == {b"a": b"1"}
-    sink.failing = [Refused("full")]
+    sink.failing = [TierRefused("full")]
     queue.put(b"b", b"1", None)
     await queue.drained()
     assert b"b" not in sink.there
     assert counts["unwritten"] == 1
-    sink.failing = [Refused("read-only")]
+    sink.failing = [TierRefused("read-only")]
     queue.forget(b"a")
     await queue.drained()
     assert sink.there == {}

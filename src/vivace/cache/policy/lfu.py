@@ -17,7 +17,7 @@ from vivace.protocols import EvictionPolicy
 HALVE_AFTER: Final = 10
 """Uses a resident key."""
 MOST: Final = 63
-"""Counts go no further: a bound on looking for the next bucket."""
+"""CacheCounts go no further: a bound on looking for the next bucket."""
 
 
 class Lfu:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from vivace.cache.guarded import Guarded
+from vivace.cache.guarded import ResilientTier
 from vivace.errors import BadSettings, MissingExtra
 from vivace.protocols import CacheTier
 from vivace.settings.tree import Cache
@@ -36,7 +36,7 @@ def load(settings: Cache, home: Path, trace: Trace | None = None) -> list[CacheT
         tiers.append(_redis(settings.redis, seconds))
     if settings.sql:
         tiers.append(_sql(settings.sql, home, int(settings.sql_mib * 2**20), seconds))
-    return [Guarded(tier, seconds=seconds, trace=trace) for tier in tiers]
+    return [ResilientTier(tier, seconds=seconds, trace=trace) for tier in tiers]
 
 
 def _redis(address: str, seconds: float) -> CacheTier:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from vivace.cache.failures import TierFailure, Unreachable
+from vivace.cache.failures import TierFailure, TierUnreachable
 
 Op = TypeVar("Op", contravariant=True)
 Work = TypeVar("Work")
@@ -34,18 +34,18 @@ class Session(Protocol[Op]):
         """One result an operation, in order; an error of one is its result.
 
         Raises:
-            Unreachable: the connection is of no more use.
+            TierUnreachable: the connection is of no more use.
         """
         ...
 
     async def close(self) -> None: ...
 
 
-class Lane(Generic[Work]):
+class PipelinedConnection(Generic[Work]):
     """Batches operations over one connection and connects again by itself.
 
     Args:
-        opened: makes a connection that is known to answer; raises `Unreachable` if there is none.
+        opened: makes a connection that is known to answer; raises `TierUnreachable` if none does.
         batch: most operations at once.
         stall: seconds that a batch may take before the connection is given up.
     """
@@ -75,15 +75,15 @@ class Lane(Generic[Work]):
         """What the operation came to.
 
         Raises:
-            Unreachable: there is no connection, or it ended.
+            TierUnreachable: there is no connection, or it ended.
             TierFailure: what the server said to it.
         """
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._run(), name="cache tier lane")
         if self._down is not None:
-            raise Unreachable(self._down.what, fix=self._down.fix)
+            raise TierUnreachable(self._down.what, fix=self._down.fix)
         if len(self._waiting) >= _QUEUE:
-            raise Unreachable(
+            raise TierUnreachable(
                 "a tier of the cache is behind", fix="Nothing is lost; look at its load"
             )
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -98,7 +98,7 @@ class Lane(Generic[Work]):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        self._down = Unreachable("the cache tier is closed", fix="Open the engine again")
+        self._down = TierUnreachable("the cache tier is closed", fix="Open the engine again")
         self._fail(self._waiting, self._down)
 
     async def _run(self) -> None:
@@ -165,18 +165,18 @@ class Lane(Generic[Work]):
         while waiting:
             _, future = waiting.popleft()
             if not future.done():
-                future.set_exception(Unreachable(reason.what, fix=reason.fix))
+                future.set_exception(TierUnreachable(reason.what, fix=reason.fix))
 
 
 def _reason(error: BaseException) -> TierFailure:
     if isinstance(error, TierFailure):
         return error
     if not isinstance(error, TimeoutError):
-        return Unreachable(
+        return TierUnreachable(
             f"a connection of the cache failed with {type(error).__name__}",
             fix="It is made again by itself; if this goes on, please report it",
         )
-    return Unreachable(
+    return TierUnreachable(
         "a tier of the cache does not answer in time",
         fix="Check the server and `cache.tier_ms`; it is asked again by itself",
     )

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from vivace.cache.failures import Refused, TierFailure, Unreachable
-from vivace.cache.tiers.lane import CONNECT_SECONDS, Lane
+from vivace.cache.failures import TierFailure, TierRefused, TierUnreachable
+from vivace.cache.tiers.lane import CONNECT_SECONDS, PipelinedConnection
 
 _SCHEMA: Final = """
 CREATE UNLOGGED TABLE IF NOT EXISTS vivace_cache (
@@ -80,7 +80,7 @@ class _Session:
                 results += await self._group(kind, group)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 reason = _translated(error)
-                if isinstance(reason, Unreachable):
+                if isinstance(reason, TierUnreachable):
                     raise reason from None
                 results += [reason] * len(group)
             at = end
@@ -133,9 +133,11 @@ class PostgresTier:
     def __init__(self, url: str, *, max_bytes: int, seconds: float, readers: int = 2) -> None:
         self._url = url
         self._max_bytes = max_bytes
-        self._readers = [Lane(self._opened, batch=64, stall=5 * seconds) for _ in range(readers)]
-        self._writer = Lane(self._opened, batch=64, stall=_WRITE_SECONDS)
-        self._sweeper = Lane(self._opened, batch=1, stall=_SWEEP_SECONDS)
+        self._readers = [
+            PipelinedConnection(self._opened, batch=64, stall=5 * seconds) for _ in range(readers)
+        ]
+        self._writer = PipelinedConnection(self._opened, batch=64, stall=_WRITE_SECONDS)
+        self._sweeper = PipelinedConnection(self._opened, batch=1, stall=_SWEEP_SECONDS)
         self._touched: set[bytes] = set()
         self._written = 0
         self._asides: set[asyncio.Task[None]] = set()
@@ -174,7 +176,7 @@ class PostgresTier:
         for lane in (*self._readers, self._writer, self._sweeper):
             await lane.close()
 
-    def _aside(self, lane: Lane[_Op], op: _Op) -> None:
+    def _aside(self, lane: PipelinedConnection[_Op], op: _Op) -> None:
         async def run() -> None:
             with suppress(TierFailure):
                 await lane.call(op)
@@ -214,12 +216,12 @@ def _translated(error: Exception, *, connecting: bool = False) -> TierFailure:
     """By the error's class alone: the driver's own text may show an address or a user."""
     said = f"cache.sql: {type(error).__name__}"
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-        return Unreachable(
+        return TierUnreachable(
             "cache.sql: the server refuses the password or its user",
             fix="Put the right one into `cache.sql`: postgresql://USER:PASSWORD@HOST/DATABASE",
         )
     if connecting or isinstance(error, _GONE):
-        return Unreachable(
+        return TierUnreachable(
             said, fix="Check that the server runs and can be reached; it is asked again by itself"
         )
-    return Refused(said, fix="Look into the log of PostgreSQL, e.g. for a full disk")
+    return TierRefused(said, fix="Look into the log of PostgreSQL, e.g. for a full disk")

@@ -23,7 +23,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from vivace.cache.failures import Moved, Refused, TierFailure, Unreachable
+from vivace.cache.failures import Moved, TierFailure, TierRefused, TierUnreachable
 from vivace.cache.lease import Claimed
 from vivace.cache.tiers.lane import CONNECT_SECONDS
 from vivace.cache.tiers.slots import Servers
@@ -83,7 +83,7 @@ class _Pipeline:
             at += len(commands)
             failed = next((one for one in part if isinstance(one, Exception)), None)
             reason = None if failed is None else _translated(failed)
-            if isinstance(reason, Unreachable):
+            if isinstance(reason, TierUnreachable):
                 raise reason
             results.append(reason or part)
         return results
@@ -186,7 +186,7 @@ class RedisTier:
         """What is published, from now on; None first, when the channel stands.
 
         Raises:
-            Unreachable: the connection ended, was never made, or answers no ping.
+            TierUnreachable: the connection ended, was never made, or answers no ping.
         """
         client = self._client(self._servers.some(), None)
         channel = client.pubsub()
@@ -198,7 +198,9 @@ class RedisTier:
                 found = await channel.get_message(timeout=_ALIVE_SECONDS)
                 if found is None:
                     if asked:
-                        raise Unreachable("the version channel is silent", fix="Check the network")
+                        raise TierUnreachable(
+                            "the version channel is silent", fix="Check the network"
+                        )
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await cast(Awaitable[None], channel.ping())
                     asked = True
@@ -266,16 +268,16 @@ def _translated(error: Exception) -> TierFailure:
     if isinstance(error, MovedError):
         return Moved((error.host, error.port))
     if isinstance(error, AuthenticationError | NoPermissionError):
-        return Unreachable(
+        return TierUnreachable(
             "cache.redis: the server refuses the password or its user",
             fix="Put the right one into `cache.redis`: redis://USER:PASSWORD@HOST",
         )
     if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError):
-        return Refused(
+        return TierRefused(
             f"cache.redis: the server refused: {type(error).__name__}",
             fix="OutOfMemoryError: give it a maxmemory-policy that evicts, e.g. allkeys-lru",
         )
-    return Unreachable(
+    return TierUnreachable(
         f"cache.redis: {type(error).__name__}",
         fix="Check that the server runs and can be reached; it is asked again by itself",
     )

@@ -14,8 +14,8 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from redis.crc import key_slot
 
-from vivace.cache.failures import Moved, PartlyDown, TierFailure, Unreachable
-from vivace.cache.tiers.lane import Lane, Session
+from vivace.cache.failures import Moved, PartlyDown, TierFailure, TierUnreachable
+from vivace.cache.tiers.lane import PipelinedConnection, Session
 
 Work = TypeVar("Work")
 Server: TypeAlias = tuple[str, int]
@@ -43,7 +43,9 @@ class Servers(Generic[Work]):
         self._opened = opened
         self._clustered = clustered
         self._readers, self._reading, self._writing = readers, reading, writing
-        self._lanes: dict[Server, tuple[list[Lane[Work]], Lane[Work]]] = {}
+        self._lanes: dict[
+            Server, tuple[list[PipelinedConnection[Work]], PipelinedConnection[Work]]
+        ] = {}
         self._owners: list[tuple[int, int, Server]] = []
         self._looked = -_AGAIN
         self._look: asyncio.Task[None] | None = None
@@ -53,8 +55,8 @@ class Servers(Generic[Work]):
 
         Raises:
             PartlyDown: that server is away, others are there.
-            Unreachable: nobody is there.
-            Refused: what the server said.
+            TierUnreachable: nobody is there.
+            TierRefused: what the server said.
         """
         return await self._routed(name, op, writes=False)
 
@@ -94,7 +96,7 @@ class Servers(Generic[Work]):
         except Moved as moved:
             self._learn_later()
             return await self._lane(moved.server, writes=writes).call(op)
-        except Unreachable as error:
+        except TierUnreachable as error:
             if self._clustered:
                 self._learn_later()
                 if any(not self._away(other) for other in self._lanes if other != server):
@@ -113,7 +115,7 @@ class Servers(Generic[Work]):
         self._learn_later()
         raise PartlyDown("cache.redis: a slot of the cluster has no server", fix="Mend the cluster")
 
-    def _lane(self, server: Server, *, writes: bool) -> Lane[Work]:
+    def _lane(self, server: Server, *, writes: bool) -> PipelinedConnection[Work]:
         lanes = self._lanes.get(server)
         if lanes is None:
 
@@ -121,8 +123,11 @@ class Servers(Generic[Work]):
                 return await self._opened(server)
 
             lanes = self._lanes[server] = (
-                [Lane(opened, batch=_BATCH, stall=self._reading) for _ in range(self._readers)],
-                Lane(opened, batch=_BATCH, stall=self._writing),
+                [
+                    PipelinedConnection(opened, batch=_BATCH, stall=self._reading)
+                    for _ in range(self._readers)
+                ],
+                PipelinedConnection(opened, batch=_BATCH, stall=self._writing),
             )
         return lanes[1] if writes else min(lanes[0], key=lambda lane: lane.load)
 
@@ -139,7 +144,7 @@ class Servers(Generic[Work]):
         assert self._look is not None
         await asyncio.shield(self._look)
         if not self._owners:
-            raise Unreachable("cache.redis: no server of the cluster answers", fix="Start one")
+            raise TierUnreachable("cache.redis: no server of the cluster answers", fix="Start one")
 
     async def _asked(self) -> None:
         await asyncio.sleep(max(0.0, self._looked + _AGAIN - time.monotonic()))

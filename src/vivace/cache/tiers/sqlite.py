@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from vivace.cache.failures import Refused, TierFailure, Unreachable
+from vivace.cache.failures import TierFailure, TierRefused, TierUnreachable
 
 T = TypeVar("T")
 
@@ -95,7 +95,9 @@ class SqliteTier:
                     continue
                 raise _translated(error) from error
             except OSError as error:
-                raise Unreachable(f"cache.db: {error.strerror}", fix="Check `cache.sql`") from error
+                raise TierUnreachable(
+                    f"cache.db: {error.strerror}", fix="Check `cache.sql`"
+                ) from error
         raise AssertionError("unreachable")
 
     def _connected(self) -> sqlite3.Connection:
@@ -200,5 +202,7 @@ def _run(db: sqlite3.Connection, statement: str, arguments: Iterable[object]) ->
 def _translated(error: sqlite3.Error) -> TierFailure:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY):
-        return Refused(f"cache.db: {error}", fix="Free disk space, or set `cache.sql` elsewhere")
-    return Unreachable(f"cache.db: {error}", fix="Check the disk, or set `cache.sql` elsewhere")
+        return TierRefused(
+            f"cache.db: {error}", fix="Free disk space, or set `cache.sql` elsewhere"
+        )
+    return TierUnreachable(f"cache.db: {error}", fix="Check the disk, or set `cache.sql` elsewhere")

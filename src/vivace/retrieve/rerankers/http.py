@@ -21,11 +21,11 @@ import numpy as np
 
 from vivace.errors import BadSettings, Closed, RerankError, VivaceError
 from vivace.run import work
-from vivace.run.balance import Server
+from vivace.run.balance import Endpoint
 from vivace.run.connections import with_idle
-from vivace.run.endpoint import Endpoint
-from vivace.run.endpoints import AllEjected, Endpoints, Lease, Statistics
+from vivace.run.endpoints import AllEjected, Endpoints, EndpointsStatistics, Lease
 from vivace.run.learned import of_calls
+from vivace.run.model_servers import ModelServer
 from vivace.run.retry import MISPLACED, STATUSES, backoff, refused, retry_after
 from vivace.settings import Remote
 from vivace.types import Hit, Query, Scores
@@ -76,12 +76,12 @@ class HttpReranker:
 
     def __init__(
         self,
-        endpoint: Endpoint | Sequence[Endpoint],
+        endpoint: ModelServer | Sequence[ModelServer],
         settings: Remote,
         *,
         draw: random.Random | None = None,
     ) -> None:
-        several = [endpoint] if isinstance(endpoint, Endpoint) else endpoint
+        several = [endpoint] if isinstance(endpoint, ModelServer) else endpoint
         self._model = several[0].model
         self.name = f"rerank:{self._model}"
         self._tei = _is_tei(several[0].fragment)
@@ -91,7 +91,7 @@ class HttpReranker:
         self._closing = threading.Lock()
         self._closed = False
         self._loop = asyncio.new_event_loop()
-        servers = [Server(one.url, one.weight, settings.concurrency) for one in several]
+        servers = [Endpoint(one.url, one.weight, settings.concurrency) for one in several]
         self.endpoints = Endpoints(self.name, servers, learned=of_calls, draw=self._draw)
         """Used on the reranker's own loop."""
         self.at_once = min(MOST_AT_ONCE, settings.concurrency * len(servers))
@@ -139,7 +139,7 @@ class HttpReranker:
             scores[row] = part
         return scores
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread."""
         return with_idle(self.endpoints.statistics(), self._session)
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from vivace.errors import BadSettings
 from vivace.protocols import Reranker
-from vivace.run.endpoint import Endpoint, check_key, endpoints
 from vivace.run.host import cores
+from vivace.run.model_servers import ModelServer, check_key, parse_model_servers
 from vivace.run.threads import Cores
 from vivace.settings import Settings
 
@@ -38,7 +38,7 @@ def load(settings: Settings, share: Cores | None = None) -> Reranker | None:
         workers = settings.embed.workers or cores()
         return CrossEncoder(model, workers=workers, batch=settings.embed.batch, cores=share)
     if kind != "openai" and _AT_A_SERVER.match(name):
-        found = _endpoints(name)
+        found = _model_servers(name)
         check_key("remote.api_key", settings.remote.api_key)
         # not before it is wanted: importing aiohttp takes 0.1 s
         from vivace.retrieve.rerankers.http import HttpReranker
@@ -52,8 +52,8 @@ def load(settings: Settings, share: Cores | None = None) -> Reranker | None:
     )
 
 
-def _endpoints(name: str) -> tuple[Endpoint, ...]:
+def _model_servers(name: str) -> tuple[ModelServer, ...]:
     try:
-        return endpoints("search.rerank", f"openai:{name}")
+        return parse_model_servers("search.rerank", f"openai:{name}")
     except BadSettings as error:  # its advice names models of the other wire
         raise BadSettings(error.what, fix=error.fix.replace("openai:", "")) from error

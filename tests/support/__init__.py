@@ -1,0 +1,1 @@
+"""Real servers, cut wires and outages for tests and benchmarks."""

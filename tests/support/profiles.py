@@ -1,0 +1,30 @@
+"""How much Hypothesis searches: little in the default run, everything with
+`VIVACE_TEST_PROFILE=full`."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from hypothesis import HealthCheck, settings
+
+FULL: Final = os.environ.get("VIVACE_TEST_PROFILE") == "full"
+
+
+def scaled(full: int) -> int:
+    """`full` examples or steps under the full profile, a fifth of them otherwise.
+
+    For tests that set their own `max_examples` or `stateful_step_count`.
+    """
+    return full if FULL else max(5, full // 5)
+
+
+def register() -> None:
+    """Register and load the profile of this run."""
+    # a busy machine is no fault of the code under test
+    busy = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("full", busy, max_examples=100, stateful_step_count=50)
+    settings.register_profile(
+        "default", busy, max_examples=20, stateful_step_count=20, derandomize=True
+    )
+    settings.load_profile("full" if FULL else "default")
