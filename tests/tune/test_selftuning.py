@@ -14,7 +14,7 @@ import pytest
 
 import vivace
 from vivace.collection.corpus import Corpus
-from vivace.collection.planned import Planned
+from vivace.collection.plan_state import StoredPlan
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, Closed, CollectionLocked, InfeasibleObjective, MissingExtra
 from vivace.settings import Tune, load
@@ -68,8 +68,8 @@ class TestTuning:
             assert (tuning.source, tuning.rows, tuning.plan.family) == ("synthetic", ROWS, "pq")
             assert tuning.chosen.recall >= 0.9
             assert docs.plan == tuning.plan
-            assert docs.planned is not None
-            assert docs.planned.objective == Objective(0.9)
+            assert docs.stored_plan is not None
+            assert docs.stored_plan.objective == Objective(0.9)
             assert families(docs) == {"pq"}
             assert len(docs._corpus._dense.segments) == 1
             (decision,) = await told(docs, "plan")
@@ -141,12 +141,12 @@ class TestTuning:
         asked = 0
         keep = Corpus.set_plan
 
-        def locked_at_first(self: Corpus, planned: Planned) -> None:
+        def locked_at_first(self: Corpus, stored: StoredPlan) -> None:
             nonlocal asked
             asked += 1
             if asked < 3:
                 raise CollectionLocked("another process writes", fix="Wait")
-            keep(self, planned)
+            keep(self, stored)
 
         monkeypatch.setattr(Corpus, "set_plan", locked_at_first)
         monkeypatch.setattr(selftuning, "POLL_SECONDS", 0.01)
@@ -162,9 +162,9 @@ class TestTuning:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered(1200))
             found = await docs.tune(Objective(0.9), budget_seconds=4, families=["pq"])
-            assert docs.planned is not None
+            assert docs.stored_plan is not None
             needed = replace(found.plan, effort=found.plan.effort + 7)
-            docs._corpus.set_plan(msgspec.structs.replace(docs.planned, plan=needed))
+            docs._corpus.set_plan(msgspec.structs.replace(docs.stored_plan, plan=needed))
 
             async def measured(*_: object) -> Tuning:
                 return found
@@ -254,7 +254,7 @@ class TestGuard:
         async with Engine(settings) as e:
             docs = await filled(e, tmp_path / "c", base)
             low = Plan("pq", {}, 10)
-            docs._corpus.set_plan(Planned(low, objective_of(settings.tune)))
+            docs._corpus.set_plan(StoredPlan(low, objective_of(settings.tune)))
             watch = docs._tuning.watch
             assert watch is not None
             for row in asked[:300]:

@@ -15,7 +15,7 @@ from vivace.answer.extractive import Extractive
 from vivace.answer.prompted import Prompted
 from vivace.answer.semantic import SemanticAnswerer
 from vivace.collection.corpus import Corpus
-from vivace.collection.place import collection_path
+from vivace.collection.paths import collection_path
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names

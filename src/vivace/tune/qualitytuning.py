@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from vivace.collection.corpus import Corpus
-from vivace.collection.planned import Planned
+from vivace.collection.plan_state import StoredPlan
 from vivace.errors import BadInput
 from vivace.protocols import CandidateSource, Embedder, EmbedsTokens
 from vivace.retrieve.maxsim import maxsim
@@ -48,7 +48,7 @@ _NO_PLAN: Final = Plan("")
 """Stages without a choice of index: segments stay as without a plan."""
 
 
-def in_force(settings: Search, planned: Planned | None) -> Stages:
+def in_force(settings: Search, stored: StoredPlan | None) -> Stages:
     """The stages of a search now: the plan's, else the settings'."""
     depth = 0 if settings.rerank == "off" else settings.rerank_depth
     plain = Stages(
@@ -56,7 +56,7 @@ def in_force(settings: Search, planned: Planned | None) -> Stages:
         {"": Fusion(weight=settings.keyword_weight)},
         Rerank(depth, settings.rerank_weight),
     )
-    stages = planned.plan.stages if planned is not None else None
+    stages = stored.plan.stages if stored is not None else None
     if stages is None:
         return plain
     return replace(stages, fusion={**plain.fusion, **stages.fusion})
@@ -131,7 +131,7 @@ class QualityTuning:
     ) -> Quality:
         source = self._corpus.snapshot()
         rerank = await self._late_interaction(source, questions) if given else None
-        before = in_force(self._settings.search, self._corpus.planned)
+        before = in_force(self._settings.search, self._corpus.stored_plan)
         loop = asyncio.get_running_loop()
 
         def tell_later(step: UpkeepProgress) -> None:
@@ -195,13 +195,13 @@ class QualityTuning:
             fitting.save(self._corpus, found.reranker, self._decide)
         if not found.changed:
             return
-        planned = self._corpus.planned
-        if planned is None:
-            planned = Planned(_NO_PLAN, objective_of(self._settings.tune))
+        stored = self._corpus.stored_plan
+        if stored is None:
+            stored = StoredPlan(_NO_PLAN, objective_of(self._settings.tune))
         # languages that were not tuned keep following the settings
         own = {name: how for name, how in found.stages.fusion.items() if name}
-        plan = replace(planned.plan, stages=replace(found.stages, fusion=own))
-        self._corpus.set_plan(msgspec.structs.replace(planned, plan=plan))
+        plan = replace(stored.plan, stages=replace(found.stages, fusion=own))
+        self._corpus.set_plan(msgspec.structs.replace(stored, plan=plan))
         self._decide(decision(found))
 
 

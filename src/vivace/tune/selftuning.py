@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from vivace.collection.corpus import Corpus
-from vivace.collection.planned import Planned
+from vivace.collection.plan_state import StoredPlan
 from vivace.collection.upkeep import Stopped, stepping
 from vivace.errors import Closed, CollectionLocked, InfeasibleObjective, VivaceError
 from vivace.protocols import Embedder
@@ -87,10 +87,10 @@ class SelfTuning:
     @property
     def objective(self) -> Objective:
         """The objective the plan was made for; without a plan, that of the settings."""
-        planned = self._corpus.planned
-        if planned is None or not planned.plan.family:  # no index was chosen yet
+        stored = self._corpus.stored_plan
+        if stored is None or not stored.plan.family:  # no index was chosen yet
             return objective_of(self._settings.tune)
-        return planned.objective
+        return stored.objective
 
     def recall(self) -> Recall:
         """Recall on the newest live questions that were answered again; zero questions at first."""
@@ -221,7 +221,7 @@ class SelfTuning:
     async def _apply(self, tuning: Tuning, progress: OnUpkeep | None, low_priority: bool) -> None:
         """Search and seal by the plan from now on; rewrite the segments that do not follow it."""
         self._check()
-        before = self._corpus.planned
+        before = self._corpus.stored_plan
         plan, reason = tuning.plan, tuning.reason
         if before is not None:
             plan = replace(plan, stages=before.plan.stages)
@@ -229,7 +229,7 @@ class SelfTuning:
                 # live questions have shown that less misses the floor; the race's own have not
                 plan = replace(plan, effort=before.plan.effort)
                 reason += f" Its effort stays at {plan.effort}, which live questions needed."
-        await self._store_plan(Planned(plan, tuning.objective, tuning.rows, tuning.source))
+        await self._store_plan(StoredPlan(plan, tuning.objective, tuning.rows, tuning.source))
         decision = Decision(
             "plan",
             _plain(before.plan) if before else None,
@@ -253,13 +253,13 @@ class SelfTuning:
             raise Closed("the collection") from None
         self._restart()  # searches meanwhile did not follow the plan
 
-    async def _store_plan(self, planned: Planned) -> None:
+    async def _store_plan(self, stored: StoredPlan) -> None:
         """Make it the collection's plan. Measuring was expensive, so wait for another writer."""
         until = time.monotonic() + _PATIENCE
         while True:
             self._check()
             try:
-                return await asyncio.to_thread(self._corpus.set_plan, planned)
+                return await asyncio.to_thread(self._corpus.set_plan, stored)
             except CollectionLocked:
                 if time.monotonic() > until:
                     raise
@@ -267,7 +267,7 @@ class SelfTuning:
 
     def _record_infeasible(self, error: InfeasibleObjective) -> None:
         nearest = error.nearest
-        kept = _plain(self._corpus.planned.plan) if self._corpus.planned else None
+        kept = _plain(self._corpus.stored_plan.plan) if self._corpus.stored_plan else None
         evidence = _evidence(nearest) if isinstance(nearest, Tuning) else {}
         self._decide(Decision("plan", kept, kept, f"{error.what}.", evidence))
 
@@ -288,8 +288,8 @@ class SelfTuning:
         if asked is None:
             return
         plan, efforts = asked
-        planned = self._corpus.planned
-        if planned is not None and planned.plan.family not in ("", plan.family):
+        stored = self._corpus.stored_plan
+        if stored is not None and stored.plan.family not in ("", plan.family):
             # the segments do not follow the plan yet, so the miss is not the plan's fault
             self._trace.count("recall.before_the_plan")
             return
@@ -304,12 +304,12 @@ class SelfTuning:
         self._loop.call_soon_threadsafe(self.retune)
 
     def _raise(self, plan: Plan, more: Plan, missed: FloorMissed) -> None:
-        before = self._corpus.planned
-        planned = Planned(more, self.objective)
+        before = self._corpus.stored_plan
+        stored = StoredPlan(more, self.objective)
         if before is not None:
             more = replace(more, stages=before.plan.stages)
-            planned = msgspec.structs.replace(before, plan=more, objective=self.objective)
-        self._corpus.adopt_plan(planned, instead_of=before)
+            stored = msgspec.structs.replace(before, plan=more, objective=self.objective)
+        self._corpus.adopt_plan(stored, instead_of=before)
         if self.watch is not None:
             self.watch.restart(self.objective)
         why = f"the effort is raised from {plan.effort or 'its default'} to {more.effort}"

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from vivace.collection.shaping import FLAT_UP_TO
+from vivace.collection.plan_state import FLAT_UP_TO
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
 from vivace.run import host
