@@ -23,19 +23,18 @@ from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine import warming
-from vivace.engine.qualitytuning import QualityTuning
-from vivace.engine.selftuning import SelfTuning
 from vivace.engine.tuned import Tuned
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.generate.templates import with_wishes
 from vivace.ingest.sandbox import Passwords
-from vivace.retrieve.maxsim import maxsim
 from vivace.run.streams import closing
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune.qualitytuning import QualityTuning
+from vivace.tune.selftuning import SelfTuning
 from vivace.types import (
     Answer,
     AnswerOptions,
@@ -72,7 +71,7 @@ class Collection(Tuned):
         self._engine = engine
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
-        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
+        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
         self._make_searcher = partial(
             engine.searcher, corpus, trace, self._tuning.watch, self._pace.observe
