@@ -82,7 +82,7 @@ async def summary(model: Model, **answer: object) -> Answer:
     return answer_
 
 
-def test_every_character_is_read_once() -> None:
+def test_groups_hold_every_character_once_and_fit() -> None:
     excerpts = whole_documents([CHUNKS])
     assert "".join(e.text for e in excerpts) == TEXT
     groups = grouped_by_budget(excerpts, 400, COST)
@@ -95,7 +95,7 @@ def test_every_character_is_read_once() -> None:
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
-async def test_map_reduce_reads_all_and_runs_few_at_once(parallel: int) -> None:
+async def test_map_reduce_reads_everything_with_bounded_parallelism(parallel: int) -> None:
     model = Model()
     answer = await summary(model, parallel=parallel)
     assert model.most == parallel
@@ -111,7 +111,7 @@ async def test_map_reduce_reads_all_and_runs_few_at_once(parallel: int) -> None:
     assert all(one.supported for one in answer.support)
 
 
-async def test_refine_goes_from_part_to_part() -> None:
+async def test_refine_continues_one_summary_from_part_to_part() -> None:
     model = Model()
     answer = await summary(model, summary="refine")
     assert model.most == 1
@@ -121,14 +121,14 @@ async def test_refine_goes_from_part_to_part() -> None:
     assert answer.citations
 
 
-async def test_a_failed_part_is_an_error_and_ends_the_others() -> None:
+async def test_a_failed_part_raises_and_cancels_the_others() -> None:
     model = Model(fail=2)
     with pytest.raises(ModelTimeout):
         await summary(model)
     assert model.running == 0
 
 
-async def test_order_and_bound() -> None:
+async def test_gather_bounded_keeps_the_order_and_the_bound() -> None:
     running = most = 0
 
     async def call(number: int) -> int:

@@ -41,6 +41,8 @@ _READ_SHARE: Final = 0.8
 """Of the fewest tokens that a prompt can have: a server that counted fewer did not read it all."""
 _NEAR_BEST: Final = 0.8
 """Of the best hit's score: only documents with a hit this good are summarised."""
+_GROUNDED: Final = ("passages", "documents")
+"""What is read where every sentence has to rest on it."""
 _SMALL: Final = 200
 """Tokens: a shorter prompt is never cut, and its count says little."""
 
@@ -191,7 +193,9 @@ class Prompted(TemplateAnswerer):
             notes.append("the answer was cut at the most tokens allowed")
         found = bool(checked.citations) or not says_not_found(text)
         support: tuple[Support, ...] = ()
-        if found and self.settings.answer.ground and template.reads in ("passages", "documents"):
+        # words in another language cannot be compared with the documents'
+        comparable = found and not reading.request.options.target_language
+        if comparable and self.settings.answer.ground and template.reads in _GROUNDED:
             support = await grounded(text, prompt.excerpts)
         if unsupported := sum(not one.supported for one in support):
             notes.append(f"{unsupported} of {len(support)} sentences: no passage supports them")
@@ -213,8 +217,7 @@ class Prompted(TemplateAnswerer):
             cost=cost(usage, self.settings.generate),
             finish_reason=last.finish_reason,
             read=read,
-            # words in another language are not the documents'
-            support=() if reading.request.options.target_language else support,
+            support=support,
             answerable=reading.answerable,
             cached="exact" if usage is not None and usage.free else "",
         )

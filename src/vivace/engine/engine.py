@@ -164,7 +164,7 @@ class Engine:
         return SemanticAnswerer(
             answerer,
             self.questions,
-            corpus,
+            lambda ids: corpus.snapshot().chunks(ids),
             self.settings,
             self.templates,
             trace=trace,
