@@ -19,8 +19,8 @@ from vivace.collection.planned import Planned
 from vivace.collection.upkeep import Stopped, stepping
 from vivace.errors import Closed, CollectionLocked, InfeasibleObjective, VivaceError
 from vivace.protocols import Embedder
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.background import lower_priority
+from vivace.run.work import Priority, work_context
 from vivace.settings import Settings, Tune
 from vivace.trace import Trace
 from vivace.tune.guard import RecallGuard, raised
@@ -111,7 +111,7 @@ class SelfTuning:
         budget = budget_seconds or self._settings.tune.budget_seconds
         async with self._one:
             self._check()
-            with doing(Priority.BACKGROUND):
+            with work_context(Priority.BACKGROUND):
                 tuning = await self._measured(wanted, budget, families, progress, gives_way, apply)
             if apply and tuning.conclusive:
                 await self._apply(tuning, progress, gives_way)
@@ -172,7 +172,7 @@ class SelfTuning:
 
         def work() -> Tuning:
             if gives_way:
-                step_back()
+                lower_priority()
             try:
                 return race(self._stepped(progress))
             except KeyboardInterrupt as error:  # our own: there was nothing to keep

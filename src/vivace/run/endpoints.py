@@ -20,7 +20,7 @@ from vivace.run import work
 from vivace.run.balance import Balance, Endpoint, Member, ServerGrant
 from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.fair_queue import FairQueue, Waiter
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 
 _TICK: Final = 0.001
 """Seconds: a timer may be early by the resolution of the loop's clock."""
@@ -169,7 +169,7 @@ class Endpoints:
         servers: Sequence[Endpoint],
         *,
         tolerance: Tolerance | None = None,
-        learned: Callable[[Endpoint, Callable[[], None]], Limit] | None = None,
+        learned: Callable[[Endpoint, Callable[[], None]], ConcurrencyLimit] | None = None,
         most_waiting: int = MOST_WAITING,
         clock: Callable[[], float] = time.monotonic,
         draw: random.Random | None = None,

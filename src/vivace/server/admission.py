@@ -12,9 +12,8 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vivace.errors import Closed, Overloaded
-from vivace.run.limit import Limit
-from vivace.run.permit import Outcome, Permit
-from vivace.run.work import doing
+from vivace.run.limit import ConcurrencyLimit, Outcome, Permit
+from vivace.run.work import work_context
 from vivace.server import errors
 from vivace.server.disconnect import Attended
 from vivace.server.errors import BadRequest
@@ -25,7 +24,7 @@ KINDS: Final = {
     "/v1/embeddings": SEARCH,
     "/v1/chat/completions": CHAT,
 }
-"""Of the routes that are limited. The others cost little and say how the server is doing."""
+"""Of the routes that are limited. The others cost little and say how the server is work_context."""
 DEADLINE: Final = b"x-request-timeout-ms"
 """The header in which a client says for how long it will wait, in milliseconds."""
 UNSEEN: Final = 0.5
@@ -38,7 +37,7 @@ _KEPT: Final = 65_536
 class _Route:
     path: str
     """As the door's labels name it: a request that is refused is never routed."""
-    limit: Limit
+    limit: ConcurrencyLimit
     seconds: float | None
     """Until nobody waits any more, where the client does not say."""
 
@@ -51,7 +50,7 @@ class Admission:
     slot to its end.
 
     Raises, for the door to answer:
-        Overloaded, ShareExceeded, DeadlineExceeded: see `Limit.acquire`.
+        Overloaded, ShareExceeded, DeadlineExceeded: see `ConcurrencyLimit.acquire`.
         Closed: the server is stopping.
         BadRequest: the deadline is no number of milliseconds.
     """
@@ -70,7 +69,7 @@ class Admission:
         if self._served.draining:
             raise Closed("the server")
         user, seconds = _caller(scope, self._served.lag.seconds)
-        with doing(seconds=seconds or route.seconds, user=user):
+        with work_context(seconds=seconds or route.seconds, user=user):
             permit = route.limit.try_acquire()
             if permit is None:
                 permit, receive = await _wait(route.limit, receive)
@@ -134,7 +133,7 @@ def _routes(served: Served) -> dict[str, _Route]:
     return {path: _Route(path, served.limits[kind], seconds[kind]) for path, kind in KINDS.items()}
 
 
-async def _wait(limit: Limit, receive: Receive) -> tuple[Permit, Receive]:
+async def _wait(limit: ConcurrencyLimit, receive: Receive) -> tuple[Permit, Receive]:
     """A slot, and a `receive` that gives what was read meanwhile.
 
     Raises:

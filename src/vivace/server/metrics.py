@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 from vivace.server import cache_metrics
 from vivace.server.served import Served
 from vivace.trace import Histogram
@@ -59,7 +59,7 @@ def recall_rows(gauges: Iterable[Mapping[str, float]]) -> Iterator[str]:
     yield f"vivace_recall_samples {worst['recall.queries']:g}"
 
 
-def _admission(limits: Mapping[str, Limit]) -> Iterator[str]:
+def _admission(limits: Mapping[str, ConcurrencyLimit]) -> Iterator[str]:
     rows = {kind: limit.statistics() for kind, limit in limits.items()}
     gauges = {
         "limit": "Requests of a kind that may run at once",

@@ -9,8 +9,8 @@ from pathlib import Path
 from vivace.engine import Collection, Engine
 from vivace.engine.caching import Caching
 from vivace.errors import BadInput, EmbeddingError
-from vivace.run.lag import Lag
-from vivace.run.limit import START, Limit
+from vivace.run.host import EventLoopLag
+from vivace.run.limit import START, ConcurrencyLimit
 from vivace.server.door import Running
 from vivace.server.errors import NoSuchModel
 from vivace.server.wire import DEFAULT_MODEL
@@ -26,13 +26,13 @@ SEARCH, CHAT = "search", "chat"
 """The kinds of requests that are limited."""
 
 
-def limits(settings: Settings) -> dict[str, Limit]:
+def limits(settings: Settings) -> dict[str, ConcurrencyLimit]:
     """One for each kind of requests."""
     admission = settings.admission
 
-    def limit(kind: str, fixed: int, patience: float, start: int = START) -> Limit:
+    def limit(kind: str, fixed: int, patience: float, start: int = START) -> ConcurrencyLimit:
         lowest, highest = (fixed, fixed) if fixed else (1, admission.highest)
-        return Limit(
+        return ConcurrencyLimit(
             kind,
             lowest=lowest,
             highest=highest,
@@ -70,7 +70,7 @@ class Served:
         self.draining = False
         """The server is stopping: what has begun goes on, nothing new begins."""
         self.limits = limits(settings)
-        self.lag = Lag()
+        self.lag = EventLoopLag()
         self._places = {served_name(name): name for name in collections}
         if len(self._places) < len(collections) or DEFAULT_MODEL in self._places:
             raise BadInput(

@@ -17,7 +17,7 @@ from vivace.errors import BadInput, InfeasibleObjective
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
-from vivace.run import pressure
+from vivace.run import host
 from vivace.tune import candidates, choice, fingerprint, intervals, measure
 from vivace.tune.candidates import Candidate, megabytes
 from vivace.tune.entries import Entry, beside, trial
@@ -395,7 +395,7 @@ class Race:
 
 def _free_bytes() -> int | None:
     """Of this machine or its quota, now; None where it does not tell."""
-    memory = pressure.memory()
+    memory = host.memory()
     return memory.free if memory is not None else None
 
 

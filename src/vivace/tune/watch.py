@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from vivace.protocols import CandidateSource
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.background import lower_priority
+from vivace.run.work import Priority, work_context
 from vivace.trace import Trace
 from vivace.tune.guard import RecallGuard, Ticket
 from vivace.tune.intervals import Recall
@@ -128,7 +128,7 @@ class RecallWatch:
             self._thread.join()
 
     def _run(self) -> None:
-        step_back()
+        lower_priority()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -136,7 +136,7 @@ class RecallWatch:
                     return
                 question, self._busy = self._waiting.popleft(), True
             try:
-                with doing(Priority.BACKGROUND):
+                with work_context(Priority.BACKGROUND):
                     self._judge(question)
             except Exception as error:  # a guard must not end what it guards; counted and told
                 self._trace.count(FAILED)
