@@ -11,7 +11,7 @@ from tests.answer.searches import finding
 from vivace.answer.prompted import Prompted, cost, says_not_found
 from vivace.engine import Collection, Engine
 from vivace.errors import ModelTimeout, StreamCut
-from vivace.server.passages import sources
+from vivace.server.wire import sources
 from vivace.settings import Generate, Settings, load
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault

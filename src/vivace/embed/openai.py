@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 import numpy as np
 
-from vivace.embed.given import MAX_DIM
+from vivace.embed.precomputed import MAX_DIM
 from vivace.errors import BadSettings, Closed, EmbeddingError, VivaceError
 from vivace.protocols import Kind
 from vivace.run import work

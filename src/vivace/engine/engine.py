@@ -15,11 +15,10 @@ from vivace.answer.extractive import Extractive
 from vivace.answer.prompted import Prompted
 from vivace.answer.semantic import SemanticAnswerer
 from vivace.collection.corpus import Corpus
-from vivace.collection.place import collection_path
+from vivace.collection.paths import collection_path
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
-from vivace.engine import fittedranking
 from vivace.engine.caching import Caching, Timed
 from vivace.engine.collection import Collection
 from vivace.errors import BadSettings, VivaceError
@@ -37,6 +36,7 @@ from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune import fitting
 from vivace.types import Chunk, Completion, Decision, Request
 
 
@@ -120,8 +120,8 @@ class Engine:
         one that is remembered, neither."""
         settings, reranker = self.settings.search, self.reranker
         fitted = None
-        if settings.rerank == fittedranking.NAME:
-            reranker = fitted = fittedranking.load(corpus, trace)
+        if settings.rerank == fitting.SETTING:
+            reranker = fitted = fitting.load(corpus, trace)
             if reranker is None:  # none was fitted, or it does not help
                 settings = msgspec.structs.replace(settings, rerank="auto")
         parts = (corpus.snapshot, self.questions, self._pool, settings, trace)

@@ -483,7 +483,7 @@ def outcome_of(error: BaseException | None) -> Outcome:
 
 class Permit:
     """Give it back once, with `release`, or use it as a context manager, which tells the outcome
-    from how the block ended: see `outcome_of`. Made by a `Limit`."""
+    from how the block ended: see `outcome_of`. Made by a `ConcurrencyLimit`."""
 
     __slots__ = ("_began", "_gaps", "_give_back", "_last", "_tell", "_user", "waited")
 

@@ -14,33 +14,18 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.types.reports import (
-    BatchProgress as BatchProgress,
-)
-from vivace.types.reports import (
-    CollectionInfo as CollectionInfo,
-)
-from vivace.types.reports import (
-    Decision as Decision,
-)
-from vivace.types.reports import (
-    Failure as Failure,
-)
-from vivace.types.reports import (
-    Finding as Finding,
-)
-from vivace.types.reports import (
-    IngestProgress as IngestProgress,
-)
-from vivace.types.reports import (
-    IngestReport as IngestReport,
-)
-from vivace.types.reports import (
-    Skipped as Skipped,
-)
-from vivace.types.reports import (
-    UpkeepProgress as UpkeepProgress,
-)
+from vivace.types.reports import BatchProgress as BatchProgress
+from vivace.types.reports import CollectionInfo as CollectionInfo
+from vivace.types.reports import Decision as Decision
+from vivace.types.reports import Failure as Failure
+from vivace.types.reports import Finding as Finding
+from vivace.types.reports import IngestProgress as IngestProgress
+from vivace.types.reports import IngestReport as IngestReport
+from vivace.types.reports import OnBatch as OnBatch
+from vivace.types.reports import OnIngest as OnIngest
+from vivace.types.reports import OnUpkeep as OnUpkeep
+from vivace.types.reports import Skipped as Skipped
+from vivace.types.reports import UpkeepProgress as UpkeepProgress
 
 Ids: TypeAlias = NDArray[np.int64]
 """Chunk ids, -1 for padding."""

@@ -18,7 +18,7 @@ _WORD: Final = re.compile(
 )
 
 
-class Given:
+class Precomputed:
     """Embeds nothing, only names the dimension. Questions without a vector use keywords alone."""
 
     def __init__(self, dim: int) -> None:

@@ -8,8 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vivace.collection import manifest, planned
-from vivace.collection.checked import Checked
+from vivace.collection import plan_state
+from vivace.collection.checksummed_json import ChecksummedJson
+from vivace.collection.segment_directory import (
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
 from vivace.errors import CorruptIndex
 from vivace.types import Plan
 
@@ -19,7 +25,7 @@ class Value(msgspec.Struct):
     text: str = ""
 
 
-KIND = Checked(Value, "value", format=2, oldest=1, fix="Do it again")
+KIND = ChecksummedJson(Value, "value", format=2, oldest=1, fix="Do it again")
 WHOLE = Value(1234, 'with "value" and \u4e2d\u6587')
 
 
@@ -68,29 +74,29 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
 def test_formats(tmp_path: Path) -> None:
     """A later format is read where it says that this one's reader can."""
     path = tmp_path / "value.json"
-    Checked(Value, "value", format=3, oldest=2, fix="").write(path, WHOLE)
+    ChecksummedJson(Value, "value", format=3, oldest=2, fix="").write(path, WHOLE)
     assert KIND.read(path) == WHOLE
-    Checked(Value, "value", format=3, oldest=3, fix="").write(path, WHOLE)
+    ChecksummedJson(Value, "value", format=3, oldest=3, fix="").write(path, WHOLE)
     with pytest.raises(CorruptIndex, match="format 3; this Vivace reads up to 2"):
         KIND.read(path)
 
 
 def test_files_of_before_are_read(tmp_path: Path) -> None:
     """As they were written when plan and manifest each had code of their own."""
-    (tmp_path / planned.FILE).write_bytes(
+    (tmp_path / plan_state.FILE).write_bytes(
         b'{"format":1,"oldest":1,"crc32":2591545025,"planned":{"plan":{"family":"flat","params":{},'
         b'"effort":0,"stages":null},"objective":{"recall":0.95,"p95_ms":null,"memory_bytes":null,'
         b'"k":10},"rows":3,"source":"","time":"2026-01-01T00:00:00Z"}}'
     )
-    (tmp_path / manifest.FILE).write_bytes(
+    (tmp_path / MANIFEST).write_bytes(
         b'{"format":1,"oldest":1,"crc32":1072492030,"manifest":{"uuid":"u","embedder":"e","dim":2,'
         b'"metric":"cosine","generation":1,"epoch":2,"stamp":"s","next_id":3,"segments":[]}}'
     )
-    plan = planned.Planned(Plan("flat"), rows=3, time=datetime(2026, 1, 1, tzinfo=UTC))
-    assert planned.read(tmp_path) == plan
-    entries = manifest.Manifest("u", "e", 2, "cosine", 1, 2, "s", 3, ())
-    assert manifest.read(tmp_path) == entries
-    before = [(tmp_path / name).read_bytes() for name in (planned.FILE, manifest.FILE)]
-    planned.write(tmp_path, plan)
-    manifest.write(tmp_path, entries)
-    assert [(tmp_path / name).read_bytes() for name in (planned.FILE, manifest.FILE)] == before
+    plan = plan_state.StoredPlan(Plan("flat"), rows=3, time=datetime(2026, 1, 1, tzinfo=UTC))
+    assert plan_state.read_plan(tmp_path) == plan
+    entries = Manifest("u", "e", 2, "cosine", 1, 2, "s", 3, ())
+    assert read_manifest(tmp_path) == entries
+    before = [(tmp_path / name).read_bytes() for name in (plan_state.FILE, MANIFEST)]
+    plan_state.write_plan(tmp_path, plan)
+    write_manifest(tmp_path, entries)
+    assert [(tmp_path / name).read_bytes() for name in (plan_state.FILE, MANIFEST)] == before

@@ -1,15 +1,15 @@
-"""Small files that are whole or known not to be: one value as JSON, with its checksum and format.
+"""Small files whose damage is noticed: one value as JSON, with its checksum and format.
 
-`{"format": 1, "oldest": 1, "crc32": ..., KEY: value}`; the checksum is of the value's bytes as they
-stand in the file.
+`{"format": 1, "oldest": 1, "crc32": ..., KEY: value}`; the checksum covers the bytes of the value.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from vivace.errors import CorruptIndex
 from vivace.index import files
 
 T = TypeVar("T")
+Signature: TypeAlias = tuple[int, int, int]
+ABSENT: Signature = (0, 0, 0)
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -26,23 +28,23 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Checked(Generic[T]):
-    """How one kind of such files is written and read."""
+class ChecksummedJson(Generic[T]):
+    """Writes and reads one kind of such files."""
 
     kind: type[T]
     key: str
-    """What the value is called in the file; none of the three others."""
+    """The value's key in the file."""
     format: int
     oldest: int
-    """A Vivace that knows this format can read what this one writes."""
+    """The oldest format whose readers can read what this version writes."""
     fix: str
-    """What to do about a damaged one."""
+    """What to do about a damaged file."""
 
     def write(self, path: Path, value: T) -> None:
-        """Put the value at `path`, durable, as a whole or not at all.
+        """Replace the file at `path` atomically and durably.
 
         Raises:
-            OSError: it cannot be written; what was there is still there.
+            OSError: it cannot be written; the old file is unchanged.
         """
         body = msgspec.json.encode(value)
         head = {"format": self.format, "oldest": self.oldest, "crc32": zlib.crc32(body)}
@@ -52,8 +54,7 @@ class Checked(Generic[T]):
         """The value at `path`; None where there is no file.
 
         Raises:
-            CorruptIndex: it is damaged, may not be read, or is of a format that this Vivace does
-                not read.
+            CorruptIndex: the file is damaged, unreadable, or of a later, incompatible format.
         """
         try:
             data = path.read_bytes()
@@ -75,3 +76,12 @@ class Checked(Generic[T]):
 
     def _corrupt(self, path: Path, reason: str) -> CorruptIndex:
         return CorruptIndex(f"{path} {reason}", fix=self.fix)
+
+
+def signature(path: Path) -> Signature:
+    """Changes whenever any process replaces the file; `ABSENT` where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ABSENT
+    return status.st_ino, status.st_mtime_ns, status.st_size

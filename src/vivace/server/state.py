@@ -1,4 +1,4 @@
-"""What a server answers from: one engine, and the collections it was told to serve."""
+"""What the application serves: one engine, its collections, and how many requests it admits."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from vivace.engine.caching import Caching
 from vivace.errors import BadInput, EmbeddingError
 from vivace.run.host import EventLoopLag
 from vivace.run.limit import START, ConcurrencyLimit
-from vivace.server.door import Running
 from vivace.server.errors import NoSuchModel
+from vivace.server.middleware import InFlight
 from vivace.server.wire import DEFAULT_MODEL
 from vivace.settings import Settings
 from vivace.trace import Trace
 
-_WARM = "How long does it take to load the model?"
-
-
-MOST = 0.5
-"""Share of the requests of a kind that are turned away, from which on the server is not ready."""
+_WARM_UP = "How long does it take to load the model?"
+MOST_SHED = 0.5
+"""The server is not ready while it refuses at least this share of a kind of requests."""
 SEARCH, CHAT = "search", "chat"
 """The kinds of requests that are limited."""
 
 
 def limits(settings: Settings) -> dict[str, ConcurrencyLimit]:
-    """One for each kind of requests."""
+    """One limit for each kind of requests."""
     admission = settings.admission
 
     def limit(kind: str, fixed: int, patience: float, start: int = START) -> ConcurrencyLimit:
@@ -41,7 +39,7 @@ def limits(settings: Settings) -> dict[str, ConcurrencyLimit]:
             patience=patience,
         )
 
-    # answers of a model wait for its server, not for this one: as many as have connections to it
+    # a model's answers wait for its server, not for this one: start with its connections
     answers = settings.generate.connections if settings.generate.model else START
     return {
         SEARCH: limit(SEARCH, admission.search, admission.search_seconds),
@@ -49,8 +47,10 @@ def limits(settings: Settings) -> dict[str, ConcurrencyLimit]:
     }
 
 
-class Served:
-    """The first collection is also served under the name `vivace`.
+class AppState:
+    """The engine, the collections by the names they are served under, the limits, the counters.
+
+    The first collection is also served under the name `vivace`.
 
     Raises:
         BadInput: two collections would be served under one name.
@@ -65,10 +65,10 @@ class Served:
     ) -> None:
         self.settings = settings
         self.trace = Trace()
-        self.running = Running()
+        self.in_flight = InFlight()
         self.ready = False
         self.draining = False
-        """The server is stopping: what has begun goes on, nothing new begins."""
+        """The server is stopping: running requests are finished, new ones refused."""
         self.limits = limits(settings)
         self.lag = EventLoopLag()
         self._places = {served_name(name): name for name in collections}
@@ -83,7 +83,7 @@ class Served:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Open the engine and the collections, load the model; close them when all is answered.
+        """Open the engine and the collections and load the model; close all when idle again.
 
         Raises:
             CollectionNotFound: a collection does not exist.
@@ -93,39 +93,39 @@ class Served:
             self._engine = engine
             for name, place in self._places.items():
                 self._collections[name] = await engine.open(place, create=False)
-            await self._warm(engine)
+            await self._warm_up(engine)
             self.ready = True
             try:
                 with self.lag:
                     yield
             finally:
                 self.ready = False
-                # a request cancelled when the drain's time is over still has to let go
-                await self.running.idle()
+                # requests cancelled at the end of the drain still have to release what they hold
+                await self.in_flight.idle()
                 self._collections.clear()
                 self._engine = None
 
-    async def _warm(self, engine: Engine) -> None:
+    async def _warm_up(self, engine: Engine) -> None:
         """Load the model now, not at the first question; without one, keywords still search."""
         try:
-            await engine.embedder.embed([_WARM], kind="query")
+            await engine.embedder.embed([_WARM_UP], kind="query")
         except EmbeddingError:
             self.trace.count("warm_up.failed")
 
     @property
     def accepting(self) -> bool:
-        """Whether more requests should be sent here: not while most of one kind are turned away."""
+        """Whether to send more requests here: not while most of one kind are refused."""
         shedding = max(limit.shedding for limit in self.limits.values())
-        return self.ready and not self.draining and shedding < MOST
+        return self.ready and not self.draining and shedding < MOST_SHED
 
     @property
     def engine(self) -> Engine:
-        assert self._engine is not None  # no request is served before and after
+        assert self._engine is not None  # requests are served only while it is open
         return self._engine
 
     @property
     def caching(self) -> Caching | None:
-        """What the engine remembers; None before it is open."""
+        """The engine's caches; None before it is open."""
         return None if self._engine is None else self._engine.caching
 
     @property

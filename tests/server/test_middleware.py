@@ -7,7 +7,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vivace.server.asgi import send_json
-from vivace.server.entrance import LOOPBACK, Entrance
+from vivace.server.middleware import LOOPBACK, FastRouter, HostCheck
 
 
 def says(word: str) -> ASGIApp:
@@ -18,7 +18,8 @@ def says(word: str) -> ASGIApp:
 
 
 def client(hosts: frozenset[str] | None) -> httpx.AsyncClient:
-    app = Entrance({"/hot": says("hot")}, says("cold"), hosts)
+    check = None if hosts is None else HostCheck(hosts)
+    app = FastRouter({"/hot": says("hot")}, says("cold"), check)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8765")
 
 
