@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vivace.tune.bootstrap import difference
 
 from benchmarks.report import DATA, show
 from vivace.engine import Collection, Engine
@@ -38,6 +37,7 @@ from vivace.text.language import language
 from vivace.text.terms import terms
 from vivace.tune import labels, pseudo, quality, replay
 from vivace.tune.labels import LabelledQuestion
+from vivace.tune.metrics import difference
 from vivace.tune.replay import CandidatePool, Gains
 from vivace.types import Chunk, Embedded, Fusion, Stages, Vectors
 

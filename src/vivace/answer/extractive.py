@@ -11,7 +11,13 @@ import numpy as np
 
 from vivace.answer.templated import AnswerRequest, TemplateAnswerer
 from vivace.errors import EmbeddingError
-from vivace.generate.templates import DEFAULT, NOT_FOUND, ResolvedTemplate, Templates
+from vivace.generate.templates import (
+    DEFAULT,
+    NOT_FOUND,
+    ResolvedTemplate,
+    Templates,
+    answer_language,
+)
 from vivace.protocols import Embedder
 from vivace.settings import Settings
 from vivace.text.asking import without_asking
@@ -81,14 +87,14 @@ class Extractive(TemplateAnswerer):
         something else than an answer was asked for.
         """
         query, template = request.query, request.template
-        asked_in = "zh" if language(query.text) == "zh" else "en"
+        code = answer_language(query.text)
         read = min(self._settings.passages, len(result.hits))
         degraded = result.degraded
         if template.name != DEFAULT or request.options.target_language:
             degraded = (*degraded, f"without a language model: quotes, no {_named(template)}")
         chosen, note = await self._best(query, result.hits[:read])
         answer = Answer(
-            NOT_FOUND[asked_in],
+            NOT_FOUND[code],
             result.hits,
             found=bool(chosen),
             generator=self.name,
@@ -99,7 +105,7 @@ class Extractive(TemplateAnswerer):
             yield Delta(answer.text)
             yield Delta(answer=answer)
             return
-        text = _INTRODUCTION[asked_in]
+        text = _INTRODUCTION[code]
         yield Delta(text)
         citations, spans = [], []
         for number, sentence in enumerate(chosen, start=1):

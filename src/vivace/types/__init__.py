@@ -377,7 +377,7 @@ class Answer:
     support: tuple[Support, ...] = ()
     """One for each sentence that claims something, where a model wrote the text."""
     answerable: float | None = None
-    """How likely the hits hold the answer, by their scores alone: see `answer.refusal`."""
+    """How likely the hits hold the answer, by their scores alone: see `answer.grounding`."""
     cached: Literal["", "exact", "semantic"] = ""
     """Whether it was made for an earlier request: for the same prompt (known where the model server
     counts tokens), or for `cached_question`."""

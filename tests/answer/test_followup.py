@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from vivace.answer.standalone import messages, standalone
+from vivace.answer.followup import rewriting_prompt, standalone_question
 from vivace.engine import Engine
 from vivace.errors import ModelUnreachable
 from vivace.settings import load
@@ -54,7 +54,9 @@ class Model:
 
 async def test_it_is_rewritten() -> None:
     model, trace = Model(' "When did Goethe write Faust?"\n'), Trace()
-    assert await standalone("When?", HISTORY, model, trace) == "When did Goethe write Faust?"
+    assert (
+        await standalone_question("When?", HISTORY, model, trace) == "When did Goethe write Faust?"
+    )
     assert trace.counters() == {"standalone.rewritten": 1}
     assert model.most[0] < 200
     told = model.asked[0][-1].content
@@ -64,14 +66,14 @@ async def test_it_is_rewritten() -> None:
 
 
 async def test_a_chinese_one_in_chinese() -> None:
-    system, user = messages("什么时候？", HISTORY)
+    system, user = rewriting_prompt("什么时候？", HISTORY)
     assert "改写" in system.content
     assert user.content.endswith("最后一个问题：什么时候？")
 
 
 async def test_without_history_nothing_is_asked() -> None:
     model = Model("something")
-    assert await standalone("When?", (), model, Trace()) == "When?"
+    assert await standalone_question("When?", (), model, Trace()) == "When?"
     assert model.asked == []
 
 
@@ -86,14 +88,14 @@ async def test_without_history_nothing_is_asked() -> None:
 )
 async def test_any_failure_leaves_the_question(model: Model) -> None:
     trace = Trace()
-    assert await standalone("When?", HISTORY, model, trace) == "When?"
+    assert await standalone_question("When?", HISTORY, model, trace) == "When?"
     assert trace.counters() == {"standalone.failed": 1}
 
 
 async def test_a_model_that_hangs_is_left_and_stopped() -> None:
     model, trace = Model("When did"), Trace()
     model.hangs = True
-    assert await standalone("When?", HISTORY, model, trace, seconds=0.01) == "When?"
+    assert await standalone_question("When?", HISTORY, model, trace, seconds=0.01) == "When?"
     assert model.closed
 
 
