@@ -20,7 +20,7 @@ from vivace.errors import BadSettings, EmbeddingError
 from vivace.run import work
 from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.model_servers import ModelServer
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.settings import Embed, Remote, Settings, load
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -131,10 +131,10 @@ async def test_a_question_does_not_wait_for_a_stalled_server() -> None:
             with pytest.raises(EmbeddingError, match=r"no answer to a question in 0.2 s"):
                 await model.embed(["x"], kind="query")
             late = pytest.raises(EmbeddingError, match=r"to a question in 0(\.0\d+)? s")
-            with work.doing(seconds=0.05), late:
+            with work.work_context(seconds=0.05), late:
                 await model.embed(["x"], kind="query")
             await asyncio.to_thread(fake.wait, lambda s: s.running == 0)
-            with work.doing(work.Priority.BATCH):
+            with work.work_context(work.Priority.BATCH):
                 task = asyncio.create_task(model.embed(["x"], kind="query"))
             others = asyncio.create_task(model.embed(["x"], kind="passage"))
             await asyncio.to_thread(fake.wait, lambda s: s.running == 2)
@@ -317,7 +317,7 @@ async def test_servers_that_are_down_are_told_at_once_and_waited_for_by_those_wh
         )
         fake.change(faults=(Fault("500", first=7),))
         try:
-            with doing(Priority.INGEST):
+            with work_context(Priority.INGEST):
                 assert (await patient.embed(["x"], kind="passage")).vectors.any()
             assert patient.server_statistics().servers[0].ejections == 2
         finally:

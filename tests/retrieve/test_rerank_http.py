@@ -227,7 +227,7 @@ async def test_a_server_that_hangs(fake: Fake) -> None:
     try:
         with pytest.raises(RerankError, match=r"no scores in 0.05 s"):
             await patient.score(QUESTION, hits("a"))
-        with work.doing(seconds=0.01), pytest.raises(RerankError, match=r"no scores in 0"):
+        with work.work_context(seconds=0.01), pytest.raises(RerankError, match=r"no scores in 0"):
             await patient.score(QUESTION, hits("a"))
     finally:
         await patient.close()

@@ -32,7 +32,7 @@ from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.pooling import Watch
 from vivace.retrieve.rerankers import names as rerankers
 from vivace.run.endpoints import AsksServers, EndpointsStatistics
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
@@ -64,7 +64,7 @@ class Engine:
         except BaseException:
             self.embedder.close()
             raise
-        self._pool = Pool(share.search, "vivace-search", cores=share.cores)
+        self._pool = ThreadPool(share.search, "vivace-search", cores=share.cores)
         self.questions = self.caching.embedder(self.embedder, self._pool)
         """Of questions; documents, tuning and `/v1/embeddings` have the embedder itself."""
         self.sandbox = Sandbox(self.settings.parse)

@@ -13,7 +13,7 @@ from vivace.cache.statistics import CacheCounts
 from vivace.engine.caching import Caching
 from vivace.run.breaker import BreakerState
 from vivace.run.endpoints import EndpointsStatistics, ServerStatistics
-from vivace.run.limit import Limit, LimitStatistics
+from vivace.run.limit import ConcurrencyLimit, LimitStatistics
 from vivace.server.state import AppState
 from vivace.trace import Histogram
 
@@ -115,7 +115,7 @@ def recall_rows(gauges: Iterable[Mapping[str, float]]) -> Iterator[str]:
     yield f"vivace_recall_samples {worst['recall.queries']:g}"
 
 
-def _admission(limits: Mapping[str, Limit]) -> Iterator[str]:
+def _admission(limits: Mapping[str, ConcurrencyLimit]) -> Iterator[str]:
     rows = {kind: limit.statistics() for kind, limit in limits.items()}
     labelled = [(f'kind="{kind}"', row) for kind, row in rows.items()]
     for family in _LIMIT:
