@@ -16,7 +16,7 @@ from vivace.errors import DeadlineExceeded, EmbeddingError, Overloaded, StoreErr
 from vivace.generate.templates import Templates
 from vivace.protocols import Answerer, Embedder
 from vivace.run.streams import closing
-from vivace.run.work import doing
+from vivace.run.work import work_context
 from vivace.settings import Settings
 from vivace.trace import Trace
 from vivace.types import Answer, Chunk, Decision, Delta, Query, Vector, Vectors
@@ -88,7 +88,7 @@ class SemanticAnswerer(TemplateAnswerer):
         if not self._fits(request):
             return await self._answer(request)
         query, scope = request.query, self._scope(request)
-        with self._in_flight(), doing(seconds=query.deadline, user=query.user):
+        with self._in_flight(), work_context(seconds=query.deadline, user=query.user):
             kept, vector = await self._find(query, scope)
         if kept is not None:
             return _replayed(kept)

@@ -31,7 +31,8 @@ from vivace.protocols import Answerer, Generator, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.pooling import Watch
 from vivace.retrieve.rerankers import names as rerankers
-from vivace.run.pools import Pool
+from vivace.run.endpoints import AsksServers, EndpointsStatistics
+from vivace.run.pools import ThreadPool
 from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
@@ -63,7 +64,7 @@ class Engine:
         except BaseException:
             self.embedder.close()
             raise
-        self._pool = Pool(share.search, "vivace-search", cores=share.cores)
+        self._pool = ThreadPool(share.search, "vivace-search", cores=share.cores)
         self.questions = self.caching.embedder(self.embedder, self._pool)
         """Of questions; documents, tuning and `/v1/embeddings` have the embedder itself."""
         self.sandbox = Sandbox(self.settings.parse)
@@ -201,6 +202,15 @@ class Engine:
             parallel=self.parallel,
             progress=progress,
         )
+
+    def server_statistics(self) -> dict[str, EndpointsStatistics]:
+        """Of the model servers, by purpose: `generate`, `embed`, `rerank`. From any thread."""
+        parts = {"generate": self.model, "embed": self.embedder, "rerank": self.reranker}
+        return {
+            purpose: part.server_statistics()
+            for purpose, part in parts.items()
+            if isinstance(part, AsksServers)
+        }
 
     @property
     def parallel(self) -> int:
