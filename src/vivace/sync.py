@@ -25,7 +25,7 @@ from vivace.engine import (
 from vivace.errors import StoreError, VivaceError
 from vivace.generate.templates import with_wishes
 from vivace.run.streams import closing
-from vivace.tune.intervals import Recall
+from vivace.tune.metrics import Recall
 from vivace.tune.quality import Quality
 from vivace.tune.tuning import Tuning
 from vivace.types import (

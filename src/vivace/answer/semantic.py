@@ -1,26 +1,28 @@
-"""An answerer that repeats answers from a collection's semantic cache."""
+"""Answers repeated from a collection's semantic cache."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from vivace.answer.templated import AnswerRequest, TemplateAnswerer
 from vivace.cache.semantic.cache import SemanticCache, SemanticEntry, SharedBudget
-from vivace.collection.corpus import Corpus
 from vivace.errors import DeadlineExceeded, EmbeddingError, Overloaded, StoreError
 from vivace.generate.templates import Templates
 from vivace.protocols import Answerer, Embedder
 from vivace.run.streams import closing
-from vivace.run.work import doing
+from vivace.run.work import work_context
 from vivace.settings import Settings
 from vivace.trace import Trace
 from vivace.types import Answer, Chunk, Decision, Delta, Query, Vector, Vectors
+
+ReadChunks: TypeAlias = Callable[[Iterable[int]], Mapping[int, Chunk]]
+"""The chunks with these ids that exist; raises `StoreError`."""
 
 
 class SemanticAnswerer(TemplateAnswerer):
@@ -32,7 +34,7 @@ class SemanticAnswerer(TemplateAnswerer):
     Args:
         templates: those of `inner`.
         embedder: of questions; `inner`'s search embeds the same text again, so it should cache.
-        corpus: where the passages of a kept answer are checked.
+        chunks: reads the collection's present chunks; called on a thread.
         decide: records the decisions on thresholds.
         room: the byte budget of the semantic answers of all collections.
         in_flight: entered around a lookup, so that closing waits for it.
@@ -42,7 +44,7 @@ class SemanticAnswerer(TemplateAnswerer):
         self,
         inner: Answerer,
         embedder: Embedder,
-        corpus: Corpus,
+        chunks: ReadChunks,
         settings: Settings,
         templates: Templates | None = None,
         *,
@@ -54,7 +56,7 @@ class SemanticAnswerer(TemplateAnswerer):
         super().__init__(settings, templates)
         self.name = inner.name
         self._inner = inner
-        self._corpus = corpus
+        self._chunks = chunks
         self._embedder = embedder
         self._trace = trace
         self._in_flight = in_flight
@@ -86,7 +88,7 @@ class SemanticAnswerer(TemplateAnswerer):
         if not self._fits(request):
             return await self._answer(request)
         query, scope = request.query, self._scope(request)
-        with self._in_flight(), doing(seconds=query.deadline, user=query.user):
+        with self._in_flight(), work_context(seconds=query.deadline, user=query.user):
             kept, vector = await self._find(query, scope)
         if kept is not None:
             return _replayed(kept)
@@ -162,7 +164,7 @@ class SemanticAnswerer(TemplateAnswerer):
         """Whether every passage that the answer was written from is unchanged."""
         used: dict[int, Any] = entry.sources
         try:
-            found = await asyncio.to_thread(self._corpus.snapshot().chunks, used)
+            found = await asyncio.to_thread(self._chunks, used)
         except StoreError:
             # the search that follows raises it again
             self._trace.count("semantic.unreadable")

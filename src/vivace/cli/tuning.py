@@ -27,11 +27,11 @@ from vivace.cli.output import (
 )
 from vivace.cli.parser import INFEASIBLE, OK
 from vivace.cli.report import page
-from vivace.engine.selftuning import objective_of
 from vivace.errors import BadInput, InfeasibleObjective
 from vivace.settings import Settings
 from vivace.tune import choice
-from vivace.tune.quality import Quality, Tried, named
+from vivace.tune.quality import Quality, StageTrial, named
+from vivace.tune.selftuning import objective_of
 from vivace.tune.tuning import Tuning
 from vivace.types import Objective, Trial
 
@@ -219,13 +219,13 @@ async def _tuned_quality(options: argparse.Namespace) -> Quality:
             return await docs.tune_quality(qrels, apply=options.apply, progress=progress)
 
 
-def show_tried(tried: Sequence[Tried]) -> None:
+def show_tried(tried: Sequence[StageTrial]) -> None:
     """Print, for each stage and language, the value in force and the best ones tried."""
     figures(QUALITY_COLUMNS, [_tried_row(row) for row in _best(tried)])
 
 
-def _best(tried: Sequence[Tried]) -> Iterator[Tried]:
-    stages: dict[tuple[str, str], list[Tried]] = {}
+def _best(tried: Sequence[StageTrial]) -> Iterator[StageTrial]:
+    stages: dict[tuple[str, str], list[StageTrial]] = {}
     for row in tried:
         stages.setdefault((row.stage, row.language), []).append(row)
     for rows in stages.values():
@@ -233,7 +233,7 @@ def _best(tried: Sequence[Tried]) -> Iterator[Tried]:
         yield from [rows[0], *ordered[: _SHOWN - 1]]
 
 
-def _tried_row(row: Tried) -> list[str]:
+def _tried_row(row: StageTrial) -> list[str]:
     in_force = row.difference == row.low == row.high == 0
     points = [f"{100 * value:+.2f}" for value in (row.difference, row.low, row.high)]
     label = "in force" if in_force else "chosen" if row.chosen else ""

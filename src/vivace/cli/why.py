@@ -14,7 +14,7 @@ from vivace.cli.output import figures, index_name, json_line, opened
 from vivace.cli.parser import OK
 from vivace.cli.tuning import TRIAL_COLUMNS, show_tried, trial_row, verdict
 from vivace.tune import choice
-from vivace.tune.quality import Tried, named
+from vivace.tune.quality import StageTrial, named
 from vivace.types import Decision, Objective, Stages, Trial
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def show(decision: Decision) -> None:
     print(_indented(decision.reason))
     if trials := _evidence(decision, "trials", list[Trial]):
         _show_trials(decision, trials)
-    if tried := _evidence(decision, "tried", list[Tried]):
+    if tried := _evidence(decision, "tried", list[StageTrial]):
         show_tried(tried)
     signals = list(_signals(decision.evidence))
     if signals:

@@ -23,19 +23,18 @@ from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine import warming
-from vivace.engine.qualitytuning import QualityTuning
-from vivace.engine.selftuning import SelfTuning
 from vivace.engine.tuned import Tuned
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.generate.templates import with_wishes
 from vivace.ingest.sandbox import Passwords
-from vivace.retrieve.maxsim import maxsim
+from vivace.run.background import IngestThrottle
 from vivace.run.streams import closing
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import Pace
+from vivace.run.work import Priority, work_context
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune.qualitytuning import QualityTuning
+from vivace.tune.selftuning import SelfTuning
 from vivace.types import (
     Answer,
     AnswerOptions,
@@ -72,8 +71,8 @@ class Collection(Tuned):
         self._engine = engine
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
-        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
-        self._pace = Pace(engine.settings.ingest.commit_chunks)
+        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide)
+        self._pace = IngestThrottle(engine.settings.ingest.commit_chunks)
         self._make_searcher = partial(
             engine.searcher, corpus, trace, self._tuning.watch, self._pace.observe
         )
@@ -184,7 +183,7 @@ class Collection(Tuned):
             text if isinstance(text, Query) else Query(text, k, filters, min_score, vector=vector)
         )
         start = time.perf_counter()
-        with self._in_flight(), doing(seconds=query.deadline, user=query.user):
+        with self._in_flight(), work_context(seconds=query.deadline, user=query.user):
             result = await self._searcher.search(query)
         self._record(query, result, time.perf_counter() - start)
         return result
@@ -195,7 +194,7 @@ class Collection(Tuned):
         """One result or error a query, in order; one failure does not lose the others."""
         wanted = [query if isinstance(query, Query) else Query(query, k) for query in queries]
         start = time.perf_counter()
-        with self._in_flight(), doing(Priority.BATCH):
+        with self._in_flight(), work_context(Priority.BATCH):
             results = await self._searcher.search_many(wanted)
         each = (time.perf_counter() - start) / max(1, len(wanted))
         for query, result in zip(wanted, results, strict=True):

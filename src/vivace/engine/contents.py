@@ -7,11 +7,11 @@ from typing import TypeAlias
 
 from vivace.collection.corpus import Corpus
 from vivace.collection.plan_state import StoredPlan
-from vivace.engine.qualitytuning import in_force
 from vivace.protocols import CandidateSource
 from vivace.retrieve import passages
 from vivace.settings import Settings
 from vivace.store.operations import Operations
+from vivace.tune.qualitytuning import in_force
 from vivace.types import (
     Chunk,
     CollectionInfo,

@@ -24,7 +24,7 @@ from vivace.errors import BadInput
 from vivace.settings import Cache, QueryLog
 from vivace.text.language import language
 from vivace.tune import labels
-from vivace.tune.bootstrap import difference
+from vivace.tune.metrics import difference
 from vivace.types import Query
 
 _LISTS = frozenset({"errors", "stages", "failures", "against"})

@@ -11,7 +11,7 @@ import numpy as np
 
 from vivace.engine import Collection
 from vivace.tune import metrics
-from vivace.tune.labels import Judged
+from vivace.tune.labels import JudgedQuestion
 from vivace.types import Hit, Query
 
 AT: Final = 10
@@ -41,7 +41,9 @@ class MeasuredQuestion:
     reranked: bool = False
 
 
-async def measured(docs: Collection, judged: Sequence[Judged], k: int) -> list[MeasuredQuestion]:
+async def measured(
+    docs: Collection, judged: Sequence[JudgedQuestion], k: int
+) -> list[MeasuredQuestion]:
     """Search for each question, in order."""
     found = []
     for item in judged:
@@ -109,7 +111,7 @@ async def _timed(docs: Collection, queries: Sequence[Query], k: int) -> list[flo
 
 
 async def coverage(
-    docs: Collection, judged: Sequence[Judged], queries: Sequence[Query]
+    docs: Collection, judged: Sequence[JudgedQuestion], queries: Sequence[Query]
 ) -> dict[str, float]:
     """Mean share of the answer's characters in 4,000 characters of context; {} without spans.
 

@@ -12,7 +12,7 @@ from vivace.cli.evaluation.measures import AT, MeasuredQuestion, hits_for
 from vivace.engine import Collection
 from vivace.trace import Trace
 from vivace.tune import metrics, replay
-from vivace.tune.labels import Judged
+from vivace.tune.labels import JudgedQuestion, LabelledQuestion
 from vivace.tune.quality import fusion_of
 from vivace.types import Ids, Query
 
@@ -39,7 +39,7 @@ class StagedQuestion:
 
 def staged(
     docs: Collection,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedQuestion],
     queries: Sequence[Query],
     found: Sequence[MeasuredQuestion],
     k: int,
@@ -49,7 +49,7 @@ def staged(
     width = max(now.candidates, 2 * hits_for(k))
     result = []
     for item, query, final in zip(judged, queries, found, strict=True):
-        question = replay.Labelled(query.text, item.relevant, vector=query.vector)
+        question = LabelledQuestion(query.text, item.relevant, vector=query.vector)
         if not query.text.strip():
             result.append(StagedQuestion({KEYWORD: (), FUSED: ()}, {}))
             continue
@@ -116,7 +116,7 @@ def _ms(times: Mapping[str, Mapping[str, float]], stage: str) -> float | None:
 
 async def failures(
     docs: Collection,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedQuestion],
     staged: Sequence[StagedQuestion],
     found: Sequence[MeasuredQuestion],
     most: int,

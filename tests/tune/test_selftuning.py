@@ -15,12 +15,13 @@ import pytest
 import vivace
 from vivace.collection.corpus import Corpus
 from vivace.collection.plan_state import StoredPlan
-from vivace.engine import Collection, Engine, selftuning
-from vivace.engine.selftuning import objective_of
+from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, Closed, CollectionLocked, InfeasibleObjective, MissingExtra
 from vivace.settings import Tune, load
+from vivace.tune import selftuning
+from vivace.tune.guard import FAILED
+from vivace.tune.selftuning import objective_of
 from vivace.tune.tuning import Tuning
-from vivace.tune.watch import FAILED
 from vivace.types import Chunk, Decision, Objective, Plan, Query, UpkeepProgress, Vectors
 
 DIM = 32
@@ -148,7 +149,7 @@ class TestTuning:
             keep(self, stored)
 
         monkeypatch.setattr(Corpus, "set_plan", locked_at_first)
-        monkeypatch.setattr(selftuning, "_LOOKS", 0.01)
+        monkeypatch.setattr(selftuning, "POLL_SECONDS", 0.01)
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered(1200))
             tuning = await docs.tune(Objective(0.9), budget_seconds=4, families=["pq"])
@@ -169,7 +170,7 @@ class TestTuning:
                 return found
 
             monkeypatch.setattr(docs._tuning, "_measured", measured)
-            await docs._tuning.tune(Objective(0.9), gives_way=True)
+            await docs._tuning.tune(Objective(0.9), low_priority=True)
             assert docs.plan == needed
             decision = (await told(docs, "plan"))[-1]
             assert f"stays at {needed.effort}" in decision.reason
@@ -261,8 +262,8 @@ class TestGuard:
                 watch.drain()
             assert docs.plan is not None
             assert docs.plan.effort > 10
-            if docs._tuning._again is not None:
-                await docs._tuning._again
+            if docs._tuning.retuning is not None:
+                await docs._tuning.retuning
             for row in asked[300:400]:
                 await docs.search(Query("", 5, vector=row))
                 watch.drain()
@@ -322,10 +323,10 @@ class TestGuard:
             monkeypatch.setattr(tuning, "tune", tune)
             for at in (0.0, 1.0, 599.0, 600.0, 601.0):
                 now[0] = at
-                tuning._tune_again()
-                tuning._tune_again()
-                assert tuning._again is not None
-                await tuning._again
+                tuning.retune()
+                tuning.retune()
+                assert tuning.retuning is not None
+                await tuning.retuning
             assert begun == 2
 
     async def test_it_ends_with_the_collection(self, tmp_path: Path) -> None:

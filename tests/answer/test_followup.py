@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from vivace.answer.standalone import messages, standalone
+from vivace.answer.followup import rewriting_prompt, standalone_question
 from vivace.engine import Engine
 from vivace.errors import ModelUnreachable
 from vivace.settings import load
@@ -52,9 +52,11 @@ class Model:
     async def close(self) -> None: ...
 
 
-async def test_it_is_rewritten() -> None:
+async def test_a_followup_is_rewritten_with_the_conversation() -> None:
     model, trace = Model(' "When did Goethe write Faust?"\n'), Trace()
-    assert await standalone("When?", HISTORY, model, trace) == "When did Goethe write Faust?"
+    assert (
+        await standalone_question("When?", HISTORY, model, trace) == "When did Goethe write Faust?"
+    )
     assert trace.counters() == {"standalone.rewritten": 1}
     assert model.most[0] < 200
     told = model.asked[0][-1].content
@@ -63,15 +65,15 @@ async def test_it_is_rewritten() -> None:
     assert told.endswith("Last question: When?")
 
 
-async def test_a_chinese_one_in_chinese() -> None:
-    system, user = messages("什么时候？", HISTORY)
+async def test_a_chinese_followup_is_rewritten_in_chinese() -> None:
+    system, user = rewriting_prompt("什么时候？", HISTORY)
     assert "改写" in system.content
     assert user.content.endswith("最后一个问题：什么时候？")
 
 
-async def test_without_history_nothing_is_asked() -> None:
+async def test_without_history_the_model_is_not_asked() -> None:
     model = Model("something")
-    assert await standalone("When?", (), model, Trace()) == "When?"
+    assert await standalone_question("When?", (), model, Trace()) == "When?"
     assert model.asked == []
 
 
@@ -84,21 +86,21 @@ async def test_without_history_nothing_is_asked() -> None:
         Model(error=ModelUnreachable("nobody there")),
     ],
 )
-async def test_any_failure_leaves_the_question(model: Model) -> None:
+async def test_any_failure_leaves_the_question_unchanged(model: Model) -> None:
     trace = Trace()
-    assert await standalone("When?", HISTORY, model, trace) == "When?"
+    assert await standalone_question("When?", HISTORY, model, trace) == "When?"
     assert trace.counters() == {"standalone.failed": 1}
 
 
-async def test_a_model_that_hangs_is_left_and_stopped() -> None:
+async def test_a_model_that_hangs_is_closed() -> None:
     model, trace = Model("When did"), Trace()
     model.hangs = True
-    assert await standalone("When?", HISTORY, model, trace, seconds=0.01) == "When?"
+    assert await standalone_question("When?", HISTORY, model, trace, seconds=0.01) == "When?"
     assert model.closed
 
 
 @pytest.mark.parametrize("on", [True, False])
-async def test_a_collection_searches_for_what_the_model_wrote(on: bool) -> None:
+async def test_a_collection_searches_for_the_rewritten_question(on: bool) -> None:
     with FakeModel(mode="scripted", text="When was the bridge painted?") as fake:
         settings = load(
             embed__model="given:8",

@@ -1,33 +1,34 @@
-"""A collection that chooses its stages: by labels that were given, else by its own corpus."""
+"""Tuning the stages of one collection: by given labels, or by questions made from its corpus."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 import numpy as np
 
 from vivace.collection.corpus import Corpus
 from vivace.collection.plan_state import StoredPlan
-from vivace.engine import fittedranking
-from vivace.engine.selftuning import Decide, objective_of
 from vivace.errors import BadInput
 from vivace.protocols import CandidateSource, Embedder, EmbedsTokens
-from vivace.run.work import Priority, doing
+from vivace.retrieve.maxsim import maxsim
+from vivace.run.work import Priority, work_context
 from vivace.settings import Search, Settings
 from vivace.text.language import language
-from vivace.tune import labels, pseudo, quality, replay
-from vivace.tune.quality import Costs, Quality
-from vivace.tune.replay import Labelled
+from vivace.tune import fitting, labels, pseudo, quality, replay
+from vivace.tune.labels import JudgedQuestion, LabelledQuestion
+from vivace.tune.quality import Quality, SearchCosts
+from vivace.tune.selftuning import Decide, objective_of
 from vivace.types import (
     Decision,
     Fusion,
     Ids,
+    OnUpkeep,
     Plan,
     Rerank,
     Scores,
@@ -38,19 +39,17 @@ from vivace.types import (
     Vectors,
 )
 
-Progress: TypeAlias = Callable[[UpkeepProgress], None]
-MaxSim: TypeAlias = Callable[[Vectors, Sequence[Signs]], Scores]
-"""As `retrieve.maxsim.maxsim`."""
 MOST: Final = 2_000
-"""Given questions that are used; more narrow no interval that matters."""
+"""Given questions that are used; more would not narrow the intervals noticeably."""
 _TIMED: Final = 60
+"""Questions that are timed."""
 _AT_ONCE: Final = 256
 _NO_PLAN: Final = Plan("")
-"""Stages without a choice of index: segments are shaped as before any plan."""
+"""Stages without a choice of index: segments stay as without a plan."""
 
 
 def in_force(settings: Search, stored: StoredPlan | None) -> Stages:
-    """The stages that a search takes now: the plan's, else the settings'."""
+    """The stages of a search now: the plan's, else the settings'."""
     depth = 0 if settings.rerank == "off" else settings.rerank_depth
     plain = Stages(
         settings.candidates,
@@ -67,18 +66,12 @@ class QualityTuning:
     """Measures the stages of one collection, and puts them into its plan."""
 
     def __init__(
-        self,
-        corpus: Corpus,
-        embedder: Embedder,
-        settings: Settings,
-        decide: Decide,
-        maxsim: MaxSim | None = None,
+        self, corpus: Corpus, embedder: Embedder, settings: Settings, decide: Decide
     ) -> None:
         self._corpus = corpus
         self._embedder = embedder
         self._settings = settings
         self._decide = decide
-        self._maxsim = maxsim
         self._one = asyncio.Lock()
 
     async def tune(
@@ -87,13 +80,13 @@ class QualityTuning:
         *,
         apply: bool = True,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: OnUpkeep | None = None,
     ) -> Quality:
         """See `Collection.tune_quality`."""
         tell = progress or (lambda _: None)
         async with self._one:
             began = time.perf_counter()
-            with doing(Priority.BACKGROUND):
+            with work_context(Priority.BACKGROUND):
                 tell(UpkeepProgress("questions"))
                 questions, kinds = await self._questions(qrels, seed)
                 found = await self._measured(questions, kinds, qrels is not None, seed, tell)
@@ -104,7 +97,7 @@ class QualityTuning:
 
     async def _questions(
         self, qrels: Path | None, seed: int
-    ) -> tuple[list[Labelled], list[pseudo.Kind]]:
+    ) -> tuple[list[LabelledQuestion], list[pseudo.QuestionKind]]:
         if qrels is None:
             made = await pseudo.labelled(self._corpus.store, self._embedder, seed=seed)
             if not made:
@@ -124,20 +117,20 @@ class QualityTuning:
             embedded = await self._embedder.embed(batch, kind="query")
             vectors.update(zip(batch, embedded.vectors, strict=True))
         return [
-            Labelled(item.query.text, item.relevant, vector=vectors.get(item.query.text))
+            LabelledQuestion(item.query.text, item.relevant, vector=vectors.get(item.query.text))
             for item in given
         ], []
 
     async def _measured(
         self,
-        questions: Sequence[Labelled],
-        kinds: Sequence[pseudo.Kind],
+        questions: Sequence[LabelledQuestion],
+        kinds: Sequence[pseudo.QuestionKind],
         given: bool,
         seed: int,
-        tell: Progress,
+        tell: OnUpkeep,
     ) -> Quality:
         source = self._corpus.snapshot()
-        again = await self._again(source, questions) if given else None
+        rerank = await self._late_interaction(source, questions) if given else None
         before = in_force(self._settings.search, self._corpus.stored_plan)
         loop = asyncio.get_running_loop()
 
@@ -148,12 +141,12 @@ class QualityTuning:
             tell_later(UpkeepProgress("candidates", done, total))
 
         def work() -> Quality:
-            pools = replay.gather(source, questions, again=again, step=step)
+            pools = replay.gather(source, questions, rerank_scores=rerank, step=step)
             some = questions[:_TIMED]
             widths = sorted({*quality.WIDTHS, before.candidates})
-            costs = Costs(
+            costs = SearchCosts(
                 replay.milliseconds(source, some, widths),
-                {} if again is None else _rerank_milliseconds(again, pools, before),
+                {} if rerank is None else _rerank_milliseconds(rerank, pools, before),
             )
             found = quality.choose(
                 questions,
@@ -164,22 +157,22 @@ class QualityTuning:
                 kinds=kinds,
                 seed=seed,
             )
-            # made of passages, questions would teach that their own words are what matters
-            if given and self._settings.search.rerank == fittedranking.NAME:
+            # questions made from passages would teach that a passage's own words are what matters
+            if given and self._settings.search.rerank == fitting.SETTING:
                 tell_later(UpkeepProgress("weights"))
-                model = fittedranking.fit(self._corpus, source, questions, pools, found.stages)
-                said = f"{found.reason} {fittedranking.decision(model, None).reason}"
+                model = fitting.fit_collection(self._corpus, source, questions, pools, found.stages)
+                said = f"{found.reason} {fitting.decision(model, None).reason}"
                 found = replace(found, reranker=model, reason=said)
             return found
 
         return await asyncio.to_thread(work)
 
-    async def _again(
-        self, source: CandidateSource, questions: Sequence[Labelled]
-    ) -> replay.Again | None:
-        """Late interaction with the stored token signs, where model and settings have it."""
-        maxsim, embedder = self._maxsim, self._embedder
-        if maxsim is None or not isinstance(embedder, EmbedsTokens):
+    async def _late_interaction(
+        self, source: CandidateSource, questions: Sequence[LabelledQuestion]
+    ) -> replay.RerankScores | None:
+        """Scores by late interaction with the stored token signs, if model and settings have it."""
+        embedder = self._embedder
+        if not isinstance(embedder, EmbedsTokens):
             return None
         if self._settings.search.rerank not in ("auto", "maxsim"):
             return None
@@ -193,49 +186,49 @@ class QualityTuning:
 
         def scores(number: int, ids: Ids) -> Scores:
             signs = source.signs(ids.tolist())
-            return maxsim(tokens[number], [signs.get(id, nothing) for id in ids.tolist()])
+            return maxsim(tokens[number], [signs.get(at, nothing) for at in ids.tolist()])
 
         return scores
 
     def _apply(self, found: Quality) -> None:
         if found.reranker is not None:
-            fittedranking.keep(self._corpus, found.reranker, self._decide)
+            fitting.save(self._corpus, found.reranker, self._decide)
         if not found.changed:
             return
         stored = self._corpus.stored_plan
         if stored is None:
             stored = StoredPlan(_NO_PLAN, objective_of(self._settings.tune))
-        # the settings' fusion stays theirs to change, for every language that was not tuned
+        # languages that were not tuned keep following the settings
         own = {name: how for name, how in found.stages.fusion.items() if name}
         plan = replace(stored.plan, stages=replace(found.stages, fusion=own))
         self._corpus.set_plan(msgspec.structs.replace(stored, plan=plan))
         self._decide(decision(found))
 
 
-def _given(qrels: Path) -> list[labels.Judged]:
+def _given(qrels: Path) -> list[JudgedQuestion]:
     if qrels.is_dir():
         return labels.read(qrels)
-    return labels.judged(qrels, qrels.with_name("queries.jsonl"))
+    return labels.read_files(qrels, qrels.with_name("queries.jsonl"))
 
 
 def _rerank_milliseconds(
-    again: replay.Again, pools: Sequence[replay.Pool], before: Stages
+    rerank: replay.RerankScores, pools: Sequence[replay.CandidatePool], before: Stages
 ) -> dict[int, float]:
-    """Median milliseconds of a second look by depth."""
+    """Median milliseconds of reranking by depth."""
     found = {}
     for depth in sorted({*quality.DEPTHS, before.rerank.depth} - {0}):
         taken = []
         for number, pool in enumerate(pools[:_TIMED]):
-            if pool.again is not None:
+            if pool.reranked is not None:
                 began = time.perf_counter()
-                again(number, pool.ids[:depth])
+                rerank(number, pool.ids[:depth])
                 taken.append(time.perf_counter() - began)
         found[depth] = float(np.median(taken or [0.0])) * 1e3
     return found
 
 
 def decision(found: Quality) -> Decision:
-    """What `vivace why` tells of it."""
+    """The decision that records these stages."""
     plain = msgspec.to_builtins(found)
     evidence = {
         k: plain[k] for k in ("source", "questions", "kinds", "tried", "seconds") if plain[k]

@@ -1,4 +1,4 @@
-"""A collection that tunes itself: when it is asked to, and when its recall falls."""
+"""Tuning the index of one collection: on request, and by itself when its recall falls."""
 
 from __future__ import annotations
 
@@ -19,37 +19,39 @@ from vivace.collection.plan_state import StoredPlan
 from vivace.collection.upkeep import Stopped, stepping
 from vivace.errors import Closed, CollectionLocked, InfeasibleObjective, VivaceError
 from vivace.protocols import Embedder
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.background import lower_priority
+from vivace.run.work import Priority, work_context
 from vivace.settings import Settings, Tune
 from vivace.trace import Trace
-from vivace.tune.guard import RecallGuard, raised
-from vivace.tune.intervals import Recall
+from vivace.tune.guard import FloorMissed, RecallGuard, RecallWatch, raised
+from vivace.tune.metrics import Recall
 from vivace.tune.race import tune
 from vivace.tune.tuning import Tuning
-from vivace.tune.watch import Missed, RecallWatch
-from vivace.tune.workload import questions
-from vivace.types import Decision, Objective, Plan, UpkeepProgress
+from vivace.tune.workload import workload_for
+from vivace.types import Decision, Objective, OnUpkeep, Plan, UpkeepProgress
 
 logger = logging.getLogger("vivace.tune")
-Progress: TypeAlias = Callable[[UpkeepProgress], None]
 Decide: TypeAlias = Callable[[Decision], None]
 FAILED: Final = "tune.failed"
-_TOLD_EACH = 0.1
-"""Seconds between two reports of one step: a race takes thousands."""
+_REPORT_SECONDS: Final = 0.1
+"""Seconds between two reports of the same step: a race makes thousands."""
 _PATIENCE: Final = 60.0
-"""Seconds that a plan waits to be kept while another process writes."""
-_LOOKS: Final = 0.2
+"""Seconds that a plan waits to be stored while another process writes."""
+POLL_SECONDS: Final = 0.2
+"""Seconds between two attempts to store a plan."""
 
 
 def objective_of(settings: Tune) -> Objective:
-    """What the settings ask for; a limit of 0 is none."""
+    """The objective of the settings; a limit of 0 is none."""
     memory = int(settings.memory_mib * (1 << 20)) or None
     return Objective(settings.recall, settings.p95_ms or None, memory)
 
 
 class SelfTuning:
-    """Made and closed on the event loop. One tuning at a time."""
+    """Tunes the index of one collection and watches its recall; one tuning runs at a time.
+
+    Made and closed on the event loop.
+    """
 
     def __init__(
         self,
@@ -70,11 +72,11 @@ class SelfTuning:
         self._one = asyncio.Lock()
         self._stop = threading.Event()
         self._closing = False
-        self._again: asyncio.Task[None] | None = None
+        self.retuning: asyncio.Task[None] | None = None
         self._reshaping: asyncio.Future[None] | None = None
         self._last: float | None = None
-        self._at_most: Plan | None = None
-        """The plan that was found wanting and could not be asked for more; told of once."""
+        self._exhausted: Plan | None = None
+        """The plan that misses the floor at its greatest effort; recorded once."""
         self.watch: RecallWatch | None = None
         if settings.tune.guard:
             share = settings.tune.guard_share
@@ -84,14 +86,14 @@ class SelfTuning:
 
     @property
     def objective(self) -> Objective:
-        """What the plan was made for; before any, what the settings ask for."""
+        """The objective the plan was made for; without a plan, that of the settings."""
         stored = self._corpus.stored_plan
         if stored is None or not stored.plan.family:  # no index was chosen yet
             return objective_of(self._settings.tune)
         return stored.objective
 
     def recall(self) -> Recall:
-        """Of the newest live questions that were answered again; of none before there are any."""
+        """Recall on the newest live questions that were answered again; zero questions at first."""
         if self.watch is None:
             return Recall(0.0, 0.0, 1.0, 0)
         return self.watch.estimate()
@@ -103,30 +105,32 @@ class SelfTuning:
         budget_seconds: float | None = None,
         apply: bool = True,
         families: Sequence[str] | None = None,
-        progress: Progress | None = None,
-        gives_way: bool = False,
+        progress: OnUpkeep | None = None,
+        low_priority: bool = False,
     ) -> Tuning:
-        """See `Collection.tune`. With `gives_way` every other thread of the machine goes first."""
+        """See `Collection.tune`. With `low_priority` the race runs only on otherwise idle CPU."""
         wanted = objective or objective_of(self._settings.tune)
         budget = budget_seconds or self._settings.tune.budget_seconds
         async with self._one:
             self._check()
-            with doing(Priority.BACKGROUND):
-                tuning = await self._measured(wanted, budget, families, progress, gives_way, apply)
+            with work_context(Priority.BACKGROUND):
+                tuning = await self._measured(
+                    wanted, budget, families, progress, low_priority, apply
+                )
             if apply and tuning.conclusive:
-                await self._apply(tuning, progress, gives_way)
+                await self._apply(tuning, progress, low_priority)
             return tuning
 
     async def close(self) -> None:
-        """End what runs without applying it; stop watching. Idempotent."""
+        """End a running tuning without applying it, and stop watching. Idempotent."""
         self._closing = True
         self._stop.set()
         if self.watch is not None:
             await asyncio.to_thread(self.watch.close)
         if self._reshaping is not None:
             self._reshaping.cancel()
-        if self._again is not None:
-            await asyncio.wait([self._again])
+        if self.retuning is not None:
+            await asyncio.wait([self.retuning])
         async with self._one:
             pass
 
@@ -137,20 +141,20 @@ class SelfTuning:
         objective: Objective,
         budget: float,
         families: Sequence[str] | None,
-        progress: Progress | None,
-        gives_way: bool,
+        progress: OnUpkeep | None,
+        low_priority: bool,
         apply: bool,
     ) -> Tuning:
         log, width = self._settings.queries.log, self._settings.search.candidates
         self._stop.clear()
         with ExitStack() as stack:
             flat = await asyncio.to_thread(stack.enter_context, self._corpus.rows())
-            asked = await questions(self._corpus.store, flat, self._embedder, log=log)
+            workload = await workload_for(self._corpus.store, flat, self._embedder, log=log)
 
-            def race(step: Progress) -> Tuning:
+            def race(step: OnUpkeep) -> Tuning:
                 return tune(
                     flat,
-                    asked,
+                    workload,
                     objective,
                     width=width,
                     families=families,
@@ -159,26 +163,26 @@ class SelfTuning:
                 )
 
             try:
-                return await self._raced(race, progress, gives_way)
+                return await self._raced(race, progress, low_priority)
             except InfeasibleObjective as error:
                 if apply:
-                    await asyncio.to_thread(self._refused, error)
+                    await asyncio.to_thread(self._record_infeasible, error)
                 raise
 
     async def _raced(
-        self, race: Callable[[Progress], Tuning], progress: Progress | None, gives_way: bool
+        self, race: Callable[[OnUpkeep], Tuning], progress: OnUpkeep | None, low_priority: bool
     ) -> Tuning:
-        """The race on a thread of its own; cancelling it ends it with the best so far."""
+        """The race, run on its own thread; cancelling ends it with the best plan so far."""
 
         def work() -> Tuning:
-            if gives_way:
-                step_back()
+            if low_priority:
+                lower_priority()
             try:
                 return race(self._stepped(progress))
-            except KeyboardInterrupt as error:  # our own: there was nothing to keep
+            except KeyboardInterrupt as error:  # raised by `step` before anything was measured
                 raise Stopped from error
 
-        # not of a shared pool: a thread that has stepped back can never step forward
+        # not from a shared pool: an unprivileged thread cannot raise its priority again
         thread = ThreadPoolExecutor(1, thread_name_prefix="vivace-tune")
         task = asyncio.wrap_future(thread.submit(work))
         thread.shutdown(wait=False)
@@ -195,37 +199,37 @@ class SelfTuning:
         except Stopped as stopped:
             raise Closed("the collection") from stopped
 
-    def _stepped(self, progress: Progress | None) -> Progress:
-        """What the race tells its steps to; ends it when it is to stop."""
-        told: tuple[UpkeepProgress | None, float] = None, 0.0
+    def _stepped(self, progress: OnUpkeep | None) -> OnUpkeep:
+        """The callback of the race: reports its steps, and raises when the race should end."""
+        reported: tuple[UpkeepProgress | None, float] = None, 0.0
         ended = False
 
         def step(now: UpkeepProgress) -> None:
-            nonlocal told, ended
-            # once ended it goes on to measure what it reports; nobody wants that who closes
+            nonlocal reported, ended
+            # the race still measures its report after the first interrupt; a close does not need it
             if self._closing or (self._stop.is_set() and not ended):
                 ended = True
                 raise KeyboardInterrupt
             at = time.monotonic()
-            if progress is None or (now == told[0] and at - told[1] < _TOLD_EACH):
+            if progress is None or (now == reported[0] and at - reported[1] < _REPORT_SECONDS):
                 return
-            told = now, at
+            reported = now, at
             self._loop.call_soon_threadsafe(progress, now)
 
         return step
 
-    async def _apply(self, tuning: Tuning, progress: Progress | None, gives_way: bool) -> None:
-        """Search and seal by the plan from now on; what is sealed otherwise is written anew."""
+    async def _apply(self, tuning: Tuning, progress: OnUpkeep | None, low_priority: bool) -> None:
+        """Search and seal by the plan from now on; rewrite the segments that do not follow it."""
         self._check()
         before = self._corpus.stored_plan
         plan, reason = tuning.plan, tuning.reason
         if before is not None:
             plan = replace(plan, stages=before.plan.stages)
-            if gives_way and _same_index(before.plan, plan) and before.plan.effort > plan.effort:
-                # live questions have shown that less misses the floor; those of the race have not
+            if low_priority and _same_index(before.plan, plan) and before.plan.effort > plan.effort:
+                # live questions have shown that less misses the floor; the race's own have not
                 plan = replace(plan, effort=before.plan.effort)
                 reason += f" Its effort stays at {plan.effort}, which live questions needed."
-        await self._kept(StoredPlan(plan, tuning.objective, tuning.rows, tuning.source))
+        await self._store_plan(StoredPlan(plan, tuning.objective, tuning.rows, tuning.source))
         decision = Decision(
             "plan",
             _plain(before.plan) if before else None,
@@ -237,7 +241,7 @@ class SelfTuning:
         await asyncio.to_thread(self._decide, decision)
         self._restart()
         self._reshaping = asyncio.ensure_future(
-            stepping(self._corpus.reshape, progress, gives_way=gives_way)
+            stepping(self._corpus.reshape, progress, gives_way=low_priority)
         )
         try:
             await self._reshaping
@@ -245,12 +249,12 @@ class SelfTuning:
             self._reshaping.cancel()
             if not self._closing:
                 raise
-            # what is left is made good by the next opening
+            # the next opening reshapes what is left
             raise Closed("the collection") from None
-        self._restart()  # what was searched meanwhile was not the plan's
+        self._restart()  # searches meanwhile did not follow the plan
 
-    async def _kept(self, stored: StoredPlan) -> None:
-        """Make it the collection's plan; what was measured is worth waiting for another writer."""
+    async def _store_plan(self, stored: StoredPlan) -> None:
+        """Make it the collection's plan. Measuring was expensive, so wait for another writer."""
         until = time.monotonic() + _PATIENCE
         while True:
             self._check()
@@ -259,16 +263,16 @@ class SelfTuning:
             except CollectionLocked:
                 if time.monotonic() > until:
                     raise
-            await asyncio.sleep(_LOOKS)
+            await asyncio.sleep(POLL_SECONDS)
 
-    def _refused(self, error: InfeasibleObjective) -> None:
+    def _record_infeasible(self, error: InfeasibleObjective) -> None:
         nearest = error.nearest
         kept = _plain(self._corpus.stored_plan.plan) if self._corpus.stored_plan else None
         evidence = _evidence(nearest) if isinstance(nearest, Tuning) else {}
         self._decide(Decision("plan", kept, kept, f"{error.what}.", evidence))
 
     def _restart(self) -> None:
-        self._at_most = None
+        self._exhausted = None
         if self.watch is not None:
             self.watch.restart(self.objective)
 
@@ -278,28 +282,28 @@ class SelfTuning:
 
     # -- recall under the floor -----------------------------------------------------------------
 
-    def _missed(self, missed: Missed) -> None:
-        """More effort at once, a better plan later; on the watch's thread."""
+    def _missed(self, missed: FloorMissed) -> None:
+        """Raise the effort at once and tune again later. Called on the watch's thread."""
         asked = self._corpus.snapshot().asked(missed.width)
         if asked is None:
             return
         plan, efforts = asked
         stored = self._corpus.stored_plan
         if stored is not None and stored.plan.family not in ("", plan.family):
-            # the segments are not yet as the plan wants them; it is no fault of the plan's
+            # the segments do not follow the plan yet, so the miss is not the plan's fault
             self._trace.count("recall.before_the_plan")
             return
-        # less than the least is asked as the least
+        # an effort below the least is searched as the least
         effort = max(plan.effort, efforts[0]) if plan.effort else 0
         more = replace(plan, effort=raised(effort, efforts, missed.seen, missed.floor))
         if more.effort > plan.effort:
             self._raise(plan, more, missed)
-        elif plan != self._at_most:
-            self._at_most = plan
-            self._tell(plan, plan, missed, "the effort is the greatest already")
-        self._loop.call_soon_threadsafe(self._tune_again)
+        elif plan != self._exhausted:
+            self._exhausted = plan
+            self._record_missed(plan, plan, missed, "the effort is the greatest already")
+        self._loop.call_soon_threadsafe(self.retune)
 
-    def _raise(self, plan: Plan, more: Plan, missed: Missed) -> None:
+    def _raise(self, plan: Plan, more: Plan, missed: FloorMissed) -> None:
         before = self._corpus.stored_plan
         stored = StoredPlan(more, self.objective)
         if before is not None:
@@ -309,10 +313,10 @@ class SelfTuning:
         if self.watch is not None:
             self.watch.restart(self.objective)
         why = f"the effort is raised from {plan.effort or 'its default'} to {more.effort}"
-        self._tell(plan, more, missed, why)
+        self._record_missed(plan, more, missed, why)
         self._trace.count("recall.raised")
 
-    def _tell(self, before: Plan, after: Plan, missed: Missed, done: str) -> None:
+    def _record_missed(self, before: Plan, after: Plan, missed: FloorMissed, done: str) -> None:
         seen, k = missed.seen, self.objective.k
         reason = (
             f"Recall@{k} of {seen.queries} live questions was {seen.mean:.3f}"
@@ -321,20 +325,20 @@ class SelfTuning:
         evidence = {"floor": missed.floor, "k": k, "width": missed.width, **_plain(seen)}
         self._decide(Decision("recall", _plain(before), _plain(after), reason, evidence))
 
-    def _tune_again(self) -> None:
-        """On the event loop: begin a tuning that nobody asked for, if it is time for one."""
+    def retune(self) -> None:
+        """Begin a tuning in background unless one runs or the last was too recent. On the loop."""
         settings, now = self._settings.tune, self._clock()
-        running = self._one.locked() or (self._again is not None and not self._again.done())
+        running = self._one.locked() or (self.retuning is not None and not self.retuning.done())
         soon = self._last is not None and now - self._last < settings.retune_seconds
         if settings.retune and not (running or soon or self._closing):
             self._last = now
-            self._again = self._loop.create_task(self._tuned_again())
+            self.retuning = self._loop.create_task(self._retuned())
 
-    async def _tuned_again(self) -> None:
+    async def _retuned(self) -> None:
         try:
-            await self.tune(self.objective, gives_way=True)
+            await self.tune(self.objective, low_priority=True)
             self._trace.count("tune.again")
-        except InfeasibleObjective:  # told as a decision
+        except InfeasibleObjective:  # recorded as a decision
             self._trace.count("tune.infeasible")
         except (Closed, Stopped):
             pass
@@ -353,5 +357,5 @@ def _plain(value: object) -> dict[str, object]:
 
 
 def _evidence(tuning: Tuning) -> dict[str, object]:
-    """What the choice rests on, without what a decision says elsewhere."""
+    """The tuning without the fields that a decision has of its own."""
     return {k: v for k, v in _plain(tuning).items() if k not in ("rejected", "reason")}

@@ -1,22 +1,20 @@
-"""What code says of itself: docstrings, and the comments above its lines."""
+"""Docstrings and comments of code in a collection, as questions that the code answers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from vivace.store.store import Store
 from vivace.text.terms import terms
 from vivace.types import Chunk
 
-Kind: TypeAlias = Literal["docstring", "comment"]
-
 SHORTEST, LONGEST = 25, 400
 """Characters of a question."""
 LEAST_REST: Final = 80
-"""Characters that must remain of a passage, for it to answer without what was taken out."""
+"""Characters that must remain of a passage for it to answer without the part taken out."""
 _LEAST_TERMS: Final = 2
 _CODE_SHARE: Final = 0.3
 _CODED: Final = re.compile(
@@ -24,7 +22,7 @@ _CODED: Final = re.compile(
     r"|async|await|function|var|let|const|public|private|protected|static|func|fn|struct|enum"
     r"|package|#include|use|impl)\b.*[:;({)]|^\s*@\w+|\w\(.*\)\s*$|^\s*[\w.]+ = \S|^\s*[\])}]"
 )
-"""A line of a program: by how it ends, begins, or calls."""
+"""A line of a program, recognised by its end, its beginning, or a call."""
 _DOCSTRING: Final = re.compile(
     r":[ \t]*\n[ \t]*(?P<whole>[rRuU]?(?P<quote>\"{3}|'{3})(?P<said>.*?)(?P=quote))", re.DOTALL
 )
@@ -34,44 +32,47 @@ _COMMENT: Final = re.compile(
     r"|^[ \t]*/\*(?:[^*]|\*(?!/))*\*/(?=\s*\n[ \t]*[\w@])",
     re.MULTILINE,
 )
-"""A `#` at the beginning of a line may be a heading's, and is left alone."""
+"""A `#` at the beginning of a line may be a heading, and is no comment here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """What is said of the code beside it, and where in the document that stands."""
+class CodeDescription:
+    """A docstring or comment, and its place in the document."""
 
     text: str
     """The first paragraph, as a question."""
-    kind: Kind
+    kind: Literal["docstring", "comment"]
     start: int
     end: int
 
 
 def is_code(text: str) -> bool:
-    """Whether most of its lines are those of a program."""
+    """Whether enough of its lines are those of a program."""
     lines = [line for line in text.split("\n") if line.strip()]
     coded = sum(1 for line in lines if _CODED.search(line))
     return len(lines) > 1 and coded >= _CODE_SHARE * len(lines)
 
 
-class Docstrings(dict[str, list[Described]]):
-    """The docstrings of a document by its id, each document read once: a chunk ends within most of
-    the long ones, and has not even the quotes that end them."""
+class Docstrings(dict[str, list[CodeDescription]]):
+    """The docstrings of a document by its id; each document is read once.
+
+    A chunk often ends inside a long docstring and lacks its closing quotes, so whole documents are
+    read.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__()
         self._store = store
 
-    def __missing__(self, document_id: str) -> list[Described]:
+    def __missing__(self, document_id: str) -> list[CodeDescription]:
         whole = _joined(self._store.chunks_of(document_id))
         found = self[document_id] = [] if whole is None else list(_docstrings(whole))
         return found
 
 
 def _joined(chunks: Sequence[Chunk]) -> Chunk | None:
-    """A document's chunks as one, where a line ends between those that do not touch; None where
-    they are no pieces of one text."""
+    """A document's chunks as one, with line breaks where they do not touch; None where they are not
+    pieces of one text."""
     parts: list[str] = []
     end = -1
     for chunk in sorted(chunks, key=lambda chunk: chunk.start):
@@ -87,22 +88,24 @@ def _joined(chunks: Sequence[Chunk]) -> Chunk | None:
     return Chunk(chunks[0].document_id, "".join(parts), first, end)
 
 
-def _docstrings(chunk: Chunk) -> Iterator[Described]:
-    """What stands below a signature, and says what the code below it does."""
+def _docstrings(chunk: Chunk) -> Iterator[CodeDescription]:
+    """Strings below a signature that say what the code below them does."""
     for found in _DOCSTRING.finditer(chunk.text):
         yield from _described(chunk, found["said"], found.start("whole"), found.end(), "docstring")
 
 
-def comments(chunk: Chunk) -> Iterator[Described]:
-    """A block of comment above a line of code."""
+def comments(chunk: Chunk) -> Iterator[CodeDescription]:
+    """Comment blocks above a line of code."""
     for found in _COMMENT.finditer(chunk.text):
         said = " ".join(line.strip().lstrip("#/*!- \t") for line in found[0].split("\n"))
         yield from _described(chunk, said, found.start(), found.end(), "comment")
 
 
-def _described(chunk: Chunk, said: str, start: int, end: int, kind: Kind) -> Iterator[Described]:
-    """A description's first paragraph as a question, where enough code is left to be found."""
+def _described(
+    chunk: Chunk, said: str, start: int, end: int, kind: Literal["docstring", "comment"]
+) -> Iterator[CodeDescription]:
+    """A description's first paragraph as a question, if enough code remains to be found by."""
     first = " ".join(said.strip().split("\n\n")[0].split())
     left = len(chunk.text) - (end - start)
     if len(first) >= SHORTEST and len(set(terms(first))) > _LEAST_TERMS and left >= LEAST_REST:
-        yield Described(first[:LONGEST], kind, chunk.start + start, chunk.start + end)
+        yield CodeDescription(first[:LONGEST], kind, chunk.start + start, chunk.start + end)
