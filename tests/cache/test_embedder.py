@@ -15,7 +15,8 @@ from vivace.cache.memory import Memory
 from vivace.cache.policy import make
 from vivace.embed.given import Given
 from vivace.errors import BadFilter, EmbeddingError
-from vivace.protocols import EmbedsThen, EmbedsTokens
+from vivace.protocols import EmbedsTokens
+from vivace.run.microbatch import EmbedsThen
 from vivace.run.pools import Pool
 from vivace.types import Vector, Vectors
 

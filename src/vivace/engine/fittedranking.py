@@ -10,8 +10,7 @@ from vivace.collection.corpus import Corpus
 from vivace.errors import BadSettings, CorruptIndex, StoreUnwritable
 from vivace.protocols import CandidateSource
 from vivace.retrieve import fitted
-from vivace.retrieve.features import features
-from vivace.retrieve.fitted import FittedReranker, Model
+from vivace.retrieve.fitted import FittedModel, FittedReranker, features
 from vivace.trace import Trace
 from vivace.tune import fitting, replay
 from vivace.tune.fitting import Judged
@@ -29,7 +28,7 @@ def fit(
     questions: Sequence[Labelled],
     pools: Sequence[Pool],
     stages: Stages,
-) -> Model:
+) -> FittedModel:
     """The model of these questions, for rankings made by these stages. Blocks."""
     judged = [
         one
@@ -62,7 +61,7 @@ def _judged(
     )
 
 
-def decision(model: Model, before: Model | None) -> Decision:
+def decision(model: FittedModel, before: FittedModel | None) -> Decision:
     """What `vivace why` tells of it."""
     gain = f"{100 * model.gain:+.1f} points of nDCG@10 ({100 * model.low:.1f} to"
     reason = (
@@ -80,7 +79,7 @@ def decision(model: Model, before: Model | None) -> Decision:
     )
 
 
-def keep(corpus: Corpus, model: Model, decide: Callable[[Decision], None]) -> None:
+def keep(corpus: Corpus, model: FittedModel, decide: Callable[[Decision], None]) -> None:
     """Write it into the collection's folder, in place of the one before. Blocks.
 
     Raises:
@@ -110,6 +109,6 @@ def load(corpus: Corpus, trace: Trace) -> FittedReranker | None:
     return FittedReranker(model) if model is not None and model.enabled else None
 
 
-def _told(model: Model) -> dict[str, object]:
+def _told(model: FittedModel) -> dict[str, object]:
     weights = dict(zip(model.names, model.weights, strict=True))
     return {"enabled": model.enabled, "blend": model.blend, "weights": weights}

@@ -18,8 +18,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from vivace.retrieve import rerank
-from vivace.retrieve.features import NAMES, Features
-from vivace.retrieve.fitted import Model
+from vivace.retrieve.fitted import NAMES, Features, FittedModel
 from vivace.tune import metrics
 from vivace.tune.bootstrap import difference
 from vivace.types import Bitmap, Scores
@@ -53,7 +52,9 @@ class Judged:
     """Questions of one group are never on both sides of a fold; None is a group of its own."""
 
 
-def fit(judged: Sequence[Judged], collection: str, *, blend: float = 0.5, seed: int = 0) -> Model:
+def fit(
+    judged: Sequence[Judged], collection: str, *, blend: float = 0.5, seed: int = 0
+) -> FittedModel:
     """The model of all these questions, with the gain measured by cross-validation over them.
 
     Questions without a relevant chunk anywhere say nothing and are left out. With fewer than
@@ -67,7 +68,7 @@ def fit(judged: Sequence[Judged], collection: str, *, blend: float = 0.5, seed: 
     groups = _groups(asked)
     most = int(groups.max()) + 1 if asked else 0
     depth = max((len(one.fused) for one in asked), default=0)
-    model = Model(
+    model = FittedModel(
         collection, (0.0,) * len(NAMES), blend, depth, len(asked), 0.0, 0.0, 0.0, enabled=False
     )
     if most < FEWEST:
@@ -83,7 +84,7 @@ def fit(judged: Sequence[Judged], collection: str, *, blend: float = 0.5, seed: 
     )
 
 
-def gains(judged: Sequence[Judged], model: Model) -> Weights:
+def gains(judged: Sequence[Judged], model: FittedModel) -> Weights:
     """(q,) What each question's nDCG@10 gains by the model, blended in as it would be served."""
     return np.array([_gain(one, model) for one in judged], np.float64)
 
@@ -124,7 +125,9 @@ def _pairs(judged: Sequence[Judged]) -> tuple[NDArray[np.float64], NDArray[np.fl
     return np.concatenate(rows), np.concatenate(shares)
 
 
-def _gains(judged: Sequence[Judged], groups: NDArray[np.int64], model: Model, seed: int) -> Weights:
+def _gains(
+    judged: Sequence[Judged], groups: NDArray[np.int64], model: FittedModel, seed: int
+) -> Weights:
     """(q,) The same of the model with weights that were fitted without the question's group."""
     folds = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups] % FOLDS
     found = np.zeros(len(judged))
@@ -137,7 +140,7 @@ def _gains(judged: Sequence[Judged], groups: NDArray[np.int64], model: Model, se
     return found
 
 
-def _gain(one: Judged, model: Model) -> float:
+def _gain(one: Judged, model: FittedModel) -> float:
     places = np.arange(len(one.fused))
     again = rerank.blend(one.fused, model.scores(one.features), model.blend)
     return _ndcg(one, rerank.order(places, again, len(places))) - _ndcg(one, places)
