@@ -51,7 +51,7 @@ CIRCULAR = {
 }
 SHARED_NAMES = {
     "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Entry", "Given",
-    "Judged", "Lease", "Memory", "Passage", "Pattern", "Pool", "QueryLog", "Refused", "Request",
+    "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
     "Rung", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
     "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",
 }  # fmt: skip

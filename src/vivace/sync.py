@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.collection.planned import Planned
+from vivace.collection.plan_state import StoredPlan
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded
 from vivace.engine import (
@@ -25,7 +25,7 @@ from vivace.engine import (
 from vivace.errors import StoreError, VivaceError
 from vivace.generate.templates import with_wishes
 from vivace.run.streams import closing
-from vivace.tune.intervals import Recall
+from vivace.tune.metrics import Recall
 from vivace.tune.quality import Quality
 from vivace.tune.tuning import Tuning
 from vivace.types import (
@@ -263,8 +263,8 @@ class BlockingCollection:
         return self._collection.plan
 
     @property
-    def planned(self) -> Planned | None:
-        return self._collection.planned
+    def stored_plan(self) -> StoredPlan | None:
+        return self._collection.stored_plan
 
     def recall(self) -> Recall:
         return self._collection.recall()

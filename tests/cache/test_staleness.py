@@ -77,7 +77,7 @@ class Histories(RuleBasedStateMachine):
         self.stack = ExitStack()
         # how long another process's plan may go unnoticed is not what is tried here
         patch = self.stack.enter_context
-        patch(mock.patch("vivace.collection.plan_in_force.LOOKED_AT_EACH", 0.0))
+        patch(mock.patch("vivace.collection.plan_state.POLL_SECONDS", 0.0))
         patch(mock.patch("vivace.engine.caching.Memory", return_value=self.memory))
         self.asked: deque[tuple[str, Query]] = deque(maxlen=_AGAIN)
         self.made: dict[str, Any] = {}

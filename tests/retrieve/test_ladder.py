@@ -19,7 +19,7 @@ from vivace.retrieve.context import (
     now,
 )
 from vivace.retrieve.query import parse
-from vivace.run.work import doing
+from vivace.run.work import work_context
 from vivace.settings import Search
 from vivace.trace import Trace
 from vivace.types import Query
@@ -139,7 +139,7 @@ async def test_a_deadline_that_has_passed() -> None:
     with world() as w:
         with pytest.raises(DeadlineExceeded):
             await w.searcher.search(Query(TEXT, deadline=0.0))
-        with doing(seconds=0.0), pytest.raises(DeadlineExceeded):
+        with work_context(seconds=0.0), pytest.raises(DeadlineExceeded):
             await w.searcher.search(Query(TEXT))
 
 

@@ -19,7 +19,7 @@ from vivace.protocols import Embedder, Kind, Reranker
 from vivace.retrieve.context import StageCosts
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.run.microbatch import Then
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.settings import Search
 from vivace.text.terms import terms
 from vivace.trace import Trace
@@ -232,7 +232,7 @@ def world(
 ) -> Iterator[World]:
     made, trace, words = source or Source(), Trace(), Words()
     learned = costs or StageCosts()
-    pool = Pool(2, "test-search")
+    pool = ThreadPool(2, "test-search")
     try:
         searcher = HybridSearcher(
             made,

@@ -13,7 +13,7 @@ from vivace.cache.kept import EMBEDDING, Kept
 from vivace.cache.keys import key
 from vivace.protocols import Embedder, EmbedsTokens, Kind
 from vivace.run.microbatch import EmbedsThen, Then
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.types import Embedded, Vector, Vectors
 
 R = TypeVar("R")
@@ -81,7 +81,9 @@ class CachedEmbedder:
         pool: where `embed_then` goes on with a question that need not be embedded.
     """
 
-    def __init__(self, embedder: Embedder, kept: Kept[Row], *, seconds: float, pool: Pool) -> None:
+    def __init__(
+        self, embedder: Embedder, kept: Kept[Row], *, seconds: float, pool: ThreadPool
+    ) -> None:
         self.name = embedder.name
         self.dim = embedder.dim
         self._embedder = embedder
@@ -190,7 +192,9 @@ class _TokensThen(_Tokens, _Then):
     """Both."""
 
 
-def cached(embedder: Embedder, kept: Kept[Row], *, seconds: float, pool: Pool) -> CachedEmbedder:
+def cached(
+    embedder: Embedder, kept: Kept[Row], *, seconds: float, pool: ThreadPool
+) -> CachedEmbedder:
     """The embedder with a memory: `EmbedsTokens`, `EmbedsThen` or both where it is."""
     kinds = {
         (False, False): CachedEmbedder,

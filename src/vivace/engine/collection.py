@@ -13,29 +13,28 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.collection import given
+from vivace.collection import prepared_chunks
 from vivace.collection.corpus import Corpus
+from vivace.collection.paths import resolved
 from vivace.collection.pipeline import Pipeline
-from vivace.collection.place import resolved
 from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine import warming
-from vivace.engine.qualitytuning import QualityTuning
-from vivace.engine.selftuning import SelfTuning
 from vivace.engine.tuned import Tuned
 from vivace.errors import BadInput, StoreError, VivaceError
 from vivace.generate.templates import with_wishes
 from vivace.ingest.sandbox import Passwords
-from vivace.retrieve.maxsim import maxsim
+from vivace.run.background import IngestThrottle
 from vivace.run.streams import closing
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import Pace
+from vivace.run.work import Priority, work_context
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune.qualitytuning import QualityTuning
+from vivace.tune.selftuning import SelfTuning
 from vivace.types import (
     Answer,
     AnswerOptions,
@@ -72,8 +71,8 @@ class Collection(Tuned):
         self._engine = engine
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
-        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
-        self._pace = Pace(engine.settings.ingest.commit_chunks)
+        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide)
+        self._pace = IngestThrottle(engine.settings.ingest.commit_chunks)
         self._make_searcher = partial(
             engine.searcher, corpus, trace, self._tuning.watch, self._pace.observe
         )
@@ -141,7 +140,7 @@ class Collection(Tuned):
             BadInput: a document without id or text or with metadata that has no JSON form, chunks
                 of a document that disagree, vectors given for documents, or anything else.
         """
-        given_items = given.only(items)
+        given_items = prepared_chunks.only(items)
         documents = [item for item in given_items if isinstance(item, Document)]
         chunks = [item for item in given_items if isinstance(item, Chunk)]
         if documents and (chunks or vectors is not None):
@@ -152,7 +151,7 @@ class Collection(Tuned):
         if not documents:
             return await self._add_chunks(chunks, vectors)
         for document in documents:
-            given.check(document)
+            prepared_chunks.check(document)
         return await self._pipeline().run(documents)
 
     async def delete(self, ids: str | Sequence[str]) -> int:
@@ -184,7 +183,7 @@ class Collection(Tuned):
             text if isinstance(text, Query) else Query(text, k, filters, min_score, vector=vector)
         )
         start = time.perf_counter()
-        with self._in_flight(), doing(seconds=query.deadline, user=query.user):
+        with self._in_flight(), work_context(seconds=query.deadline, user=query.user):
             result = await self._searcher.search(query)
         self._record(query, result, time.perf_counter() - start)
         return result
@@ -195,7 +194,7 @@ class Collection(Tuned):
         """One result or error a query, in order; one failure does not lose the others."""
         wanted = [query if isinstance(query, Query) else Query(query, k) for query in queries]
         start = time.perf_counter()
-        with self._in_flight(), doing(Priority.BATCH):
+        with self._in_flight(), work_context(Priority.BATCH):
             results = await self._searcher.search_many(wanted)
         each = (time.perf_counter() - start) / max(1, len(wanted))
         for query, result in zip(wanted, results, strict=True):
@@ -318,7 +317,7 @@ class Collection(Tuned):
     ) -> IngestReport:
         metric = self._corpus.store.metric
         embedder, tokens = self._engine.embedder, self._settings.embed.tokens
-        changes, embedded = await given.changes(
+        changes, embedded = await prepared_chunks.changes(
             chunks, vectors, embedder, metric, quiet=self._pace.quiet, tokens=tokens
         )
         if not changes:

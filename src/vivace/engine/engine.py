@@ -15,11 +15,10 @@ from vivace.answer.extractive import Extractive
 from vivace.answer.prompted import Prompted
 from vivace.answer.semantic import SemanticAnswerer
 from vivace.collection.corpus import Corpus
-from vivace.collection.place import collection_path
+from vivace.collection.paths import collection_path
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
-from vivace.engine import fittedranking
 from vivace.engine.caching import Caching, Timed
 from vivace.engine.collection import Collection
 from vivace.errors import BadSettings, VivaceError
@@ -32,11 +31,13 @@ from vivace.protocols import Answerer, Generator, Searcher
 from vivace.retrieve import rerankers
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.pipeline import DenseWatch
-from vivace.run.pools import Pool
+from vivace.run.endpoints import AsksServers, EndpointsStatistics
+from vivace.run.pools import ThreadPool
 from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune import fitting
 from vivace.types import Chunk, Completion, Decision, Request
 
 
@@ -63,7 +64,7 @@ class Engine:
         except BaseException:
             self.embedder.close()
             raise
-        self._pool = Pool(share.search, "vivace-search", cores=share.cores)
+        self._pool = ThreadPool(share.search, "vivace-search", cores=share.cores)
         self.questions = self.caching.embedder(self.embedder, self._pool)
         """Of questions; documents, tuning and `/v1/embeddings` have the embedder itself."""
         self.sandbox = Sandbox(self.settings.parse)
@@ -120,8 +121,8 @@ class Engine:
         one that is remembered, neither."""
         settings, reranker = self.settings.search, self.reranker
         fitted = None
-        if settings.rerank == fittedranking.NAME:
-            reranker = fitted = fittedranking.load(corpus, trace)
+        if settings.rerank == fitting.SETTING:
+            reranker = fitted = fitting.load(corpus, trace)
             if reranker is None:  # none was fitted, or it does not help
                 settings = msgspec.structs.replace(settings, rerank="auto")
         parts = (corpus, self.questions, self._pool, settings, trace)
@@ -164,7 +165,7 @@ class Engine:
         return SemanticAnswerer(
             answerer,
             self.questions,
-            corpus,
+            lambda ids: corpus.snapshot().chunks(ids),
             self.settings,
             self.templates,
             trace=trace,
@@ -201,6 +202,15 @@ class Engine:
             parallel=self.parallel,
             progress=progress,
         )
+
+    def server_statistics(self) -> dict[str, EndpointsStatistics]:
+        """Of the model servers, by purpose: `generate`, `embed`, `rerank`. From any thread."""
+        parts = {"generate": self.model, "embed": self.embedder, "rerank": self.reranker}
+        return {
+            purpose: part.server_statistics()
+            for purpose, part in parts.items()
+            if isinstance(part, AsksServers)
+        }
 
     @property
     def parallel(self) -> int:

@@ -9,7 +9,7 @@ from typing import Final
 
 from vivace.errors import VivaceError
 from vivace.protocols import Searcher
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.store.store import Store
 from vivace.types import Query
 
@@ -54,7 +54,7 @@ async def warm(store: Store, searcher: Searcher, limit: int) -> Warmed:
     counted = await asyncio.to_thread(_counted, store)
     failed = 0
     wanted = counted.most_common(limit)
-    with doing(Priority.BACKGROUND):
+    with work_context(Priority.BACKGROUND):
         for (text, k), _ in wanted:
             try:
                 await searcher.search(Query(text, k))

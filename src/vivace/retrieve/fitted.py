@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.collection.checked import Checked
+from vivace.collection.checksummed_json import ChecksummedJson
 from vivace.errors import BadSettings, CorruptIndex, RerankError
 from vivace.text.terms import words as words_of
 from vivace.types import Hit, Query, Scores
@@ -79,7 +79,7 @@ class FittedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return lowered
 
 
-_FILE: Final = Checked(FittedModel, "reranker", FORMAT, OLDEST, _FIX)
+_FILE: Final = ChecksummedJson(FittedModel, "reranker", FORMAT, OLDEST, _FIX)
 
 
 def save(model: FittedModel, path: Path) -> None:

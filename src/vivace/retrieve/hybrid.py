@@ -13,7 +13,7 @@ from vivace.retrieve.fusion import Ranking
 from vivace.retrieve.pipeline import DenseWatch, SearchPipeline, Snapshots
 from vivace.run import work
 from vivace.run.microbatch import EmbedsThen
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.settings import Search
 from vivace.trace import Trace
 from vivace.types import Embedded, Matches, Metric, Query, SearchResult, Vector, Vectors
@@ -47,7 +47,7 @@ class HybridSearcher:
         self,
         snapshots: Snapshots,
         embedder: Embedder,
-        pool: Pool,
+        pool: ThreadPool,
         settings: Search,
         trace: Trace,
         *,

@@ -13,19 +13,35 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
 
 from vivace.errors import Closed, Overloaded, VivaceError
 from vivace.run import work
 from vivace.run.balance import Balance, Endpoint, Member, ServerGrant
 from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.fair_queue import FairQueue, Waiter
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 
 _TICK: Final = 0.001
 """Seconds: a timer may be early by the resolution of the loop's clock."""
 MOST_WAITING: Final = 1000
 """Requests that wait for a place; with more, the next is refused."""
+FIRST_STREAMS: Final = 4
+"""Streams at once before anything is known of a server; its first tokens let in more."""
+LimitFactory: TypeAlias = Callable[[Endpoint, Callable[[], None]], ConcurrencyLimit]
+"""Makes the limit of a server, below its bound; gets what the limit calls when it has grown."""
+
+
+def call_limit(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
+    """For calls that are answered in one piece; begins at the bound, which is a small one."""
+    return ConcurrencyLimit(server.name, highest=server.bound, start=server.bound, grown=grown)
+
+
+def stream_limit(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
+    """For streams, whose holders report their tokens by `Lease.count_tokens`."""
+    return ConcurrencyLimit(
+        server.name, highest=server.bound, start=FIRST_STREAMS, paced=True, grown=grown
+    )
 
 
 class AllEjected(Overloaded):
@@ -71,6 +87,15 @@ class EndpointsStatistics:
     waiting: int
     refused: int
     """Requests that found every server ejected, or the queue full."""
+
+
+@runtime_checkable
+class AsksServers(Protocol):
+    """A client of a set of servers."""
+
+    def server_statistics(self) -> EndpointsStatistics:
+        """Of the servers and the connections to them. From any thread."""
+        ...
 
 
 class Lease:
@@ -154,8 +179,7 @@ class Endpoints:
 
     Args:
         name: of the set, for its errors.
-        learned: makes the limit of a server, below its bound; called with the server, and what
-            the limit has to call when it has grown. Its own queue is not used.
+        learned: makes the limit of each server; the limit's own queue is not used.
         clock: seconds, as `time.monotonic`.
         draw: spreads the pauses of ejected servers.
 
@@ -169,7 +193,7 @@ class Endpoints:
         servers: Sequence[Endpoint],
         *,
         tolerance: Tolerance | None = None,
-        learned: Callable[[Endpoint, Callable[[], None]], Limit] | None = None,
+        learned: LimitFactory | None = None,
         most_waiting: int = MOST_WAITING,
         clock: Callable[[], float] = time.monotonic,
         draw: random.Random | None = None,
