@@ -289,7 +289,7 @@ async def test_another_server_goes_on(fake: FakeModel, kind: str) -> None:
             for _ in range(4):
                 found = await model.embed([f"text {n}" for n in range(8)], kind="passage")
                 assert found.vectors.any(axis=1).all()
-            first, second = model.statistics().servers
+            first, second = model.server_statistics().servers
             assert second.succeeded == 32
             assert 1 <= second.idle <= 2
             assert fake.statistics().most_running <= 2
@@ -319,7 +319,7 @@ async def test_servers_that_are_down_are_told_at_once_and_waited_for_by_those_wh
         try:
             with work_context(Priority.INGEST):
                 assert (await patient.embed(["x"], kind="passage")).vectors.any()
-            assert patient.statistics().servers[0].ejections == 2
+            assert patient.server_statistics().servers[0].ejections == 2
         finally:
             patient.close()
 
@@ -331,6 +331,6 @@ def test_several_by_name(fake: FakeModel) -> None:
         try:
             assert isinstance(model, OpenAIEmbedder)
             assert (model.name, model.dim) == ("openai:bge", 16)
-            assert [s.weight for s in model.statistics().servers] == [2, 1]
+            assert [s.weight for s in model.server_statistics().servers] == [2, 1]
         finally:
             model.close()

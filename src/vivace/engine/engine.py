@@ -31,6 +31,7 @@ from vivace.protocols import Answerer, Generator, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.pooling import Watch
 from vivace.retrieve.rerankers import names as rerankers
+from vivace.run.endpoints import AsksServers, EndpointsStatistics
 from vivace.run.pools import ThreadPool
 from vivace.run.threads import divide
 from vivace.settings import Settings
@@ -164,7 +165,7 @@ class Engine:
         return SemanticAnswerer(
             answerer,
             self.questions,
-            corpus,
+            lambda ids: corpus.snapshot().chunks(ids),
             self.settings,
             self.templates,
             trace=trace,
@@ -201,6 +202,15 @@ class Engine:
             parallel=self.parallel,
             progress=progress,
         )
+
+    def server_statistics(self) -> dict[str, EndpointsStatistics]:
+        """Of the model servers, by purpose: `generate`, `embed`, `rerank`. From any thread."""
+        parts = {"generate": self.model, "embed": self.embedder, "rerank": self.reranker}
+        return {
+            purpose: part.server_statistics()
+            for purpose, part in parts.items()
+            if isinstance(part, AsksServers)
+        }
 
     @property
     def parallel(self) -> int:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
 
 from vivace.errors import Closed, Overloaded, VivaceError
 from vivace.run import work
@@ -87,6 +87,15 @@ class EndpointsStatistics:
     waiting: int
     refused: int
     """Requests that found every server ejected, or the queue full."""
+
+
+@runtime_checkable
+class AsksServers(Protocol):
+    """A client of a set of servers."""
+
+    def server_statistics(self) -> EndpointsStatistics:
+        """Of the servers and the connections to them. From any thread."""
+        ...
 
 
 class Lease:

@@ -9,6 +9,7 @@ from pathlib import Path
 from vivace.engine import Collection, Engine
 from vivace.engine.caching import Caching
 from vivace.errors import BadInput, EmbeddingError
+from vivace.run.endpoints import EndpointsStatistics
 from vivace.run.host import EventLoopLag
 from vivace.run.limit import START, ConcurrencyLimit
 from vivace.server.errors import NoSuchModel
@@ -127,6 +128,10 @@ class AppState:
     def caching(self) -> Caching | None:
         """The engine's caches; None before it is open."""
         return None if self._engine is None else self._engine.caching
+
+    def server_statistics(self) -> dict[str, EndpointsStatistics]:
+        """Of the engine's model servers, by purpose; none before it is open."""
+        return {} if self._engine is None else self._engine.server_statistics()
 
     @property
     def names(self) -> list[str]:
