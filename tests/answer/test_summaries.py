@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from tests.answer.searches import finding
 from vivace.answer.prompted import Prompted
-from vivace.answer.summaries import gather_bounded, grouped_by_budget, whole_documents
+from vivace.answer.summaries import grouped_by_budget, whole_documents
 from vivace.errors import ModelTimeout
 from vivace.generate.prompts import PromptBuilder
 from vivace.settings import Answering, Generate, Settings
@@ -128,16 +129,28 @@ async def test_a_failed_part_raises_and_cancels_the_others() -> None:
     assert model.running == 0
 
 
-async def test_gather_bounded_keeps_the_order_and_the_bound() -> None:
-    running = most = 0
+class FirstLast(Model):
+    """Its first reply comes after its second."""
 
-    async def call(number: int) -> int:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0)
-        running -= 1
-        return number
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = asyncio.Event()
 
-    assert await gather_bounded([lambda n=n: call(n) for n in range(9)], 2) == list(range(9))  # type: ignore[misc]
-    assert most == 2
+    async def stream(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float
+    ) -> AsyncIterator[Delta]:
+        deltas = super().stream(messages, max_tokens=max_tokens, temperature=temperature)
+        async for delta in deltas:
+            if messages[-1].content == self.asked[0]:
+                await self.second.wait()
+            yield delta
+        if len(self.asked) > 1 and messages[-1].content == self.asked[1]:
+            self.second.set()
+
+
+async def test_map_reduce_merges_the_parts_in_their_order() -> None:
+    model = FirstLast()
+    await summary(model, parallel=2)
+    numbers = [int(number) for number in re.findall(r"\[(\d+)\]", model.asked[-1])]
+    assert len(numbers) > 2
+    assert numbers == sorted(numbers)

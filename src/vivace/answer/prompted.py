@@ -96,7 +96,7 @@ class Prompted(TemplateAnswerer):
             GenerationError: from the stream: the model failed after its first token, or nothing
                 quotes instead.
         """
-        result = await self.passages(request, await self._searched(request))
+        result = await self.passages(request, await self._search_query(request))
         template, answering = request.template, self.settings.answer
         self._check_room(request)
         hits = result.hits[: answering.passages]
@@ -109,10 +109,10 @@ class Prompted(TemplateAnswerer):
         if refused:
             # nothing to read: the model could only make something up
             return _not_found(template.language, result, answerable)
-        prompt, deltas = await self._asked(request, result)
+        prompt, deltas = await self._ask(request, result)
         return self._written(_Reading(request, result, answerable, prompt, deltas))
 
-    async def _searched(self, request: AnswerRequest) -> Query:
+    async def _search_query(self, request: AnswerRequest) -> Query:
         """The query to search with; a follow-up question is rewritten to stand alone."""
         query, history = request.searched, request.options.history
         wanted = self.settings.generate.standalone and request.template.reads != "nothing"
@@ -131,7 +131,7 @@ class Prompted(TemplateAnswerer):
                 fix="Ask for it in parts, or raise generate.context_tokens",
             )
 
-    async def _asked(
+    async def _ask(
         self, request: AnswerRequest, result: SearchResult
     ) -> tuple[Prompt, AsyncIterator[Delta]]:
         """The prompt, and the model's reply to it."""

@@ -26,18 +26,18 @@ ReadChunks: TypeAlias = Callable[[Iterable[int]], Mapping[int, Chunk]]
 
 
 class SemanticAnswerer(TemplateAnswerer):
-    """Repeats an earlier answer to the same question in other words; else `inner` answers.
+    """Repeats the answer to an earlier question that asks the same in other words.
 
-    Only questions that are answered from passages are looked up. One for each collection; used on
-    the event loop alone.
+    Where there is none, and for whatever is not answered from passages, `inner` answers. One for
+    each collection; used on the event loop alone.
 
     Args:
         templates: those of `inner`.
         embedder: of questions; `inner`'s search embeds the same text again, so it should cache.
         chunks: reads the collection's present chunks; called on a thread.
         decide: records the decisions on thresholds.
-        room: the byte budget of the semantic answers of all collections.
-        in_flight: entered around a lookup, so that closing waits for it.
+        room: the byte budget of the semantic caches of all collections.
+        in_flight: entered around a lookup, so that closing the collection waits for it.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ class SemanticAnswerer(TemplateAnswerer):
     def _scope(self, request: AnswerRequest) -> bytes:
         """A digest of everything that an answer depends on except its question."""
         query, options = request.query, request.options
-        wishes: list[Any] = [options.system, options.max_tokens, options.temperature]
-        wishes += [options.template, options.target_language]
-        wishes += [query.k, query.min_score, query.filters]
-        own = msgspec.json.encode(wishes, order="deterministic", enc_hook=repr)
+        values: list[Any] = [options.system, options.max_tokens, options.temperature]
+        values += [options.template, options.target_language]
+        values += [query.k, query.min_score, query.filters]
+        own = msgspec.json.encode(values, order="deterministic", enc_hook=repr)
         return hashlib.blake2b(self._fixed + b"\0" + own, digest_size=16).digest()
 
     async def _find(self, query: Query, scope: bytes) -> tuple[Answer | None, Vector | None]:
@@ -150,7 +150,8 @@ class SemanticAnswerer(TemplateAnswerer):
         async with closing(deltas):
             async for delta in deltas:
                 if delta.answer is not None:
-                    used = _used(delta.answer)
+                    # whole chunks, because a filter may read any of their fields
+                    used = {h.chunk.id: h.chunk for h in delta.answer.hits[: delta.answer.read]}
                     if used:
                         self._cache.keep(query.text, vector, scope, delta.answer, used)
                     else:
@@ -170,11 +171,6 @@ class SemanticAnswerer(TemplateAnswerer):
             self._trace.count("semantic.unreadable")
             return False
         return all(found.get(number) == chunk for number, chunk in used.items())
-
-
-def _used(answer: Answer) -> dict[int, Chunk]:
-    """The passages that the answer was written from, whole: a filter may read any field."""
-    return {hit.chunk.id: hit.chunk for hit in answer.hits[: answer.read]}
 
 
 async def _replayed(answer: Answer) -> AsyncIterator[Delta]:
