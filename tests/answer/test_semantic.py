@@ -73,5 +73,5 @@ async def test_clearing_the_cache_forgets_them(tmp_path: Path) -> None:
         await docs.add([TOWER, OTHER])
         await docs.ask(FIRST)
         assert (await docs.ask(FIRST)).cached == "semantic"
-        await engine.caching.clear()
+        await engine.resources.caching.clear()
         assert (await docs.ask(FIRST)).cached == ""

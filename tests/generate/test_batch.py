@@ -145,8 +145,8 @@ async def test_the_slots_a_server_tells_are_taken_at_once() -> None:
     with FakeModel(mode="scripted", text="a b c d", delay_ms=2, slots=3, tells=True) as fake:
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:
             await engine.generate_many([request(str(n)) for n in range(30)])
-            assert engine.model is not None
-            (server,) = engine.model.statistics().servers
+            assert engine.resources.model is not None
+            (server,) = engine.resources.model.statistics().servers
             assert server.limit == 3
             assert fake.statistics().most_running <= 4  # how many are let in before it has told
 

@@ -17,11 +17,10 @@ from vivace.generate.templates import (
     load,
     resolve,
     split_translation,
-    with_wishes,
 )
 from vivace.settings import load as settings
 from vivace.testing.fake_llm import FakeModel
-from vivace.types import AnswerOptions, Message, Query
+from vivace.types import AnswerOptions, Query
 
 HANDBOOK = "# Leaving\n\nThe notice period is six weeks.\n\n# Pay\n\nPay day is the last Friday.\n"
 ZH = "员工的试用期为三个月。试用期内的通知期为两周。年假为三十天。"
@@ -213,13 +212,6 @@ async def test_what_cannot_be_asked(fake: FakeModel, tmp_path: Path) -> None:
         with pytest.raises(BadQuery, match="tokens"):
             await docs.ask("word " * 3900, template="translation", target_language="fr")
         assert not fake.prompts()
-
-
-def test_messages_join_what_was_asked() -> None:
-    said = [Message("system", "Rhyme."), Message("user", "a"), Message("assistant", "b")]
-    options = with_wishes(AnswerOptions(system="Be brief."), "code", "", said)
-    assert (options.system, options.history) == ("Be brief.\n\nRhyme.", tuple(said[1:]))
-    assert options.template == "code"
 
 
 def test_the_users_files_are_laid_over_ours(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def until(live: Live, true: Callable[[], bool]) -> None:
 
 
 def batcher(live: Live) -> YieldingBatcher[Any, Any]:
-    embedder = live.state.engine.embedder
+    embedder = live.state.engine.resources.embedder
     assert isinstance(embedder, MiniLM)
     return embedder._batcher
 
@@ -171,7 +171,7 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
     gate = Gate()
     monkeypatch.setattr(HybridSearcher, "_fused", gate.before(HybridSearcher._fused))
     with serving(open_to_all(config), [handbook]) as live:
-        pool = live.state.engine._pool
+        pool = live.state.engine.resources.search_pool
 
         def leave() -> None:
             gate.shut()

@@ -108,7 +108,7 @@ class AppState:
     async def _warm_up(self, engine: Engine) -> None:
         """Load the model now, not at the first question; without one, keywords still search."""
         try:
-            await engine.embedder.embed([_WARM_UP], kind="query")
+            await engine.resources.embedder.embed([_WARM_UP], kind="query")
         except EmbeddingError:
             self.trace.count("warm_up.failed")
 
@@ -126,7 +126,7 @@ class AppState:
     @property
     def caching(self) -> Caching | None:
         """The engine's caches; None before it is open."""
-        return None if self._engine is None else self._engine.caching
+        return None if self._engine is None else self._engine.resources.caching
 
     @property
     def names(self) -> list[str]:
