@@ -16,13 +16,13 @@ from vivace.cache.policy import make
 from vivace.embed.precomputed import Precomputed
 from vivace.errors import BadFilter, EmbeddingError
 from vivace.protocols import EmbedsThen, EmbedsTokens
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.types import Vector, Vectors
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
-    pool = Pool(1, "test")
+def pool() -> Iterator[ThreadPool]:
+    pool = ThreadPool(1, "test")
     yield pool
     pool.close()
 
@@ -38,7 +38,7 @@ def memory() -> Memory[Row]:
 
 
 @pytest.fixture
-def embedder(words: Words, memory: Memory[Row], pool: Pool) -> CachedEmbedder:
+def embedder(words: Words, memory: Memory[Row], pool: ThreadPool) -> CachedEmbedder:
     return cached(words, Local(memory, EMBEDDING), seconds=60, pool=pool)
 
 
@@ -126,7 +126,7 @@ async def test_a_hundred_at_once_are_embedded_once(embedder: CachedEmbedder, wor
 
 
 async def test_another_model_shares_nothing(
-    embedder: CachedEmbedder, memory: Memory[Row], pool: Pool
+    embedder: CachedEmbedder, memory: Memory[Row], pool: ThreadPool
 ) -> None:
     other = Words()
     other.name = "other words"
@@ -136,7 +136,7 @@ async def test_another_model_shares_nothing(
     assert other.calls == [["red apple"]]
 
 
-def test_it_can_do_what_the_embedder_can(memory: Memory[Row], pool: Pool) -> None:
+def test_it_can_do_what_the_embedder_can(memory: Memory[Row], pool: ThreadPool) -> None:
     made = cached(Precomputed(8), Local(memory, EMBEDDING), seconds=60, pool=pool)
     assert not isinstance(made, EmbedsTokens | EmbedsThen)
     assert (made.name, made.dim) == ("given:8", 8)

@@ -20,7 +20,7 @@ from vivace.cache.kept import weigh
 from vivace.cache.memory import Memory
 from vivace.cache.policy import make
 from vivace.cli import main
-from vivace.cli.cache import _of_server
+from vivace.cli.cache import server_statistics
 from vivace.engine import Collection, Engine
 from vivace.engine.resources import TimedSearcher
 from vivace.generate.coalesce import Coalesced
@@ -296,6 +296,6 @@ async def test_what_a_server_remembers_is_read_from_its_metrics(
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        found = await asyncio.to_thread(_of_server, address)
+        found = await asyncio.to_thread(server_statistics, address)
     assert found["kinds"]["search"]["entries"] == 1
     assert found["capacity_bytes"] == 64 << 20

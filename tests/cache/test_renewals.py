@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from vivace.cache.renewals import Revalidation
-from vivace.run.work import Priority, current, doing
+from vivace.run.work import Priority, current, work_context
 
 
 async def test_a_key_is_made_again_once_at_a_time() -> None:
@@ -32,7 +32,7 @@ async def test_it_is_in_background_whoever_asked() -> None:
     async def make() -> None:
         seen.append((current().priority, current().deadline))
 
-    with doing(Priority.INTERACTIVE, seconds=1.0):
+    with work_context(Priority.INTERACTIVE, seconds=1.0):
         renewals.begin(b"a", make, lambda: None)
     await renewals.settle()
     assert seen == [(Priority.BACKGROUND, None)]

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from vivace.collection.background import Background
-from vivace.run.yielding import NICE
+from vivace.run.background import NICE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nice values of threads")
 

@@ -15,7 +15,7 @@ import pytest
 from vivace.collection.corpus import Corpus
 from vivace.collection.writer import Writer
 from vivace.errors import BadVectors, StoreError
-from vivace.run.yielding import NICE
+from vivace.run.background import NICE
 from vivace.store.changes import Change, Committed, NewChunk, Put
 from vivace.trace import Trace
 from vivace.types import Chunk, Document

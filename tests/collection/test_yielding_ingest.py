@@ -15,8 +15,8 @@ import pytest
 from tests.collection.conftest import HashEmbedder
 from vivace.engine import Collection, Engine
 from vivace.run import work
+from vivace.run.background import NICE
 from vivace.run.work import Priority
-from vivace.run.yielding import NICE
 from vivace.settings import load
 from vivace.types import Document, IngestProgress
 

@@ -45,7 +45,7 @@ def client(*urls: str, tolerance: Tolerance | None = None, **settings: Any) -> O
 
 
 def seen(model: OpenAI) -> list[ServerStatistics]:
-    return list(model.statistics().servers)
+    return list(model.server_statistics().servers)
 
 
 async def test_requests_are_shared_and_connections_counted(fakes: FakeModels) -> None:
@@ -255,7 +255,7 @@ async def test_no_more_requests_at_once_than_allowed_while_servers_come_and_go(
         assert one.statistics().most_running == 2
         assert 1 <= other.statistics().most_running <= 3
         assert [server.name for server in seen(model)] == [other.url]
-        assert model.statistics().waiting == 0
+        assert model.server_statistics().waiting == 0
     finally:
         await model.close()
 
@@ -277,6 +277,6 @@ async def test_cancelling_gives_the_place_back(fakes: FakeModels, running: bool)
         await asyncio.gather(first, second, return_exceptions=True)
         server = seen(model)[0]
         assert (server.in_use, server.failed) == (0, 0)
-        assert model.statistics().waiting == 0
+        assert model.server_statistics().waiting == 0
     finally:
         await model.close()

@@ -15,7 +15,7 @@ from vivace.retrieve.ladder import (
     Costs,
     depth,
 )
-from vivace.run.work import doing
+from vivace.run.work import work_context
 from vivace.settings import Search
 from vivace.types import Query
 
@@ -136,7 +136,7 @@ async def test_a_deadline_that_has_passed() -> None:
     with world() as w:
         with pytest.raises(DeadlineExceeded):
             await w.searcher.search(Query(TEXT, deadline=0.0))
-        with doing(seconds=0.0), pytest.raises(DeadlineExceeded):
+        with work_context(seconds=0.0), pytest.raises(DeadlineExceeded):
             await w.searcher.search(Query(TEXT))
 
 

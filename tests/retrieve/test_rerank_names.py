@@ -29,7 +29,7 @@ async def test_servers() -> None:
     assert isinstance(found, HttpReranker)
     try:
         assert found.name == "rerank:BAAI/bge-reranker:v2"
-        servers = found.statistics().servers
+        servers = found.server_statistics().servers
         assert [(one.name, one.weight) for one in servers] == [
             ("http://a:1/v1", 1),
             ("https://b/v2", 3),

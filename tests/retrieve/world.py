@@ -19,7 +19,7 @@ from vivace.index.terms import TantivyTerms, TermSearcher
 from vivace.protocols import Embedder, Kind, Reranker, Then
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.ladder import Costs
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.settings import Search
 from vivace.text.terms import terms
 from vivace.trace import Trace
@@ -221,7 +221,7 @@ def world(
     costs: Costs | None = None,
 ) -> Iterator[World]:
     made, trace, words = source or Source(), Trace(), Words()
-    pool = Pool(2, "test-search")
+    pool = ThreadPool(2, "test-search")
     try:
         searcher = HybridSearcher(
             lambda: made,

@@ -18,7 +18,7 @@ from vivace.run import work
 from vivace.run.balance import Endpoint
 from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.endpoints import AllEjected, Endpoints, Lease, ServerStatistics
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 from vivace.run.work import Priority, Work
 
 NAMES = ("a", "b", "c", "d")
@@ -37,10 +37,12 @@ class Servers(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = SimulatedLoop()
-        self.limits: dict[str, Limit] = {}
+        self.limits: dict[str, ConcurrencyLimit] = {}
 
-        def learned(server: Endpoint, grown: Callable[[], None]) -> Limit:
-            limit = Limit(server.name, highest=server.bound, grown=grown, clock=self.loop.time)
+        def learned(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
+            limit = ConcurrencyLimit(
+                server.name, highest=server.bound, grown=grown, clock=self.loop.time
+            )
             self.limits[server.name] = limit
             return limit
 
@@ -70,8 +72,8 @@ class Servers(RuleBasedStateMachine):
         deadline = None if seconds is None else self.loop.now + seconds
 
         async def one() -> Lease:
-            work._current.set(Work(priority, deadline))
-            return await self.endpoints.lease(avoid=avoid)
+            with work.working_on(Work(priority, deadline)):
+                return await self.endpoints.lease(avoid=avoid)
 
         self.tasks.append(self.loop.create_task(one()))
         self.avoided[self.tasks[-1]] = avoid

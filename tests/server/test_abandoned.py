@@ -17,7 +17,7 @@ import pytest
 from tests.server.live import WAIT, Live, serving
 from vivace.embed.minilm import MiniLM
 from vivace.retrieve.hybrid import HybridSearcher
-from vivace.run.yielding import YieldingBatcher
+from vivace.run.background import BackgroundBatcher
 from vivace.settings import Admission, Cache, Settings
 from vivace.testing.fake_llm import FakeModel
 
@@ -96,7 +96,7 @@ def until(live: Live, true: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
-def batcher(live: Live) -> YieldingBatcher[Any, Any]:
+def batcher(live: Live) -> BackgroundBatcher[Any, Any]:
     embedder = live.state.engine.resources.embedder
     assert isinstance(embedder, MiniLM)
     return embedder._batcher

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from vivace.generate.templates import ResolvedTemplate, Templates, built_in, resolve
 from vivace.protocols import Search
 from vivace.retrieve.questions import check
-from vivace.run.streams import Deferred
+from vivace.run.streams import LazyStream
 from vivace.settings import Settings
 from vivace.types import AnswerOptions, Delta, Query, SearchResult
 
@@ -47,7 +47,7 @@ class TemplateAnswerer(ABC):
 
     def stream(
         self, query: Query, search: Search, options: AnswerOptions = _DEFAULTS
-    ) -> Deferred[Delta]:
+    ) -> LazyStream[Delta]:
         """The answer in pieces; the last delta carries the whole `Answer`.
 
         Raises:
@@ -59,7 +59,7 @@ class TemplateAnswerer(ABC):
             template = resolve(query, options, self.templates)
             return await self.begin(AnswerRequest(query, search, options, template))
 
-        return Deferred(begin)
+        return LazyStream(begin)
 
     @abstractmethod
     async def begin(self, request: AnswerRequest) -> AsyncIterator[Delta]:

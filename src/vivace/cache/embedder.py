@@ -12,7 +12,7 @@ import numpy as np
 from vivace.cache.kept import EMBEDDING, Kept
 from vivace.cache.keys import key
 from vivace.protocols import Embedder, EmbedsThen, EmbedsTokens, Kind, Then
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.types import Embedded, Vector, Vectors
 
 R = TypeVar("R")
@@ -80,7 +80,9 @@ class CachedEmbedder:
         pool: where `embed_then` goes on with a question that need not be embedded.
     """
 
-    def __init__(self, embedder: Embedder, kept: Kept[Row], *, seconds: float, pool: Pool) -> None:
+    def __init__(
+        self, embedder: Embedder, kept: Kept[Row], *, seconds: float, pool: ThreadPool
+    ) -> None:
         self.name = embedder.name
         self.dim = embedder.dim
         self._embedder = embedder
@@ -189,7 +191,9 @@ class _TokensThen(_Tokens, _Then):
     """Both."""
 
 
-def cached(embedder: Embedder, kept: Kept[Row], *, seconds: float, pool: Pool) -> CachedEmbedder:
+def cached(
+    embedder: Embedder, kept: Kept[Row], *, seconds: float, pool: ThreadPool
+) -> CachedEmbedder:
     """The embedder with a memory: `EmbedsTokens`, `EmbedsThen` or both where it is."""
     kinds = {
         (False, False): CachedEmbedder,

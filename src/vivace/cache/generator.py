@@ -16,7 +16,7 @@ from vivace.cache.kept import ANSWER, Kept
 from vivace.cache.keys import key
 from vivace.cache.renewals import Revalidation
 from vivace.protocols import Generator
-from vivace.run.streams import Deferred, closing
+from vivace.run.streams import LazyStream, closing
 from vivace.run.work import current, too_late
 from vivace.types import Delta, Message, Usage
 
@@ -120,7 +120,7 @@ class CachedGenerator:
             return self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
         said = [text for message in messages for text in (message.role, message.content)]
         one = key(ANSWER, self.name, self._scope, max_tokens, float(temperature), *said)
-        return Deferred(lambda: self._begun(one, messages, max_tokens, temperature))
+        return LazyStream(lambda: self._begun(one, messages, max_tokens, temperature))
 
     async def close(self) -> None:
         await self._renewals.close()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 
 
 class Revalidation:
@@ -28,7 +28,7 @@ class Revalidation:
 
         async def renewed() -> None:
             try:
-                with doing(Priority.BACKGROUND):
+                with work_context(Priority.BACKGROUND):
                     await make()
             # nobody waits for it: the stale value was given, and the next one asks again
             except Exception:

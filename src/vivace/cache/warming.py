@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from vivace.errors import VivaceError
 from vivace.protocols import Searcher
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.types import Query
 
 LoggedQuestions: TypeAlias = Counter[tuple[str, int]]
@@ -43,7 +43,7 @@ async def warm(searcher: Searcher, logged: LoggedQuestions, limit: int) -> Warmi
     """
     failed = 0
     wanted = logged.most_common(limit)
-    with doing(Priority.BACKGROUND):
+    with work_context(Priority.BACKGROUND):
         for (text, k), _ in wanted:
             try:
                 await searcher.search(Query(text, k))

@@ -14,7 +14,7 @@ import msgspec
 
 from vivace.cache.statistics import CacheCounts, CacheStatistics
 from vivace.cli.output import json_line, settings_of, table
-from vivace.cli.status import FAILED, OK
+from vivace.cli.parser import FAILED, OK
 from vivace.engine import Engine
 from vivace.errors import BadInput
 from vivace.settings.tree import Cache
@@ -31,11 +31,11 @@ def run(options: argparse.Namespace) -> int:
 
 async def _stats(options: argparse.Namespace) -> int:
     if options.server:
-        found = await asyncio.to_thread(_of_server, options.server)
+        found = await asyncio.to_thread(server_statistics, options.server)
         if options.json:
             json_line({"server": options.server, **found})
         else:
-            rows = [[kind, *_served(values)] for kind, values in found["kinds"].items()]
+            rows = [[kind, *_served_row(values)] for kind, values in found["kinds"].items()]
             table(options.server, _COLUMNS, rows)
         return OK
     async with Engine(settings_of(options)) as engine:
@@ -105,10 +105,10 @@ async def _warm(options: argparse.Namespace) -> int:
 
 
 def _check_stays(options: argparse.Namespace, cache: Cache) -> None:
-    """Whether anything could outlive this process: only vectors do, in a tier.
+    """Check that warming leaves something behind: only vectors in a tier outlive this process.
 
     Raises:
-        BadInput: nothing could.
+        BadInput: nothing would stay.
     """
     if options.server:
         raise BadInput(
@@ -130,7 +130,7 @@ def _check_stays(options: argparse.Namespace, cache: Cache) -> None:
 
 
 def _reached(counters: Mapping[str, int]) -> list[str]:
-    """The tiers that have some of it: written now, or found there."""
+    """The tiers that hold warmed vectors: written now, or found there."""
     parts = [(name.split("."), count) for name, count in counters.items()]
     there = {part[1] for part, count in parts if part[2:] in (["written"], ["hits"]) and count}
     return sorted(there)
@@ -144,11 +144,11 @@ def _value(statistics: CacheStatistics | None) -> dict[str, Any] | None:
     return {**value, "bytes": total.bytes, "entries": total.entries, "hit_ratio": total.ratio}
 
 
-def _of_server(address: str) -> dict[str, Any]:
-    """What a running server tells of its caches.
+def server_statistics(address: str) -> dict[str, Any]:
+    """The cache metrics of a running server, by kind, and those of the whole cache.
 
     Raises:
-        BadInput: there is no server of ours at the address.
+        BadInput: no Vivace server answers at the address.
     """
     if not address.startswith(("http://", "https://")):
         address = f"http://{address}"
@@ -166,7 +166,7 @@ def _of_server(address: str) -> dict[str, Any]:
     return value
 
 
-def _served(values: dict[str, float]) -> list[str]:
+def _served_row(values: dict[str, float]) -> list[str]:
     hits, misses = int(values["hits"]), int(values["misses"])
     ratio = CacheCounts(hits=hits, misses=misses).ratio
     return [

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import short_turns, stepping_back
+from vivace.run.background import short_switch_interval, stepping_back
+from vivace.run.work import Priority, work_context
 
 _NICENESS = 10
 
@@ -56,7 +56,7 @@ class Background:
             self._thread.join()
 
     def _do(self) -> None:
-        with doing(Priority.BACKGROUND), short_turns:
+        with work_context(Priority.BACKGROUND), short_switch_interval:
             self._work()
 
     def _run(self) -> None:

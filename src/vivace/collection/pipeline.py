@@ -22,8 +22,8 @@ from vivace.collection.passages import Passages
 from vivace.collection.preparation import Preparation, Prepared, Source, Window
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder, TokenCounter
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import Pace, step_back
+from vivace.run.background import IngestThrottle, lower_priority
+from vivace.run.work import Priority, work_context
 from vivace.settings import Settings
 from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import Store
@@ -67,7 +67,7 @@ class Pipeline:
         embedder: Embedder,
         count: TokenCounter,
         settings: Settings,
-        pace: Pace,
+        pace: IngestThrottle,
     ) -> None:
         self._store = store
         self._writer = writer
@@ -93,7 +93,7 @@ class Pipeline:
         start = time.monotonic()
         tally = _Tally()
         async with self._writer.session():
-            with doing(Priority.INGEST):
+            with work_context(Priority.INGEST):
                 await self._windows(sources, tally, progress)
             if prune:
                 await self._prune(prune, tally)
@@ -123,7 +123,7 @@ class Pipeline:
         preparation = Preparation(sources, self._store, self._count, self._settings)
         slots = asyncio.Semaphore(_WINDOWS)
         loop = asyncio.get_running_loop()
-        reading = ThreadPoolExecutor(1, "vivace-reading", initializer=step_back)
+        reading = ThreadPoolExecutor(1, "vivace-reading", initializer=lower_priority)
         try:
             async with asyncio.TaskGroup() as group:
                 before: asyncio.Task[None] | None = None

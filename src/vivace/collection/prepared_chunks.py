@@ -14,7 +14,7 @@ from vivace.collection import passages
 from vivace.errors import BadInput, BadVectors
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
-from vivace.run.yielding import aside, short_turns
+from vivace.run.background import aside, short_switch_interval
 from vivace.store.changes import NewChunk, Put
 from vivace.types import Chunk, Document, Metric, Signs, Vectors
 
@@ -82,7 +82,7 @@ async def changes(
         vectors, signs = found.vectors, found.signs
 
     def prepared() -> list[Put]:
-        with short_turns:
+        with short_switch_interval:
             rows = ready(vectors, count=len(chunks), dim=embedder.dim, metric=metric)
             return puts(chunks, rows, signs)
 

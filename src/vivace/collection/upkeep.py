@@ -14,8 +14,8 @@ from vivace.collection.passages import Kept
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.background import lower_priority
+from vivace.run.work import Priority, work_context
 from vivace.store.operations import FILE, Operations
 from vivace.types import Finding, UpkeepProgress
 
@@ -88,10 +88,10 @@ async def stepping(
         if progress is not None:
             loop.call_soon_threadsafe(progress, now)
 
-    with doing(Priority.BACKGROUND):
+    with work_context(Priority.BACKGROUND):
         if gives_way:
             # a thread of its own: one that has stepped back can never step forward
-            thread = ThreadPoolExecutor(1, "vivace-upkeep", step_back)
+            thread = ThreadPoolExecutor(1, "vivace-upkeep", lower_priority)
             task = asyncio.wrap_future(thread.submit(copy_context().run, work, step))
             thread.shutdown(wait=False)
         else:

@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 
 from vivace.collection.corpus import Corpus
 from vivace.errors import BadInput, StoreError
-from vivace.run.yielding import short_turns, stepping_back
+from vivace.run.background import short_switch_interval, stepping_back
 from vivace.store.changes import Change, VectorGone
 
 _MOST_CHANGES = 4096
@@ -182,7 +182,7 @@ class Writer:
         if not waiting:
             return
         try:
-            with short_turns:
+            with short_switch_interval:
                 committed = self._corpus.apply([c for item in waiting for c in item.changes])
         except (BadInput, VectorGone) as error:
             if len(waiting) > 1:

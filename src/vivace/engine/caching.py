@@ -24,7 +24,7 @@ from vivace.cache.tiers import OF_TIMEOUT, load
 from vivace.collection.corpus import Corpus
 from vivace.collection.paths import resolved
 from vivace.protocols import Embedder, Generator, Searcher
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.settings import Settings
 from vivace.trace import Trace
 from vivace.types import Decision
@@ -78,7 +78,7 @@ class Caching:
         if self._channel is not None:
             self._channel.subscribe(self._forget_semantic)
 
-    def embedder(self, embedder: Embedder, pool: Pool) -> Embedder:
+    def embedder(self, embedder: Embedder, pool: ThreadPool) -> Embedder:
         """For questions."""
         if self.memory is None or not self._cache.embeddings:
             return embedder

@@ -29,9 +29,9 @@ from vivace.generate.batch import run_batch
 from vivace.ingest.sandbox import Passwords
 from vivace.protocols import CandidateSource, Searcher
 from vivace.retrieve import passages
+from vivace.run.background import IngestThrottle
 from vivace.run.streams import closing
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import Pace
+from vivace.run.work import Priority, work_context
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
@@ -90,7 +90,7 @@ class Collection:
         decide, embedder = operations.record, resources.embedder
         self.tuning = SelfTuning(corpus, embedder, settings, trace, decide)
         self._quality = QualityTuning(corpus, embedder, settings, decide)
-        self._pace = Pace(settings.ingest.commit_chunks)
+        self._pace = IngestThrottle(settings.ingest.commit_chunks)
         self.searcher = self._make_searcher()
         self.answerer = resources.answerer(corpus, trace, decide, self._in_flight)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
@@ -199,7 +199,7 @@ class Collection:
             text if isinstance(text, Query) else Query(text, k, filters, min_score, vector=vector)
         )
         start = time.perf_counter()
-        with self._in_flight(), doing(seconds=query.deadline, user=query.user):
+        with self._in_flight(), work_context(seconds=query.deadline, user=query.user):
             result = await self.searcher.search(query)
         self._log(query, result, time.perf_counter() - start)
         return result
@@ -208,7 +208,7 @@ class Collection:
         """One result or error per query, in order; one failure does not lose the others."""
         wanted = [query if isinstance(query, Query) else Query(query, k) for query in queries]
         start = time.perf_counter()
-        with self._in_flight(), doing(Priority.BATCH):
+        with self._in_flight(), work_context(Priority.BATCH):
             results = await self.searcher.search_many(wanted)
         each = (time.perf_counter() - start) / max(1, len(wanted))
         for query, result in zip(wanted, results, strict=True):

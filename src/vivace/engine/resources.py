@@ -27,7 +27,8 @@ from vivace.protocols import Answerer, Embedder, Generator, Reranker, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.pooling import Watch
 from vivace.retrieve.rerankers import names as rerankers
-from vivace.run.pools import Pool
+from vivace.run.endpoints import AsksServers, EndpointsStatistics
+from vivace.run.pools import ThreadPool
 from vivace.run.threads import Cores, divide
 from vivace.settings import Settings
 from vivace.trace import Trace
@@ -87,7 +88,7 @@ class Resources:
     """The configured model behind the cache, for questions."""
     reranker: Reranker | None
     """Reranks in place of MaxSim; None where MaxSim or nothing does."""
-    search_pool: Pool
+    search_pool: ThreadPool
     sandbox: Sandbox
 
     @classmethod
@@ -111,7 +112,7 @@ class Resources:
         except BaseException:
             pool.close()
             raise
-        search_pool = Pool(share.search, "vivace-search", cores=share.cores)
+        search_pool = ThreadPool(share.search, "vivace-search", cores=share.cores)
         return cls(
             settings,
             known,
@@ -185,7 +186,7 @@ class Resources:
         return SemanticAnswerer(
             answerer,
             self.questions,
-            corpus,
+            lambda ids: corpus.snapshot().chunks(ids),
             self.settings,
             self.templates,
             trace=trace,
@@ -201,6 +202,15 @@ class Resources:
             return 2 * self.search_pool.statistics().threads
         servers = self.model.endpoints.statistics().servers
         return sum(server.bound for server in servers)
+
+    def server_statistics(self) -> dict[str, EndpointsStatistics]:
+        """Statistics of model servers by purpose: `generate`, `embed`, `rerank`. Thread-safe."""
+        parts = {"generate": self.model, "embed": self.embedder, "rerank": self.reranker}
+        return {
+            purpose: part.server_statistics()
+            for purpose, part in parts.items()
+            if isinstance(part, AsksServers)
+        }
 
     async def close(self) -> None:
         """Close the models, pools and caches. Idempotent."""

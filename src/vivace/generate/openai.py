@@ -163,9 +163,9 @@ class OpenAI:
         await self._probe.close()
         await self._client.close()
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them."""
-        return self._client.statistics()
+        return self._client.server_statistics()
 
     def _body(
         self, messages: Sequence[Message], max_tokens: int, temperature: float

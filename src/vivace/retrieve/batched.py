@@ -13,7 +13,7 @@ from vivace.protocols import CandidateSource, Embedder, EmbedsTokens
 from vivace.retrieve.pooling import Pooling
 from vivace.retrieve.running import Running, now
 from vivace.run import work
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.trace import Trace
 from vivace.types import Embedded, Matches, Rerank, SearchResult, Vectors
 
@@ -25,7 +25,9 @@ _OF_A_HOP: Final = 16
 class Many:
     """One call of `search_many`: a query's failure is its own."""
 
-    def __init__(self, pooling: Pooling, pool: Pool, embedder: Embedder, trace: Trace) -> None:
+    def __init__(
+        self, pooling: Pooling, pool: ThreadPool, embedder: Embedder, trace: Trace
+    ) -> None:
         self._pooling = pooling
         self._pool = pool
         self._embedder = embedder

@@ -17,7 +17,7 @@ from vivace.retrieve.ladder import GRACE, Costs
 from vivace.retrieve.pooling import Pooling, Watch
 from vivace.retrieve.running import Keyword, Running, now
 from vivace.run import work
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.settings import Search
 from vivace.trace import Trace
 from vivace.types import (
@@ -57,7 +57,7 @@ class HybridSearcher:
         self,
         source: Callable[[], CandidateSource],
         embedder: Embedder,
-        pool: Pool,
+        pool: ThreadPool,
         settings: Search,
         trace: Trace,
         *,

@@ -11,8 +11,7 @@ from typing import Final
 
 from vivace.errors import BadInput
 from vivace.run.breaker import Attempt, Breaker, BreakerState, Tolerance
-from vivace.run.limit import Limit
-from vivace.run.permit import Outcome, Permit
+from vivace.run.limit import ConcurrencyLimit, Outcome, Permit
 from vivace.run.work import Work
 
 MOST_EJECTED: Final = 0.5
@@ -42,7 +41,7 @@ class Member:
     breaker: Breaker
     passed: float
     """Requests begun by weight: of servers equally busy, the one with the least is next."""
-    limit: Limit | None = None
+    limit: ConcurrencyLimit | None = None
     """Learned, below the bound."""
     draining: bool = False
     rests_until: float = 0.0
@@ -112,7 +111,7 @@ class Balance:
         *,
         tolerance: Tolerance,
         draw: random.Random,
-        learned: Callable[[Endpoint], Limit] | None = None,
+        learned: Callable[[Endpoint], ConcurrencyLimit] | None = None,
     ) -> None:
         self._tolerance = tolerance
         self._learned = learned

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
 
 from vivace.errors import Closed, Overloaded, VivaceError
 from vivace.run import work
 from vivace.run.balance import Balance, Endpoint, Member, ServerGrant
 from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.fair_queue import FairQueue, Waiter
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 
 _TICK: Final = 0.001
 """Seconds: a timer may be early by the resolution of the loop's clock."""
@@ -28,18 +28,20 @@ MOST_WAITING: Final = 1000
 """Requests that wait for a place; with more, the next is refused."""
 FIRST_STREAMS: Final = 4
 """Streams at once before anything is known of a server; its first tokens let in more."""
-LimitFactory: TypeAlias = Callable[[Endpoint, Callable[[], None]], Limit]
+LimitFactory: TypeAlias = Callable[[Endpoint, Callable[[], None]], ConcurrencyLimit]
 """Makes the limit of a server, below its bound; gets what the limit calls when it has grown."""
 
 
-def call_limit(server: Endpoint, grown: Callable[[], None]) -> Limit:
+def call_limit(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
     """For calls that are answered in one piece; begins at the bound, which is a small one."""
-    return Limit(server.name, highest=server.bound, start=server.bound, grown=grown)
+    return ConcurrencyLimit(server.name, highest=server.bound, start=server.bound, grown=grown)
 
 
-def stream_limit(server: Endpoint, grown: Callable[[], None]) -> Limit:
+def stream_limit(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
     """For streams, whose holders report their tokens by `Lease.count_tokens`."""
-    return Limit(server.name, highest=server.bound, start=FIRST_STREAMS, paced=True, grown=grown)
+    return ConcurrencyLimit(
+        server.name, highest=server.bound, start=FIRST_STREAMS, paced=True, grown=grown
+    )
 
 
 class AllEjected(Overloaded):
@@ -85,6 +87,15 @@ class EndpointsStatistics:
     waiting: int
     refused: int
     """Requests that found every server ejected, or the queue full."""
+
+
+@runtime_checkable
+class AsksServers(Protocol):
+    """A client of a set of servers."""
+
+    def server_statistics(self) -> EndpointsStatistics:
+        """Of the servers and the connections to them. From any thread."""
+        ...
 
 
 class Lease:

@@ -111,7 +111,7 @@ class ServerSetClient:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread.
 
         aiohttp publishes no count of idle connections: this reads the connector's own table, and

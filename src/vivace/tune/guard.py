@@ -18,8 +18,8 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from vivace.protocols import CandidateSource
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.background import lower_priority
+from vivace.run.work import Priority, work_context
 from vivace.trace import Trace
 from vivace.tune import metrics
 from vivace.tune.measure import recalls
@@ -301,7 +301,7 @@ class RecallWatch:
             self._thread.join()
 
     def _run(self) -> None:
-        step_back()
+        lower_priority()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -309,7 +309,7 @@ class RecallWatch:
                     return
                 waiting, self._busy = self._waiting.popleft(), True
             try:
-                with doing(Priority.BACKGROUND):
+                with work_context(Priority.BACKGROUND):
                     self._judge(waiting)
             except Exception as error:  # a failing check must not fail answers: counted and logged
                 self._trace.count(FAILED)

@@ -19,8 +19,8 @@ from vivace.collection.plan_state import StoredPlan
 from vivace.collection.upkeep import Stopped, stepping
 from vivace.errors import Closed, CollectionLocked, InfeasibleObjective, VivaceError
 from vivace.protocols import Embedder
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.background import lower_priority
+from vivace.run.work import Priority, work_context
 from vivace.settings import Settings, Tune
 from vivace.trace import Trace
 from vivace.tune.guard import FloorMissed, RecallGuard, RecallWatch, raised
@@ -113,7 +113,7 @@ class SelfTuning:
         budget = budget_seconds or self._settings.tune.budget_seconds
         async with self._one:
             self._check()
-            with doing(Priority.BACKGROUND):
+            with work_context(Priority.BACKGROUND):
                 tuning = await self._measured(
                     wanted, budget, families, progress, low_priority, apply
                 )
@@ -176,7 +176,7 @@ class SelfTuning:
 
         def work() -> Tuning:
             if low_priority:
-                step_back()
+                lower_priority()
             try:
                 return race(self._stepped(progress))
             except KeyboardInterrupt as error:  # raised by `step` before anything was measured

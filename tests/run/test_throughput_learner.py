@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from tests.run.service import Clock, Curve, Run, Simulation, batching, cores, slots
-from vivace.run.permit import Permit
-from vivace.run.vegas import LADDER, Vegas
+from vivace.run.learners import LADDER, ThroughputLearner
+from vivace.run.limit import Permit
 from vivace.run.work import Priority, Work
 
 SHARE = 0.75
@@ -76,7 +76,7 @@ def test_a_service_slower_than_its_deadlines_does_not_lock_it_up() -> None:
 
 def test_nothing_is_learned_while_the_limit_does_not_bind() -> None:
     clock = Clock()
-    vegas = Vegas(lowest=1, highest=64, start=8, clock=clock)
+    vegas = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
     for number in range(2000):
         vegas.began()
         clock.now += 0.01 if number % 7 else 0.1
@@ -86,7 +86,7 @@ def test_nothing_is_learned_while_the_limit_does_not_bind() -> None:
 
 def test_bounds_hold_at_once_and_always() -> None:
     clock = Clock()
-    vegas = Vegas(lowest=1, highest=64, start=8, clock=clock)
+    vegas = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
     vegas.bound(20, 30)
     assert vegas.limit == 20
     vegas.bound(3, 5)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vivace.run.paced import Paced
+from vivace.run.learners import StreamLearner
 
 
 class Server:
@@ -23,7 +23,7 @@ class Server:
         self.slots, self.power = slots, power
         self.first, self.gap, self.tokens, self.jitter = first, 0.02, 50, jitter
         self.now = 0.0
-        self.limit = Paced(lowest=1, highest=64, start=4, clock=lambda: self.now)
+        self.limit = StreamLearner(lowest=1, highest=64, start=4, clock=lambda: self.now)
         self._draw = random.Random(1)
 
     def run(self, requests: int, change: tuple[int, int] | None = None) -> float:
@@ -144,7 +144,7 @@ def test_the_limit_stays_within_its_bounds() -> None:
 
 
 def test_an_overloaded_service_is_sent_less() -> None:
-    limit = Paced(lowest=1, highest=64, start=16, clock=lambda: 0.0)
+    limit = StreamLearner(lowest=1, highest=64, start=16, clock=lambda: 0.0)
     for _ in range(3):
         limit.began()
         limit.ended(0.1, done=False)
@@ -152,7 +152,7 @@ def test_an_overloaded_service_is_sent_less() -> None:
 
 
 def test_whom_somebody_waits_for_is_let_in_unless_that_was_too_many() -> None:
-    limit = Paced(lowest=1, highest=64, start=4, clock=lambda: 0.0)
+    limit = StreamLearner(lowest=1, highest=64, start=4, clock=lambda: 0.0)
     for _ in range(4):
         limit.began()
     for _ in range(60):  # nothing is known that would speak against it
@@ -169,6 +169,6 @@ def test_whom_somebody_waits_for_is_let_in_unless_that_was_too_many() -> None:
     for _ in range(8):
         server.limit.began()
     assert server.limit.urge()
-    told = Paced(lowest=1, highest=64, start=4, clock=lambda: 0.0)
+    told = StreamLearner(lowest=1, highest=64, start=4, clock=lambda: 0.0)
     told.bound(2, 2)
     assert not told.urge()

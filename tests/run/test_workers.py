@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,31 +17,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from vivace.errors import Closed, DeadlineExceeded
-from vivace.run import work as work_module
-from vivace.run.crew import Crew, Seat, Turn, Worker
 from vivace.run.fair_queue import Waiter
 from vivace.run.microbatch import MicroBatcher
-from vivace.run.pools import Pool
-from vivace.run.work import Priority, Work
+from vivace.run.pools import ThreadPool
+from vivace.run.work import Priority, Work, working_on
+from vivace.run.workers import NextStep, Worker, Workers, WorkerSlot
 
 PRIORITIES = st.sampled_from(Priority)
 CAP = 3
 
 
-@contextmanager
-def as_(work: Work) -> Iterator[None]:
-    """Deadlines are on the simulated clock, so `doing` will not do."""
-    token = work_module._current.set(work)
-    try:
-        yield
-    finally:
-        work_module._current.reset(token)
-
-
 class Stepped(RuleBasedStateMachine):
     """What a pool and a micro-batcher have in common."""
 
-    crew: Crew[Any]
+    workers: Workers[Any]
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,8 +40,8 @@ class Stepped(RuleBasedStateMachine):
         self.tasks: dict[int, asyncio.Task[Any]] = {}
         self.deadlines: dict[int, float | None] = {}
         self.gone: set[int] = set()
-        self.asleep: set[Seat[Any]] = set()
-        self.busy: set[Seat[Any]] = set()
+        self.asleep: set[WorkerSlot[Any]] = set()
+        self.busy: set[WorkerSlot[Any]] = set()
         self.size = 2
         self.bounds: dict[Priority, int] = {}
 
@@ -81,24 +69,24 @@ class Stepped(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1000))
     def step(self, which: int) -> None:
         """One thread's turn: it ends what it did and does what is next."""
-        able = [seat for seat in self.crew._seats if self.awake(seat)]
+        able = [slot for slot in self.workers.slots if self.awake(slot)]
         if not able:
             return
-        seat = able[which % len(able)]
-        turn = self.crew.turn(seat)
-        if turn is Turn.SLEEP:
-            self.asleep.add(seat)
-        elif turn is Turn.LEAVE:
-            self.crew._left(seat)
+        slot = able[which % len(able)]
+        turn = self.workers.turn(slot)
+        if turn is NextStep.SLEEP:
+            self.asleep.add(slot)
+        elif turn is NextStep.LEAVE:
+            self.workers.ended(slot)
         self.settle()
 
-    def awake(self, seat: Seat[Any]) -> bool:
-        if seat in self.asleep and seat.wake.acquire(blocking=False):
-            self.asleep.discard(seat)
-        if seat in self.asleep and seat.until is not None and seat.until <= self.now:
-            self.asleep.discard(seat)  # it looks again, as _sleep has it
-            self.crew._idle.remove(seat)
-        return seat not in self.asleep
+    def awake(self, slot: WorkerSlot[Any]) -> bool:
+        if slot in self.asleep and slot.wake.acquire(blocking=False):
+            self.asleep.discard(slot)
+        if slot in self.asleep and slot.until is not None and slot.until <= self.now:
+            self.asleep.discard(slot)  # it looks for work again
+            assert self.workers.rise(slot)
+        return slot not in self.asleep
 
     @rule(seconds=st.integers(1, 3))
     def pass_time(self, seconds: int) -> None:
@@ -116,17 +104,17 @@ class Stepped(RuleBasedStateMachine):
     @rule(size=st.integers(1, 4))
     def resize(self, size: int) -> None:
         self.size = size
-        self.crew.resize(size)
+        self.workers.resize(size)
 
     @rule(priority=PRIORITIES, workers=st.none() | st.integers(1, 2))
     def bound(self, priority: Priority, workers: int | None) -> None:
-        self.crew.bound(priority, workers)
+        self.workers.bound(priority, workers)
 
     @invariant()
     def nothing_is_done_twice_or_lost(self) -> None:
         assert not self.began or max(self.began.values()) == 1
-        statistics = self.crew.statistics()
-        assert len(self.crew._seats) <= max(self.size, 4)
+        statistics = self.workers.statistics()
+        assert len(self.workers.slots) <= max(self.size, 4)
         counted = (
             sum(statistics.queued.values())
             + statistics.running
@@ -143,10 +131,10 @@ class Stepped(RuleBasedStateMachine):
     @invariant()
     def nobody_sleeps_while_there_is_work(self) -> None:
         """Work that may run has a thread that is awake, or about to be."""
-        queue = self.crew._queue
-        sleepers = [seat for seat in self.asleep if seat.wake.locked()]
+        queue = self.workers.queue
+        sleepers = [slot for slot in self.asleep if slot.wake.locked()]
         if queue.ready() and sleepers:
-            assert any(seat not in sleepers for seat in self.crew._seats)
+            assert any(slot not in sleepers for slot in self.workers.slots)
 
     def check(self, number: int, task: asyncio.Task[Any]) -> None:
         error = task.exception()
@@ -164,12 +152,12 @@ class Stepped(RuleBasedStateMachine):
     def run_all(self) -> None:
         """Nothing starves: with time enough and nobody in the way, all comes to an end."""
         for priority in Priority:
-            self.crew.bound(priority, None)
+            self.workers.bound(priority, None)
         for _ in range(20 * len(self.tasks) + 50):
-            quiet = not self.crew.statistics().running
+            quiet = not self.workers.statistics().running
             if quiet and all(task.done() for task in self.tasks.values()):
                 break
-            for which in range(len(self.crew._seats)):
+            for which in range(len(self.workers.slots)):
                 self.step(which)
         assert all(task.done() for task in self.tasks.values())
         for number, task in self.tasks.items():
@@ -183,15 +171,15 @@ class Stepped(RuleBasedStateMachine):
             self.run_all()
             last = [self.ask(1_001 + number, Work()) for number in range(3)]
             self.settle()
-            begun = self.crew.statistics().running
-            self.crew.close()
-            for seat in list(self.crew._seats):
-                while self.crew.turn(seat) is not Turn.LEAVE:
+            begun = self.workers.statistics().running
+            self.workers.close()
+            for slot in list(self.workers.slots):
+                while self.workers.turn(slot) is not NextStep.LEAVE:
                     pass
             self.settle()
             # what a sleeping thread was given had begun; the others had not
             assert sum(isinstance(one.exception(), Closed) for one in last) == 3 - begun
-            assert not self.crew._seats
+            assert not self.workers.slots
         finally:
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
@@ -202,7 +190,7 @@ class Stepped(RuleBasedStateMachine):
 @pytest.fixture(autouse=True, scope="module")
 def no_threads() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Crew, "_start", lambda crew, seat: None)
+        patch.setattr(Workers, "start", lambda workers, slot: None)
         yield
 
 
@@ -217,11 +205,11 @@ def work_on(machine: Stepped, number: int) -> int:
 class SteppedPool(Stepped):
     def __init__(self) -> None:
         super().__init__()
-        self.pool = Pool(self.size, "stepped", clock=lambda: self.now)
-        self.crew = self.pool._crew
+        self.pool = ThreadPool(self.size, "stepped", clock=lambda: self.now)
+        self.workers = self.pool.workers
 
     def ask(self, number: int, work: Work) -> asyncio.Task[Any]:
-        with as_(work):
+        with working_on(work):  # its deadline is on the simulated clock
             return self.loop.create_task(self.pool.run(work_on, self, number))
 
     def expected(self, number: int) -> int:
@@ -242,7 +230,7 @@ class SteppedBatcher(Stepped):
             size=lambda item: item[0] % 7,
             clock=lambda: self.now,
         )
-        self.crew = self.batcher._crew
+        self.workers = self.batcher.workers
 
     def batch(self, items: list[tuple[int, Priority]]) -> Sequence[int]:
         assert 1 <= len(items) <= CAP
@@ -252,7 +240,7 @@ class SteppedBatcher(Stepped):
         return [work_on(self, number) for number, _ in items]
 
     def ask(self, number: int, work: Work) -> asyncio.Task[Any]:
-        with as_(work):
+        with working_on(work):  # its deadline is on the simulated clock
             return self.loop.create_task(self.batcher.run((number, work.priority)))
 
     def expected(self, number: int) -> int:
@@ -270,16 +258,16 @@ class Breaks(Worker[Waiter]):
 
 def test_a_worker_that_raises_costs_its_batch_and_its_thread() -> None:
     delivered: list[Waiter] = []
-    crew: Crew[Waiter] = Crew("broken", 1, Breaks, delivered.extend)
+    workers: Workers[Waiter] = Workers("broken", 1, Breaks, delivered.extend)
     first, second = Waiter(Work()), Waiter(Work())
-    crew.submit((first,))
-    crew.submit((second,))
+    workers.submit((first,))
+    workers.submit((second,))
     for _ in range(2):
-        (seat,) = crew._seats
+        (slot,) = workers.slots
         with pytest.raises(MemoryError):
-            crew._work(seat)
+            workers.run(slot)
     assert delivered == [first, second]
     assert isinstance(second.error, MemoryError)
-    statistics = crew.statistics()
+    statistics = workers.statistics()
     assert (statistics.failed, statistics.running) == (2, 0)
-    assert not crew._seats
+    assert not workers.slots

@@ -1,15 +1,14 @@
-"""What each stage of a search finds, and which of them loses an answer."""
+"""What each stage of a search finds, and which stage loses an answer."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from vivace.cli.evaluation.measured import AT, Measured, hits_for
+from vivace.cli.evaluation.measures import AT, MeasuredQuestion, hits_for
 from vivace.engine import Collection
 from vivace.trace import Trace
 from vivace.tune import metrics, replay
@@ -24,49 +23,39 @@ _SPANS: Final = {
     DENSE: ("dense",),
     RERANKED: ("rerank", "maxsim"),
 }
-"""By stage, the names under which its time is traced."""
+"""The names under which each stage's time is traced."""
 _TEXT: Final = 300
-"""Characters of a passage that are shown."""
+"""Most characters shown of a passage."""
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
-    """Documents in the order of each stage; what one of the sides alone would have returned."""
+class StagedQuestion:
+    """The documents found for one question, in the order of each stage or of one side alone."""
 
     ranked: Mapping[str, tuple[str, ...]]
     chunks: Mapping[str, int]
-    """By document, the id of its best candidate."""
+    """The id of each document's best candidate."""
 
 
-async def stages(
+def staged(
     docs: Collection,
     judged: Sequence[JudgedQuestion],
     queries: Sequence[Query],
-    found: Sequence[Measured],
+    found: Sequence[MeasuredQuestion],
     k: int,
-) -> list[Staged]:
-    """Of each question, in order, as the searches of `measured` go: k sets how wide they are."""
-    return await asyncio.to_thread(_stages, docs, judged, queries, found, k)
-
-
-def _stages(
-    docs: Collection,
-    judged: Sequence[JudgedQuestion],
-    queries: Sequence[Query],
-    found: Sequence[Measured],
-    k: int,
-) -> list[Staged]:
+) -> list[StagedQuestion]:
+    """The stages of each question's search, in order; blocks. `k` sets how wide they are."""
     source, now = docs.snapshot(), docs.stages
     width = max(now.candidates, 2 * hits_for(k))
     result = []
     for item, query, final in zip(judged, queries, found, strict=True):
         question = LabelledQuestion(query.text, item.relevant, vector=query.vector)
         if not query.text.strip():
-            result.append(Staged({KEYWORD: (), FUSED: ()}, {}))
+            result.append(StagedQuestion({KEYWORD: (), FUSED: ()}, {}))
             continue
         (pool,) = replay.gather(source, [question], width=width)
         chunks = source.chunks(pool.ids.tolist())
-        names = [chunks[id].document_id if id in chunks else "" for id in pool.ids.tolist()]
+        names = [chunks[n].document_id if n in chunks else "" for n in pool.ids.tolist()]
 
         def documents(places: Ids, names: Sequence[str] = names) -> tuple[str, ...]:
             return tuple(dict.fromkeys(names[place] for place in places.tolist()))
@@ -84,20 +73,20 @@ def _stages(
         best: dict[str, int] = {}
         for place in order.tolist():
             best.setdefault(names[place], int(pool.ids[place]))
-        result.append(Staged(ranked, best))
+        result.append(StagedQuestion(ranked, best))
     return result
 
 
 def _by(ranks: Ids, width: int) -> Ids:
-    """Places in the order of their ranks, those under the width."""
+    """The places whose rank is below the width, in the order of their ranks."""
     order = np.argsort(ranks, kind="stable")
     return np.asarray(order[ranks[order] < width], np.int64)
 
 
 def figures(
-    staged: Sequence[Staged], found: Sequence[Measured], trace: Trace
+    staged: Sequence[StagedQuestion], found: Sequence[MeasuredQuestion], trace: Trace
 ) -> dict[str, dict[str, float | None]]:
-    """Recall@10 by stage, and its median milliseconds where it is timed by itself.
+    """Recall@10 by stage, and its median milliseconds where the stage is timed by itself.
 
     `candidates` is the share of the relevant documents among all candidates of either side: no
     later stage can find more.
@@ -110,7 +99,7 @@ def figures(
             values.setdefault(name, []).append(metrics.recall(ranked, relevant, AT))
         anything = tuple(its.chunks)
         values.setdefault(CANDIDATES, []).append(metrics.recall(anything, relevant, len(anything)))
-    # a question that a stage has no part in, as the dense side in an unread one, counts for others
+    # a stage that has no part in a question, as the dense side in an unread one, is not averaged
     return {
         name: {"recall@10": round(float(np.mean(values[name])), 4), "p50_ms": _ms(times, name)}
         for name in (KEYWORD, DENSE, CANDIDATES, FUSED, RERANKED)
@@ -128,11 +117,11 @@ def _ms(times: Mapping[str, Mapping[str, float]], stage: str) -> float | None:
 async def failures(
     docs: Collection,
     judged: Sequence[JudgedQuestion],
-    staged: Sequence[Staged],
-    found: Sequence[Measured],
+    staged: Sequence[StagedQuestion],
+    found: Sequence[MeasuredQuestion],
     most: int,
 ) -> list[dict[str, Any]]:
-    """The worst questions, at most so many, whose first document is not the expected one."""
+    """The worst questions, at most `most`, whose first document is not a relevant one."""
     wrong = [at for at, item in enumerate(found) if item.values["mrr@10"] < 1]
     wrong.sort(key=lambda at: found[at].values["mrr@10"])
     result = []
@@ -168,7 +157,7 @@ _WHY: Final = {
 
 
 def lost(ranks: Mapping[str, int | None]) -> str:
-    """The stage that lost it, by the ranks (from 1; None is not found) it had after each."""
+    """The stage that lost a document, by its rank after each (from 1; None is not found)."""
     fused, final = ranks.get(FUSED), ranks.get("returned")
     if fused is None:
         return "candidates"
@@ -179,12 +168,12 @@ def lost(ranks: Mapping[str, int | None]) -> str:
 
 
 def _rank(ranked: Sequence[str], relevant: frozenset[str]) -> int | None:
-    return next((rank for rank, id in enumerate(ranked, start=1) if id in relevant), None)
+    return next((rank for rank, one in enumerate(ranked, start=1) if one in relevant), None)
 
 
-def _expected(its: Staged, relevant: frozenset[str]) -> str:
-    """Of the relevant documents the one that came nearest."""
-    return next((id for id in its.ranked.get(FUSED, ()) if id in relevant), min(relevant))
+def _expected(its: StagedQuestion, relevant: frozenset[str]) -> str:
+    """The relevant document that ranked best."""
+    return next((one for one in its.ranked.get(FUSED, ()) if one in relevant), min(relevant))
 
 
 async def _text(docs: Collection, document: str, chunk: int | None) -> str:
@@ -195,7 +184,7 @@ async def _text(docs: Collection, document: str, chunk: int | None) -> str:
     return _short(shown.text)
 
 
-def _instead(final: Measured) -> dict[str, Any] | None:
+def _instead(final: MeasuredQuestion) -> dict[str, Any] | None:
     if not final.best:
         return None
     hit = final.best[0]

@@ -63,11 +63,11 @@ class TaskLimits:
     output_bytes: int
 
 
-class Confined:
+class WorkerProcess:
     """One worker process, used by one thread.
 
-    Confined are its time, memory and output. It runs as this process's user: files, network and
-    environment are open to it, but for settings of ours, which may be secrets.
+    Its time, memory and output are limited. It runs as this process's user and can reach files,
+    network and environment, except Vivace's settings, which may be secrets.
 
     Args:
         name: of what it does, for its errors.

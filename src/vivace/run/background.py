@@ -23,10 +23,10 @@ from contextlib import suppress
 from typing import Final, Generic, ParamSpec, TypeVar
 
 from vivace.run import work
-from vivace.run.crew import Statistics
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import Cores
 from vivace.run.work import Priority
+from vivace.run.workers import WorkerStatistics
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,17 +36,17 @@ NICE: Final = 19
 """The value of a thread that has stepped back: the lowest share that is not none."""
 YIELDS: Final = Priority.INGEST
 """Work of this priority or less urgent steps back."""
-QUIET: Final = 2.0
+IDLE_SECONDS: Final = 2.0
 """Seconds without a question after which nothing gives way any more."""
 PIECE: Final = 32
 """Passages after which it is looked again whether questions come: a second of two cores."""
-TURN: Final = 0.00002
-"""Seconds after which a thread that waits for the interpreter gets it, in `short_turns`."""
+SWITCH_SECONDS: Final = 0.00002
+"""Switch interval inside `short_switch_interval`."""
 
 _stepped = threading.local()
 
 
-class ShortTurns:
+class ShortSwitchInterval:
     """While anybody is inside, Python's threads take turns at once, not every five milliseconds.
 
     A search comes back from native code some dozens of times, and beside a thread that never waits
@@ -64,7 +64,7 @@ class ShortTurns:
             self._inside += 1
             if self._inside == 1:
                 self._before = sys.getswitchinterval()
-                sys.setswitchinterval(min(TURN, self._before))
+                sys.setswitchinterval(min(SWITCH_SECONDS, self._before))
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -73,10 +73,10 @@ class ShortTurns:
                 sys.setswitchinterval(self._before)
 
 
-short_turns: Final = ShortTurns()
+short_switch_interval: Final = ShortSwitchInterval()
 
 
-def step_back() -> bool:
+def lower_priority() -> bool:
     """Let every plain thread of the machine go before this one, from now to its end.
 
     Returns False, and changes nothing, where nice values are not a thread's own (not Linux), or the
@@ -101,7 +101,7 @@ def stepping_back(function: Callable[P, R]) -> Callable[P, R]:
     """The function, whose thread steps back before it begins: for threads that do nothing else."""
 
     def stepped(*args: P.args, **kwargs: P.kwargs) -> R:
-        step_back()
+        lower_priority()
         return function(*args, **kwargs)
 
     return stepped
@@ -109,14 +109,14 @@ def stepping_back(function: Callable[P, R]) -> Callable[P, R]:
 
 async def aside(function: Callable[[], T], *, quiet: bool) -> T:
     """`function()` on a thread of its own, which gives way unless it is quiet."""
-    thread = ThreadPoolExecutor(1, "vivace-aside", initializer=None if quiet else step_back)
+    thread = ThreadPoolExecutor(1, "vivace-aside", initializer=None if quiet else lower_priority)
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, function)
     finally:
         thread.shutdown(wait=False)
 
 
-class YieldingBatcher(Generic[T, R]):
+class BackgroundBatcher(Generic[T, R]):
     """Two micro-batchers over one function: ingest and background on threads that give way.
 
     The arguments are `MicroBatcher`'s. While questions come, none waits for a passage's forward
@@ -151,7 +151,7 @@ class YieldingBatcher(Generic[T, R]):
             name=f"{name}-yielding",
         )
         self._clock = clock
-        self._asked = clock() - QUIET
+        self._asked = clock() - IDLE_SECONDS
 
     async def run_many(self, items: Sequence[T]) -> list[R]:
         """The results in the order of the items, on the threads that `work.current()` belongs to.
@@ -165,12 +165,12 @@ class YieldingBatcher(Generic[T, R]):
             return await self.plain.run_many(items)
         results: list[R] = []
         for at in range(0, len(items), PIECE):
-            asked = self._clock() - self._asked < QUIET
+            asked = self._clock() - self._asked < IDLE_SECONDS
             batcher = self.yielding if asked else self.plain
             results += await batcher.run_many(items[at : at + PIECE])
         return results
 
-    def statistics(self) -> tuple[Statistics, Statistics]:
+    def statistics(self) -> tuple[WorkerStatistics, WorkerStatistics]:
         """Of the plain threads, and of those that give way."""
         return self.plain.statistics(), self.yielding.statistics()
 
@@ -195,7 +195,7 @@ def _beside(workers: int) -> int:
     return max(1, workers - 1)
 
 
-class Pace:
+class IngestThrottle:
     """How much ingest does at once: less while questions take longer than they have to.
 
     Additive increase, multiplicative decrease (Chiu and Jain, "Analysis of the Increase and
@@ -227,13 +227,13 @@ class Pace:
         self._size = most
         self._baseline: float | None = None
         self._period: list[float] = []
-        self._began = self._last = clock() - QUIET
+        self._began = self._last = clock() - IDLE_SECONDS
 
     def observe(self, seconds: float) -> None:
         """A question was answered and took so long."""
         with self._lock:
             now = self._clock()
-            if now - self._last >= QUIET:
+            if now - self._last >= IDLE_SECONDS:
                 self._rest(now)
             elif now - self._began >= self.PERIOD and self._period:
                 self._step(now)
@@ -244,13 +244,13 @@ class Pace:
     def quiet(self) -> bool:
         """Whether nobody has asked anything for some seconds."""
         with self._lock:
-            return self._clock() - self._last >= QUIET
+            return self._clock() - self._last >= IDLE_SECONDS
 
     def size(self) -> int:
         """How much to do at once now: from `least` to `most`."""
         with self._lock:
             now = self._clock()
-            if now - self._last >= QUIET:
+            if now - self._last >= IDLE_SECONDS:
                 self._rest(now)
             return self._size
 

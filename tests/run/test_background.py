@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import (
+from vivace.run.background import (
+    IDLE_SECONDS,
     NICE,
     PIECE,
-    QUIET,
-    TURN,
-    Pace,
-    YieldingBatcher,
+    SWITCH_SECONDS,
+    BackgroundBatcher,
+    IngestThrottle,
     aside,
-    short_turns,
-    step_back,
+    lower_priority,
+    short_switch_interval,
 )
+from vivace.run.work import Priority, work_context
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no nice value")
 
@@ -36,14 +36,14 @@ def names(items: list[int]) -> list[tuple[str, int]]:
 
 
 @linux
-async def test_only_ingest_and_background_step_back() -> None:
+async def test_only_ingest_and_background_lower_priority() -> None:
     before = nice()
-    batcher: YieldingBatcher[int, tuple[str, int]] = YieldingBatcher(
+    batcher: BackgroundBatcher[int, tuple[str, int]] = BackgroundBatcher(
         names, workers=1, cap=1, name="test"
     )
     try:
         for priority in Priority:
-            with doing(priority):
+            with work_context(priority):
                 [(name, value)] = await batcher.run_many([1])
             steps = priority >= Priority.INGEST
             assert value == (NICE if steps else before)
@@ -65,10 +65,10 @@ async def test_a_question_is_done_while_every_yielding_thread_is_busy() -> None:
             assert release.wait(30)
         return items
 
-    batcher: YieldingBatcher[int, int] = YieldingBatcher(function, workers=1, cap=1)
+    batcher: BackgroundBatcher[int, int] = BackgroundBatcher(function, workers=1, cap=1)
     try:
         assert await batcher.run_many([2]) == [2]
-        with doing(Priority.INGEST):
+        with work_context(Priority.INGEST):
             passage = asyncio.create_task(batcher.run_many([0]))
         assert await asyncio.to_thread(busy.wait, 30)
         assert await batcher.run_many([1]) == [1]
@@ -83,12 +83,12 @@ async def test_a_question_is_done_while_every_yielding_thread_is_busy() -> None:
 @linux
 async def test_full_priority_until_somebody_asks_and_when_nobody_does_any_more() -> None:
     clock = Clock()
-    batcher: YieldingBatcher[int, tuple[str, int]] = YieldingBatcher(
+    batcher: BackgroundBatcher[int, tuple[str, int]] = BackgroundBatcher(
         names, workers=2, cap=1, clock=clock
     )
 
     async def passages() -> tuple[int, int]:
-        with doing(Priority.INGEST):
+        with work_context(Priority.INGEST):
             found = await batcher.run_many(list(range(3 * PIECE + 1)))
         assert len(found) == 3 * PIECE + 1
         plain, back = batcher.statistics()
@@ -98,7 +98,7 @@ async def test_full_priority_until_somebody_asks_and_when_nobody_does_any_more()
         assert await passages() == (3 * PIECE + 1, 0)
         await batcher.run_many([1])
         assert await passages() == (3 * PIECE + 2, 3 * PIECE + 1)
-        clock.now += QUIET
+        clock.now += IDLE_SECONDS
         assert await passages() == (6 * PIECE + 3, 3 * PIECE + 1)
     finally:
         batcher.close()
@@ -128,7 +128,7 @@ def in_a_thread(*, twice: bool = False) -> bool:
     found: list[bool] = []
 
     def work() -> None:
-        found.extend(step_back() for _ in range(1 + twice))
+        found.extend(lower_priority() for _ in range(1 + twice))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -144,19 +144,19 @@ class Clock:
         return self.now
 
 
-def ask(pace: Pace, clock: Clock, seconds: float, *, periods: int, each: int = 5) -> None:
+def ask(pace: IngestThrottle, clock: Clock, seconds: float, *, periods: int, each: int = 5) -> None:
     for _ in range(periods * each):
-        clock.now += Pace.PERIOD / each
+        clock.now += IngestThrottle.PERIOD / each
         pace.observe(seconds)
 
 
 class TestPace:
     def test_full_speed_until_somebody_asks(self) -> None:
-        assert Pace(256, clock=Clock()).size() == 256
+        assert IngestThrottle(256, clock=Clock()).size() == 256
 
     def test_it_halves_while_questions_are_slow_and_comes_back(self) -> None:
         clock = Clock()
-        pace = Pace(256, clock=clock)
+        pace = IngestThrottle(256, clock=clock)
         ask(pace, clock, 0.010, periods=6)
         assert pace.size() == 256
         ask(pace, clock, 0.030, periods=3)
@@ -170,18 +170,18 @@ class TestPace:
 
     def test_full_speed_again_once_nobody_asks(self) -> None:
         clock = Clock()
-        pace = Pace(256, clock=clock)
+        pace = IngestThrottle(256, clock=clock)
         ask(pace, clock, 0.010, periods=4)
         ask(pace, clock, 0.100, periods=20)
         assert pace.size() == 32
-        clock.now += QUIET - 0.1
+        clock.now += IDLE_SECONDS - 0.1
         assert pace.size() == 32
         clock.now += 0.1
         assert pace.size() == 256
 
     def test_questions_that_stay_slower_become_the_baseline(self) -> None:
         clock = Clock()
-        pace = Pace(256, clock=clock)
+        pace = IngestThrottle(256, clock=clock)
         ask(pace, clock, 0.010, periods=4)
         ask(pace, clock, 0.020, periods=20)
         assert pace.size() == 32
@@ -190,7 +190,7 @@ class TestPace:
 
     def test_one_slow_question_among_many_changes_nothing(self) -> None:
         clock = Clock()
-        pace = Pace(256, clock=clock)
+        pace = IngestThrottle(256, clock=clock)
         for number in range(60):
             clock.now += 0.1
             pace.observe(1.0 if number % 5 == 0 else 0.01)
@@ -202,22 +202,22 @@ class TestPace:
     )
     def test_it_stays_within_its_bounds(self, most: int, steps: list[tuple[float, float]]) -> None:
         clock = Clock()
-        pace = Pace(most, clock=clock)
+        pace = IngestThrottle(most, clock=clock)
         for gap, seconds in steps:
             clock.now += gap
             pace.observe(seconds)
             assert min(32, most) <= pace.size() <= most
-        clock.now += 1.001 * QUIET
+        clock.now += 1.001 * IDLE_SECONDS
         assert pace.size() == most
 
 
 def test_turns_are_short_as_long_as_anybody_wants_them_so() -> None:
     before = sys.getswitchinterval()
-    with short_turns:
-        assert sys.getswitchinterval() == pytest.approx(TURN)
-        with short_turns:
+    with short_switch_interval:
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+        with short_switch_interval:
             pass
-        assert sys.getswitchinterval() == pytest.approx(TURN)
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
     assert sys.getswitchinterval() == pytest.approx(before)
 
 
@@ -234,7 +234,7 @@ def test_who_has_stepped_back_is_taken_off_the_core_by_whoever_wakes() -> None:
     seen: list[int] = []
 
     def work() -> None:
-        step_back()
+        lower_priority()
         seen.append(os.sched_getscheduler(threading.get_native_id()))
 
     thread = threading.Thread(target=work)
