@@ -90,11 +90,11 @@ class Collection:
         decide, embedder = operations.record, resources.embedder
         self.tuning = SelfTuning(corpus, embedder, settings, trace, decide)
         self._quality = QualityTuning(corpus, embedder, settings, decide)
-        self._pace = IngestThrottle(settings.ingest.commit_chunks)
+        self._throttle = IngestThrottle(settings.ingest.commit_chunks)
         self.searcher = self._make_searcher()
         self.answerer = resources.answerer(corpus, trace, decide, self._in_flight)
-        self._writer = Writer(corpus, lambda: self._pace.quiet)
-        corpus.background.quiet = lambda: self._pace.quiet
+        corpus.executor.foreground_idle = self._throttle.foreground_idle
+        self._writer = Writer(corpus)
         self.upkeep = Upkeep(corpus, operations, self._writer, embedder)
         self.query_log = QueryLog(corpus.store, settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
@@ -466,14 +466,20 @@ class Collection:
 
     def _make_searcher(self) -> Searcher:
         return self._resources.searcher(
-            self.corpus, self.trace, self.tuning.watch, self._pace.observe
+            self.corpus, self.trace, self.tuning.watch, self._throttle.observe
         )
 
     def _pipeline(self) -> Pipeline:
         embedder = self._resources.embedder
         count = embedder.count_tokens
         return Pipeline(
-            self.corpus.store, self._writer, embedder, count, self._settings, self._pace
+            self.corpus.store,
+            self._writer,
+            embedder,
+            count,
+            self._settings,
+            self._throttle,
+            self.corpus.executor,
         )
 
     async def _add_chunks(
@@ -484,8 +490,8 @@ class Collection:
             chunks,
             vectors,
             embedder,
+            self.corpus.executor,
             store.metric,
-            quiet=self._pace.quiet,
             tokens=self._settings.embed.tokens,
         )
         if not changes:

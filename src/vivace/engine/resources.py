@@ -24,9 +24,9 @@ from vivace.generate.coalesce import Coalesced
 from vivace.generate.templates import Templates
 from vivace.ingest.sandbox import Sandbox
 from vivace.protocols import Answerer, Embedder, Generator, Reranker, Searcher
+from vivace.retrieve import rerankers
 from vivace.retrieve.hybrid import HybridSearcher
-from vivace.retrieve.pooling import Watch
-from vivace.retrieve.rerankers import names as rerankers
+from vivace.retrieve.pipeline import DenseWatch
 from vivace.run.endpoints import AsksServers, EndpointsStatistics
 from vivace.run.pools import ThreadPool
 from vivace.run.threads import Cores, divide
@@ -131,7 +131,7 @@ class Resources:
         self,
         corpus: Corpus,
         trace: Trace,
-        watch: Watch | None = None,
+        watch: DenseWatch | None = None,
         took: Callable[[float], None] | None = None,
     ) -> Searcher:
         """The searcher of a collection, behind the cache.
@@ -146,7 +146,7 @@ class Resources:
             reranker = fitted = fitting.load(corpus, trace)
             if reranker is None:  # none was fitted, or it does not help
                 settings = msgspec.structs.replace(settings, rerank="auto")
-        parts = (corpus.snapshot, self.questions, self.search_pool, settings, trace)
+        parts = (corpus, self.questions, self.search_pool, settings, trace)
         searcher: Searcher = HybridSearcher(
             *parts, metric=corpus.store.metric, watch=watch, reranker=reranker
         )
