@@ -46,8 +46,6 @@ CIRCULAR = {
     "vivace.engine.collection",
     "vivace.engine.engine",
     "vivace.engine.tuned",
-    "vivace.testing.fake_llm",
-    "vivace.testing.fake_wire",
 }
 SHARED_NAMES = {
     "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Costs", "Entry", "Given",
