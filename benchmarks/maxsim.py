@@ -190,7 +190,7 @@ def _judged() -> dict[str, set[str]]:
 def _asked(
     source: CandidateSource, text: str, known: tuple[Vectors, Any], relevant: frozenset[int]
 ) -> Asked:
-    """The question through the hybrid, as `retrieve.hybrid` does it."""
+    """The question through the hybrid, as `retrieve.pipeline` does it."""
     vector, tokens = known
     row = vector[None]
     both = candidates(source.keyword(terms(text), WIDTH), source.dense(row, WIDTH))

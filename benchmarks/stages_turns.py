@@ -72,10 +72,20 @@ async def searching(folder: Path, vectors: Path) -> None:
             cpu = (time.process_time() - used) / len(mine)
             for query in mine:
                 start = time.perf_counter()
-                one = searcher._begun(query)
-                searcher._whole(one, one.vector, start)
+                _inline(searcher, query)
                 inline.append(time.perf_counter() - start)
             print(json.dumps([whole, inline, cpu]), flush=True)
+
+
+def _inline(searcher: Any, query: Query) -> None:
+    """The search on the calling thread."""
+    if not hasattr(searcher, "pipeline"):  # a checkout from before `retrieve.pipeline`
+        one = searcher._begun(query)
+        searcher._whole(one, one.vector, time.monotonic())
+        return
+    pipeline = searcher.pipeline
+    context = pipeline.begin(query, pipeline.settled())
+    pipeline.finish(context, pipeline.rank(context))
 
 
 def turns(processes: dict[str, subprocess.Popen[str]], count: int, rounds: int) -> dict[str, Any]:

@@ -48,9 +48,9 @@ CIRCULAR = {
     "vivace.engine.tuned",
 }
 SHARED_NAMES = {
-    "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Costs", "Entry", "Given",
+    "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Entry", "Given",
     "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
-    "Rung", "Running", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
+    "Rung", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
     "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",
 }  # fmt: skip
 

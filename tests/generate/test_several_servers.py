@@ -13,9 +13,8 @@ from tests.generate.canned import DONE, END, SSE, canned, chunk, deltas, refused
 from vivace.errors import ModelRefused, ModelTimeout, ModelUnreachable, StreamCut
 from vivace.generate import names
 from vivace.generate.openai import OpenAI
-from vivace.run.balance import Endpoint
+from vivace.run.balance import Endpoint, ServerStatistics
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import ServerStatistics
 from vivace.run.model_servers import ModelServer
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel

@@ -13,9 +13,9 @@ import pytest
 from tests.run.simulated import SimulatedLoop
 from vivace.errors import BadInput, Closed, DeadlineExceeded, Overloaded
 from vivace.run import work
-from vivace.run.balance import Endpoint
+from vivace.run.balance import Endpoint, Lease
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import AllEjected, Endpoints, Lease
+from vivace.run.endpoints import AllEjected, Endpoints
 from vivace.run.fair_queue import LOWER_EVERY
 from vivace.run.limit import ConcurrencyLimit
 from vivace.run.work import Priority

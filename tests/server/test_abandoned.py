@@ -16,7 +16,7 @@ import pytest
 
 from tests.server.live import WAIT, Live, serving
 from vivace.embed.minilm import MiniLM
-from vivace.retrieve.hybrid import HybridSearcher
+from vivace.retrieve.pipeline import SearchPipeline
 from vivace.run.background import BackgroundBatcher
 from vivace.settings import Admission, Cache, Settings
 from vivace.testing.fake_llm import FakeModel
@@ -169,7 +169,7 @@ def waiting(live: Live) -> int:
 
 def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
-    monkeypatch.setattr(HybridSearcher, "_fused", gate.before(HybridSearcher._fused))
+    monkeypatch.setattr(SearchPipeline, "rank", gate.before(SearchPipeline.rank))
     with serving(open_to_all(config), [handbook]) as live:
         pool = live.state.engine._pool
 

@@ -11,7 +11,6 @@ import pytest
 
 import vivace
 from vivace.retrieve import fitted
-from vivace.retrieve.features import NAMES
 from vivace.types import Stages
 
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "flint", "grove", "heath")
@@ -66,9 +65,9 @@ def test_what_does_not_help_is_not_used(dataset: Path, tmp_path: Path) -> None:
     with vivace.open(where, **settings) as docs:
         docs.ingest(dataset / "corpus.jsonl")
         stages: Stages = docs._collection.stages
-        model = fitted.Model(
+        model = fitted.FittedModel(
             docs._collection._corpus.store.uuid,
-            (1.0,) * len(NAMES),
+            (1.0,) * len(fitted.NAMES),
             stages.rerank.weight,
             stages.rerank.depth,
             60,

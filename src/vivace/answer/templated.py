@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from vivace.generate.templates import ResolvedTemplate, Templates, built_in, resolve
 from vivace.protocols import Search
-from vivace.retrieve.questions import check
+from vivace.retrieve.query import check
 from vivace.run.streams import LazyStream
 from vivace.settings import Settings
 from vivace.types import AnswerOptions, Delta, Query, SearchResult

@@ -72,14 +72,14 @@ class Collection(Tuned):
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
         self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide)
-        self._pace = IngestThrottle(engine.settings.ingest.commit_chunks)
+        self._throttle = IngestThrottle(engine.settings.ingest.commit_chunks)
         self._make_searcher = partial(
-            engine.searcher, corpus, trace, self._tuning.watch, self._pace.observe
+            engine.searcher, corpus, trace, self._tuning.watch, self._throttle.observe
         )
         self._searcher = self._make_searcher()
         self._answerer = engine.answerer(corpus, trace, decide, self._in_flight)
-        self._writer = Writer(corpus, lambda: self._pace.quiet)
-        corpus.background.quiet = lambda: self._pace.quiet
+        corpus.executor.foreground_idle = self._throttle.foreground_idle
+        self._writer = Writer(corpus)
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
         self._log = QueryLog(corpus.store, engine.settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
@@ -309,7 +309,13 @@ class Collection(Tuned):
         embedder = self._engine.embedder
         count = embedder.count_tokens
         return Pipeline(
-            self._corpus.store, self._writer, embedder, count, self._settings, self._pace
+            self._corpus.store,
+            self._writer,
+            embedder,
+            count,
+            self._settings,
+            self._throttle,
+            self._corpus.executor,
         )
 
     async def _add_chunks(
@@ -318,7 +324,7 @@ class Collection(Tuned):
         metric = self._corpus.store.metric
         embedder, tokens = self._engine.embedder, self._settings.embed.tokens
         changes, embedded = await prepared_chunks.changes(
-            chunks, vectors, embedder, metric, quiet=self._pace.quiet, tokens=tokens
+            chunks, vectors, embedder, self._corpus.executor, metric, tokens=tokens
         )
         if not changes:
             return IngestReport(epoch=self._corpus.store.epoch())

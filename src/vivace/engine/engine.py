@@ -28,9 +28,9 @@ from vivace.generate.batch import Progress, generate_many
 from vivace.generate.coalesce import Coalesced
 from vivace.ingest.sandbox import Sandbox
 from vivace.protocols import Answerer, Generator, Searcher
+from vivace.retrieve import rerankers
 from vivace.retrieve.hybrid import HybridSearcher
-from vivace.retrieve.pooling import Watch
-from vivace.retrieve.rerankers import names as rerankers
+from vivace.retrieve.pipeline import DenseWatch
 from vivace.run.endpoints import AsksServers, EndpointsStatistics
 from vivace.run.pools import ThreadPool
 from vivace.run.threads import divide
@@ -114,7 +114,7 @@ class Engine:
         self,
         corpus: Corpus,
         trace: Trace,
-        watch: Watch | None = None,
+        watch: DenseWatch | None = None,
         took: Callable[[float], None] | None = None,
     ) -> Searcher:
         """Args: `watch` is told of every dense answer, `took` of the seconds of every search; of
@@ -125,7 +125,7 @@ class Engine:
             reranker = fitted = fitting.load(corpus, trace)
             if reranker is None:  # none was fitted, or it does not help
                 settings = msgspec.structs.replace(settings, rerank="auto")
-        parts = (corpus.snapshot, self.questions, self._pool, settings, trace)
+        parts = (corpus, self.questions, self._pool, settings, trace)
         searcher: Searcher = HybridSearcher(
             *parts, metric=corpus.store.metric, watch=watch, reranker=reranker
         )

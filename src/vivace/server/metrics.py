@@ -11,8 +11,9 @@ from typing import Final, TypeAlias, TypeVar
 
 from vivace.cache.statistics import CacheCounts
 from vivace.engine.caching import Caching
+from vivace.run.balance import ServerStatistics
 from vivace.run.breaker import BreakerState
-from vivace.run.endpoints import EndpointsStatistics, ServerStatistics
+from vivace.run.endpoints import EndpointsStatistics
 from vivace.run.limit import ConcurrencyLimit, LimitStatistics
 from vivace.server.state import AppState
 from vivace.trace import Histogram
