@@ -90,7 +90,7 @@ async def batch(
 ) -> dict[str, Any]:
     asked = requests(options.requests, seed)
     unique = len(set(asked))
-    with scripted(options, slots=slots, slowdown=power, tells=told) as fake:
+    with scripted(options, slots=slots, slowdown=power, reports_slots=told) as fake:
         one = await alone(fake)
         before = fake.statistics().requests
         at = unique // 2

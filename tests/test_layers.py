@@ -42,8 +42,6 @@ LONG_FUNCTIONS = {
 CIRCULAR = {
     "vivace.cache.adaptation",
     "vivace.cache.policy",
-    "vivace.testing.fake_llm",
-    "vivace.testing.fake_wire",
 }
 SHARED_NAMES = {
     "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Entry", "Given",

@@ -142,7 +142,9 @@ async def test_without_a_model() -> None:
 
 
 async def test_the_slots_a_server_tells_are_taken_at_once() -> None:
-    with FakeModel(mode="scripted", text="a b c d", delay_ms=2, slots=3, tells=True) as fake:
+    with FakeModel(
+        mode="scripted", text="a b c d", delay_ms=2, slots=3, reports_slots=True
+    ) as fake:
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:
             await engine.generate_many([request(str(n)) for n in range(30)])
             assert engine.resources.model is not None
@@ -153,7 +155,7 @@ async def test_the_slots_a_server_tells_are_taken_at_once() -> None:
 
 async def test_waiting_in_a_batch_is_not_waiting_for_a_token() -> None:
     """The clock of the first token begins with a place at the server."""
-    with FakeModel(mode="scripted", text="a", ttft_ms=30, slots=1, tells=True) as fake:
+    with FakeModel(mode="scripted", text="a", ttft_ms=30, slots=1, reports_slots=True) as fake:
         model = f"openai:fake@{fake.url}"
         async with Engine(
             generate__model=model,

@@ -190,7 +190,9 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
 
 def test_in_the_stream(config: Settings, handbook: str) -> None:
 
-    fake = FakeModel(mode="scripted", text="word " * 5000, delay_ms=5, slots=100, tells=True)
+    fake = FakeModel(
+        mode="scripted", text="word " * 5000, delay_ms=5, slots=100, reports_slots=True
+    )
     with fake:
         generate = msgspec.structs.replace(config.generate, model=f"openai:fake@{fake.url}")
         settings = msgspec.structs.replace(config, generate=generate)
