@@ -42,12 +42,6 @@ LONG_FUNCTIONS = {
 CIRCULAR = {
     "vivace.cache.adaptation",
     "vivace.cache.policy",
-    "vivace.engine.batches",
-    "vivace.engine.collection",
-    "vivace.engine.engine",
-    "vivace.engine.tuned",
-    "vivace.testing.fake_llm",
-    "vivace.testing.fake_wire",
 }
 SHARED_NAMES = {
     "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Entry", "Given",

@@ -97,7 +97,7 @@ def until(live: Live, true: Callable[[], bool]) -> None:
 
 
 def batcher(live: Live) -> BackgroundBatcher[Any, Any]:
-    embedder = live.state.engine.embedder
+    embedder = live.state.engine.resources.embedder
     assert isinstance(embedder, MiniLM)
     return embedder._batcher
 
@@ -171,7 +171,7 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
     gate = Gate()
     monkeypatch.setattr(SearchPipeline, "rank", gate.before(SearchPipeline.rank))
     with serving(open_to_all(config), [handbook]) as live:
-        pool = live.state.engine._pool
+        pool = live.state.engine.resources.search_pool
 
         def leave() -> None:
             gate.shut()
@@ -190,7 +190,9 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
 
 def test_in_the_stream(config: Settings, handbook: str) -> None:
 
-    fake = FakeModel(mode="scripted", text="word " * 5000, delay_ms=5, slots=100, tells=True)
+    fake = FakeModel(
+        mode="scripted", text="word " * 5000, delay_ms=5, slots=100, reports_slots=True
+    )
     with fake:
         generate = msgspec.structs.replace(config.generate, model=f"openai:fake@{fake.url}")
         settings = msgspec.structs.replace(config, generate=generate)
