@@ -44,7 +44,7 @@ CIRCULAR = {
     "vivace.cache.policy",
 }
 SHARED_NAMES = {
-    "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Entry", "Given",
+    "Admission", "Asked", "Choice", "Completion", "Entry",
     "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
     "Rung", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
     "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",
