@@ -46,7 +46,7 @@ CIRCULAR = {
 SHARED_NAMES = {
     "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Entry", "Given",
     "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
-    "Rung", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
+    "Search", "Server", "State", "Statistics", "Told", "Turn",
     "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",
 }  # fmt: skip
 
