@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakSet
 
-from vivace.cache.kept import of_answer
 from vivace.cache.semantic.calibration import Calibration, calibrate, shipped, upper_bound
 from vivace.cache.semantic.guard import Form, difference, exact_text, form
 from vivace.cache.semantic.index import NearestQuestion
 from vivace.cache.semantic.shadow import SHARE, Shadow
+from vivace.cache.values import weigh_answer
 from vivace.errors import VivaceError
 from vivace.text.language import language
 from vivace.text.terms import words
@@ -228,7 +228,7 @@ class SemanticCache:
         key, self._next = self._next, self._next + 1
         expires = self._clock() + self._seconds
         asked = _QUESTION_BYTES * len(question.encode(errors="replace"))
-        size = _ENTRY_BYTES + asked + of_answer(answer)
+        size = _ENTRY_BYTES + asked + weigh_answer(answer)
         entry = SemanticEntry(question, scope, answer, sources, form(question), expires, size)
         self._entries[key], self._used[key] = entry, self._clock()
         self._bytes += size
