@@ -27,11 +27,12 @@ from typing import Any
 
 from benchmarks.report import show
 from vivace.engine import Engine
-from vivace.generate import prompts
 from vivace.generate.coalesce import Coalesced
 from vivace.generate.names import load
+from vivace.generate.prompts import PromptBuilder
+from vivace.generate.templates import resolve
 from vivace.protocols import Generator
-from vivace.settings import Generate
+from vivace.settings import Answering, Generate
 from vivace.testing.fake_llm import FakeModel
 from vivace.types import (
     AnswerOptions,
@@ -125,11 +126,11 @@ async def order(options: argparse.Namespace) -> bool:
     """Whether each request got the answer to its own question: the grounded fake answers by it."""
     draw = random.Random(0)
     asked = []
+    builder = PromptBuilder(Generate(), Answering())
+    template = resolve(Query("What is the code of the vault?"), AnswerOptions())
     for n in draw.choices(range(60), k=200):
         hit = Hit(Chunk("d", f"The code of the vault is X{n}Y."), 1.0)
-        prompt = prompts.build(
-            Query("What is the code of the vault?"), [hit], AnswerOptions(), budget=1000
-        )
+        prompt = builder.build(template, [hit], AnswerOptions())
         asked.append((f"X{n}Y", Request(prompt.messages)))
     with FakeModel() as fake:
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:

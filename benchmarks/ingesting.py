@@ -19,7 +19,7 @@ from benchmarks.wire import Process
 from vivace import settings
 from vivace.server.app import create
 from vivace.server.run import address_of, listen, server
-from vivace.server.served import Served
+from vivace.server.state import AppState
 
 
 class Ingesting:
@@ -56,18 +56,18 @@ class Ingesting:
 
 async def main(collection: str, given: list[str]) -> None:
     overrides: dict[str, Any] = dict(pair.replace(".", "__").split("=", 1) for pair in given)
-    served = Served(settings.load(None, **overrides), [collection])
+    state = AppState(settings.load(None, **overrides), [collection])
     bound = listen("127.0.0.1", 0)
     tell = asyncio.get_running_loop().run_in_executor
     running = server(
-        served,
-        create(served),
+        state,
+        create(state),
         lambda: print(json.dumps({"address": address_of(bound)}), flush=True),
     )
-    async with served.opened():
+    async with state.opened():
         serving = asyncio.create_task(running.serve(sockets=[bound]))
         while line := (await tell(None, sys.stdin.readline)).strip():
-            report = await served.collections[0].ingest(line)
+            report = await state.collections[0].ingest(line)
             assert not report.errors, report.errors
             figures = {"documents": report.documents, "seconds": report.seconds}
             print(json.dumps(figures), flush=True)

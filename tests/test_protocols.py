@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from vivace.answer.extractive import Extractive
 from vivace.collection.snapshot import Snapshot
-from vivace.embed.given import Given
 from vivace.embed.minilm import MiniLM
-from vivace.generate.extractive import Extractive
+from vivace.embed.precomputed import Precomputed
 from vivace.index.flat import FlatIndex
 from vivace.index.graph import GraphIndex
 from vivace.index.hnsw import HnswIndex
@@ -30,7 +30,7 @@ from vivace.retrieve.hybrid import HybridSearcher
 VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex, PqIndex, IvfIndex, HnswIndex, GraphIndex]
 TERM_INDEXES: list[type[TermIndex]] = [TantivyTerms]
 CANDIDATE_SOURCES: list[type[CandidateSource]] = [Snapshot]
-EMBEDDERS: list[type[Embedder]] = [MiniLM, Given]
+EMBEDDERS: list[type[Embedder]] = [MiniLM, Precomputed]
 SEARCHERS: list[type[Searcher]] = [HybridSearcher]
 ANSWERERS: list[type[Answerer]] = [Extractive]
 READERS: list[type[Reader]] = [TextReader, MarkdownReader, HtmlReader, JsonLinesReader]

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -315,14 +323,23 @@ class Generator(Protocol):
     async def close(self) -> None: ...
 
 
+Search: TypeAlias = Callable[[Query], Awaitable[SearchResult]]
+"""Searches one collection; checks and logs the query."""
+
+
 class Answerer(Protocol):
     """What is the answer? Writes from passages; the last delta carries the whole answer."""
 
     name: str
 
     def stream(
-        self, query: Query, result: SearchResult, options: AnswerOptions = ...
-    ) -> AsyncIterator[Delta]: ...
+        self, query: Query, search: Search, options: AnswerOptions = ...
+    ) -> AsyncIterator[Delta]:
+        """Calls `search` when it needs passages: once, or never (for a text to translate, or where
+        the answer is cached)."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 class CacheTier(Protocol):

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.collection.planned import Planned
+from vivace.collection.plan_state import StoredPlan
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded
 from vivace.engine import (
@@ -24,8 +24,8 @@ from vivace.engine import (
 )
 from vivace.errors import StoreError, VivaceError
 from vivace.generate.templates import with_wishes
-from vivace.run.streams import Deferred
-from vivace.tune.intervals import Recall
+from vivace.run.streams import closing
+from vivace.tune.metrics import Recall
 from vivace.tune.quality import Quality
 from vivace.tune.tuning import Tuning
 from vivace.types import (
@@ -98,7 +98,7 @@ class Loop:
             raise
         return tasks[0].result()
 
-    def iterate(self, items: Deferred[T]) -> Iterator[T]:
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """The items of an asynchronous iterator, each awaited when it is asked for."""
         try:
             while True:
@@ -108,7 +108,7 @@ class Loop:
                     return
         finally:
             if not self._closed:  # else whatever ran on it has ended with it
-                self.run(items.aclose())
+                self.run(_close(items))
 
     def close(self) -> None:
         self.run(self._loop.shutdown_default_executor())
@@ -120,6 +120,11 @@ class Loop:
 
 async def _next(items: AsyncIterator[T]) -> T:
     return await anext(items)
+
+
+async def _close(items: AsyncIterator[T]) -> None:
+    async with closing(items):
+        pass
 
 
 class BlockingCollection:
@@ -258,8 +263,8 @@ class BlockingCollection:
         return self._collection.plan
 
     @property
-    def planned(self) -> Planned | None:
-        return self._collection.planned
+    def stored_plan(self) -> StoredPlan | None:
+        return self._collection.stored_plan
 
     def recall(self) -> Recall:
         return self._collection.recall()

@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 
-from vivace.collection.planned import Planned
+from vivace.collection.plan_state import StoredPlan
 from vivace.engine import Collection, Engine
 from vivace.errors import CollectionLocked
 from vivace.protocols import Kind
@@ -119,8 +119,8 @@ async def change(docs: Collection, what: str, number: int, words: Sequence[str])
         elif what == "plan":
             fusion = {"": Fusion("max_norm", (number % 4) / 4)}
             stages = Stages(10 + number % 3, fusion, Rerank(0))
-            planned = Planned(Plan("", stages=stages))
-            await asyncio.to_thread(docs._corpus.set_plan, planned)
+            stored = StoredPlan(Plan("", stages=stages))
+            await asyncio.to_thread(docs._corpus.set_plan, stored)
         elif what == "rebuild":
             await docs.rebuild()
     except CollectionLocked:

@@ -13,7 +13,7 @@ from vivace.cache.embedder import CachedEmbedder, Row, cached, decode, encode
 from vivace.cache.kept import EMBEDDING, Local, weigh
 from vivace.cache.memory import Memory
 from vivace.cache.policy import make
-from vivace.embed.given import Given
+from vivace.embed.precomputed import Precomputed
 from vivace.errors import BadFilter, EmbeddingError
 from vivace.protocols import EmbedsThen, EmbedsTokens
 from vivace.run.pools import Pool
@@ -137,7 +137,7 @@ async def test_another_model_shares_nothing(
 
 
 def test_it_can_do_what_the_embedder_can(memory: Memory[Row], pool: Pool) -> None:
-    made = cached(Given(8), Local(memory, EMBEDDING), seconds=60, pool=pool)
+    made = cached(Precomputed(8), Local(memory, EMBEDDING), seconds=60, pool=pool)
     assert not isinstance(made, EmbedsTokens | EmbedsThen)
     assert (made.name, made.dim) == ("given:8", 8)
 

@@ -23,7 +23,7 @@ from vivace.cli import main
 from vivace.cli.cache import _of_server
 from vivace.engine import Collection, Engine
 from vivace.generate.coalesce import Coalesced
-from vivace.server.cache_metrics import rows
+from vivace.server.metrics import cache_rows
 from vivace.types import Chunk, Document, Hit, Query, SearchResult
 
 TEXTS = {"leave": "The notice period is six weeks.", "lunch": "Lunch is at noon.", "rest": "Rest."}
@@ -91,7 +91,7 @@ async def test_without_memory_nothing_is_wrapped(tmp_path: Path) -> None:
         assert type(docs._searcher).__name__ == "Timed"
         assert made.caching.statistics() is None
         assert (await made.caching.clear()).values == 0
-        assert list(rows(made.caching)) == []
+        assert list(cache_rows(made.caching)) == []
 
 
 @pytest.mark.parametrize("off", ["embeddings", "searches", "answers"])
@@ -154,7 +154,7 @@ async def test_closing_ends_the_warming(made: Engine, docs: Collection) -> None:
 async def test_metrics_tell_of_every_kind(made: Engine, docs: Collection) -> None:
     for _ in range(2):
         await docs.ask("notice period")
-    lines = list(rows(made.caching))
+    lines = list(cache_rows(made.caching))
     assert 'vivace_cache_hits_total{kind="search"} 1' in lines
     assert 'vivace_cache_misses_total{kind="answer"} 1' in lines
     assert f"vivace_cache_saved_tokens_total {made.caching.tokens_saved}" in lines
@@ -282,7 +282,7 @@ async def test_what_a_server_remembers_is_read_from_its_metrics(
     made: Engine, docs: Collection
 ) -> None:
     await docs.search("notice period")
-    text = "\n".join(rows(made.caching)).encode() + b"\n"
+    text = "\n".join(cache_rows(made.caching)).encode() + b"\n"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

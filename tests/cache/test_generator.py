@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from vivace.answer.prompted import cost
 from vivace.cache.generator import CachedGenerator, Recorded, decode, encode
 from vivace.cache.kept import ANSWER, Local, weigh
 from vivace.cache.memory import Memory
 from vivace.cache.policy import make
 from vivace.errors import ModelRefused
-from vivace.generate.prompted import cost
 from vivace.run.streams import closing
 from vivace.settings import Generate
 from vivace.types import Delta, Message, Usage

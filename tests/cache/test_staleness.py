@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections import Counter, deque
 from collections.abc import Awaitable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -77,7 +77,7 @@ class Histories(RuleBasedStateMachine):
         self.stack = ExitStack()
         # how long another process's plan may go unnoticed is not what is tried here
         patch = self.stack.enter_context
-        patch(mock.patch("vivace.collection.plan_in_force.LOOKED_AT_EACH", 0.0))
+        patch(mock.patch("vivace.collection.plan_state.POLL_SECONDS", 0.0))
         patch(mock.patch("vivace.engine.caching.Memory", return_value=self.memory))
         self.asked: deque[tuple[str, Query]] = deque(maxlen=_AGAIN)
         self.made: dict[str, Any] = {}
@@ -228,8 +228,9 @@ class Histories(RuleBasedStateMachine):
         docs = self.docs[place]
 
         async def true() -> Answer:
-            result = await self.plain.searcher(docs._corpus, Trace()).search(query)
-            deltas = self.plain.answerer(docs._corpus).stream(query, result)
+            search = self.plain.searcher(docs._corpus, Trace()).search
+            answerer = self.plain.answerer(docs._corpus, Trace(), docs.record, nullcontext)
+            deltas = answerer.stream(query, search)
             return [delta.answer async for delta in deltas if delta.answer][-1]
 
         async def asked() -> list[Answer | VivaceError]:

@@ -22,7 +22,8 @@ from vivace.errors import InfeasibleObjective
 from vivace.index.flat import FlatIndex
 from vivace.testing.conformance import questions, vectors
 from vivace.tune.race import tune
-from vivace.tune.tuning import Pattern, Rejected, Tuning, Workload
+from vivace.tune.tuning import Rejected, Tuning
+from vivace.tune.workload import Workload, WorkloadPattern
 from vivace.types import Footprint, Objective, Plan, Trial
 
 COMMAND = "vivace tune --collection 'a b' --recall 0.95"
@@ -68,7 +69,7 @@ def tuning() -> Tuning:
         "cosine",
         "synthetic",
         500,
-        Pattern(0.02, 0.31),
+        WorkloadPattern(0.02, 0.31),
         {"cpu": "A processor", "cores": "2"},
         "8e0f3a61b2c94d77",
         7,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.collection.given import ready
+from vivace.collection.prepared_chunks import ready
 from vivace.engine import Collection, Engine
 from vivace.protocols import Kind
 from vivace.settings import Settings, load

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivace.collection import plan_in_force, rows, sealing
-from vivace.collection import planned as plans
+from vivace.collection import plan_state, sealing, segment_directory
 from vivace.collection.corpus import Corpus
-from vivace.collection.planned import Planned
-from vivace.collection.shaping import FLAT_UP_TO, LARGEST, LARGEST_NAVIGATED, Shaping
+from vivace.collection.plan_state import (
+    FLAT_UP_TO,
+    LARGEST,
+    LARGEST_NAVIGATED,
+    SegmentPolicy,
+    StoredPlan,
+)
 from vivace.errors import CollectionLocked, MissingExtra
 from vivace.index import segments
 from vivace.settings import Index
@@ -24,7 +28,7 @@ from vivace.types import Chunk, Decision, Document, Float16Vectors, Objective, P
 DIM = 16
 ROWS = 300
 SETTINGS = Index(seal_chunks=ROWS, merge_factor=2)
-PQ = Planned(Plan("pq", {"width": 2}, 40), Objective(0.9), rows=ROWS, source="given")
+PQ = StoredPlan(Plan("pq", {"width": 2}, 40), Objective(0.9), rows=ROWS, source="given")
 
 
 def opened(
@@ -63,18 +67,18 @@ def corpus(tmp_path: Path) -> Iterator[Corpus]:
 
 class TestKeeping:
     def test_it_survives_reopening(self, corpus: Corpus) -> None:
-        assert corpus.planned is None
+        assert corpus.stored_plan is None
         corpus.set_plan(PQ)
         corpus.close()
         again = opened(corpus.folder)
-        assert again.planned == PQ
+        assert again.stored_plan == PQ
         again.close()
 
     @pytest.mark.parametrize("harm", ["cut", "flipped", "future", "no json"])
     def test_a_damaged_one_is_put_aside_and_said(self, corpus: Corpus, harm: str) -> None:
         corpus.set_plan(PQ)
         corpus.close()
-        file = corpus.folder / plans.FILE
+        file = corpus.folder / plan_state.FILE
         data = file.read_bytes()
         file.write_bytes(
             {
@@ -86,9 +90,9 @@ class TestKeeping:
         )
         decisions: list[Decision] = []
         again = opened(corpus.folder, decisions)
-        assert again.planned is None
-        assert [(d.what, d.before, d.after) for d in decisions] == [("plan", plans.FILE, None)]
-        assert (corpus.folder / plans.ASIDE).exists()
+        assert again.stored_plan is None
+        assert [(d.what, d.before, d.after) for d in decisions] == [("plan", plan_state.FILE, None)]
+        assert (corpus.folder / plan_state.DAMAGED).exists()
         again.close()
         told_once: list[Decision] = []
         opened(corpus.folder, told_once).close()
@@ -99,7 +103,7 @@ class TestKeeping:
         corpus.set_plan(PQ)
         write(corpus, [put(ROWS)])
         reader.snapshot()
-        assert reader.planned == PQ
+        assert reader.stored_plan == PQ
         reader.close()
 
     def test_a_reader_follows_also_where_nothing_is_written(
@@ -108,9 +112,9 @@ class TestKeeping:
         reader = opened(corpus.folder)
         reader.snapshot()
         corpus.set_plan(PQ)
-        monkeypatch.setattr(plan_in_force, "LOOKED_AT_EACH", 0.0)
+        monkeypatch.setattr(plan_state, "POLL_SECONDS", 0.0)
         reader.snapshot()
-        assert reader.planned == PQ
+        assert reader.stored_plan == PQ
         reader.close()
 
     def test_one_that_cannot_be_read_is_left_where_it_is(
@@ -121,17 +125,17 @@ class TestKeeping:
         read = Path.read_bytes
 
         def refused(self: Path) -> bytes:
-            if self.name == plans.FILE:
+            if self.name == plan_state.FILE:
                 raise PermissionError(13, "Permission denied")
             return read(self)
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", refused)
             again = opened(corpus.folder)
-            assert again.planned is None
+            assert again.stored_plan is None
             again.close()
         again = opened(corpus.folder)
-        assert again.planned == PQ
+        assert again.stored_plan == PQ
         again.close()
 
     def test_while_another_process_writes_it_holds_here(
@@ -143,36 +147,39 @@ class TestKeeping:
         monkeypatch.setattr(corpus._lock, "acquire", locked)
         with pytest.raises(CollectionLocked):
             corpus.set_plan(PQ)
-        assert corpus.planned is None
+        assert corpus.stored_plan is None
         corpus.adopt_plan(PQ, instead_of=None)
-        assert corpus.planned == PQ
+        assert corpus.stored_plan == PQ
         assert corpus._trace.counters()["plan.unwritten"] == 1
-        assert not (corpus.folder / plans.FILE).exists()
+        assert not (corpus.folder / plan_state.FILE).exists()
 
 
 class TestSealing:
     def test_shapes(self) -> None:
         large, small = FLAT_UP_TO + 1, 100
-        hnsw = Planned(Plan("hnsw", {"m": 16}), rows=FLAT_UP_TO * 2)
-        shaping = Shaping(Index(), hnsw)
-        assert shaping.of(large).family == "hnsw"
-        assert shaping.of(large).params == {"m": 16}
-        assert shaping.of(small).family == "flat"
-        assert shaping.largest == LARGEST_NAVIGATED
-        assert Shaping(Index()).largest == LARGEST
-        assert Shaping(Index(family="pq"), hnsw).of(large).family == "pq"
-        assert Shaping(Index(), hnsw, frozenset({"hnsw"})).of(large).family == "pq"
-        assert Shaping(Index(), Planned(Plan("of a later version"))).of(large).family == "pq"
+        hnsw = StoredPlan(Plan("hnsw", {"m": 16}), rows=FLAT_UP_TO * 2)
+        policy = SegmentPolicy(Index(), hnsw)
+        assert policy.layout(large).family == "hnsw"
+        assert policy.layout(large).params == {"m": 16}
+        assert policy.layout(small).family == "flat"
+        assert policy.largest == LARGEST_NAVIGATED
+        assert SegmentPolicy(Index()).largest == LARGEST
+        assert SegmentPolicy(Index(family="pq"), hnsw).layout(large).family == "pq"
+        assert SegmentPolicy(Index(), hnsw, frozenset({"hnsw"})).layout(large).family == "pq"
+        assert (
+            SegmentPolicy(Index(), StoredPlan(Plan("of a later version"))).layout(large).family
+            == "pq"
+        )
 
     def test_what_was_measured_on_few_rows_holds_for_few(self) -> None:
-        shaping = Shaping(Index(), PQ)
-        assert shaping.of(ROWS).family == "pq"
-        assert shaping.of(ROWS // 3).family == "flat"
+        policy = SegmentPolicy(Index(), PQ)
+        assert policy.layout(ROWS).family == "pq"
+        assert policy.layout(ROWS // 3).family == "flat"
 
     def test_a_flat_plan_says_nothing_of_many_more_rows(self) -> None:
-        shaping = Shaping(Index(), Planned(Plan("flat"), rows=100_000))
-        assert shaping.of(150_000).family == "flat"
-        assert shaping.of(250_000).family == "pq"
+        policy = SegmentPolicy(Index(), StoredPlan(Plan("flat"), rows=100_000))
+        assert policy.layout(150_000).family == "flat"
+        assert policy.layout(250_000).family == "pq"
 
     def test_sealed_segments_are_written_anew_by_the_plan(self, corpus: Corpus) -> None:
         assert families(corpus) == [("flat", ROWS)]
@@ -183,7 +190,7 @@ class TestSealing:
         sealed = corpus._dense.segments[0].sealed
         assert sealed is not None
         assert sealed.files.params == {"width": 2}
-        assert sealing.next_job(corpus._dense, corpus._plans.shaping) is None
+        assert sealing.next_job(corpus._dense, corpus._plans.policy) is None
 
     def test_a_crash_before_that_is_made_good_in_the_background(self, tmp_path: Path) -> None:
         corpus = opened(tmp_path / "c")
@@ -227,7 +234,7 @@ class TestEffort:
         recalls = []
         for effort in (1, ROWS):
             before = corpus.snapshot()
-            corpus.set_plan(Planned(Plan("pq", {"width": 2}, effort), rows=ROWS))
+            corpus.set_plan(StoredPlan(Plan("pq", {"width": 2}, effort), rows=ROWS))
             after = corpus.snapshot()
             assert (after.epoch, after is before) == (before.epoch, False)
             found, exact = after.dense(queries, 5), after.exact(queries, 5)
@@ -240,17 +247,17 @@ class TestEffort:
         asked = corpus.snapshot()
         assert asked.asked(10) is None
         assert not asked.approximate
-        corpus.set_plan(Planned(Plan("hnsw", {}, 7)))
+        corpus.set_plan(StoredPlan(Plan("hnsw", {}, 7)))
         assert corpus._dense._effort(corpus._dense.segments[0]) == 0
 
     def test_a_plan_kept_elsewhere_meanwhile_holds(self, corpus: Corpus) -> None:
-        before = corpus.planned
+        before = corpus.stored_plan
         corpus._plans.__class__(
             corpus.folder, corpus._settings, corpus._trace, corpus._decide
-        ).keep(Planned(Plan("hnsw", {}, 7)))
+        ).keep(StoredPlan(Plan("hnsw", {}, 7)))
         corpus.adopt_plan(PQ, instead_of=before)
-        assert corpus.planned is not None
-        assert corpus.planned.plan.family == "hnsw"
+        assert corpus.stored_plan is not None
+        assert corpus.stored_plan.plan.family == "hnsw"
 
 
 class TestWholeRows:
@@ -259,7 +266,7 @@ class TestWholeRows:
         self, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, in_memory: bool
     ) -> None:
         if not in_memory:
-            monkeypatch.setattr(rows, "_IN_MEMORY", 0)
+            monkeypatch.setattr(segment_directory, "_IN_MEMORY", 0)
         write(corpus, [put(id) for id in range(ROWS, ROWS + 20)])
         write(corpus, [Remove("d7"), Remove(f"d{ROWS + 3}")])
         queries = np.random.default_rng(2).normal(size=(4, DIM)).astype(np.float32)

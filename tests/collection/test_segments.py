@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vivace.collection import manifest as manifests
 from vivace.collection import sealing
 from vivace.collection.corpus import Corpus
 from vivace.collection.dense import Dense
-from vivace.collection.shaping import FLAT_UP_TO, Shaping
+from vivace.collection.plan_state import FLAT_UP_TO, SegmentPolicy
+from vivace.collection.segment_directory import MANIFEST, read_manifest
 from vivace.errors import CorruptIndex, EmbedderMismatch, StoreError
 from vivace.settings import Index
 from vivace.store.changes import Change, NewChunk, Put, Remove
@@ -128,7 +128,7 @@ class TestSealing:
                 corpus.folder / "segments",
                 dim=DIM,
                 metric="cosine",
-                shaping=Shaping(SETTINGS),
+                policy=SegmentPolicy(SETTINGS),
             )
             corpus.apply([Remove("d4"), put(20)])
             dense = corpus._dense.replaced(job.first, job.last, new)
@@ -138,10 +138,10 @@ class TestSealing:
         assert dense.search(queries, 20).ids.tolist() == expected.ids.tolist()
 
     def test_families(self) -> None:
-        auto = Shaping(Index())
-        assert auto.of(FLAT_UP_TO).family == "flat"
-        assert auto.of(FLAT_UP_TO + 1).family == "pq"
-        assert Shaping(Index(family="pq")).of(5).family == "pq"
+        auto = SegmentPolicy(Index())
+        assert auto.layout(FLAT_UP_TO).family == "flat"
+        assert auto.layout(FLAT_UP_TO + 1).family == "pq"
+        assert SegmentPolicy(Index(family="pq")).layout(5).family == "pq"
         assert sealing.next_job(Dense(), auto) is None
 
     def test_a_full_disk_loses_nothing(
@@ -352,7 +352,7 @@ def test_a_snapshot_of_one_epoch_keeps_its_filters(corpus: Corpus) -> None:
 
 
 def test_the_manifest_names_what_it_cannot_read(tmp_path: Path) -> None:
-    assert manifests.read(tmp_path) is None
-    (tmp_path / manifests.FILE).write_bytes(b"{}")
+    assert read_manifest(tmp_path) is None
+    (tmp_path / MANIFEST).write_bytes(b"{}")
     with pytest.raises(CorruptIndex, match="cannot be read"):
-        manifests.read(tmp_path)
+        read_manifest(tmp_path)

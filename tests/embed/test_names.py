@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from vivace.embed import names
-from vivace.embed.given import Given
 from vivace.embed.minilm import MiniLM
+from vivace.embed.precomputed import Precomputed
 from vivace.errors import BadSettings, EmbeddingError
 from vivace.protocols import Embedder, TokenCounter
 from vivace.settings import Embed, Settings
@@ -25,7 +25,7 @@ def test_builtin(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -
 
 def test_given() -> None:
     model = names.load(Settings(embed=Embed(model="given:128")))
-    assert isinstance(model, Given)
+    assert isinstance(model, Precomputed)
     assert (model.name, model.dim) == ("given:128", 128)
     model.close()
 
@@ -37,12 +37,12 @@ def test_an_unknown_name_names_the_setting(model: str) -> None:
 
 
 async def test_given_embeds_nothing() -> None:
-    model: Embedder = Given(3)
+    model: Embedder = Precomputed(3)
     assert not model.reads("en")
     with pytest.raises(EmbeddingError, match=r"given:3: .* Pass the vectors, or set embed\.model"):
         await model.embed(["x"], kind="query")
 
 
 def test_given_counts_words_signs_and_characters() -> None:
-    count: TokenCounter = Given(3).count_tokens
+    count: TokenCounter = Precomputed(3).count_tokens
     assert count(["", "Hello, world_1!", "检索 fast快", "안녕"]) == [0, 4, 4, 2]

@@ -7,7 +7,6 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -19,9 +18,7 @@ from vivace.embed.openai import OpenAIEmbedder
 from vivace.engine import Engine
 from vivace.errors import BadSettings, EmbeddingError
 from vivace.run import work
-from vivace.run.balance import Endpoint
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import Endpoints
 from vivace.run.model_servers import ModelServer
 from vivace.run.work import Priority, doing
 from vivace.settings import Embed, Remote, Settings, load
@@ -314,11 +311,11 @@ async def test_servers_that_are_down_are_told_at_once_and_waited_for_by_those_wh
             assert fake.statistics().requests == 5
         finally:
             model.close()
-        patient = embedder(fake, dim="16", retries=8)
-        server = Endpoint(fake.url, bound=1)
         short = Tolerance(in_row=1, first=0.05)
-        patient.endpoints = Endpoints(patient.name, [server], tolerance=short)
-        fake._state.behaviour = replace(fake._state.behaviour, faults=(Fault("500", first=7),))
+        patient = OpenAIEmbedder(
+            ModelServer("e5", fake.url, "16"), Remote(retries=8), tolerance=short
+        )
+        fake.change(faults=(Fault("500", first=7),))
         try:
             with doing(Priority.INGEST):
                 assert (await patient.embed(["x"], kind="passage")).vectors.any()

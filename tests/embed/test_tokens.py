@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from vivace.embed.given import Given
 from vivace.embed.local import LocalEmbedder, Text
 from vivace.embed.minilm import MiniLM
+from vivace.embed.precomputed import Precomputed
 from vivace.embed.signs import signs
 from vivace.protocols import EmbedsThen, EmbedsTokens
 from vivace.types import Vector, Vectors
@@ -39,7 +39,7 @@ def test_who_has_token_vectors(model: MiniLM) -> None:
     assert isinstance(model, EmbedsTokens)
     assert isinstance(model, EmbedsThen)
     assert not hasattr(LocalEmbedder, "embed_tokens")
-    assert not isinstance(Given(4), EmbedsTokens)
+    assert not isinstance(Precomputed(4), EmbedsTokens)
 
 
 async def test_a_vector_of_unit_length_for_every_token_but_the_special_ones(model: MiniLM) -> None:

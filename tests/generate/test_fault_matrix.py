@@ -11,12 +11,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.answer.searches import finding
 from vivace import errors
+from vivace.answer.prompted import Prompted
 from vivace.errors import GenerationError
 from vivace.generate.openai import OpenAI
-from vivace.generate.prompted import Prompted
 from vivace.run.model_servers import ModelServer
-from vivace.settings import Answering, Generate
+from vivace.settings import Generate, Settings
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import KINDS, Fault
 from vivace.types import Answer, Chunk, Hit, Message, Query, SearchResult
@@ -60,10 +61,10 @@ def client(fake: FakeModel, *, streaming: bool = True, settings: Generate = PATI
 
 
 async def answer_of(model: OpenAI) -> Answer:
-    prompted = Prompted(model, Answering(), PATIENT)
+    prompted = Prompted(model, Settings(generate=PATIENT))
     result = SearchResult(HITS, 1)
     answer = None
-    async for delta in prompted.stream(Query("How long is the notice period?"), result):
+    async for delta in prompted.stream(Query("How long is the notice period?"), finding(result)):
         answer = delta.answer or answer
     assert answer is not None
     return answer
@@ -163,9 +164,11 @@ async def test_leaving_a_stream_closes_the_connection_at_once() -> None:
     with FakeModel(mode="scripted", text=" word" * 64, delay_ms=5) as fake:
         model = client(fake)
         try:
-            stream = Prompted(model, Answering(), PATIENT).stream(Query("q"), SearchResult(HITS, 1))
+            stream = Prompted(model, Settings(generate=PATIENT)).stream(
+                Query("q"), finding(SearchResult(HITS, 1))
+            )
             assert (await anext(stream)).text
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             gone = await asyncio.to_thread(fake.wait, lambda s: s.connections == s.running == 0)
             assert gone.cancelled == 1
         finally:

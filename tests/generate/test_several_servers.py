@@ -15,7 +15,7 @@ from vivace.generate import names
 from vivace.generate.openai import OpenAI
 from vivace.run.balance import Endpoint
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import Endpoints, ServerStatistics
+from vivace.run.endpoints import ServerStatistics
 from vivace.run.model_servers import ModelServer
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel
@@ -41,11 +41,7 @@ def fakes() -> Any:
 def client(*urls: str, tolerance: Tolerance | None = None, **settings: Any) -> OpenAI:
     settings = {"retries": 1, "max_tokens": 64, **settings}
     several = [ModelServer("m", url) for url in urls]
-    model = OpenAI(several, Generate(**settings), draw=random.Random(0))
-    if tolerance is not None:
-        servers = [Endpoint(url, bound=model._settings.connections) for url in urls]
-        model.endpoints = Endpoints(model.name, servers, tolerance=tolerance)
-    return model
+    return OpenAI(several, Generate(**settings), tolerance=tolerance, draw=random.Random(0))
 
 
 def seen(model: OpenAI) -> list[ServerStatistics]:

@@ -10,8 +10,15 @@ import pytest
 
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, BadQuery, BadSettings
-from vivace.generate.classify import classified, text_to_translate
-from vivace.generate.templates import NOT_FOUND, built_in, load, task, with_wishes
+from vivace.generate.templates import (
+    NOT_FOUND,
+    built_in,
+    classify,
+    load,
+    resolve,
+    split_translation,
+    with_wishes,
+)
 from vivace.settings import load as settings
 from vivace.testing.fake_llm import FakeModel
 from vivace.types import AnswerOptions, Message, Query
@@ -44,9 +51,9 @@ def test_every_template_has_both_languages(name: str, code: str) -> None:
     wording = built_in()[name].wording(code)
     assert wording.instructions
     assert wording.ask
-    made = task(Query("问题" if code == "zh" else "question"), AnswerOptions(template="qa"))
+    made = resolve(Query("问题" if code == "zh" else "question"), AnswerOptions(template="qa"))
     assert made.language == code
-    assert "{" not in made.instructions + made.asked
+    assert "{" not in made.instructions + made.labelled_text
 
 
 @pytest.mark.parametrize(
@@ -71,11 +78,11 @@ def test_every_template_has_both_languages(name: str, code: str) -> None:
     ],
 )
 def test_the_request_tells_its_kind(question: str, template: str, target: str) -> None:
-    kind = classified(question)
-    assert (kind.template, kind.target) == (template, target)
+    assert classify(question) == (template, target)
     if template != "qa":
-        assert task(Query(question), AnswerOptions()).name == "qa"  # only auto asks the classifier
-        assert task(Query(question), AnswerOptions(template="auto")).name == template
+        # only auto classifies
+        assert resolve(Query(question), AnswerOptions()).name == "qa"
+        assert resolve(Query(question), AnswerOptions(template="auto")).name == template
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,7 @@ def test_the_request_tells_its_kind(question: str, template: str, target: str) -
     ],
 )
 def test_the_text_of_a_translation(request_: str, text: str) -> None:
-    assert text_to_translate(request_).text == text
+    assert split_translation(request_).text == text
 
 
 @pytest.mark.parametrize(
@@ -173,7 +180,7 @@ async def test_a_question_answered_in_a_third_language(fake: FakeModel, tmp_path
         answer = await docs.ask("How long is the notice period?", target_language="Français")
         assert answer.found
         assert answer.support == ()  # its words would not be the documents'
-    asked = task(Query("q?"), AnswerOptions(target_language="Français"))
+    asked = resolve(Query("q?"), AnswerOptions(target_language="Français"))
     assert "Answer in Français" in asked.instructions
 
 
@@ -222,11 +229,11 @@ def test_the_users_files_are_laid_over_ours(tmp_path: Path) -> None:
         'retrieves = "optional"\n' + haiku + haiku.replace("[en]", "[zh]")
     )
     templates = load(str(tmp_path))
-    made = task(Query("Why?"), AnswerOptions(), templates)
-    assert made.asked == "Asked: Why?"
+    made = resolve(Query("Why?"), AnswerOptions(), templates)
+    assert made.labelled_text == "Asked: Why?"
     assert NOT_FOUND["en"] in made.instructions
     assert templates["qa"].zh == built_in()["qa"].zh
-    named = task(Query("Why?"), AnswerOptions(template="haiku", target_language="fr"), templates)
+    named = resolve(Query("Why?"), AnswerOptions(template="haiku", target_language="fr"), templates)
     assert named.instructions == "A haiku in fr."
 
 

@@ -1,6 +1,6 @@
 """Pools and micro-batchers without threads: a machine takes their turns, under a simulated clock.
 
-What a thread does between two looks at the backlog is one step here, in whatever order Hypothesis
+What a thread does between two looks at the queue is one step here, in whatever order Hypothesis
 likes; so every schedule can be met, and none takes time.
 """
 
@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from vivace.errors import Closed, DeadlineExceeded
 from vivace.run import work as work_module
-from vivace.run.backlog import Entry
 from vivace.run.crew import Crew, Seat, Turn, Worker
+from vivace.run.fair_queue import Waiter
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.pools import Pool
 from vivace.run.work import Priority, Work
@@ -143,9 +143,9 @@ class Stepped(RuleBasedStateMachine):
     @invariant()
     def nobody_sleeps_while_there_is_work(self) -> None:
         """Work that may run has a thread that is awake, or about to be."""
-        backlog = self.crew._backlog
+        queue = self.crew._queue
         sleepers = [seat for seat in self.asleep if seat.wake.locked()]
-        if backlog.ready() and sleepers:
+        if queue.ready() and sleepers:
             assert any(seat not in sleepers for seat in self.crew._seats)
 
     def check(self, number: int, task: asyncio.Task[Any]) -> None:
@@ -263,15 +263,15 @@ TestBatcher = SteppedBatcher.TestCase
 TestBatcher.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
 
 
-class Breaks(Worker[Entry]):
-    def run(self, batch: list[Entry]) -> None:
+class Breaks(Worker[Waiter]):
+    def run(self, batch: list[Waiter]) -> None:
         raise MemoryError("of the worker itself")
 
 
 def test_a_worker_that_raises_costs_its_batch_and_its_thread() -> None:
-    delivered: list[Entry] = []
-    crew: Crew[Entry] = Crew("broken", 1, Breaks, delivered.extend)
-    first, second = Entry(Work()), Entry(Work())
+    delivered: list[Waiter] = []
+    crew: Crew[Waiter] = Crew("broken", 1, Breaks, delivered.extend)
+    first, second = Waiter(Work()), Waiter(Work())
     crew.submit((first,))
     crew.submit((second,))
     for _ in range(2):

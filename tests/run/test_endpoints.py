@@ -16,8 +16,8 @@ from vivace.run import work
 from vivace.run.balance import Endpoint
 from vivace.run.breaker import BreakerState, Tolerance
 from vivace.run.endpoints import AllEjected, Endpoints, Lease
+from vivace.run.fair_queue import LOWER_EVERY
 from vivace.run.limit import Limit
-from vivace.run.turns import PATIENCE, Turns
 from vivace.run.work import Priority
 
 
@@ -211,25 +211,11 @@ def test_the_urgent_go_first_and_nobody_starves(loop: SimulatedLoop) -> None:
     tasks += [loop.create_task(one(Priority.INTERACTIVE)) for _ in range(20)]
     loop.advance(25)
     assert all(task.done() for task in tasks)
-    assert order[0] is order[PATIENCE] is order[2 * PATIENCE] is Priority.BACKGROUND
+    assert order[0] is order[LOWER_EVERY] is order[2 * LOWER_EVERY] is Priority.BACKGROUND
     assert Counter(order) == {Priority.BACKGROUND: 3, Priority.INTERACTIVE: 20}
     seen = endpoints.statistics().servers[0]
     assert (seen.waited, seen.started, seen.in_use) == (22, 23, 0)
     assert seen.wait_seconds == pytest.approx(sum(range(1, 23)), rel=0.05)
-
-
-def test_turns_are_in_order_and_left_at_any_time() -> None:
-    turns: Turns[str] = Turns()
-    tickets = {name: turns.push(name, Priority(p)) for name, p in zip("abcd", (2, 0, 1, 0))}
-    turns.leave(tickets["d"])
-    turns.leave(tickets["d"])
-    order = []
-    while turns:
-        ticket, name = turns.head()
-        assert turns.head() == (ticket, name)
-        turns.taken(ticket)
-        order.append(name)
-    assert order == ["b", "c", "a"]
 
 
 def test_a_deadline_ends_the_wait(loop: SimulatedLoop) -> None:

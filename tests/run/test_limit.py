@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.run.service import Clock
 from vivace.errors import Closed, DeadlineExceeded, Overloaded, ShareExceeded, VivaceError
-from vivace.run.limit import Limit
-from vivace.run.line import Place
+from vivace.run.limit import Limit, QueuedCall
 from vivace.run.permit import Outcome, Permit
 from vivace.run.work import Priority, Work, doing
 
@@ -138,7 +137,7 @@ def test_who_cannot_be_in_time_is_refused_at_once() -> None:
     limit.enter(Work(), lambda _: True)
     with pytest.raises(Overloaded):
         limit.enter(Work(deadline=clock.now + 1.5), lambda _: True)
-    assert isinstance(limit.enter(Work(deadline=clock.now + 10), lambda _: True), Place)
+    assert isinstance(limit.enter(Work(deadline=clock.now + 10), lambda _: True), QueuedCall)
 
 
 async def test_closing_refuses_who_waits_and_who_comes() -> None:
@@ -181,7 +180,7 @@ class LimitMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.limit = Limit("tests", lowest=1, highest=4, queue=6, clock=self.clock)
         self.holding: list[Permit] = []
-        self.waiting: dict[int, Place[Permit]] = {}
+        self.waiting: dict[int, QueuedCall] = {}
         self.count = 0
 
     @rule(priority=PRIORITIES, user=st.sampled_from(["", "a", "b"]), left=st.floats(0.1, 20))

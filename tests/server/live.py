@@ -7,13 +7,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from vivace.collection.corpus import Corpus
 from vivace.engine import Engine
-from vivace.protocols import Answerer
+from vivace.protocols import Answerer, Search
 from vivace.server.app import create
 from vivace.server.run import address_of, listen, server
-from vivace.server.served import Served
+from vivace.server.state import AppState
 from vivace.settings import Settings
 from vivace.types import Answer, AnswerOptions, Citation, Delta, Query, SearchResult, Span, Usage
 
@@ -35,16 +36,19 @@ class Stub:
     open: threading.Event = field(default_factory=threading.Event)
 
     async def stream(
-        self, query: Query, result: SearchResult, options: AnswerOptions = PLAIN
+        self, query: Query, search: Search, options: AnswerOptions = PLAIN
     ) -> AsyncIterator[Delta]:
         self.options.append(options)
         self.questions.append(query.text)
+        result = await search(query)
         self.started.set()
         try:
             async for delta in self.script(self, query, result):
                 yield delta
         finally:
             self.stopped.set()
+
+    async def close(self) -> None: ...
 
 
 async def for_ever() -> None:
@@ -84,7 +88,7 @@ async def one_then_silence(stub: Stub, query: Query, result: SearchResult) -> As
 @dataclass
 class Live:
     address: str
-    served: Served
+    state: AppState
     loop: asyncio.AbstractEventLoop
     stop: Callable[[], None]
     thread: threading.Thread
@@ -101,7 +105,7 @@ class Live:
         """Wait until no request is being answered."""
 
         async def wait() -> None:
-            await self.served.running.idle()
+            await self.state.in_flight.idle()
 
         asyncio.run_coroutine_threadsafe(wait(), self.loop).result(WAIT)
 
@@ -117,19 +121,19 @@ def serving(
     """A server in a thread of its own, stopped and drained at the end."""
 
     class StubEngine(Engine):
-        def answerer(self, corpus: Corpus) -> Answerer:
-            return answerer or super().answerer(corpus)
+        def answerer(self, corpus: Corpus, *parts: Any) -> Answerer:
+            return answerer or super().answerer(corpus, *parts)
 
-    served = Served(settings, collections, engine=StubEngine)
+    state = AppState(settings, collections, engine=StubEngine)
     ready = threading.Event()
     bound = listen("127.0.0.1", 0)
-    running = server(served, create(served, heartbeat=heartbeat), ready.set)
+    running = server(state, create(state, heartbeat=heartbeat), ready.set)
     loops: list[asyncio.AbstractEventLoop] = []
     errors: list[BaseException] = []
 
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
-        async with served.opened():
+        async with state.opened():
             await running.serve(sockets=[bound])
 
     def work() -> None:
@@ -151,7 +155,7 @@ def serving(
     try:
         assert ready.wait(60)
         assert not errors, errors
-        yield Live(address, served, loops[0], stop, thread)
+        yield Live(address, state, loops[0], stop, thread)
     finally:
         stop()
         thread.join(60)

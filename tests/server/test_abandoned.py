@@ -97,7 +97,7 @@ def until(live: Live, true: Callable[[], bool]) -> None:
 
 
 def batcher(live: Live) -> YieldingBatcher[Any, Any]:
-    embedder = live.served.engine.embedder
+    embedder = live.state.engine.embedder
     assert isinstance(embedder, MiniLM)
     return embedder._batcher
 
@@ -130,7 +130,7 @@ def let_go(live: Live, leave: Callable[[], None]) -> None:
     while grown(now := held(live), before) and time.monotonic() < deadline:
         live.idle()  # connections are closed by the loop's next turns
     assert not grown(now, before), (before, now)
-    assert live.served.trace.counters() == {"clients.gone": CLIENTS * ROUNDS}
+    assert live.state.trace.counters() == {"clients.gone": CLIENTS * ROUNDS}
 
 
 def open_to_all(config: Settings) -> Settings:
@@ -151,7 +151,7 @@ def test_in_the_queue_and_in_the_forward_pass(
         def leave() -> None:
             gate.shut()
             with clients(live, SEARCH):
-                until(live, lambda: live.served.running.count == CLIENTS)
+                until(live, lambda: live.state.in_flight.count == CLIENTS)
                 gate.reached(1)
                 until(live, lambda: waiting(live) == CLIENTS)
             live.idle()  # before the forward pass has ended
@@ -171,13 +171,13 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
     gate = Gate()
     monkeypatch.setattr(HybridSearcher, "_fused", gate.before(HybridSearcher._fused))
     with serving(open_to_all(config), [handbook]) as live:
-        pool = live.served.engine._pool
+        pool = live.state.engine._pool
 
         def leave() -> None:
             gate.shut()
             with clients(live, SEARCH):
                 gate.reached(1)
-                until(live, lambda: live.served.running.count == CLIENTS)
+                until(live, lambda: live.state.in_flight.count == CLIENTS)
             live.idle()
             gate.open()
             until(live, lambda: pool.statistics().running == waiting(live) == 0)

@@ -37,7 +37,7 @@ def held(live: Live, user: str = "", n: int = 1) -> Iterator[None]:
 
     async def take() -> list[Permit]:
         with doing(user=user):
-            return [await live.served.limits["search"].acquire() for _ in range(n)]
+            return [await live.state.limits["search"].acquire() for _ in range(n)]
 
     async def give(permits: list[Permit]) -> None:
         for permit in permits:
@@ -52,7 +52,7 @@ def held(live: Live, user: str = "", n: int = 1) -> Iterator[None]:
 
 def statistics(live: Live) -> LimitStatistics:
     async def read() -> LimitStatistics:
-        return live.served.limits["search"].statistics()
+        return live.state.limits["search"].statistics()
 
     return asyncio.run_coroutine_threadsafe(read(), live.loop).result(WAIT)
 
@@ -143,7 +143,7 @@ def test_a_client_that_leaves_loses_its_place(config: Settings, handbook: str) -
         asyncio.run(ask_and_leave(live))
         until_queued(live, 0)
         live.idle()
-        assert live.served.trace.counters()["clients.gone"] == 1
+        assert live.state.trace.counters()["clients.gone"] == 1
 
 
 def test_it_is_not_ready_while_it_turns_most_away(config: Settings, handbook: str) -> None:
@@ -158,7 +158,7 @@ def test_it_is_not_ready_while_it_turns_most_away(config: Settings, handbook: st
 
 def test_a_server_that_stops_begins_nothing_new(config: Settings, handbook: str) -> None:
     with admitting(config, handbook) as live, client(live) as http:
-        live.served.draining = True
+        live.state.draining = True
         answer = http.post("/v1/search", json=BODY)
         assert answer.status_code == 503
         assert answer.headers["connection"] == "close"

@@ -7,7 +7,7 @@ import re
 from vivace.run.balance import Endpoint
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import Endpoints
-from vivace.server.endpoint_metrics import rows
+from vivace.server.metrics import endpoint_rows
 
 
 async def test_rows() -> None:
@@ -17,7 +17,7 @@ async def test_rows() -> None:
         lease.failed("it broke")
     with await models.lease() as lease:
         lease.alive()
-        lines = list(rows([("generate", models.statistics())]))
+        lines = list(endpoint_rows([("generate", models.statistics())]))
     assert 'vivace_endpoint_in_use{for="generate",server="http://a/v1"} 1' in lines
     assert 'vivace_endpoint_weight{for="generate",server="http://a/v1"} 2.5' in lines
     assert 'vivace_endpoint_failed_total{for="generate",server="http://b/\\"v1"} 1' in lines
@@ -27,4 +27,4 @@ async def test_rows() -> None:
     assert len(names) == len(set(names)) == 14
     row = re.compile(r'\w+\{for="generate"(,server="(\\.|[^"\\])*")?\} [0-9.e+-]+')
     assert all(line.startswith("# ") or row.fullmatch(line) for line in lines)
-    assert list(rows([])) == []
+    assert list(endpoint_rows([])) == []

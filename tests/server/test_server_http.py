@@ -141,7 +141,7 @@ class TestAbandoned:
         assert stub.stopped.wait(WAIT)
         running.idle()
         assert running.tasks() <= before
-        assert running.served.trace.counters() == {"clients.gone": 1}
+        assert running.state.trace.counters() == {"clients.gone": 1}
 
     def test_half_a_body(self, serve: Serve) -> None:
         running = serve()
@@ -149,7 +149,7 @@ class TestAbandoned:
         head = b"POST /v1/search HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{"
         with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
             connection.sendall(head)
-            assert running.served.trace is not None
+            assert running.state.trace is not None
             with httpx.Client() as client:
                 assert client.get(f"{running.address}/healthz").status_code == 200
         running.idle()
@@ -189,7 +189,7 @@ class TestFailures:
         assert "[DONE]" not in events
         assert json.loads(events[-1])["error"]["code"] == "stream_cut"
         assert httpx.post(url, json=ASKED).status_code == 502
-        assert running.served.trace.counters() == {"errors.stream_cut": 2}
+        assert running.state.trace.counters() == {"errors.stream_cut": 2}
 
     def test_the_unknown_is_counted_logged_and_not_told(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
@@ -202,7 +202,7 @@ class TestFailures:
             assert response.status_code == 500
             assert "secret" not in response.text
             assert error_of(response)["code"] == "internal_error"
-        assert running.served.trace.counters() == {"errors.internal_error": 2}
+        assert running.state.trace.counters() == {"errors.internal_error": 2}
         assert "secret path" in caplog.text
 
     def test_the_unknown_in_midstream_cuts_it_off(self, serve: Serve) -> None:
@@ -269,11 +269,11 @@ def test_health_and_readiness(live: Live, http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     ready = http.get("/readyz")
     assert (ready.status_code, ready.json()["collections"]) == (200, ["handbook"])
-    live.served.ready = False
+    live.state.ready = False
     try:
         assert http.get("/readyz").status_code == 503
     finally:
-        live.served.ready = True
+        live.state.ready = True
 
 
 def test_metrics(serve: Serve) -> None:

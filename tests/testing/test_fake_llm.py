@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from vivace.errors import BadInput
-from vivace.generate import prompts
+from vivace.generate.prompts import PromptBuilder
+from vivace.generate.templates import resolve
+from vivace.settings import Answering, Generate
 from vivace.testing import grounded
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault, parse
@@ -154,7 +156,9 @@ PASSAGES = [
 )
 def test_grounded_answers(question: str, expected: str) -> None:
     hits = [Hit(Chunk("d", text, 0, len(text)), 1.0) for text in PASSAGES]
-    prompt = prompts.build(Query(question), hits, AnswerOptions(), budget=1000)
+    options = AnswerOptions()
+    builder = PromptBuilder(Generate(), Answering())
+    prompt = builder.build(resolve(Query(question), options), hits, options)
     assert grounded.answer(prompt.messages) == expected
 
 

@@ -15,28 +15,28 @@ from vivace.retrieve import fitted
 from vivace.retrieve.features import NAMES
 from vivace.retrieve.fitted import FittedReranker, Model
 from vivace.tune import fitting
-from vivace.tune.fitting import FEWEST, Judged, weigh
+from vivace.tune.fitting import FEWEST, JudgedRanking, weigh
 from vivace.types import Chunk, Hit, Query
 
 PHRASE = NAMES.index("phrase")
 HERE = "this collection"
 
 
-def fit(judged: Sequence[Judged]) -> Model:
+def fit(judged: Sequence[JudgedRanking]) -> Model:
     return fitting.fit(judged, HERE)
 
 
-def question(rng: np.random.Generator, *, told: float, group: Hashable = None) -> Judged:
+def question(rng: np.random.Generator, *, told: float, group: Hashable = None) -> JudgedRanking:
     """Twenty candidates, one relevant at any rank; `told` is how far its phrase stands out."""
     features = rng.uniform(0, 1, (20, len(NAMES))).astype(np.float32)
     relevant = np.zeros(20, np.bool_)
     relevant[rng.integers(20)] = True
     features[relevant, PHRASE] += np.float32(told)
     fused = np.sort(rng.uniform(0.5, 1, 20))[::-1].astype(np.float32)
-    return Judged(features, fused, relevant, 1, group)
+    return JudgedRanking(features, fused, relevant, 1, group)
 
 
-def questions(count: int, *, told: float, seed: int = 0) -> list[Judged]:
+def questions(count: int, *, told: float, seed: int = 0) -> list[JudgedRanking]:
     rng = np.random.default_rng(seed)
     return [question(rng, told=told) for _ in range(count)]
 
@@ -84,7 +84,7 @@ def test_questions_that_say_nothing() -> None:
     assert not weigh(unfound).any()
     model = fit([*unfound, *unknown])
     assert (model.questions, model.gain, model.enabled) == (60, 0.0, False)
-    empty = Judged(np.zeros((0, 7), np.float32), np.zeros(0, np.float32), nothing[:0], 1)
+    empty = JudgedRanking(np.zeros((0, 7), np.float32), np.zeros(0, np.float32), nothing[:0], 1)
     assert fit([*unfound, empty]).questions == 61
 
 

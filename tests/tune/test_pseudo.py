@@ -13,8 +13,8 @@ from vivace.settings import load
 from vivace.sync import BlockingCollection
 from vivace.text.terms import terms
 from vivace.tune import pseudo
-from vivace.tune.described import is_code
-from vivace.tune.pseudo import Names, Rarity, without_words
+from vivace.tune.docstrings import is_code
+from vivace.tune.pseudo import TermRarity, UniqueNames, without_words
 from vivace.types import Chunk, Document
 
 PROSE = (
@@ -43,9 +43,9 @@ def store_of(path: Path, documents: list[Document]) -> BlockingCollection:
     return docs
 
 
-def drawn(docs: BlockingCollection, seed: int = 0) -> list[pseudo.Pseudo]:
+def drawn(docs: BlockingCollection, seed: int = 0) -> list[pseudo.PseudoQuestion]:
     store = docs._collection._corpus.store
-    names = Names()
+    names = UniqueNames()
     for chunk, _ in store.texts():
         names.add(chunk)
     return pseudo.drawn(store, names, seed=seed)
@@ -131,13 +131,13 @@ def test_a_heading_is_asked_where_it_names_one_place(tmp_path: Path) -> None:
 
 
 def test_a_title_that_is_the_name_of_a_file_is_no_question() -> None:
-    names = Names()
+    names = UniqueNames()
     chunk = Chunk("d", PROSE, title="report-final-v2.txt")
     names.add(chunk)
-    assert list(pseudo._headings(chunk, names)) == []
+    assert list(pseudo.headings(chunk, names)) == []
     better = Chunk("e", PROSE, title="Ending an employment contract")
     names.add(better)
-    assert [made.text for made in pseudo._headings(better, names)] == [better.title]
+    assert [made.text for made in pseudo.headings(better, names)] == [better.title]
 
 
 @pytest.mark.parametrize("text", [PROSE, CHINESE, "", "one line"])
@@ -159,7 +159,7 @@ def test_a_word_is_out_everywhere_or_nowhere() -> None:
 
 
 def test_the_share_of_a_score_that_is_left() -> None:
-    rarity = Rarity()
+    rarity = TermRarity()
     for text in (PROSE, CODE, "the company and its council"):
         rarity.add(text)
     assert rarity.share("notice period", PROSE, PROSE) == 1.0
@@ -179,6 +179,6 @@ async def test_what_the_model_cannot_read_has_no_vector(tmp_path: Path) -> None:
         assert set(by) == {"en", "zh"}
         assert by["zh"].vector is None
         assert by["en"].vector is not None
-        (other,) = by["en"].instead.values()
+        (other,) = by["en"].remainders.values()
         assert other.vector is not None
         assert 0 <= other.share < 1

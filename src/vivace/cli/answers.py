@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vivace.cli.documents import report_value, show_report
-from vivace.cli.output import citation_value, hit_value, json_line
+from vivace.cli.output import json_line
 from vivace.cli.status import OK, SOME_FAILED
 from vivace.engine import Collection
 from vivace.errors import BadInput, VivaceError
 from vivace.generate.batch import Progress
-from vivace.types import Answer, BatchProgress, IngestReport, Support, Usage
+from vivace.server.wire import answer_body
+from vivace.types import Answer, BatchProgress, IngestReport
 
 _FIELDS = ("question", "text", "query")
 
@@ -121,46 +124,4 @@ def _progress() -> Iterator[Progress]:
 def _value(answer: Answer | VivaceError) -> dict[str, Any]:
     if isinstance(answer, VivaceError):
         return {"error": {"type": type(answer).__name__, "what": answer.what, "fix": answer.fix}}
-    return answer_value(answer)
-
-
-def answer_value(answer: Answer) -> dict[str, Any]:
-    return {
-        "text": answer.text,
-        "found": answer.found,
-        "generator": answer.generator,
-        "citations": [citation_value(citation) for citation in answer.citations],
-        "spans": [
-            {"start": span.start, "end": span.end, "citation": span.citation}
-            for span in answer.spans
-        ],
-        "support": [support_value(one) for one in answer.support],
-        "answerable": answer.answerable,
-        "hits": [hit_value(hit) for hit in answer.hits],
-        "degraded": list(answer.degraded),
-        "finish_reason": answer.finish_reason,
-        "usage": usage_value(answer.usage),
-        "cost": answer.cost,
-    }
-
-
-def support_value(one: Support) -> dict[str, Any]:
-    return {
-        "start": one.start,
-        "end": one.end,
-        "supported": one.supported,
-        "score": one.score,
-        "chunk": one.chunk,
-        "reason": one.reason,
-    }
-
-
-def usage_value(usage: Usage | None) -> dict[str, int | bool] | None:
-    if usage is None:
-        return None
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "free": usage.free,
-    }
+    return msgspec.structs.asdict(answer_body(answer))

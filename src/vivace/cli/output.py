@@ -15,7 +15,7 @@ import msgspec
 from vivace import settings as settings_module
 from vivace.errors import BadInput, BadSettings
 from vivace.settings import Settings
-from vivace.types import Chunk, Citation, Hit, IngestProgress, UpkeepProgress
+from vivace.types import Chunk, IngestProgress, UpkeepProgress
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -55,37 +55,6 @@ def json_line(value: object) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
     sys.stdout.buffer.flush()
-
-
-def chunk_value(chunk: Chunk) -> dict[str, Any]:
-    return {
-        "id": chunk.id,
-        "document_id": chunk.document_id,
-        "title": chunk.title,
-        "source": chunk.source,
-        "section": list(chunk.section),
-        "page": chunk.page,
-        "start": chunk.start,
-        "end": chunk.end,
-        "text": chunk.text,
-        "metadata": dict(chunk.metadata),
-    }
-
-
-def hit_value(hit: Hit) -> dict[str, Any]:
-    return {**chunk_value(hit.chunk), "score": hit.score, "stages": dict(hit.stages)}
-
-
-def citation_value(citation: Citation) -> dict[str, Any]:
-    return {
-        "number": citation.number,
-        "chunk": citation.chunk.id,
-        "document_id": citation.chunk.document_id,
-        "source": citation.chunk.source,
-        "start": citation.start,
-        "end": citation.end,
-        "text": citation.text,
-    }
 
 
 def place(chunk: Chunk) -> str:

@@ -14,7 +14,7 @@ from vivace.cli.output import figures, json_line, settings_of, upkeep_progress
 from vivace.cli.report.svg import digits
 from vivace.cli.status import OK
 from vivace.engine import Engine
-from vivace.tune.quality import Quality, Tried, named
+from vivace.tune.quality import Quality, StageTrial, named
 
 COLUMNS = ["stage", "language", "value", "nDCG@10", "points", "low", "high", "ms", ""]
 """Points and their interval are of the difference to what was in force."""
@@ -52,13 +52,13 @@ def _value(found: Quality, applied: bool) -> dict[str, Any]:
     return {**value, "changed": found.changed, "applied": applied}
 
 
-def show(tried: tuple[Tried, ...] | list[Tried]) -> None:
+def show(tried: tuple[StageTrial, ...] | list[StageTrial]) -> None:
     """What was tried, on stdout: of each stage what was in force, and the best."""
     figures(COLUMNS, [_row(row) for row in _best(tried)])
 
 
-def _best(tried: tuple[Tried, ...] | list[Tried]) -> Iterator[Tried]:
-    stages: dict[tuple[str, str], list[Tried]] = {}
+def _best(tried: tuple[StageTrial, ...] | list[StageTrial]) -> Iterator[StageTrial]:
+    stages: dict[tuple[str, str], list[StageTrial]] = {}
     for row in tried:
         stages.setdefault((row.stage, row.language), []).append(row)
     for rows in stages.values():
@@ -66,7 +66,7 @@ def _best(tried: tuple[Tried, ...] | list[Tried]) -> Iterator[Tried]:
         yield from [rows[0], *ordered[: _SHOWN - 1]]
 
 
-def _row(row: Tried) -> list[str]:
+def _row(row: StageTrial) -> list[str]:
     before = row.difference == row.low == row.high == 0
     points = ["", "", ""] if before else _points(row)
     said = "chosen" if row.chosen and not before else "in force" if before else ""
@@ -79,5 +79,5 @@ def _row(row: Tried) -> list[str]:
     return [row.stage, row.language or "all", value, f"{row.ndcg:.4f}", *points, ms, said]
 
 
-def _points(row: Tried) -> list[str]:
+def _points(row: StageTrial) -> list[str]:
     return [f"{100 * value:+.2f}" for value in (row.difference, row.low, row.high)]

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vivace.cli.answers import answer_file, answer_value
+import msgspec
+
+from vivace.cli.answers import answer_file
 from vivace.cli.documents import report_value, show_report
 from vivace.cli.folder import collection_of, take_in
 from vivace.cli.output import (
     filter_of,
-    hit_value,
     json_line,
     place,
     settings_of,
@@ -21,6 +22,7 @@ from vivace.cli.output import (
 from vivace.cli.status import SOME_FAILED
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput
+from vivace.server.wire import answer_body, search_response
 from vivace.types import Answer
 
 
@@ -35,13 +37,7 @@ async def _search(options: argparse.Namespace) -> int:
             options.question, options.k, filters=filter_of(options), min_score=options.min_score
         )
     if options.json:
-        json_line(
-            {
-                "hits": [hit_value(hit) for hit in result.hits],
-                "epoch": result.epoch,
-                "degraded": list(result.degraded),
-            }
-        )
+        json_line(search_response(result))
         return 0
     for rank, hit in enumerate(result.hits, start=1):
         stages = "  ".join(f"{name} {score:.3f}" for name, score in hit.stages.items())
@@ -66,7 +62,7 @@ async def _ask(options: argparse.Namespace) -> int:
             return await answer_file(docs, options, filters, report)
         answer = await _answer(docs, options, filters)
     if options.json:
-        value = answer_value(answer)
+        value = msgspec.structs.asdict(answer_body(answer))
         if report is not None:
             value["ingest"] = report_value(report)
         json_line(value)

@@ -14,7 +14,7 @@ from vivace.cli.folder import collection_of, take_in
 from vivace.cli.output import json_line, settings_of
 from vivace.engine import Engine
 from vivace.server.run import address_of, is_loopback, listen, serve
-from vivace.server.served import Served
+from vivace.server.state import AppState
 from vivace.settings import Settings
 from vivace.types import IngestReport
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         collections = [collection_of(Path(options.dir))]
     else:
         collections = options.collection or ["default"]
-    served = Served(settings, collections)
+    state = AppState(settings, collections)
     # before the ingest: an address in use is better known now than after it
     bound = listen(settings.server.host, settings.server.port)
     try:
@@ -46,9 +46,9 @@ def run(options: argparse.Namespace) -> int:
             if report.errors and not options.json:
                 show_report(report)
         serve(
-            served,
+            state,
             bound,
-            lambda: _announce(address_of(bound), served, report, as_json=options.json),
+            lambda: _announce(address_of(bound), state, report, as_json=options.json),
         )
     finally:
         bound.close()
@@ -68,12 +68,12 @@ async def _ingest(collection: str, folder: str, settings: Settings) -> IngestRep
         return await take_in(await engine.open(collection), folder)
 
 
-def _announce(address: str, served: Served, report: IngestReport | None, *, as_json: bool) -> None:
+def _announce(address: str, state: AppState, report: IngestReport | None, *, as_json: bool) -> None:
     if as_json:
-        value: dict[str, Any] = {"address": address, "collections": served.names}
+        value: dict[str, Any] = {"address": address, "collections": state.names}
         if report is not None:
             value["ingest"] = report_value(report)
         json_line(value)
         return
-    print(f"Serving {', '.join(served.names)} at {address}")
+    print(f"Serving {', '.join(state.names)} at {address}")
     print(f"OpenAI's clients: base_url={address}/v1, any api_key, model=vivace", flush=True)

@@ -21,10 +21,10 @@ from vivace.cli.report.svg import digits, number
 from vivace.cli.report.texts import described
 from vivace.cli.status import INFEASIBLE, OK
 from vivace.engine import Engine
-from vivace.engine.selftuning import objective_of
 from vivace.errors import BadInput, InfeasibleObjective
 from vivace.settings import Settings
 from vivace.tune import choice
+from vivace.tune.selftuning import objective_of
 from vivace.tune.tuning import Tuning
 from vivace.types import Objective, Trial
 

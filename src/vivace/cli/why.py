@@ -17,7 +17,7 @@ from vivace.cli.status import OK
 from vivace.cli.tuning import TRIAL_COLUMNS, short_verdict, trial_row
 from vivace.engine import Engine
 from vivace.tune import choice
-from vivace.tune.quality import Tried, named
+from vivace.tune.quality import StageTrial, named
 from vivace.types import Decision, Objective, Stages, Trial
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def show(decision: Decision) -> None:
     print(_indented(decision.reason))
     if trials := _evidence(decision, "trials", list[Trial]):
         _show_trials(decision, trials)
-    if tried := _evidence(decision, "tried", list[Tried]):
+    if tried := _evidence(decision, "tried", list[StageTrial]):
         quality.show(tried)
     signals = list(_signals(decision.evidence))
     if signals:

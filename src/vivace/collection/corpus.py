@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from vivace.collection import recovery, rows, sealing, term_recovery, verification
+from vivace.collection import recovery, sealing, term_recovery, verification
 from vivace.collection.background import Background
 from vivace.collection.dense import Dense, Segment
 from vivace.collection.keywords import FAILURES, Keywords
-from vivace.collection.plan_in_force import PlanInForce
-from vivace.collection.planned import Planned
-from vivace.collection.published import Published
+from vivace.collection.plan_state import PlanState, StoredPlan
 from vivace.collection.recovery import Problem
+from vivace.collection.segment_directory import SegmentDirectory
 from vivace.collection.snapshot import Snapshot
 from vivace.errors import CollectionLocked, CorruptIndex, MissingExtra, StoreError, StoreUnwritable
 from vivace.index.flat import FlatIndex
@@ -47,7 +46,7 @@ class Corpus:
     ) -> None:
         self.store = store
         self.folder = folder
-        self._published = Published(store, folder)
+        self._directory = SegmentDirectory(store, folder)
         self._trace = trace
         self._settings = settings
         self._decide = decide
@@ -62,7 +61,7 @@ class Corpus:
         self.background = Background(self._tend)
         self._removed_since = 0
         """Chunks, since the manifest was written: whoever opens it has to replay them."""
-        self._plans = PlanInForce(folder, settings, trace, decide)
+        self._plans = PlanState(folder, settings, trace, decide)
         self._keywords = term_recovery.opened(
             store, folder, settings, trace, self._lock, self._lost_terms
         )
@@ -124,7 +123,7 @@ class Corpus:
 
     def settled(self) -> Snapshot | None:
         """What `snapshot` returns, in microseconds; None where that has to catch up. Raises so."""
-        news = self.store.epoch() != self._current.epoch or self._plans.perhaps_changed()
+        news = self.store.epoch() != self._current.epoch or self._plans.maybe_changed()
         return None if news else self._current
 
     # -- writing ----------------------------------------------------------------------------
@@ -181,10 +180,10 @@ class Corpus:
             if not self._holders:
                 self._lock.acquire()
                 try:
-                    self._published.forget_begun()
+                    self._directory.remove_unfinished()
                     with self._changing:
                         self._refresh()
-                    self._published.clean(self._dense)
+                    self._directory.clean(self._dense)
                 except BaseException:
                     self._lock.release()
                     raise
@@ -200,11 +199,11 @@ class Corpus:
     # -- the plan -----------------------------------------------------------------------------
 
     @property
-    def planned(self) -> Planned | None:
+    def stored_plan(self) -> StoredPlan | None:
         """What is searched and sealed by; None before any tuning."""
-        return self._plans.planned
+        return self._plans.stored
 
-    def set_plan(self, planned: Planned) -> None:
+    def set_plan(self, stored: StoredPlan) -> None:
         """Search by another plan from now on, and seal by it; nothing is built.
 
         Raises:
@@ -212,30 +211,30 @@ class Corpus:
             StoreUnwritable: the folder cannot be written. The plan before still holds.
         """
         with self._held(), self._changing:
-            self._plans.keep(planned)
+            self._plans.keep(stored)
             self._publish(self._current.epoch, self._dense)
 
-    def adopt_plan(self, planned: Planned, *, instead_of: Planned | None) -> None:
+    def adopt_plan(self, stored: StoredPlan, *, instead_of: StoredPlan | None) -> None:
         """As `set_plan`, at once, and kept on the disk only if it can be; never raises.
 
         Where another process has kept a plan meanwhile, that one holds and not this.
         """
         with self._changing:
-            self._plans.notice()
-            if self._plans.planned != instead_of:
+            self._plans.refresh()
+            if self._plans.stored != instead_of:
                 self._publish(self._current.epoch, self._dense)
                 return
-            self._plans.adopt(planned)
+            self._plans.adopt(stored)
             self._publish(self._current.epoch, self._dense)
         try:
-            self.set_plan(planned)
+            self.set_plan(stored)
         except StoreError:
             # a writer elsewhere, or a folder that cannot be written: it lasts as long as this
             self._trace.count("plan.unwritten")
 
     def rows(self) -> AbstractContextManager[FlatIndex]:
-        """Every live row under one exact index, as long as the block runs: see `rows.whole`."""
-        return rows.whole(self._dense, self._published.folder, self.folder, dim=self.store.dim)
+        """See `SegmentDirectory.rows`."""
+        return self._directory.rows(self._dense)
 
     # -- sealing and merging ----------------------------------------------------------------
 
@@ -246,7 +245,7 @@ class Corpus:
         )
 
     def _next_job(self) -> sealing.Job | None:
-        return sealing.next_job(self._dense, self._plans.shaping)
+        return sealing.next_job(self._dense, self._plans.policy)
 
     def _tend(self, *, mend: bool = False, opening: bool = False) -> None:
         """Do what there is to do; if somebody else is writing, it is theirs."""
@@ -265,7 +264,7 @@ class Corpus:
                 except (OSError, CorruptIndex):
                     # everything is still found: in the tail, or in the segments to be merged
                     self._trace.count("segments.failed")
-                    self._published.clean(self._dense)
+                    self._directory.clean(self._dense)
         except (CollectionLocked, StoreUnwritable):
             self._trace.count("segments.left_to_others")
         except StoreError:  # whoever searches or writes meets it too, and is told
@@ -280,57 +279,57 @@ class Corpus:
             self._trace.count("segments.rows_written", len(new.index.ids) if new else 0)
             if new is not None:
                 here = {s.index.family for s in self._dense.segments if s.sealed}
-                self._plans.tell(new, here)
+                self._plans.explain(new, here)
         with self._changing:
             dense = self._dense if job is None else self._dense.replaced(job.first, job.last, new)
-            self._published.publish(dense, self._current.epoch, self._next_id)
+            self._directory.publish(dense, self._current.epoch, self._next_id)
             self._removed_since = 0
             self._publish(self._current.epoch, dense)
         shown = 0 if self._keywords.in_memory else self._keywords.shown
-        if (through := min(shown, self._published.epoch)) > self.store.trimmed():
+        if (through := min(shown, self._directory.epoch)) > self.store.trimmed():
             self.store.trim(through)
-        self._published.clean(self._dense)
+        self._directory.clean(self._dense)
 
     def _written(self, job: sealing.Job) -> Segment | None:
         while True:
             try:
                 return sealing.write(
                     job,
-                    self._published.folder,
+                    self._directory.folder,
                     dim=self.store.dim,
                     metric=self.store.metric,
-                    shaping=self._plans.shaping,
+                    policy=self._plans.policy,
                 )
             except MissingExtra as error:  # never of the family it falls back to
-                self._plans.lack(error)
+                self._plans.exclude_family(error)
 
     # -- the state --------------------------------------------------------------------------
 
     def _publish(self, epoch: int, dense: Dense) -> None:
-        self._dense = dense = dense.planned(self._plans.plan)
+        self._dense = dense = dense.with_plan(self._plans.plan)
         before = getattr(self, "_current", None)
         self._current = Snapshot(self.store, epoch, dense, self._keywords.state(), before=before)
 
     def _load(self, known: dict[str, Segment], *, anew: bool) -> tuple[Problem, ...]:
         """Take the whole state over from the files and the store."""
-        self._published.noticed()
-        self._plans.notice()
+        self._directory.changed()
+        self._plans.refresh()
         with recovery.load(self.store, self.folder, known=known) as loaded:
             self._keywords.catch_up(anew=anew)
             self._next_id = self.store.next_id()
             self._generation = self.store.stored_identity().generation
-        self._published.manifest = loaded.manifest
+        self._directory.manifest = loaded.manifest
         self._publish(loaded.epoch, loaded.dense)
         return loaded.problems
 
     def _refresh(self) -> None:
         """Catch up with other processes. Caller holds `_changing`."""
         since = self._current.epoch
-        if self._plans.notice():
+        if self._plans.refresh():
             self._publish(since, self._dense)
         followed = not self._keywords.in_memory and self._keywords.follow()
         identity = self.store.stored_identity()
-        if self._published.noticed() or identity.generation != self._generation:
+        if self._directory.changed() or identity.generation != self._generation:
             known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
             self._tell(self._load(known, anew=followed))
             return
@@ -399,7 +398,7 @@ class Corpus:
                 with self._changing:
                     with self.store.reading():
                         dense = recovery.from_store(self.store)
-                    self._published.manifest = None
+                    self._directory.manifest = None
                     self._publish(self._current.epoch, dense)
                 self._compact_segments(progress, "rebuild")
             if what in (None, "terms"):
@@ -424,11 +423,11 @@ class Corpus:
     def _compact_segments(self, progress: Progress, step: str) -> None:
         total, done = len(self._dense), 0
         progress(UpkeepProgress(f"{step}: segments", done, total))
-        for job in sealing.full_jobs(self._dense, self._plans.shaping):
+        for job in sealing.full_jobs(self._dense, self._plans.policy):
             self._run(replace(job, live=self._dense.live))
             done += sum(len(s) for s in job.inputs)
             progress(UpkeepProgress(f"{step}: segments", min(done, total), total))
-        if self._published.manifest is None or self._published.epoch < self._current.epoch:
+        if self._directory.manifest is None or self._directory.epoch < self._current.epoch:
             self._run(None)
 
     def _rebuild_terms(self, progress: Progress) -> None:

@@ -111,7 +111,7 @@ class Dense:
                 middle = [replace(by, removed=gone)]
         return replace(self, segments=(*before, *middle, *behind, *after))
 
-    def planned(self, plan: Plan | None) -> Dense:
+    def with_plan(self, plan: Plan | None) -> Dense:
         """The same state asked by another plan; nothing is built."""
         return self if plan is self.plan else replace(self, plan=plan)
 

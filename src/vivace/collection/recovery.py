@@ -16,10 +16,15 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vivace.collection import manifest as manifests
 from vivace.collection.dense import Dense, Sealed, Segment
-from vivace.collection.manifest import Manifest, SegmentEntry
-from vivace.collection.shaping import LARGEST
+from vivace.collection.plan_state import LARGEST
+from vivace.collection.segment_directory import (
+    FOLDER,
+    MANIFEST,
+    Manifest,
+    SegmentEntry,
+    read_manifest,
+)
 from vivace.errors import CorruptIndex, MissingExtra, what_of
 from vivace.index import files, segments
 from vivace.index.flat import FlatIndex
@@ -72,11 +77,11 @@ def load(
     for attempt in range(_RETRIES):
         problems, manifest = list[Problem](), None
         try:
-            manifest = manifests.read(folder)
+            manifest = read_manifest(folder)
         except CorruptIndex as error:
-            problems.append(Problem("damaged", manifests.FILE, error.what))
+            problems.append(Problem("damaged", MANIFEST, error.what))
         if manifest is not None:
-            opened |= _opened(folder / manifests.FOLDER, manifest, opened)
+            opened |= _opened(folder / FOLDER, manifest, opened)
         with store.reading():
             last = attempt == _RETRIES - 1
             if not last and manifest is not None and _overtaken(store, folder, manifest, opened):
@@ -107,7 +112,7 @@ def _overtaken(store: Store, folder: Path, manifest: Manifest, opened: _Opened) 
     if usable and manifest.epoch >= store.trimmed():
         return False
     try:
-        return manifests.read(folder) != manifest
+        return read_manifest(folder) != manifest
     except CorruptIndex:
         return False
 
@@ -144,16 +149,16 @@ def _state(
 ) -> Loaded:
     epoch = store.epoch()
     if manifest is not None and (reason := stale(manifest, store)):
-        problems.append(Problem("stale", manifests.FILE, reason))
+        problems.append(Problem("stale", MANIFEST, reason))
         manifest = None
     if manifest is None and not problems and store.trimmed():
-        problems.append(Problem("missing", manifests.FILE, "there is none"))
+        problems.append(Problem("missing", MANIFEST, "there is none"))
     if manifest is not None:
         dense = _from_manifest(store, manifest, opened, problems)
         if len(dense) == store.count():
             return Loaded(dense, epoch, manifest, tuple(problems))
         reason = f"it leads to {len(dense)} chunks; the store has {store.count()}"
-        problems.append(Problem("stale", manifests.FILE, reason))
+        problems.append(Problem("stale", MANIFEST, reason))
     return Loaded(from_store(store), epoch, None, tuple(problems))
 
 
@@ -193,7 +198,7 @@ def _from_manifest(
             found.append(entry)
             continue
         try:
-            dead = manifests.dead_rows(entry)
+            dead = entry.dead_rows()
         except (ValueError, zlib.error) as error:
             problems.append(Problem("damaged", f"segment {entry.name}", str(error)))
             found.append(entry)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vivace.collection.dense import Dense, Sealed, Segment, live_ids, live_vectors
-from vivace.collection.shaping import Shaping
+from vivace.collection.plan_state import SegmentPolicy
 from vivace.index import segments
 from vivace.settings import Index
 from vivace.types import Bitmap, Metric
@@ -44,39 +44,41 @@ class Job:
         return self.inputs[-1].last
 
 
-def next_job(dense: Dense, shaping: Shaping) -> Job | None:
+def next_job(dense: Dense, policy: SegmentPolicy) -> Job | None:
     """What to write next; None when everything is as it should be."""
-    settings = shaping.settings
+    settings = policy.settings
     sealed = dense.segments[: len(dense.segments) - len(dense.tail)]
     for segment in sealed:
         if segment.sealed is None:
             return Job((segment,), dense.live, "restore")
     if sum(len(s) for s in dense.tail) >= settings.seal_chunks:
-        return Job(_fitting(dense.tail, shaping.largest), dense.live, "seal")
+        return Job(_fitting(dense.tail, policy.largest), dense.live, "seal")
     for segment in sealed:
         if segment.removed > DEAD_SHARE * len(segment.index.ids):
             return Job((segment,), dense.live, "shrink")
-    if run := _run(sealed, settings, shaping.largest):
+    if run := _run(sealed, settings, policy.largest):
         return Job(run, dense.live, "merge")
     for segment in sealed:
-        if shaping.disowns(segment):
+        if policy.rejects(segment):
             return Job((segment,), dense.live, BY_PLAN)
     return None
 
 
-def full_jobs(dense: Dense, shaping: Shaping) -> list[Job]:
+def full_jobs(dense: Dense, policy: SegmentPolicy) -> list[Job]:
     """Everything as few segments without removed rows, shaped anew: what `compact` does."""
     jobs, left = [], dense.segments
     while left:
-        run = _fitting(left, shaping.largest)
+        run = _fitting(left, policy.largest)
         left = left[len(run) :]
         whole = len(run) == 1 and run[0].sealed is not None and not run[0].removed
-        if not whole or shaping.disowns(run[0]):
+        if not whole or policy.rejects(run[0]):
             jobs.append(Job(run, dense.live, "compact"))
     return jobs
 
 
-def write(job: Job, folder: Path, *, dim: int, metric: Metric, shaping: Shaping) -> Segment | None:
+def write(
+    job: Job, folder: Path, *, dim: int, metric: Metric, policy: SegmentPolicy
+) -> Segment | None:
     """Write a job's segment below `folder`, durable; None where nothing of it is live.
 
     Raises:
@@ -88,15 +90,15 @@ def write(job: Job, folder: Path, *, dim: int, metric: Metric, shaping: Shaping)
     if not len(ids):
         return None
     name = f"{ids[0]:012d}-{secrets.token_hex(4)}"
-    shape = shaping.of(len(ids))
+    layout = policy.layout(len(ids))
     described = segments.write(
         folder / name,
         ids,
         live_vectors(job.inputs, job.live),
         dim=dim,
         metric=metric,
-        family=shape.family,
-        params=shape.params,
+        family=layout.family,
+        params=layout.params,
     )
     return Segment(segments.open_segment(folder / name, described), 0, Sealed(name, described))
 

@@ -8,8 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from vivace.collection import keywords, recovery
-from vivace.collection import manifest as manifests
-from vivace.collection.manifest import Manifest, SegmentEntry
+from vivace.collection.segment_directory import (
+    FOLDER,
+    MANIFEST,
+    Manifest,
+    SegmentEntry,
+    read_manifest,
+)
 from vivace.errors import CorruptIndex, VivaceError
 from vivace.index import files, segments
 from vivace.index import terms as term_index
@@ -42,15 +47,15 @@ def findings(store: Store, folder: Path, progress: Progress) -> list[Finding]:
 def _segments(store: Store, folder: Path, progress: Progress) -> list[Finding]:
     for _ in range(_TRIES):
         try:
-            manifest = manifests.read(folder)
+            manifest = read_manifest(folder)
         except CorruptIndex as error:
-            return [Finding(manifests.FILE, error.what, _REBUILD)]
+            return [Finding(MANIFEST, error.what, _REBUILD)]
         if manifest is None:
-            missing = Finding(manifests.FILE, "missing", _REBUILD)
+            missing = Finding(MANIFEST, "missing", _REBUILD)
             return [missing] if store.trimmed() else []
         with store.reading():
             found = list(_against_store(store, folder, manifest, progress))
-        if not found or manifests.read(folder) == manifest:
+        if not found or read_manifest(folder) == manifest:
             break
         # a writer at work has replaced it meanwhile
     return found
@@ -60,14 +65,14 @@ def _against_store(
     store: Store, folder: Path, manifest: Manifest, progress: Progress
 ) -> Iterator[Finding]:
     if reason := recovery.stale(manifest, store):
-        yield Finding(manifests.FILE, reason, _REBUILD)
+        yield Finding(MANIFEST, reason, _REBUILD)
         return
     done, total = 0, sum(entry.files.n for entry in manifest.segments)
     removed = store.removed(since=manifest.epoch)
     for entry in manifest.segments:
         progress(UpkeepProgress("segments", done, total))
-        for what in _segment(store, folder / manifests.FOLDER / entry.name, entry, removed):
-            yield Finding(f"{manifests.FOLDER}/{entry.name}", what, _REBUILD)
+        for what in _segment(store, folder / FOLDER / entry.name, entry, removed):
+            yield Finding(f"{FOLDER}/{entry.name}", what, _REBUILD)
         done += entry.files.n
     progress(UpkeepProgress("segments", total, total))
 
@@ -81,7 +86,7 @@ def _segment(store: Store, here: Path, entry: SegmentEntry, removed: Ids) -> Ite
         yield f"{', '.join(bad)} damaged"
         return
     index = segments.open_segment(here, entry.files)
-    live = ~manifests.dead_rows(entry)
+    live = ~entry.dead_rows()
     live &= ~np.isin(index.ids, removed)
     ids: Ids = index.ids[live]
     rows = index.vectors.view(np.uint8)[live]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from vivace.embed.given import MAX_DIM, Given
 from vivace.embed.minilm import MiniLM
+from vivace.embed.precomputed import MAX_DIM, Precomputed
 from vivace.errors import BadSettings
 from vivace.protocols import Embedder
 from vivace.run.host import cores
@@ -29,7 +29,7 @@ def load(settings: Settings, share: Cores | None = None) -> Embedder:
         return MiniLM(workers=workers, batch=settings.embed.batch, cores=share)
     given = re.fullmatch(r"given:([1-9][0-9]{0,4})", name)
     if given and int(given[1]) <= MAX_DIM:
-        return Given(int(given[1]))
+        return Precomputed(int(given[1]))
     if found := parse_model_servers("embed.model", name):
         check_key("remote.api_key", settings.remote.api_key)
         # not before it is wanted: importing aiohttp takes 0.1 s

@@ -23,7 +23,7 @@ from vivace.cache.statistics import CacheStatistics
 from vivace.cache.tiered import Tiered, invalidation
 from vivace.cache.tiers import OF_TIMEOUT, load
 from vivace.collection.corpus import Corpus
-from vivace.collection.place import resolved
+from vivace.collection.paths import resolved
 from vivace.errors import VivaceError
 from vivace.protocols import Embedder, Generator, Searcher
 from vivace.run.pools import Pool

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,32 +13,28 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.collection import given
+from vivace.collection import prepared_chunks
 from vivace.collection.corpus import Corpus
+from vivace.collection.paths import resolved
 from vivace.collection.pipeline import Pipeline
-from vivace.collection.place import resolved
 from vivace.collection.preparation import from_paths
 from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine import warming
-from vivace.engine.qualitytuning import QualityTuning
-from vivace.engine.selftuning import SelfTuning
-from vivace.engine.semantic import Remembered, again
 from vivace.engine.tuned import Tuned
 from vivace.errors import BadInput, StoreError, VivaceError
-from vivace.generate import templates
 from vivace.generate.templates import with_wishes
 from vivace.ingest.sandbox import Passwords
-from vivace.retrieve.maxsim import maxsim
-from vivace.retrieve.questions import check
-from vivace.run.streams import Deferred
+from vivace.run.streams import closing
 from vivace.run.work import Priority, doing
 from vivace.run.yielding import Pace
 from vivace.store.changes import Remove
 from vivace.store.operations import Operations
 from vivace.trace import Trace
+from vivace.tune.qualitytuning import QualityTuning
+from vivace.tune.selftuning import SelfTuning
 from vivace.types import (
     Answer,
     AnswerOptions,
@@ -76,18 +71,13 @@ class Collection(Tuned):
         self._engine = engine
         decide = operations.record
         self._tuning = SelfTuning(corpus, engine.embedder, engine.settings, trace, decide)
-        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide, maxsim)
+        self._quality = QualityTuning(corpus, engine.embedder, engine.settings, decide)
         self._pace = Pace(engine.settings.ingest.commit_chunks)
         self._make_searcher = partial(
             engine.searcher, corpus, trace, self._tuning.watch, self._pace.observe
         )
         self._searcher = self._make_searcher()
-        self._answerer = engine.answerer(corpus)
-        self._remembered: Remembered | None = None
-        if (room := engine.caching.room) is not None:
-            self._remembered = Remembered(
-                corpus, engine.questions, self._answerer.name, engine.settings, trace, decide, room
-            )
+        self._answerer = engine.answerer(corpus, trace, decide, self._in_flight)
         self._writer = Writer(corpus, lambda: self._pace.quiet)
         corpus.background.quiet = lambda: self._pace.quiet
         self.upkeep = Upkeep(corpus, operations, self._writer, engine.embedder)
@@ -150,7 +140,7 @@ class Collection(Tuned):
             BadInput: a document without id or text or with metadata that has no JSON form, chunks
                 of a document that disagree, vectors given for documents, or anything else.
         """
-        given_items = given.only(items)
+        given_items = prepared_chunks.only(items)
         documents = [item for item in given_items if isinstance(item, Document)]
         chunks = [item for item in given_items if isinstance(item, Chunk)]
         if documents and (chunks or vectors is not None):
@@ -161,7 +151,7 @@ class Collection(Tuned):
         if not documents:
             return await self._add_chunks(chunks, vectors)
         for document in documents:
-            given.check(document)
+            prepared_chunks.check(document)
         return await self._pipeline().run(documents)
 
     async def delete(self, ids: str | Sequence[str]) -> int:
@@ -236,7 +226,7 @@ class Collection(Tuned):
         answer: Answer | None = None
         options = with_wishes(options, template, target_language, messages)
         stream = self.stream(question, k=k, filters=filters, options=options)
-        async with aclosing(stream) as deltas:
+        async with closing(stream) as deltas:
             async for delta in deltas:
                 answer = delta.answer or answer
         assert answer is not None  # an Answerer's last delta carries it
@@ -252,7 +242,7 @@ class Collection(Tuned):
         template: str = "",
         target_language: str = "",
         messages: Sequence[Message] = (),
-    ) -> Deferred[Delta]:
+    ) -> AsyncIterator[Delta]:
         """The answer in pieces; the last delta carries the whole `Answer`.
 
         Iterate it with `async for`. Closing it (`aclose`) stops the work on the answer before it
@@ -260,34 +250,7 @@ class Collection(Tuned):
         """
         query = question if isinstance(question, Query) else Query(question, k, filters)
         options = with_wishes(options, template, target_language, messages)
-
-        async def begin() -> AsyncIterator[Delta]:
-            wanted = templates.task(query, options, self._engine.templates)
-            if wanted.reads == "nothing":
-                # a text to translate is no question: it is not searched for, and not logged
-                check(query, self._settings.search.max_question_chars)
-                found = SearchResult((), self._corpus.snapshot().epoch)
-            else:
-                memory, scope, vector = self._remembered, b"", None
-                if (
-                    memory is not None
-                    and wanted.reads == "passages"
-                    and memory.fits(query, options)
-                ):
-                    check(query, self._settings.search.max_question_chars)
-                    scope = memory.scope(query, options)
-                    with self._in_flight(), doing(seconds=query.deadline, user=query.user):
-                        kept, vector = await memory.find(query, scope)
-                    if kept is not None:
-                        return again(kept)
-                alone = replace(query, text=wanted.text)
-                found = await self.search(await self._engine.standalone(alone, options, self.trace))
-                if memory is not None and scope:
-                    deltas = self._answerer.stream(query, found, options)
-                    return memory.kept(deltas, query, scope, vector)
-            return self._answerer.stream(query, found, options)
-
-        return Deferred(begin)
+        return self._answerer.stream(query, self.search, options)
 
     def _renew_searcher(self) -> None:
         self._searcher = self._make_searcher()
@@ -335,8 +298,7 @@ class Collection(Tuned):
             self._warming.cancel()
         await self._idle.wait()
         await self._tuning.close()
-        if self._remembered is not None:
-            await self._remembered.close()
+        await self._answerer.close()
         if self._flushing is not None:
             await self._flushing
         await asyncio.to_thread(self._close)
@@ -355,7 +317,7 @@ class Collection(Tuned):
     ) -> IngestReport:
         metric = self._corpus.store.metric
         embedder, tokens = self._engine.embedder, self._settings.embed.tokens
-        changes, embedded = await given.changes(
+        changes, embedded = await prepared_chunks.changes(
             chunks, vectors, embedder, metric, quiet=self._pace.quiet, tokens=tokens
         )
         if not changes:

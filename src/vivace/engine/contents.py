@@ -6,12 +6,12 @@ import asyncio
 from typing import TypeAlias
 
 from vivace.collection.corpus import Corpus
-from vivace.collection.planned import Planned
-from vivace.engine.qualitytuning import in_force
+from vivace.collection.plan_state import StoredPlan
 from vivace.protocols import CandidateSource
 from vivace.retrieve import passages
 from vivace.settings import Settings
 from vivace.store.operations import Operations
+from vivace.tune.qualitytuning import in_force
 from vivace.types import (
     Chunk,
     CollectionInfo,
@@ -74,17 +74,17 @@ class Contents:
     def plan(self) -> Plan | None:
         """Which index is searched and how; None before any tuning, when the defaults hold. Its
         family is empty where only the stages were chosen."""
-        return self.planned.plan if self.planned else None
+        return self.stored_plan.plan if self.stored_plan else None
 
     @property
-    def planned(self) -> Planned | None:
+    def stored_plan(self) -> StoredPlan | None:
         """The plan with what it was made for and on."""
-        return self._corpus.planned
+        return self._corpus.stored_plan
 
     @property
     def stages(self) -> Stages:
         """What a search does after its candidates: the plan's, else the settings'."""
-        return in_force(self._settings.search, self._corpus.planned)
+        return in_force(self._settings.search, self._corpus.stored_plan)
 
     def snapshot(self) -> CandidateSource:
         """What is searched now, for measuring its stages one by one. It blocks."""

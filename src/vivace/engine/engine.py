@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
 from vivace import settings as settings_module
+from vivace.answer.extractive import Extractive
+from vivace.answer.prompted import Prompted
+from vivace.answer.semantic import SemanticAnswerer
 from vivace.collection.corpus import Corpus
-from vivace.collection.place import collection_path
+from vivace.collection.paths import collection_path
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.embed import names
-from vivace.engine import fittedranking
 from vivace.engine.caching import Caching, Timed
 from vivace.engine.collection import Collection
 from vivace.errors import BadSettings, VivaceError
@@ -25,9 +26,6 @@ from vivace.generate import names as models
 from vivace.generate import templates
 from vivace.generate.batch import Progress, generate_many
 from vivace.generate.coalesce import Coalesced
-from vivace.generate.extractive import Extractive
-from vivace.generate.prompted import Prompted
-from vivace.generate.standalone import standalone
 from vivace.ingest.sandbox import Sandbox
 from vivace.protocols import Answerer, Generator, Searcher
 from vivace.retrieve.hybrid import HybridSearcher
@@ -38,7 +36,8 @@ from vivace.run.threads import divide
 from vivace.settings import Settings
 from vivace.store.operations import Operations
 from vivace.trace import Trace
-from vivace.types import AnswerOptions, Chunk, Completion, Decision, Query, Request
+from vivace.tune import fitting
+from vivace.types import Chunk, Completion, Decision, Request
 
 
 class Engine:
@@ -121,8 +120,8 @@ class Engine:
         one that is remembered, neither."""
         settings, reranker = self.settings.search, self.reranker
         fitted = None
-        if settings.rerank == fittedranking.NAME:
-            reranker = fitted = fittedranking.load(corpus, trace)
+        if settings.rerank == fitting.SETTING:
+            reranker = fitted = fitting.load(corpus, trace)
             if reranker is None:  # none was fitted, or it does not help
                 settings = msgspec.structs.replace(settings, rerank="auto")
         parts = (corpus.snapshot, self.questions, self._pool, settings, trace)
@@ -134,22 +133,44 @@ class Engine:
         weights = msgspec.json.encode(fitted.model) if fitted is not None else b""
         return self.caching.searcher(searcher, corpus, self.embedder, weights)
 
-    def answerer(self, corpus: Corpus) -> Answerer:
-        """Answers by the model that is set; by quoting where there is none or it cannot."""
-        quoting = Extractive(self.questions, self.settings.answer, self.templates)
-        if self.generator is None:
-            return quoting
+    def answerer(
+        self,
+        corpus: Corpus,
+        trace: Trace,
+        decide: Callable[[Decision], None],
+        in_flight: Callable[[], AbstractContextManager[None]],
+    ) -> Answerer:
+        """Answers by the model that is set; by quoting where there is none or it cannot.
 
-        async def documents(ids: Sequence[str]) -> list[list[Chunk]]:
-            return await asyncio.to_thread(lambda: [corpus.store.chunks_of(id) for id in ids])
+        Args: see `SemanticAnswerer`.
+        """
+        answerer: Answerer
+        quoting = answerer = Extractive(self.questions, self.settings, self.templates)
+        if self.generator is not None:
 
-        return Prompted(
-            self.generator,
-            self.settings.answer,
-            self.settings.generate,
-            fallback=quoting,
-            templates=self.templates,
-            documents=documents,
+            async def documents(ids: Sequence[str]) -> list[list[Chunk]]:
+                return await asyncio.to_thread(lambda: [corpus.store.chunks_of(id) for id in ids])
+
+            answerer = Prompted(
+                self.generator,
+                self.settings,
+                quoting=quoting,
+                templates=self.templates,
+                documents=documents,
+                trace=trace,
+            )
+        if (room := self.caching.room) is None:
+            return answerer
+        return SemanticAnswerer(
+            answerer,
+            self.questions,
+            corpus,
+            self.settings,
+            self.templates,
+            trace=trace,
+            decide=decide,
+            room=room,
+            in_flight=in_flight,
         )
 
     async def generate_many(
@@ -202,13 +223,6 @@ class Engine:
         if settings.coalesce:
             model = Coalesced(model, sampled=settings.coalesce_sampled)
         return self.caching.generator(model)
-
-    async def standalone(self, query: Query, options: AnswerOptions, trace: Trace) -> Query:
-        """What is searched for: a question that follows others is rewritten by the model."""
-        if self.generator is None or not options.history or not self.settings.generate.standalone:
-            return query
-        text = await standalone(query.text, options.history, self.generator, trace)
-        return query if text == query.text else replace(query, text=text)
 
     async def close(self) -> None:
         """Close every collection, then the pools and the model. Idempotent."""

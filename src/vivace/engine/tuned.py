@@ -11,10 +11,10 @@ from pathlib import Path
 from vivace.collection.querylog import QueryLog
 from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.engine.batches import Batches
-from vivace.engine.qualitytuning import QualityTuning
-from vivace.engine.selftuning import SelfTuning
-from vivace.tune.intervals import Recall
+from vivace.tune.metrics import Recall
 from vivace.tune.quality import Quality
+from vivace.tune.qualitytuning import QualityTuning
+from vivace.tune.selftuning import SelfTuning
 from vivace.tune.tuning import Tuning
 from vivace.types import Objective
 

@@ -1,1 +1,1 @@
-"""What is the answer?"""
+"""How is a model asked?"""

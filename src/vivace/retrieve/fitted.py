@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vivace.collection.checked import Checked
+from vivace.collection.checksummed_json import ChecksummedJson
 from vivace.errors import BadSettings, CorruptIndex, RerankError
 from vivace.retrieve.features import NAMES, Features, of_hits
 from vivace.types import Hit, Query, Scores
@@ -56,7 +56,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return lowered
 
 
-_FILE: Final = Checked(Model, "reranker", FORMAT, OLDEST, _FIX)
+_FILE: Final = ChecksummedJson(Model, "reranker", FORMAT, OLDEST, _FIX)
 
 
 def save(model: Model, path: Path) -> None:

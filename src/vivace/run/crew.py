@@ -1,4 +1,4 @@
-"""Threads over one backlog: what pools, process pools and micro-batchers have in common.
+"""Threads over one queue: what pools, process pools and micro-batchers have in common.
 
 A thread that finds nothing to do sleeps on a lock of its own and is woken by whoever brings work,
 the one that slept last first: its caches are warm, and those that have slept longest may rest.
@@ -18,12 +18,12 @@ from typing import Generic, TypeAlias
 
 from vivace.errors import Closed
 from vivace.run import work
-from vivace.run.backlog import Backlog, E
+from vivace.run.fair_queue import FairQueue, W
 from vivace.run.threads import Cores, Holding
 from vivace.run.work import Priority
 from vivace.trace import Histogram
 
-Mates: TypeAlias = Callable[[E, Iterator[E]], Sequence[E]]
+Mates: TypeAlias = Callable[[W, Iterator[W]], Sequence[W]]
 """Which of those that wait with its priority a worker takes together with an entry."""
 
 
@@ -47,14 +47,14 @@ class Statistics:
     """Seconds between arrival and beginning, of what began."""
 
 
-class Worker(ABC, Generic[E]):
+class Worker(ABC, Generic[W]):
     """What one thread of a crew does its work with."""
 
     patience: float | None = None
     """Seconds without work after which it rests; None is never."""
 
     @abstractmethod
-    def run(self, batch: list[E]) -> None:
+    def run(self, batch: list[W]) -> None:
         """Do it, and set `error` of what failed."""
 
     def rest(self) -> None:
@@ -73,24 +73,24 @@ class Turn(Enum):
 AGAIN, SLEEP, LEAVE = Turn  # an enumeration's own attributes are slow to look up
 
 
-class Seat(Generic[E]):
+class Seat(Generic[W]):
     """A thread's place in the crew."""
 
-    def __init__(self, worker: Worker[E]) -> None:
+    def __init__(self, worker: Worker[W]) -> None:
         self.worker = worker
         self.wake = threading.Lock()
         """Held while nobody has called."""
         self.wake.acquire()
-        self.given: list[E] = []
+        self.given: list[W] = []
         """What it is woken for, if it need not look for it."""
-        self.batch: list[E] = []
+        self.batch: list[W] = []
         """What it does now, or has done and not yet delivered."""
         self.until: float | None = None
         """When it has to look again though nobody calls."""
         self.thread: threading.Thread | None = None
 
 
-class Crew(Generic[E]):
+class Crew(Generic[W]):
     """At most `size` threads, each started when first needed.
 
     Args:
@@ -107,10 +107,10 @@ class Crew(Generic[E]):
         self,
         name: str,
         size: int,
-        worker: Callable[[], Worker[E]],
-        deliver: Callable[[Sequence[E]], None],
+        worker: Callable[[], Worker[W]],
+        deliver: Callable[[Sequence[W]], None],
         *,
-        mates: Mates[E] | None = None,
+        mates: Mates[W] | None = None,
         window: int = 0,
         most: int | None = None,
         cores: Cores | None = None,
@@ -126,9 +126,9 @@ class Crew(Generic[E]):
         self._lock = threading.Lock()
         # Everything below is guarded by the lock.
         self._size = max(1, size)
-        self._backlog: Backlog[E] = Backlog(most)
-        self._seats: list[Seat[E]] = []
-        self._idle: list[Seat[E]] = []
+        self._queue: FairQueue[W] = FairQueue(most)
+        self._seats: list[Seat[W]] = []
+        self._idle: list[Seat[W]] = []
         self._threads: set[threading.Thread] = set()
         self.closed = False
         self._running = self._done = self._failed = self._batches = 0
@@ -141,7 +141,7 @@ class Crew(Generic[E]):
     def size(self) -> int:
         return self._size
 
-    def submit(self, entries: Sequence[E]) -> None:
+    def submit(self, entries: Sequence[W]) -> None:
         """Let them wait for their turn.
 
         Raises:
@@ -152,15 +152,15 @@ class Crew(Generic[E]):
             if self.closed:
                 raise Closed(self.name)
             if self._idle and len(entries) == 1 and (seat := self._hand(entries[0])):
-                called: Sequence[Seat[E]] = (seat,)
+                called: Sequence[Seat[W]] = (seat,)
             else:
-                called = self._queue(entries)
+                called = self._enqueue(entries)
         self._wake(called)
 
-    def withdraw(self, entries: Sequence[E]) -> list[E]:
+    def withdraw(self, entries: Sequence[W]) -> list[W]:
         """Take back what has not begun; returns what that was. It is not delivered."""
         with self._lock:
-            found = [entry for entry in entries if self._backlog.remove(entry)]
+            found = [entry for entry in entries if self._queue.remove(entry)]
             self._cancelled += len(found)
         return found
 
@@ -168,22 +168,22 @@ class Crew(Generic[E]):
         """At most so many threads, at least 1. Those that are too many end after what they do."""
         with self._lock:
             self._size = max(1, size)
-            self._hire(len(self._backlog))
-            called = self._call(max(len(self._backlog), len(self._seats) - self._size))
+            self._hire(len(self._queue))
+            called = self._call(max(len(self._queue), len(self._seats) - self._size))
         self._wake(called)
 
     def bound(self, priority: Priority, workers: int | None) -> None:
         """At most so many threads do work of this priority or less urgent; None is no bound."""
         with self._lock:
-            self._backlog.bound(priority, workers)
-            called = self._call(len(self._backlog))
+            self._queue.bound(priority, workers)
+            called = self._call(len(self._queue))
         self._wake(called)
 
     def statistics(self) -> Statistics:
         with self._lock:
             return Statistics(
                 threads=self._size,
-                queued=self._backlog.waiting(),
+                queued=self._queue.waiting(),
                 running=self._running,
                 done=self._done,
                 failed=self._failed,
@@ -197,7 +197,7 @@ class Crew(Generic[E]):
         """Fail what waits with `Closed`, and wait for what runs. Idempotent."""
         with self._lock:
             self.closed = True
-            pending = self._backlog.clear()
+            pending = self._queue.clear()
             self._cancelled += len(pending)
             threads = list(self._threads)
             called = self._call(len(self._idle))
@@ -212,7 +212,7 @@ class Crew(Generic[E]):
 
     # -- with the lock held -------------------------------------------------------------------
 
-    def _hand(self, entry: E) -> Seat[E] | None:
+    def _hand(self, entry: W) -> Seat[W] | None:
         """Give it to a thread that sleeps, if it need not wait at all.
 
         Halves what a hop costs: the thread has nothing to look for.
@@ -220,10 +220,10 @@ class Crew(Generic[E]):
         deadline, priority = entry.work.deadline, entry.work.priority
         if self._cores is not None and not self._cores.free:
             return None  # a thread that has a core may come to it sooner
-        if not self._backlog.begin(priority):
+        if not self._queue.begin(priority):
             return None
         if deadline is not None and deadline <= self._clock():
-            self._backlog.finished(priority)
+            self._queue.finished(priority)
             return None
         self._at_once[priority] += 1
         self._batches += 1
@@ -237,16 +237,16 @@ class Crew(Generic[E]):
         histogram.merge(Histogram(Counter({0: at_once} if at_once else {}), at_once))
         return histogram
 
-    def _queue(self, entries: Sequence[E]) -> Sequence[Seat[E]]:
+    def _enqueue(self, entries: Sequence[W]) -> Sequence[Seat[W]]:
         """Let them wait, and say whom to wake."""
         now = self._clock()
-        self._hire(len(self._backlog) + len(entries))
+        self._hire(len(self._queue) + len(entries))
         for number, entry in enumerate(entries):
             try:
-                self._backlog.put(entry, now)
+                self._queue.put(entry, now)
             except BaseException:
                 for waiting in entries[:number]:
-                    self._backlog.remove(waiting)
+                    self._queue.remove(waiting)
                 raise
         return self._call(len(entries))
 
@@ -263,7 +263,7 @@ class Crew(Generic[E]):
             self._seats.append(seat)
             wanted -= 1
 
-    def _start(self, seat: Seat[E]) -> None:
+    def _start(self, seat: Seat[W]) -> None:
         name = f"{self.name}-{len(self._seats)}"
         thread = seat.thread = threading.Thread(
             target=self._work, args=(seat,), name=name, daemon=True
@@ -271,20 +271,20 @@ class Crew(Generic[E]):
         thread.start()
         self._threads.add(thread)
 
-    def _call(self, most: int) -> list[Seat[E]]:
+    def _call(self, most: int) -> list[Seat[W]]:
         """Whom to wake once the lock is free."""
         return [self._idle.pop() for _ in range(min(most, len(self._idle)))]
 
-    def _take(self, now: float) -> list[E]:
+    def _take(self, now: float) -> list[W]:
         """What one worker does next, together."""
-        head = self._backlog.pick()
+        head = self._queue.pick()
         if head is None:
             return []
         batch = [head]
         if self._mates is not None:
-            batch += self._mates(head, self._backlog.alike(head, self._window))
+            batch += self._mates(head, self._queue.alike(head, self._window))
             for mate in batch[1:]:
-                self._backlog.remove(mate)
+                self._queue.remove(mate)
         waited = self._waited[head.work.priority]
         for entry in batch:
             waited.add(now - entry.arrived)
@@ -292,8 +292,8 @@ class Crew(Generic[E]):
         self._running += len(batch)
         return batch
 
-    def _finish(self, batch: Sequence[E]) -> None:
-        self._backlog.finished(batch[0].work.priority)
+    def _finish(self, batch: Sequence[W]) -> None:
+        self._queue.finished(batch[0].work.priority)
         self._running -= len(batch)
         for entry in batch:
             if entry.unwanted:
@@ -303,7 +303,7 @@ class Crew(Generic[E]):
             else:
                 self._done += 1
 
-    def _wake(self, seats: Sequence[Seat[E]]) -> None:
+    def _wake(self, seats: Sequence[Seat[W]]) -> None:
         """Without the lock, so that they need not wait for it."""
         cores = self._cores
         for seat in seats:
@@ -314,7 +314,7 @@ class Crew(Generic[E]):
 
     # -- on a thread of the crew --------------------------------------------------------------
 
-    def _work(self, seat: Seat[E]) -> None:
+    def _work(self, seat: Seat[W]) -> None:
         core = Holding(self._cores)
         core.take()
         try:
@@ -336,7 +336,7 @@ class Crew(Generic[E]):
             seat.worker.end()
             self._left(seat)
 
-    def turn(self, seat: Seat[E]) -> Turn:
+    def turn(self, seat: Seat[W]) -> Turn:
         """Deliver what the last turn did, and do what is next.
 
         The lock is taken once, and before the delivery: the thread it wakes then finds this one
@@ -353,7 +353,7 @@ class Crew(Generic[E]):
             turn, late = self._next(seat)
             # Who was called may find that others have taken what it was called for; and what was
             # barred may be so no longer. So that nobody sleeps while there is work for them:
-            more = turn is not SLEEP and self._idle and self._backlog.ready()
+            more = turn is not SLEEP and self._idle and self._queue.ready()
             called = self._call(1) if more else ()
         if called:
             self._wake(called)
@@ -367,26 +367,26 @@ class Crew(Generic[E]):
             seat.worker.run(seat.batch)
         return turn
 
-    def _next(self, seat: Seat[E]) -> tuple[Turn, Sequence[E]]:
+    def _next(self, seat: Seat[W]) -> tuple[Turn, Sequence[W]]:
         """What the thread does, and what has become too late. The lock is held."""
         if self.closed or len(self._seats) > self._size:
             self._seats.remove(seat)
             return LEAVE, ()
-        if not self._backlog:
+        if not self._queue:
             seat.until = None
             self._idle.append(seat)
             return SLEEP, ()
         now = self._clock()
-        late = self._backlog.expire(now)
+        late = self._queue.expire(now)
         self._expired += len(late)
         seat.batch = self._take(now)
         if late or seat.batch:
             return AGAIN, late
-        seat.until = self._backlog.next_deadline()
+        seat.until = self._queue.next_deadline()
         self._idle.append(seat)
         return SLEEP, ()
 
-    def _left(self, seat: Seat[E]) -> None:
+    def _left(self, seat: Seat[W]) -> None:
         """The thread ends: it was one too many, the crew is closed, or its worker raised."""
         undone, seat.batch = seat.batch, []
         with self._lock:
@@ -397,11 +397,11 @@ class Crew(Generic[E]):
             if seat.thread is not None:
                 self._threads.discard(seat.thread)
             if not self.closed:
-                self._hire(len(self._backlog))
+                self._hire(len(self._queue))
         if undone:
             self._deliver(undone)
 
-    def _sleep(self, seat: Seat[E]) -> bool:
+    def _sleep(self, seat: Seat[W]) -> bool:
         """Until somebody calls (True), it is time to look again, or to rest."""
         patience = seat.worker.patience
         if patience is None and seat.until is None:

@@ -13,19 +13,33 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from vivace.errors import Closed, Overloaded, VivaceError
 from vivace.run import work
 from vivace.run.balance import Balance, Endpoint, Member, ServerGrant
 from vivace.run.breaker import BreakerState, Tolerance
+from vivace.run.fair_queue import FairQueue, Waiter
 from vivace.run.limit import Limit
-from vivace.run.turns import Turns
 
 _TICK: Final = 0.001
 """Seconds: a timer may be early by the resolution of the loop's clock."""
 MOST_WAITING: Final = 1000
 """Requests that wait for a place; with more, the next is refused."""
+FIRST_STREAMS: Final = 4
+"""Streams at once before anything is known of a server; its first tokens let in more."""
+LimitFactory: TypeAlias = Callable[[Endpoint, Callable[[], None]], Limit]
+"""Makes the limit of a server, below its bound; gets what the limit calls when it has grown."""
+
+
+def call_limit(server: Endpoint, grown: Callable[[], None]) -> Limit:
+    """For calls that are answered in one piece; begins at the bound, which is a small one."""
+    return Limit(server.name, highest=server.bound, start=server.bound, grown=grown)
+
+
+def stream_limit(server: Endpoint, grown: Callable[[], None]) -> Limit:
+    """For streams, whose holders report their tokens by `Lease.count_tokens`."""
+    return Limit(server.name, highest=server.bound, start=FIRST_STREAMS, paced=True, grown=grown)
 
 
 class AllEjected(Overloaded):
@@ -132,14 +146,17 @@ class Lease:
         self.end()
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(Waiter):
     """A request in the queue."""
 
-    urgency: work.Work
-    since: float
-    avoid: Collection[str]
-    lease: asyncio.Future[Lease]
+    __slots__ = ("avoid", "lease")
+
+    def __init__(
+        self, urgency: work.Work, avoid: Collection[str], lease: asyncio.Future[Lease]
+    ) -> None:
+        super().__init__(urgency)
+        self.avoid = avoid
+        self.lease = lease
 
 
 class Endpoints:
@@ -147,12 +164,11 @@ class Endpoints:
 
     Everything but `statistics`, which any thread may call, belongs on that loop: another thread
     goes through `loop.call_soon_threadsafe`. Requests that find no place wait by the priority of
-    `work.current()`, see `Turns`; at the deadline of their work they leave.
+    `work.current()`, see `FairQueue`; at the deadline of their work they leave.
 
     Args:
         name: of the set, for its errors.
-        learned: makes the limit of a server, below its bound; called with the server, and what
-            the limit has to call when it has grown. Its own queue is not used.
+        learned: makes the limit of each server; the limit's own queue is not used.
         clock: seconds, as `time.monotonic`.
         draw: spreads the pauses of ejected servers.
 
@@ -166,7 +182,7 @@ class Endpoints:
         servers: Sequence[Endpoint],
         *,
         tolerance: Tolerance | None = None,
-        learned: Callable[[Endpoint, Callable[[], None]], Limit] | None = None,
+        learned: LimitFactory | None = None,
         most_waiting: int = MOST_WAITING,
         clock: Callable[[], float] = time.monotonic,
         draw: random.Random | None = None,
@@ -175,7 +191,7 @@ class Endpoints:
         self._tolerance = tolerance or Tolerance()
         self._most_waiting = most_waiting
         self._clock = clock
-        self._turns: Turns[_Waiting] = Turns()
+        self._queue: FairQueue[_Waiting] = FairQueue()
         self._refused = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -257,7 +273,7 @@ class Endpoints:
         now = self._clock()
         members = list(self._balance.members.values())
         servers = tuple(_statistics(member, now) for member in members)
-        return EndpointsStatistics(self.name, servers, len(self._turns), self._refused)
+        return EndpointsStatistics(self.name, servers, len(self._queue), self._refused)
 
     # -- the queue --------------------------------------------------------------------------
 
@@ -266,23 +282,23 @@ class Endpoints:
         urgency = work.current()
         if urgency.late(now):
             raise work.too_late(self.name)
-        if not self._turns:
+        if not self._queue:
             grant = self._balance.choose(now, avoid, urgent=_urgent(urgency))
             if grant is not None:
                 return Lease(self, grant)
-        if len(self._turns) >= self._most_waiting:
+        if len(self._queue) >= self._most_waiting:
             self._refused += 1
-            raise Overloaded(f"{self.name}: {len(self._turns)} requests wait", retry_after=1.0)
+            raise Overloaded(f"{self.name}: {len(self._queue)} requests wait", retry_after=1.0)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(urgency, now, avoid, loop.create_future())
-        ticket = self._turns.push(waiting, urgency.priority)
+        waiting = _Waiting(urgency, avoid, loop.create_future())
+        self._queue.put(waiting, now)
         self._grant()
         left = None if urgency.deadline is None else urgency.deadline - now
         try:
             async with asyncio.timeout(left):
                 return await waiting.lease
         except BaseException as error:
-            self._turns.leave(ticket)
+            self._queue.remove(waiting)
             self._set_alarm(self._clock())
             lease = waiting.lease
             if lease.done() and not lease.cancelled() and lease.exception() is None:
@@ -294,7 +310,7 @@ class Endpoints:
     def _grant(self) -> None:
         """Give places while there are some and anyone waits."""
         now = self._clock()
-        while self._turns and self._grant_one(now):
+        while self._queue and self._grant_one(now):
             pass
         if self._balance.all_out(now):
             self._refuse(lambda: self._all_ejected(now))
@@ -305,20 +321,20 @@ class Endpoints:
 
         Whoever avoids the servers that have room lets the next one go first.
         """
-        for ticket, waiting in self._turns.order():
+        for waiting in self._queue.in_turn():
             if waiting.lease.done():  # cancelled; its task has yet to hear of it
-                self._turns.leave(ticket)
+                self._queue.remove(waiting)
                 return True
-            if waiting.urgency.late(now):
-                self._turns.leave(ticket)
+            if waiting.work.late(now):
+                self._queue.remove(waiting)
                 waiting.lease.set_exception(work.too_late(self.name))
                 return True
-            urgent = _urgent(waiting.urgency)
+            urgent = _urgent(waiting.work)
             grant = self._balance.choose(now, waiting.avoid, urgent=urgent)
             if grant is not None:
                 grant.member.waited += 1
-                grant.member.wait_seconds += now - waiting.since
-                self._turns.taken(ticket)
+                grant.member.wait_seconds += now - waiting.arrived
+                self._queue.take(waiting)
                 waiting.lease.set_result(Lease(self, grant))
                 return True
             if not self._balance.has_room(now):
@@ -326,9 +342,7 @@ class Endpoints:
         return False
 
     def _refuse(self, why: Callable[[], VivaceError]) -> None:
-        while self._turns:
-            ticket, waiting = self._turns.head()
-            self._turns.leave(ticket)
+        for waiting in self._queue.clear():
             if not waiting.lease.done():
                 waiting.lease.set_exception(why())
 
@@ -337,8 +351,8 @@ class Endpoints:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._turns and (change := self._balance.next_change(now)) is not None:
-            loop = next(iter(self._turns.order()))[1].lease.get_loop()
+        if self._queue and (change := self._balance.next_change(now)) is not None:
+            loop = next(self._queue.in_turn()).lease.get_loop()
             self._alarm = loop.call_later(max(change - now, _TICK), self._grant)
 
     def _all_ejected(self, now: float) -> AllEjected:

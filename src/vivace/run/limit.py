@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final
 
 from vivace.errors import Closed, Overloaded, ShareExceeded
-from vivace.run.line import Line, Place
+from vivace.run.fair_queue import FairQueue, Waiter
 from vivace.run.paced import Paced
 from vivace.run.permit import Outcome, Permit, outcome_of
 from vivace.run.recent import Recent
@@ -53,6 +53,21 @@ class LimitStatistics:
     refused: dict[str, int]
     latency: float | None
     rate: float | None
+
+
+class QueuedCall(Waiter):
+    """A call that waits for a slot.
+
+    Args:
+        settle: called once when the wait is over, with the slot or the error; returns False where
+            the caller has left.
+    """
+
+    __slots__ = ("settle",)
+
+    def __init__(self, work: Work, settle: Callable[[Permit | Exception], bool]) -> None:
+        super().__init__(work)
+        self.settle = settle
 
 
 class _Admission:
@@ -113,7 +128,7 @@ class Limit:
         self._paced = Paced(**bounds, clock=clock) if paced else None
         self._vegas = self._paced or Vegas(**bounds, clock=clock)
         self._grown = grown
-        self._line: Line[Permit] = Line()
+        self._line: FairQueue[QueuedCall] = FairQueue()
         self._held: Counter[str] = Counter()
         """Slots by user; no user is without one."""
         self._refused: Counter[str] = Counter()
@@ -154,7 +169,7 @@ class Limit:
             return future
         return self._wait(place, future)
 
-    async def _wait(self, place: Place[Permit], future: asyncio.Future[Permit]) -> Permit:
+    async def _wait(self, place: QueuedCall, future: asyncio.Future[Permit]) -> Permit:
         timer = self._watch(future, place.work)
         try:
             return await future
@@ -215,9 +230,7 @@ class Limit:
         self._refused[known.reason] += 1
         return known.error
 
-    def enter(
-        self, work: Work, told: Callable[[Permit | Exception], bool]
-    ) -> Permit | Place[Permit]:
+    def enter(self, work: Work, told: Callable[[Permit | Exception], bool]) -> Permit | QueuedCall:
         """What `acquire` does, without an event loop: a slot, or a place in the line.
 
         `told` is called once for a place, with the slot or the error, unless it is left with
@@ -235,24 +248,23 @@ class Limit:
         if self.free:
             return self._grant(work.user, 0.0)
         self.expire()
-        place: Place[Permit] = Place(work, now, told)
+        call = QueuedCall(work, told)
         self._make_room(work, now)
         self._refusal = None
-        self._line.add(place)
+        self._line.put(call, now)
         self._serve()
-        return place
+        return call
 
-    def leave(self, place: Place[Permit]) -> None:
+    def leave(self, place: QueuedCall) -> None:
         """Wait no longer; nobody is told. Nothing happens where the wait is over already."""
         self._refusal = None
         self._line.remove(place)
 
     def expire(self) -> None:
         """Tell those in the line whose deadline has passed. A timer calls it at each deadline."""
-        for place in self._line.late(self.clock()):
+        for call in self._line.expire(self.clock()):
             self._refusal = None
-            self._line.remove(place)
-            self._refuse(place)
+            self._refuse(call)
 
     def bound(self, lowest: int, highest: int) -> None:
         """Move the bounds while it runs. Slots above a lowered limit are not taken away: they are
@@ -273,9 +285,9 @@ class Limit:
         """Refuse who waits and who comes, with `Closed`. Held slots stay held. Idempotent."""
         self.closed = True
         self._refusal = None
-        while self._line:
+        for call in self._line.clear():
             self._refused["closed"] += 1
-            self._line.take(self._held).told(Closed(self.name))
+            call.settle(Closed(self.name))
 
     def statistics(self) -> LimitStatistics:
         vegas = self._vegas
@@ -333,14 +345,16 @@ class Limit:
             return
         self._serving = True
         try:
-            while self._line and self._vegas.in_flight < self._vegas.limit:
-                place = self._line.take(self._held)
+            while self._vegas.in_flight < self._vegas.limit and (
+                call := self._line.head(self._held)
+            ):
+                self._line.take(call)
                 now = self.clock()
-                if self._vegas.in_flight and self._hopeless(place.work, now):
-                    self._refuse(place)
+                if self._vegas.in_flight and self._hopeless(call.work, now):
+                    self._refuse(call)
                     continue
-                permit = self._grant(place.work.user, now - place.came)
-                if not place.told(permit):
+                permit = self._grant(call.work.user, now - call.arrived)
+                if not call.settle(permit):
                     permit.release(Outcome.IGNORED)
         finally:
             self._serving = False
@@ -383,15 +397,15 @@ class Limit:
             raise error
         self._line.remove(victim)
         fairer = victim.work.priority == work.priority
-        victim.told(self._no_room(victim.work, greedy=fairer))
+        victim.settle(self._no_room(victim.work, greedy=fairer))
 
     def _no_room(self, work: Work, *, greedy: bool = False) -> Overloaded:
         """Counted; says when to come again."""
         now = self.clock()
         self._sent_away.add(now)
         after = self._retry_after(now)
-        users = self._held.keys() | self._line.waiting.keys()
-        mine = self._held[work.user] + self._line.waiting[work.user]
+        users = self._held.keys() | self._line.users()
+        mine = self._held[work.user] + self._line.waiting_of(work.user)
         room = self._vegas.in_flight + len(self._line)
         if greedy or (work.user and len(users) > 1 and mine * len(users) > room):
             error: Overloaded = ShareExceeded(
@@ -412,9 +426,9 @@ class Limit:
         rate = self._vegas.rate or 1.0
         return min(LONGEST_RETRY, (len(self._line) + 1 + self._sent_away.value(now)) / rate)
 
-    def _refuse(self, place: Place[Permit]) -> None:
+    def _refuse(self, call: QueuedCall) -> None:
         self._refused["expired"] += 1
-        place.told(too_late(self.name))
+        call.settle(too_late(self.name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 
 from vivace.errors import VivaceError
 from vivace.run import work
-from vivace.run.backlog import Entry
 from vivace.run.crew import Crew, Statistics, Worker
+from vivace.run.fair_queue import Waiter
 from vivace.run.threads import Cores
 from vivace.run.work import Priority
 
@@ -65,7 +65,7 @@ class _Call(Generic[T, R]):
             self.future.set_result(None)
 
 
-class _Item(Entry, Generic[T, R]):
+class _Item(Waiter, Generic[T, R]):
     __slots__ = ("call", "index", "item", "result", "size")
 
     def __init__(self, work: work.Work, call: _Call[T, R], index: int, item: T, size: int) -> None:
@@ -90,8 +90,8 @@ class MicroBatcher(Generic[T, R]):
     alike; `budget` bounds a batch's number of items times its largest size, so that one batch
     never holds a worker for long. Usable from any number of event loops.
 
-    What waits has its turn as `run.backlog` has it: by the priority, the deadline and the user of
-    `work.current()`. `cores` are shared with others; `clock` is what deadlines are on.
+    Items wait in a `FairQueue`, by the priority, deadline and user of `work.current()`. `cores` are
+    shared with others; deadlines are on `clock`.
     """
 
     def __init__(

@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from vivace.run import work
-from vivace.run.backlog import Entry
 from vivace.run.crew import Crew, Statistics, Worker
+from vivace.run.fair_queue import Waiter
 from vivace.run.threads import Cores
 from vivace.run.work import Priority
 
@@ -25,7 +25,7 @@ INLINE_SECONDS: Final = 100e-6
 """What takes less stays on the event loop: a hop takes as long by itself (decision 14)."""
 
 
-class _Call(Entry):
+class _Call(Waiter):
     __slots__ = ("arguments", "function", "future", "outbox", "result")
 
     def __init__(
@@ -74,8 +74,8 @@ class _Outbox:
 
 
 class Pool:
-    """At most `threads` calls at once. The others wait their turn, as `run.backlog` has it: by the
-    priority, the deadline and the user of `work.current()`.
+    """At most `threads` calls at once. The others wait in a `FairQueue`, by the
+    priority, deadline and user of `work.current()`.
 
     The result goes straight to the caller's event loop. The standard library's executor chains a
     future of its own to the loop's, at twice the cost a call: a fifth of a whole search.

@@ -17,9 +17,9 @@ from typing import TypeAlias
 
 from vivace.errors import Closed, VivaceError
 from vivace.run import work
-from vivace.run.backlog import Entry
 from vivace.run.confined import Confined, TaskLimits, WorkerDied, WorkFailed
 from vivace.run.crew import Crew, Statistics, Worker
+from vivace.run.fair_queue import Waiter
 from vivace.run.work import Priority
 
 
@@ -37,7 +37,7 @@ class ProcessStatistics:
 _Item: TypeAlias = bytes | VivaceError | None
 
 
-class Task(Entry):
+class Task(Waiter):
     """One piece of work. Iterate to get its frames as they come.
 
     Raises:
@@ -109,7 +109,7 @@ class ProcessPool:
         return self._crew.size
 
     def submit(self, request: bytes) -> Task:
-        """Queue a task; at most `workers` run at once, as `run.backlog` has it: by the priority,
+        """Queue a task; at most `workers` run at once, as `run.fair_queue` has it: by the priority,
         the deadline and the user of `work.current()`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Who comes in? Requests of a kind are limited together, before their bodies are looked at."""
+"""Admit requests: those of a kind share one limit, applied before their bodies are read."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from vivace.run.limit import Limit
 from vivace.run.permit import Outcome, Permit
 from vivace.run.work import doing
 from vivace.server import errors
-from vivace.server.disconnect import Attended
+from vivace.server.asgi import CancelOnDisconnect
 from vivace.server.errors import BadRequest
-from vivace.server.served import CHAT, SEARCH, Served
+from vivace.server.state import CHAT, SEARCH, AppState
 
 KINDS: Final = {
     "/v1/search": SEARCH,
     "/v1/embeddings": SEARCH,
     "/v1/chat/completions": CHAT,
 }
-"""Of the routes that are limited. The others cost little and say how the server is doing."""
+"""The limited routes. The others cost little and report how the server is doing."""
 DEADLINE: Final = b"x-request-timeout-ms"
-"""The header in which a client says for how long it will wait, in milliseconds."""
-UNSEEN: Final = 0.5
-"""Most of the time a client gives that is left for what no clock of ours sees."""
-_KEPT: Final = 65_536
+"""The header in which a client states how long it will wait, in milliseconds."""
+MOST_UNSEEN: Final = 0.5
+"""Largest share of a client's timeout that is subtracted for delays no clock here sees."""
+_MOST_BUFFERED: Final = 65_536
 """Bytes of a body that are read while its request waits."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Route:
+class AdmittedRoute:
     path: str
-    """As the door's labels name it: a request that is refused is never routed."""
+    """Label of the middleware's metrics: a refused request is never routed."""
     limit: Limit
     seconds: float | None
-    """Until nobody waits any more, where the client does not say."""
+    """Deadline of a request that states none."""
 
 
-class Admission:
-    """ASGI middleware: a slot for each request of a limited kind, or an error.
+class AdmissionControl:
+    """ASGI middleware: takes a slot of the kind's limit for each request, or raises.
 
     It sets the request's deadline and user (a hash of its bearer token, or its address), which the
-    queues behind it read. A client that leaves while it waits loses its place. A stream holds its
+    queues behind it read. A client that leaves while it waits loses its place. A stream keeps its
     slot to its end.
 
-    Raises, for the door to answer:
+    Raises, for `RequestMiddleware` to answer:
         Overloaded, ShareExceeded, DeadlineExceeded: see `Limit.acquire`.
         Closed: the server is stopping.
-        BadRequest: the deadline is no number of milliseconds.
+        BadRequest: the deadline is not a number of milliseconds.
     """
 
-    def __init__(self, app: ASGIApp, served: Served) -> None:
+    def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app = app
-        self._served = served
-        self._routes = _routes(served)
+        self._state = state
+        self._routes = _routes(state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
@@ -67,9 +67,9 @@ class Admission:
             await self._app(scope, receive, send)
             return
         scope["route"] = route
-        if self._served.draining:
+        if self._state.draining:
             raise Closed("the server")
-        user, seconds = _caller(scope, self._served.lag.seconds)
+        user, seconds = _caller(scope, self._state.lag.seconds)
         with doing(seconds=seconds or route.seconds, user=user):
             permit = route.limit.try_acquire()
             if permit is None:
@@ -78,18 +78,18 @@ class Admission:
                 await self._app(scope, receive, send)
 
 
-class Turnstile:
-    """ASGI, around the whole application: sends those away again who are sure to be sent away.
+class LoadShedder:
+    """ASGI, around the whole application: refuses requests whose refusal is certain.
 
-    At ten times what can be served nine of ten requests end here, before anything of the
-    application is run for them, and what they cost is missing for the tenth.
+    At ten times the load that can be served, nine of ten requests end here at almost no cost, and
+    the tenth gets the time that the application would have spent on refusing them.
     """
 
-    def __init__(self, app: ASGIApp, served: Served) -> None:
+    def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app = app
-        self._served = served
-        self._routes = _routes(served)
-        self._told: Overloaded | None = None
+        self._state = state
+        self._routes = _routes(state)
+        self._last: Overloaded | None = None
         self._messages: tuple[Message, Message] = ({}, {})
         self._event = ""
 
@@ -99,7 +99,7 @@ class Turnstile:
             await self._app(scope, receive, send)
             return
         try:
-            user, seconds = _caller(scope, self._served.lag.seconds)
+            user, seconds = _caller(scope, self._state.lag.seconds)
         except BadRequest:
             await self._app(scope, receive, send)
             return
@@ -107,35 +107,24 @@ class Turnstile:
         if error is None:
             await self._app(scope, receive, send)
             return
-        if error is not self._told:
-            self._told, self._messages = error, _refusing(error)
-            self._event = f"errors.{errors.told(error).code}"
+        if error is not self._last:
+            self._last, self._messages = error, errors.reply(error).messages()
+            self._event = f"errors.{errors.mapping_of(error).code}"
         begin, end = self._messages
         await send(begin)
         await send(end)
-        self._served.trace.count(self._event)
+        self._state.trace.count(self._event)
 
 
-def _refusing(error: Overloaded) -> tuple[Message, Message]:
-    answer = errors.reply(error)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(answer.body)),
-        *answer.headers,
-    ]
-    return (
-        {"type": "http.response.start", "status": answer.status, "headers": headers},
-        {"type": "http.response.body", "body": answer.body},
-    )
-
-
-def _routes(served: Served) -> dict[str, _Route]:
-    seconds = {SEARCH: served.settings.admission.search_seconds, CHAT: None}
-    return {path: _Route(path, served.limits[kind], seconds[kind]) for path, kind in KINDS.items()}
+def _routes(state: AppState) -> dict[str, AdmittedRoute]:
+    seconds = {SEARCH: state.settings.admission.search_seconds, CHAT: None}
+    return {
+        path: AdmittedRoute(path, state.limits[kind], seconds[kind]) for path, kind in KINDS.items()
+    }
 
 
 async def _wait(limit: Limit, receive: Receive) -> tuple[Permit, Receive]:
-    """A slot, and a `receive` that gives what was read meanwhile.
+    """Wait for a slot. The returned `receive` first replays the messages read meanwhile.
 
     Raises:
         ClientGone: the client left.
@@ -145,7 +134,7 @@ async def _wait(limit: Limit, receive: Receive) -> tuple[Permit, Receive]:
 
     async def keeping() -> Message:
         nonlocal size
-        if size > _KEPT:  # the rest stays where it is, and with it the news that the client left
+        if size > _MOST_BUFFERED:  # the rest stays unread, and a disconnect behind it unseen
             await asyncio.get_running_loop().create_future()
         message = await receive()
         size += len(message.get("body", b""))
@@ -158,20 +147,20 @@ async def _wait(limit: Limit, receive: Receive) -> tuple[Permit, Receive]:
     place = limit.join()
     permit: Permit | None = None
     try:
-        async with Attended(keeping):
+        async with CancelOnDisconnect(keeping):
             permit = await place
     except BaseException:
-        if permit is not None:  # it was given at the moment the client left
+        if permit is not None:  # granted at the moment the client left
             permit.release(Outcome.IGNORED)
         raise
     return permit, received
 
 
 def _caller(scope: Scope, lag: float) -> tuple[str, float | None]:
-    """Whose share it counts to, and the seconds they wait from now on.
+    """The user whose share the request counts to, and the seconds left until its deadline.
 
-    A client's clock began before its request was seen, and runs until its answer is sent: each may
-    have taken, or take, as long as the event loop is late.
+    A client's clock started before its request was seen, and runs until its response is sent: each
+    of the two may take as long as the event loop's lag.
     """
     token = timeout = b""
     for name, value in scope["headers"]:
@@ -182,7 +171,7 @@ def _caller(scope: Scope, lag: float) -> tuple[str, float | None]:
     seconds = None
     if timeout:
         seconds = _seconds(timeout)
-        seconds -= min(2 * lag, UNSEEN * seconds)
+        seconds -= min(2 * lag, MOST_UNSEEN * seconds)
     if token:
         return blake2b(token, digest_size=12).hexdigest(), seconds
     client = scope.get("client")

@@ -1,25 +1,29 @@
-"""From an error class to what the client is told: one table, read along the class's bases."""
+"""Map error classes to HTTP responses: one table, looked up along the class's bases."""
 
 from __future__ import annotations
 
 import logging
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from vivace import errors
-from vivace.server.wire import ErrorResponse, Trouble
+from vivace.server.wire import ErrorBody, ErrorResponse
 from vivace.trace import Trace
 
 log = logging.getLogger("vivace.server")
+Header: TypeAlias = tuple[bytes, bytes]
+CLOSE: Header = (b"connection", b"close")
 RETRY_AFTER = 1.0
-"""Seconds, where an error that passes does not say how long it takes."""
+"""Seconds in Retry-After where a transient error does not say how long it lasts."""
 
 
 class BadRequest(errors.BadInput):
-    """A body that is not what the route reads; `param` names the field."""
+    """The body is not what the route reads; `param` names the field."""
 
     def __init__(self, what: str, *, fix: str = "", param: str | None = None) -> None:
         super().__init__(what, fix=fix)
@@ -27,118 +31,131 @@ class BadRequest(errors.BadInput):
 
 
 class BodyTooLarge(errors.BadInput):
-    """More bytes than `server.max_body_mib`."""
+    """The body has more bytes than `server.max_body_mib` allows."""
 
 
 class NoSuchModel(errors.VivaceError):
-    """`model` names nothing that is served."""
+    """`model` names no served collection."""
 
     param = "model"
 
 
 class WrongHost(errors.BadInput):
-    """The Host header carries a name that is not this server's."""
+    """The Host header does not carry a name of this server."""
 
 
 class ClientGone(Exception):
-    """The client has closed its connection: there is nobody to tell."""
+    """The client has closed its connection; no response can reach it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An HTTP status, OpenAI's error type and code, and whether the error's own words are shown.
+class ErrorMapping:
+    """HTTP status, OpenAI's error type and code, and whether the client sees the error's message.
 
-    `told` is False for what names the server's own files: that goes to its log.
+    `shown` is False for messages that name the server's own files; they go to its log.
     """
 
     status: int
     type: str
     code: str
-    told: bool = True
+    shown: bool = True
 
 
-_OURS = "server_error"
-_THEIRS = "invalid_request_error"
+_SERVER = "server_error"
+_REQUEST = "invalid_request_error"
 _MODEL = "model_error"
 
-TABLE: dict[type[BaseException], Told] = {
-    errors.InfeasibleObjective: Told(422, _THEIRS, "infeasible_objective"),
-    errors.BadInput: Told(400, _THEIRS, "bad_input"),
-    BadRequest: Told(400, _THEIRS, "bad_request"),
-    errors.BadQuery: Told(400, _THEIRS, "bad_query"),
-    errors.BadFilter: Told(400, _THEIRS, "bad_filter"),
-    errors.BadVectors: Told(400, _THEIRS, "bad_vectors"),
-    errors.BadSettings: Told(500, _OURS, "bad_settings", told=False),
-    BodyTooLarge: Told(413, _THEIRS, "body_too_large"),
-    WrongHost: Told(421, _THEIRS, "wrong_host"),
-    NoSuchModel: Told(404, _THEIRS, "model_not_found"),
-    errors.IngestError: Told(422, _THEIRS, "unreadable_document"),
-    errors.CollectionLocked: Told(503, _OURS, "collection_locked"),
-    errors.StoreUnwritable: Told(507, _OURS, "store_unwritable", told=False),
-    errors.StoreError: Told(500, _OURS, "store_error", told=False),
-    errors.CorruptIndex: Told(500, _OURS, "corrupt_index", told=False),
-    errors.EmbeddingError: Told(503, _OURS, "embedding_failed"),
-    errors.RerankError: Told(503, _OURS, "rerank_failed"),
-    errors.MissingExtra: Told(501, _OURS, "missing_extra"),
-    errors.ModelUnreachable: Told(503, _MODEL, "model_unreachable"),
-    errors.ModelRefused: Told(502, _MODEL, "model_refused"),
-    errors.ModelTimeout: Told(504, _MODEL, "model_timeout"),
-    errors.StreamStalled: Told(504, _MODEL, "stream_stalled"),
-    errors.StreamCut: Told(502, _MODEL, "stream_cut"),
-    errors.StreamMalformed: Told(502, _MODEL, "stream_malformed"),
-    errors.StreamEmpty: Told(502, _MODEL, "stream_empty"),
-    errors.StreamTooLong: Told(502, _MODEL, "stream_too_long"),
-    errors.GenerationError: Told(502, _MODEL, "generation_failed"),
-    errors.Closed: Told(503, _OURS, "shutting_down"),
-    errors.ShareExceeded: Told(429, "rate_limit_error", "share_exceeded"),
-    errors.Overloaded: Told(503, _OURS, "overloaded"),
-    errors.DeadlineExceeded: Told(504, _OURS, "deadline_exceeded"),
-    errors.VivaceError: Told(500, _OURS, "error"),
-    BaseException: Told(500, _OURS, "internal_error", told=False),
+TABLE: dict[type[BaseException], ErrorMapping] = {
+    errors.InfeasibleObjective: ErrorMapping(422, _REQUEST, "infeasible_objective"),
+    errors.BadInput: ErrorMapping(400, _REQUEST, "bad_input"),
+    BadRequest: ErrorMapping(400, _REQUEST, "bad_request"),
+    errors.BadQuery: ErrorMapping(400, _REQUEST, "bad_query"),
+    errors.BadFilter: ErrorMapping(400, _REQUEST, "bad_filter"),
+    errors.BadVectors: ErrorMapping(400, _REQUEST, "bad_vectors"),
+    errors.BadSettings: ErrorMapping(500, _SERVER, "bad_settings", shown=False),
+    BodyTooLarge: ErrorMapping(413, _REQUEST, "body_too_large"),
+    WrongHost: ErrorMapping(421, _REQUEST, "wrong_host"),
+    NoSuchModel: ErrorMapping(404, _REQUEST, "model_not_found"),
+    errors.IngestError: ErrorMapping(422, _REQUEST, "unreadable_document"),
+    errors.CollectionLocked: ErrorMapping(503, _SERVER, "collection_locked"),
+    errors.StoreUnwritable: ErrorMapping(507, _SERVER, "store_unwritable", shown=False),
+    errors.StoreError: ErrorMapping(500, _SERVER, "store_error", shown=False),
+    errors.CorruptIndex: ErrorMapping(500, _SERVER, "corrupt_index", shown=False),
+    errors.EmbeddingError: ErrorMapping(503, _SERVER, "embedding_failed"),
+    errors.RerankError: ErrorMapping(503, _SERVER, "rerank_failed"),
+    errors.MissingExtra: ErrorMapping(501, _SERVER, "missing_extra"),
+    errors.ModelUnreachable: ErrorMapping(503, _MODEL, "model_unreachable"),
+    errors.ModelRefused: ErrorMapping(502, _MODEL, "model_refused"),
+    errors.ModelTimeout: ErrorMapping(504, _MODEL, "model_timeout"),
+    errors.StreamStalled: ErrorMapping(504, _MODEL, "stream_stalled"),
+    errors.StreamCut: ErrorMapping(502, _MODEL, "stream_cut"),
+    errors.StreamMalformed: ErrorMapping(502, _MODEL, "stream_malformed"),
+    errors.StreamEmpty: ErrorMapping(502, _MODEL, "stream_empty"),
+    errors.StreamTooLong: ErrorMapping(502, _MODEL, "stream_too_long"),
+    errors.GenerationError: ErrorMapping(502, _MODEL, "generation_failed"),
+    errors.Closed: ErrorMapping(503, _SERVER, "shutting_down"),
+    errors.ShareExceeded: ErrorMapping(429, "rate_limit_error", "share_exceeded"),
+    errors.Overloaded: ErrorMapping(503, _SERVER, "overloaded"),
+    errors.DeadlineExceeded: ErrorMapping(504, _SERVER, "deadline_exceeded"),
+    errors.VivaceError: ErrorMapping(500, _SERVER, "error"),
+    BaseException: ErrorMapping(500, _SERVER, "internal_error", shown=False),
 }
 _PASSED_ON = {429, 503}
 """Statuses of the model server that the client may act on as its own."""
-_UNTOLD = "The server met an error of its own; its log says which"
+_HIDDEN = "The server met an error of its own; its log says which"
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An error as it is sent."""
+class ErrorReply:
+    """An error as an HTTP response."""
 
     status: int
     body: bytes
-    headers: list[tuple[bytes, bytes]]
+    headers: list[Header]
+
+    def messages(self, *more: Header) -> tuple[Message, Message]:
+        """The two ASGI messages of the response; `more` are further headers."""
+        return (
+            response_head(self.body, self.status, *self.headers, *more),
+            {"type": "http.response.body", "body": self.body},
+        )
 
 
-def told(error: BaseException) -> Told:
-    """The row of the nearest base of the error's class."""
+def response_head(body: bytes, status: int, *headers: Header) -> Message:
+    """The ASGI message that starts a response with a JSON body."""
+    fixed = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    return {"type": "http.response.start", "status": status, "headers": [*fixed, *headers]}
+
+
+def mapping_of(error: BaseException) -> ErrorMapping:
+    """The table's row for the nearest base of the error's class."""
     row = next(TABLE[base] for base in type(error).__mro__ if base in TABLE)
     if isinstance(error, errors.ModelRefused) and error.status in _PASSED_ON:
         kind = "rate_limit_error" if error.status == 429 else row.type
-        return Told(error.status, kind, row.code)
+        return ErrorMapping(error.status, kind, row.code)
     return row
 
 
-def reply(error: BaseException) -> Reply:
-    """What the client of a request that raised `error` is sent."""
+def reply(error: BaseException) -> ErrorReply:
+    """The response to a request that raised `error`."""
     if isinstance(error, HTTPException):
-        trouble = Trouble(str(error.detail), _THEIRS, None, None)
+        content = ErrorResponse(ErrorBody(str(error.detail), _REQUEST, None, None))
         names = error.headers or {}
         headers = [(name.lower().encode(), value.encode()) for name, value in names.items()]
-        return Reply(error.status_code, msgspec.json.encode(ErrorResponse(trouble)), headers)
-    row = told(error)
-    return Reply(row.status, body(error), _retry_headers(row.status, error))
+        return ErrorReply(error.status_code, msgspec.json.encode(content), headers)
+    row = mapping_of(error)
+    return ErrorReply(row.status, body(error), _retry_headers(row.status, error))
 
 
 def body(error: BaseException) -> bytes:
-    """The error in OpenAI's shape."""
-    row = told(error)
-    message = str(error) if row.told else _UNTOLD
-    param = getattr(error, "param", None) if row.told else None
-    return msgspec.json.encode(ErrorResponse(Trouble(message, row.type, param, row.code)))
+    """The error as JSON in OpenAI's shape."""
+    row = mapping_of(error)
+    message = str(error) if row.shown else _HIDDEN
+    param = getattr(error, "param", None) if row.shown else None
+    return msgspec.json.encode(ErrorResponse(ErrorBody(message, row.type, param, row.code)))
 
 
-def _retry_headers(status: int, error: BaseException) -> list[tuple[bytes, bytes]]:
+def _retry_headers(status: int, error: BaseException) -> list[Header]:
     if status in (429, 503):
         after = getattr(error, "retry_after", None)
         seconds = RETRY_AFTER if after is None else max(0.0, after)
@@ -147,14 +164,14 @@ def _retry_headers(status: int, error: BaseException) -> list[tuple[bytes, bytes
             (b"retry-after-ms", b"%d" % math.ceil(seconds * 1e3)),
         ]
     if isinstance(error, errors.GenerationError):
-        # we have retried already: the SDK's own retries would multiply with ours
+        # the server has retried already: the SDK's own retries would multiply with those
         return [(b"x-should-retry", b"false")]
     return []
 
 
-def note(error: BaseException, trace: Trace) -> None:
-    """Count the error, and log what its client is not told."""
-    row = told(error)
+def record(error: BaseException, trace: Trace) -> None:
+    """Count the error, and log it where its message is hidden from the client."""
+    row = mapping_of(error)
     trace.count(f"errors.{row.code}")
-    if not row.told:
+    if not row.shown:
         log.error("a request failed: %s", error, exc_info=error)

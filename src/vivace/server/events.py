@@ -1,4 +1,4 @@
-"""Server-sent events: chat chunks as bytes, written as cheaply as they can be."""
+"""Server-sent events: chat chunks as bytes, with everything but the text encoded once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DONE = b"data: [DONE]\n\n"
 
 
 class TextFrame:
-    """The chunks of one answer: all but the text is encoded once.
+    """Encodes the chunks of one answer; all but the text is encoded once.
 
-    The first chunk carries the role as well, as OpenAI's does.
+    The first chunk also carries the role, as OpenAI's does.
     """
 
-    def __init__(self, id: str, created: int, model: str, *, usage: bool) -> None:
+    def __init__(self, answer_id: str, created: int, model: str, *, usage: bool) -> None:
         head = msgspec.json.encode(
-            {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
+            {"id": answer_id, "object": "chat.completion.chunk", "created": created, "model": model}
         )
         self._prefix = b"data: " + head[:-1] + b',"choices":[{"index":0,"delta":{"content":'
         tail = b',"usage":null' if usage else b""
@@ -31,7 +31,7 @@ class TextFrame:
         self._encode = msgspec.json.Encoder().encode
 
     def text(self, text: str) -> bytes:
-        """The event of a piece of text."""
+        """The event that carries a piece of text."""
         return b"%b%b%b" % (self._prefix, self._encode(text), self._suffix)
 
     def role(self) -> bytes:
@@ -45,12 +45,12 @@ def event(value: object) -> bytes:
 
 
 class EventStream:
-    """A response of events. Its head is sent with the first one, so that an error before it can
-    still have a status of its own.
+    """A response of events. Its head is sent with the first event, so that an error before it
+    still gets its own status.
 
     Args:
         send: takes the first message.
-        plain: takes the others; see `door.PLAIN_SEND`.
+        plain: takes the others; see `middleware.PLAIN_SEND`.
     """
 
     def __init__(self, send: Send, plain: Send) -> None:
@@ -64,7 +64,7 @@ class EventStream:
     async def write(self, events: bytes) -> None:
         """Send one or more whole events; waits while the client does not read.
 
-        One task writes. `beat`, of another one, keeps out of its way.
+        Only one task writes; `beat`, called from another task, does nothing meanwhile.
         """
         self._writing = True
         if not self.started:
@@ -82,8 +82,8 @@ class EventStream:
     async def beat(self) -> bool:
         """Keep a silent connection open with a comment; False where the client reads nothing.
 
-        A client that has not taken one event from one beat to the next holds a model server's slot
-        for nothing.
+        A client that has taken no event since the last beat would hold a model server's slot for
+        nothing.
         """
         moved = self._written != self._written_at_last_beat
         self._written_at_last_beat = self._written

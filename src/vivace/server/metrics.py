@@ -1,28 +1,83 @@
-"""GET /metrics: what `trace` holds, as Prometheus text. No label holds a user's words."""
+"""GET /metrics: what traces, limits, caches and model servers count, as Prometheus text.
+
+Labels hold kinds, routes, and the names and URLs of servers, never a user's words.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, TypeAlias, TypeVar
 
-from vivace.run.limit import Limit
-from vivace.server import cache_metrics
-from vivace.server.served import Served
+from vivace.cache.statistics import CacheCounts
+from vivace.engine.caching import Caching
+from vivace.run.breaker import BreakerState
+from vivace.run.endpoints import EndpointsStatistics, ServerStatistics
+from vivace.run.limit import Limit, LimitStatistics
+from vivace.server.state import AppState
 from vivace.trace import Histogram
 
+T = TypeVar("T")
+Family: TypeAlias = tuple[str, str, str, Callable[[T], float]]
+"""A metric's name without its prefix, its type, its description, and how to read its value."""
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_UP: Final = {BreakerState.CLOSED: 1.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 0.0}
+_CACHE_KIND: Final[Sequence[Family[CacheCounts]]] = (
+    ("hits_total", "counter", "Lookups that found a value", lambda c: c.hits),
+    ("misses_total", "counter", "Lookups that found none", lambda c: c.misses),
+    ("shared_total", "counter", "Misses that got what another computed", lambda c: c.shared),
+    ("sets_total", "counter", "Values that were stored", lambda c: c.sets),
+    ("evicted_total", "counter", "Values evicted for others", lambda c: c.evicted),
+    ("refused_total", "counter", "Values that were not admitted", lambda c: c.refused),
+    ("expired_total", "counter", "Values whose lifetime was over", lambda c: c.expired),
+    ("stale_total", "counter", "Hits that are being revalidated", lambda c: c.stale),
+    ("saved_seconds_total", "counter", "What computing hits had taken", lambda c: c.saved / 1e3),
+    ("entries", "gauge", "Values that are stored", lambda c: c.entries),
+    ("bytes", "gauge", "Memory of the values that are stored", lambda c: c.bytes),
+)
+_ENDPOINT: Final[Sequence[Family[ServerStatistics]]] = (
+    ("in_use", "gauge", "Requests running at a server", lambda s: s.in_use),
+    ("idle_connections", "gauge", "Connections kept for the next request", lambda s: s.idle),
+    ("bound", "gauge", "Most requests at once", lambda s: s.bound),
+    ("weight", "gauge", "Share of the requests, relative to the others", lambda s: s.weight),
+    (
+        "closed",
+        "gauge",
+        "1 while in use, 0.5 on trial, 0 ejected",
+        lambda s: _UP[s.state],
+    ),
+    ("latency_seconds", "gauge", "Mean time to the first byte", lambda s: s.latency),
+    ("started_total", "counter", "Requests begun", lambda s: s.started),
+    ("failed_total", "counter", "Requests that the server failed", lambda s: s.failed),
+    ("dropped_total", "counter", "Requests given up before the first byte", lambda s: s.dropped),
+    ("ejections_total", "counter", "Times a server was ejected", lambda s: s.ejections),
+    ("waited_total", "counter", "Requests that waited for a slot", lambda s: s.waited),
+    ("wait_seconds_total", "counter", "Seconds they waited", lambda s: s.wait_seconds),
+)
+_ENDPOINTS: Final[Sequence[Family[EndpointsStatistics]]] = (
+    ("waiting", "gauge", "Requests that wait for a slot at any server", lambda s: s.waiting),
+    ("refused_total", "counter", "Requests refused: all ejected, or too many waited",
+     lambda s: s.refused),
+)  # fmt: skip
+_LIMIT: Final[Sequence[Family[LimitStatistics]]] = (
+    ("limit", "gauge", "Requests of a kind that may run at once", lambda s: s.limit),
+    ("in_flight", "gauge", "Requests of a kind that run", lambda s: s.in_flight),
+    ("queued", "gauge", "Requests of a kind that wait", lambda s: s.queued),
+    ("admitted_total", "counter", "Requests that were admitted", lambda s: s.admitted),
+)
 
 
-def render(served: Served) -> str:
-    """All collections together: a collection's name would be a label without a bound."""
-    events: Counter[str] = Counter(served.trace.counters())
+def render(state: AppState) -> str:
+    """The page, over all collections: a collection's name would be an unbounded label."""
+    events: Counter[str] = Counter(state.trace.counters())
     spans: dict[str, Histogram] = {}
-    for collection in served.collections:
+    for collection in state.collections:
         events.update(collection.trace.counters())
         for name, histogram in collection.trace.histograms().items():
             spans.setdefault(name, Histogram()).merge(histogram)
     requests = {
-        _request_labels(name): histogram for name, histogram in served.trace.histograms().items()
+        _request_labels(name): histogram for name, histogram in state.trace.histograms().items()
     }
     lines = [
         *_histograms("vivace_http_request_seconds", "Of whole responses", requests),
@@ -34,18 +89,18 @@ def render(served: Served) -> str:
         *_header("vivace_events_total", "counter", "What happened, by kind"),
         *(f'vivace_events_total{{event="{name}"}} {n}' for name, n in sorted(events.items())),
         *_header("vivace_http_requests_running", "gauge", "Requests being answered"),
-        f"vivace_http_requests_running {served.running.count}",
+        f"vivace_http_requests_running {state.in_flight.count}",
         *_header("vivace_ready", "gauge", "1 while requests are served"),
-        f"vivace_ready {int(served.accepting)}",
-        *recall_rows([collection.trace.gauges() for collection in served.collections]),
-        *_admission(served.limits),
-        *cache_metrics.rows(served.caching),
+        f"vivace_ready {int(state.accepting)}",
+        *recall_rows([collection.trace.gauges() for collection in state.collections]),
+        *_admission(state.limits),
+        *cache_rows(state.caching),
     ]
     return "\n".join(lines) + "\n"
 
 
 def recall_rows(gauges: Iterable[Mapping[str, float]]) -> Iterator[str]:
-    """Of the collection that finds least, as far as its recall is known."""
+    """The lowest recall of a collection, among those whose recall is known."""
     known = [each for each in gauges if each.get("recall.queries")]
     if not known:
         return
@@ -61,22 +116,73 @@ def recall_rows(gauges: Iterable[Mapping[str, float]]) -> Iterator[str]:
 
 def _admission(limits: Mapping[str, Limit]) -> Iterator[str]:
     rows = {kind: limit.statistics() for kind, limit in limits.items()}
-    gauges = {
-        "limit": "Requests of a kind that may run at once",
-        "in_flight": "Requests of a kind that run",
-        "queued": "Requests of a kind that wait",
-    }
-    for field, help in gauges.items():
-        yield from _header(f"vivace_admission_{field}", "gauge", help)
-        for kind, row in rows.items():
-            yield f'vivace_admission_{field}{{kind="{kind}"}} {getattr(row, field)}'
-    yield from _header("vivace_admission_admitted_total", "counter", "Requests that were let in")
-    for kind, row in rows.items():
-        yield f'vivace_admission_admitted_total{{kind="{kind}"}} {row.admitted}'
+    labelled = [(f'kind="{kind}"', row) for kind, row in rows.items()]
+    for family in _LIMIT:
+        yield from _family("vivace_admission_", family, labelled)
     yield from _header("vivace_admission_refused_total", "counter", "Requests turned away")
     for kind, row in rows.items():
         for reason, n in sorted(row.refused.items()):
             yield f'vivace_admission_refused_total{{kind="{kind}",reason="{reason}"}} {n}'
+
+
+def cache_rows(caching: Caching | None) -> Iterator[str]:
+    """The lines of an engine's caches; none where it has none."""
+    found = None if caching is None else caching.statistics()
+    if caching is None or found is None:
+        return
+    kinds = [(f'kind="{kind}"', counts) for kind, counts in found.kinds.items()]
+    for family in _CACHE_KIND:
+        yield from _family("vivace_cache_", family, kinds)
+    yield from _header("vivace_cache_capacity_bytes", "gauge", "Most memory of values")
+    yield f'vivace_cache_capacity_bytes{{policy="{found.policy}"}} {found.capacity}'
+    if caching.room is not None:
+        yield from _header("vivace_cache_semantic_bytes", "gauge", "Memory of semantic answers")
+        yield f"vivace_cache_semantic_bytes {caching.room.nbytes}"
+    yield from _header("vivace_cache_saved_tokens_total", "counter", "Not asked of the model again")
+    yield f"vivace_cache_saved_tokens_total {caching.tokens_saved}"
+    events = sorted(caching.trace.counters().items())
+    if events:
+        yield from _header("vivace_cache_tier_events_total", "counter", "Of L2 and L3")
+    for event, count in events:
+        yield f'vivace_cache_tier_events_total{{event="{event.removeprefix("cache.")}"}} {count}'
+
+
+def endpoint_rows(sets: Sequence[tuple[str, EndpointsStatistics]]) -> Iterator[str]:
+    """The lines of sets of model servers, each with its purpose: `generate` or `embed`."""
+    if not sets:
+        return
+    servers = [
+        (f'for="{purpose}",server="{_escaped(server.name)}"', server)
+        for purpose, found in sets
+        for server in found.servers
+    ]
+    for family in _ENDPOINT:
+        yield from _family("vivace_endpoint_", family, servers)
+    for of_set in _ENDPOINTS:
+        rows = [(f'for="{purpose}"', found) for purpose, found in sets]
+        yield from _family("vivace_endpoints_", of_set, rows)
+
+
+def _family(prefix: str, family: Family[T], rows: Iterable[tuple[str, T]]) -> Iterator[str]:
+    """One metric: its header, and a sample for each row of labels and statistics."""
+    name, kind, description, value = family
+    yield from _header(f"{prefix}{name}", kind, description)
+    for labels, statistics in rows:
+        yield f"{prefix}{name}{{{labels}}} {value(statistics):.12g}"
+
+
+def _histograms(name: str, description: str, by_labels: Mapping[str, Histogram]) -> Iterator[str]:
+    yield from _header(name, "histogram", description)
+    for labels, histogram in sorted(by_labels.items()):
+        for bound, count in histogram.cumulative():
+            yield f'{name}_bucket{{{labels},le="{bound:.6g}"}} {count}'
+        yield f'{name}_bucket{{{labels},le="+Inf"}} {histogram.count}'
+        yield f"{name}_sum{{{labels}}} {histogram.seconds:.6f}"
+        yield f"{name}_count{{{labels}}} {histogram.count}"
+
+
+def _header(name: str, kind: str, description: str) -> tuple[str, str]:
+    return f"# HELP {name} {description}", f"# TYPE {name} {kind}"
 
 
 def _request_labels(name: str) -> str:
@@ -84,15 +190,5 @@ def _request_labels(name: str) -> str:
     return f'route="{route}",status="{status}"'
 
 
-def _header(name: str, kind: str, help: str) -> list[str]:
-    return [f"# HELP {name} {help}", f"# TYPE {name} {kind}"]
-
-
-def _histograms(name: str, help: str, by_labels: Mapping[str, Histogram]) -> Iterator[str]:
-    yield from _header(name, "histogram", help)
-    for labels, histogram in sorted(by_labels.items()):
-        for bound, count in histogram.cumulative():
-            yield f'{name}_bucket{{{labels},le="{bound:.6g}"}} {count}'
-        yield f'{name}_bucket{{{labels},le="+Inf"}} {histogram.count}'
-        yield f"{name}_sum{{{labels}}} {histogram.seconds:.6f}"
-        yield f"{name}_count{{{labels}}} {histogram.count}"
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,4 +1,4 @@
-"""uvicorn with uvloop and httptools, one process, on a socket of ours."""
+"""Run the application: uvicorn with uvloop and httptools, one process, on a bound socket."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from vivace.errors import BadInput
-from vivace.server.admission import Turnstile
+from vivace.server.admission import LoadShedder
 from vivace.server.app import create
-from vivace.server.entrance import LOOPBACK
-from vivace.server.served import Served
+from vivace.server.middleware import LOOPBACK
+from vivace.server.state import AppState
 
 _BACKLOG = 2048
 _KEEP_ALIVE = 65
-"""Seconds; longer than clients keep an idle connection, so that they close it, not we."""
+"""Seconds; longer than clients keep an idle connection, so that the client closes it first."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, not yet listening.
+    """Bind a socket to the address; it does not listen yet.
 
     Raises:
         BadInput: there is no such address, or it is in use.
@@ -60,16 +60,16 @@ def is_loopback(bound: socket.socket) -> bool:
     return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
 
 
-class Server(uvicorn.Server):
-    """Says when it can be reached, and ends with the caller's status when a signal stops it."""
+class HttpServer(uvicorn.Server):
+    """Calls `ready` when it accepts requests, and returns normally when a signal stops it."""
 
-    def __init__(self, config: uvicorn.Config, served: Served, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, state: AppState, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._served = served
+        self._state = state
         self._ready = ready
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._served.draining = True
+        self._state.draining = True
         await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but a signal that was obeyed is not raised again afterwards."""
+        """As uvicorn's, but without raising the captured signal again afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -92,19 +92,19 @@ class Server(uvicorn.Server):
                 signal.signal(number, previous)
 
 
-def _hosts(served: Served, bound: socket.socket) -> frozenset[str] | None:
-    """The names a request may ask for: those that are set, or this machine's on loopback."""
-    named = served.settings.server.hosts
+def _hosts(state: AppState, bound: socket.socket) -> frozenset[str] | None:
+    """The names a Host header may carry: those in the settings, or this machine's on loopback."""
+    named = state.settings.server.hosts
     if named:
         return frozenset(name.strip().lower() for name in named.split(",")) | LOOPBACK
     return LOOPBACK | {bound.getsockname()[0]} if is_loopback(bound) else None
 
 
-def server(served: Served, app: FastAPI, ready: Callable[[], None] = lambda: None) -> Server:
+def server(state: AppState, app: FastAPI, ready: Callable[[], None] = lambda: None) -> HttpServer:
     """A server for the application; `ready` is called when requests are accepted."""
     uvloop = "uvloop" if sys.platform != "win32" else "asyncio"
     config = uvicorn.Config(
-        Turnstile(app, served),
+        LoadShedder(app, state),
         loop=uvloop,
         http="httptools",
         ws="none",
@@ -116,26 +116,26 @@ def server(served: Served, app: FastAPI, ready: Callable[[], None] = lambda: Non
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
         # a fraction is fine: it goes to asyncio.wait_for
-        timeout_graceful_shutdown=served.settings.server.drain_seconds,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=state.settings.server.drain_seconds,  # type: ignore[arg-type]
     )
-    return Server(config, served, ready)
+    return HttpServer(config, state, ready)
 
 
-def serve(served: Served, bound: socket.socket, ready: Callable[[], None]) -> None:
+def serve(state: AppState, bound: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM, then wait `server.drain_seconds` for running answers.
 
     Raises:
-        VivaceError: what is served could not be opened.
+        VivaceError: the engine or a collection could not be opened.
     """
-    running = server(served, create(served, hosts=_hosts(served, bound)), ready)
+    running = server(state, create(state, hosts=_hosts(state, bound)), ready)
 
     async def opened() -> None:
-        async with served.opened():
-            # what is loaded now stays: a full collection that walks it stops all for 50 ms
+        async with state.opened():
+            # what is loaded now stays: a full collection that walks it pauses the process for 50 ms
             gc.collect()
             gc.freeze()
             await running.serve(sockets=[bound])
-            # after a second signal uvicorn returns at once and leaves them running
+            # after a second signal uvicorn returns at once and leaves its tasks running
             for task in running.server_state.tasks:
                 task.cancel()
 

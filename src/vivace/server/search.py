@@ -1,34 +1,109 @@
-"""POST /v1/search: passages."""
+"""POST /v1/search and POST /v1/embeddings: passages, and vectors of the engine's embedder."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+
 import msgspec
+import numpy as np
 from starlette.types import Receive, Scope, Send
 
-from vivace.server.asgi import read, send_json
-from vivace.server.disconnect import Attended
-from vivace.server.passages import passage
-from vivace.server.served import Served
-from vivace.server.wire import SearchRequest, SearchResponse
-from vivace.types import Query
+from vivace.server.asgi import CancelOnDisconnect, read_json, send_json
+from vivace.server.errors import BadRequest
+from vivace.server.state import AppState
+from vivace.server.wire import (
+    Embedding,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    EmbeddingsUsage,
+    SearchRequest,
+    search_response,
+)
+from vivace.types import Query, Vectors
 
-_DECODER = msgspec.json.Decoder(SearchRequest)
+_SEARCH = msgspec.json.Decoder(SearchRequest)
+_EMBEDDINGS = msgspec.json.Decoder(EmbeddingsRequest)
+MOST_TEXTS = 2048
+"""Texts in one request, as at OpenAI."""
 
 
-class Search:
-    """An ASGI application."""
+class SearchRoute:
+    """ASGI application of POST /v1/search."""
 
     path = "/v1/search"
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
+    def __init__(self, state: AppState) -> None:
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = await read(receive, _DECODER)
-        collection = self._served.collection(request.model)
+        request = await read_json(receive, _SEARCH)
+        collection = self._state.collection(request.model)
         query = Query(request.query, request.k, request.filters, request.min_score)
-        async with Attended(receive):
+        async with CancelOnDisconnect(receive):
             result = await collection.search(query)
-        hits = [passage(hit) for hit in result.hits]
-        body = msgspec.json.encode(SearchResponse(hits, result.epoch, result.degraded))
+        await send_json(send, msgspec.json.encode(search_response(result)))
+
+
+class EmbeddingsRoute:
+    """ASGI application of POST /v1/embeddings. Every served model name means the one embedder."""
+
+    path = "/v1/embeddings"
+
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = await read_json(receive, _EMBEDDINGS)
+        embedder = self._state.engine.embedder
+        if request.model != embedder.name:
+            self._state.collection(request.model)
+        texts = _texts(request)
+        if request.dimensions not in (None, embedder.dim):
+            raise BadRequest(
+                f"dimensions: the embedder's vectors have {embedder.dim}",
+                fix=f"Leave it out, or ask for {embedder.dim}",
+                param="dimensions",
+            )
+        async with CancelOnDisconnect(receive):
+            # passages have a lower priority than questions: bulk work does not delay a search
+            embedded = await embedder.embed(texts, kind=request.input_type or "passage")
+            tokens = sum(await asyncio.to_thread(embedder.count_tokens, texts))
+        data = _encoded(embedded.vectors, as_base64=request.encoding_format == "base64")
+        usage = EmbeddingsUsage(tokens, tokens)
+        body = msgspec.json.encode(EmbeddingsResponse(data, request.model, usage))
         await send_json(send, body)
+
+
+def _texts(request: EmbeddingsRequest) -> list[str]:
+    """The texts of a request.
+
+    Raises:
+        BadRequest: there are none or too many, one is empty, or they are token ids.
+    """
+    given = [request.input] if isinstance(request.input, str) else request.input
+    texts = [text for text in given if isinstance(text, str)]
+    if len(texts) < len(given):
+        raise BadRequest(
+            "input: token ids cannot be read here",
+            fix="Send texts; with LangChain's OpenAIEmbeddings, check_embedding_ctx_length=False",
+            param="input",
+        )
+    if not 1 <= len(texts) <= MOST_TEXTS:
+        raise BadRequest(
+            f"input: {len(texts):,} texts", fix=f"Send 1 to {MOST_TEXTS:,}", param="input"
+        )
+    if not all(text.strip() for text in texts):
+        raise BadRequest("input: a text is empty", fix="Leave it out", param="input")
+    return texts
+
+
+def _encoded(vectors: Vectors, *, as_base64: bool) -> list[Embedding]:
+    """Rows as numbers or as base64 of little-endian float32."""
+    if not as_base64:
+        return [Embedding(number, row) for number, row in enumerate(vectors.tolist())]
+    rows = np.ascontiguousarray(vectors, "<f4")
+    return [
+        Embedding(number, base64.b64encode(row.data).decode("ascii"))
+        for number, row in enumerate(rows)
+    ]

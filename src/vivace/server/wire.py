@@ -1,15 +1,22 @@
-"""The shapes of requests and responses: OpenAI's wire, and our own search.
+"""JSON bodies of requests and responses: OpenAI's API, and Vivace's own search.
 
-Requests of OpenAI's wire ignore fields they do not know, as every server of that wire does; those
-of our own refuse them, because there an unknown field is a typing error.
+The one place that turns hits and answers into JSON: the command line's `--json` prints `HitBody`,
+`SearchResponse` and `AnswerBody` from here.
+
+Requests of OpenAI's API ignore unknown fields, as every server of that API does; Vivace's own
+refuse them, because there an unknown field is a typing error.
 """
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta
+
+from vivace.types import Answer, Chunk, Citation, Hit, SearchResult, Span, Support, Usage
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Hits: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
@@ -18,7 +25,7 @@ DEFAULT_HITS = 10
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A piece of a message's content; only text can be read."""
+    """A part of a message's content; only text can be read."""
 
     type: str
     text: str = ""
@@ -48,13 +55,13 @@ class ChatRequest(msgspec.Struct, frozen=True):
     n: int | None = None
     response_format: ResponseFormat | None = None
     k: Hits = DEFAULT_HITS
-    """Ours: the passages to look up."""
+    """Vivace's own: the number of hits."""
     filters: dict[str, Any] | None = None
-    """Ours: a metadata filter."""
+    """Vivace's own: a metadata filter."""
     template: str = "qa"
-    """Ours: the kind of answer, see `AnswerOptions.template`."""
+    """Vivace's own: the kind of answer, see `AnswerOptions.template`."""
     target_language: str = ""
-    """Ours: of the answer."""
+    """Vivace's own: the language of the answer."""
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True):
@@ -63,7 +70,7 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Count | None = None
     input_type: Literal["query", "passage"] | None = None
-    """Ours (and of other servers): what the text is; `passage` where it is not said."""
+    """Not OpenAI's: what the text is; `passage` by default."""
 
 
 class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,8 +81,8 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str = DEFAULT_MODEL
 
 
-class Passage(msgspec.Struct, frozen=True):
-    """A hit. `start` and `end` are characters in the document's text."""
+class HitBody(msgspec.Struct, frozen=True):
+    """A hit. `start` and `end` are character offsets in the document's text."""
 
     id: int
     document_id: str
@@ -92,13 +99,13 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 class SearchResponse(msgspec.Struct, frozen=True):
-    hits: list[Passage]
+    hits: list[HitBody]
     epoch: int
     degraded: tuple[str, ...]
 
 
 class Quote(msgspec.Struct, frozen=True):
-    """What citation `number` rests on: `document.text[start:end] == text`."""
+    """The text that citation `number` rests on: `document.text[start:end] == text`."""
 
     number: int
     start: int
@@ -106,10 +113,41 @@ class Quote(msgspec.Struct, frozen=True):
     text: str
 
 
-class Source(Passage, frozen=True):
-    """A passage the answer was written from; `citations` are empty where none cites it."""
+class Source(HitBody, frozen=True):
+    """A hit the answer was written from; `citations` is empty where none cites it."""
 
     citations: list[Quote]
+
+
+class CitationBody(msgspec.Struct, frozen=True):
+    """A citation with the id of its chunk: `document.text[start:end] == text`."""
+
+    number: int
+    chunk: int
+    document_id: str
+    source: str
+    start: int
+    end: int
+    text: str
+
+
+class AnswerBody(msgspec.Struct, frozen=True):
+    """A whole answer, as `vivace ask --json` prints it."""
+
+    text: str
+    found: bool
+    generator: str
+    citations: list[CitationBody]
+    spans: tuple[Span, ...]
+    support: tuple[Support, ...]
+    answerable: float | None
+    hits: list[HitBody]
+    degraded: tuple[str, ...]
+    finish_reason: str
+    usage: Usage | None
+    cost: float | None
+    cached: str
+    cached_question: str
 
 
 class UrlCitation(msgspec.Struct, frozen=True):
@@ -126,7 +164,7 @@ class Annotation(msgspec.Struct, frozen=True):
     type: Literal["url_citation"] = "url_citation"
 
 
-class Supported(msgspec.Struct, frozen=True):
+class SupportBody(msgspec.Struct, frozen=True):
     """Whether a passage supports `content[start_index:end_index]`, a sentence of the answer."""
 
     start_index: int
@@ -146,7 +184,7 @@ class AnswerMessage(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
-class Choice(msgspec.Struct, frozen=True):
+class AnswerChoice(msgspec.Struct, frozen=True):
     message: AnswerMessage
     finish_reason: str
     index: int = 0
@@ -171,14 +209,18 @@ class ChatResponse(msgspec.Struct, frozen=True):
     id: str
     created: int
     model: str
-    choices: list[Choice]
+    choices: list[AnswerChoice]
     usage: ChatUsage
     sources: list[Source]
     degraded: tuple[str, ...]
     found: bool
     generator: str
-    support: list[Supported]
+    support: list[SupportBody]
     answerable: float | None
+    cached: str
+    """`exact` or `semantic` where the answer was made for an earlier request."""
+    cached_question: str
+    """The question it was made for, where `cached` is `semantic`."""
     object: Literal["chat.completion"] = "chat.completion"
 
 
@@ -194,7 +236,7 @@ class FinalChoice(msgspec.Struct, frozen=True):
 
 
 class FinalChunk(msgspec.Struct, frozen=True):
-    """The last chunk with a choice: all that is known only when the answer is whole."""
+    """The last chunk with a choice: everything known only when the answer is complete."""
 
     id: str
     created: int
@@ -204,8 +246,10 @@ class FinalChunk(msgspec.Struct, frozen=True):
     degraded: tuple[str, ...]
     found: bool
     generator: str
-    support: list[Supported]
+    support: list[SupportBody]
     answerable: float | None
+    cached: str
+    cached_question: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
 
@@ -237,7 +281,7 @@ class EmbeddingsResponse(msgspec.Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
-class Trouble(msgspec.Struct, frozen=True):
+class ErrorBody(msgspec.Struct, frozen=True):
     message: str
     type: str
     param: str | None
@@ -245,4 +289,116 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True):
-    error: Trouble
+    error: ErrorBody
+
+
+def search_response(result: SearchResult) -> SearchResponse:
+    return SearchResponse(hit_bodies(result.hits), result.epoch, result.degraded)
+
+
+def hit_bodies(hits: tuple[Hit, ...]) -> list[HitBody]:
+    return [HitBody(**_hit_fields(hit)) for hit in hits]
+
+
+def _hit_fields(hit: Hit) -> dict[str, Any]:
+    chunk = hit.chunk
+    return {
+        "id": chunk.id,
+        "document_id": chunk.document_id,
+        "title": chunk.title,
+        "source": chunk.source,
+        "section": chunk.section,
+        "page": chunk.page,
+        "start": chunk.start,
+        "end": chunk.end,
+        "text": chunk.text,
+        "metadata": dict(chunk.metadata),
+        "score": hit.score,
+        "stages": dict(hit.stages),
+    }
+
+
+def answer_body(answer: Answer) -> AnswerBody:
+    """The whole answer, as the command line prints it."""
+    return AnswerBody(
+        answer.text,
+        answer.found,
+        answer.generator,
+        [_citation_body(citation) for citation in answer.citations],
+        answer.spans,
+        answer.support,
+        answer.answerable,
+        hit_bodies(answer.hits),
+        answer.degraded,
+        answer.finish_reason,
+        answer.usage,
+        answer.cost,
+        answer.cached,
+        answer.cached_question,
+    )
+
+
+def _citation_body(citation: Citation) -> CitationBody:
+    chunk = citation.chunk
+    return CitationBody(
+        citation.number,
+        chunk.id,
+        chunk.document_id,
+        chunk.source,
+        citation.start,
+        citation.end,
+        citation.text,
+    )
+
+
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    """The fields beside OpenAI's that a `ChatResponse` and a `FinalChunk` share."""
+    return {
+        "sources": sources(answer),
+        "degraded": answer.degraded,
+        "found": answer.found,
+        "generator": answer.generator,
+        "support": [
+            SupportBody(one.start, one.end, one.supported, one.score, one.chunk, one.reason)
+            for one in answer.support
+        ],
+        "answerable": answer.answerable,
+        "cached": answer.cached,
+        "cached_question": answer.cached_question,
+    }
+
+
+def sources(answer: Answer) -> list[Source]:
+    """The hits the answer was written from, each with the citations that rest on it."""
+    cited: dict[int, list[Quote]] = {}
+    for citation in answer.citations:
+        cited.setdefault(citation.chunk.id, []).append(
+            Quote(citation.number, citation.start, citation.end, citation.text)
+        )
+    read = answer.hits[: answer.read]
+    return [Source(**_hit_fields(hit), citations=cited.get(hit.chunk.id, [])) for hit in read]
+
+
+def url_annotations(answer: Answer) -> list[Annotation]:
+    """One annotation for each span of the answer that rests on a citation."""
+    chunks = {citation.number: citation.chunk for citation in answer.citations}
+    return [
+        Annotation(UrlCitation(_url(chunk), _title(chunk), span.start, span.end))
+        for span in answer.spans
+        if (chunk := chunks.get(span.citation)) is not None
+    ]
+
+
+def _url(chunk: Chunk) -> str:
+    """The URL of the chunk's document: its own, its file's, or a URN made of its id."""
+    source = chunk.source
+    if source.startswith(("http://", "https://")):
+        return source
+    if source.startswith("/"):
+        page = f"#page={chunk.page}" if chunk.page is not None else ""
+        return PurePosixPath(source).as_uri() + page
+    return f"urn:vivace:{quote(chunk.document_id, safe='')}"
+
+
+def _title(chunk: Chunk) -> str:
+    return chunk.title or PurePosixPath(chunk.source).name or chunk.document_id

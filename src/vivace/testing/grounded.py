@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from vivace.generate.prompts import NOTES, TAG
-from vivace.generate.templates import NOT_FOUND, asked_in, built_in
+from vivace.generate.templates import NOT_FOUND, answer_language, built_in
 from vivace.text.asking import without_asking
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
@@ -62,7 +62,7 @@ def answer(messages: Sequence[Message]) -> str:
     behind = last[max((m.end() for m in (*passages, *notes)), default=0) :]
     label, (name, code) = _label(behind)
     question = behind[label.end() :] if label else behind
-    code = code or asked_in(question)
+    code = code or answer_language(question)
     space = "" if code == "zh" else " "
     target = label[1] if label and label.groups() else ""
     if name == "summary":

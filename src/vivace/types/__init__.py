@@ -14,33 +14,18 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.types.reports import (
-    BatchProgress as BatchProgress,
-)
-from vivace.types.reports import (
-    CollectionInfo as CollectionInfo,
-)
-from vivace.types.reports import (
-    Decision as Decision,
-)
-from vivace.types.reports import (
-    Failure as Failure,
-)
-from vivace.types.reports import (
-    Finding as Finding,
-)
-from vivace.types.reports import (
-    IngestProgress as IngestProgress,
-)
-from vivace.types.reports import (
-    IngestReport as IngestReport,
-)
-from vivace.types.reports import (
-    Skipped as Skipped,
-)
-from vivace.types.reports import (
-    UpkeepProgress as UpkeepProgress,
-)
+from vivace.types.reports import BatchProgress as BatchProgress
+from vivace.types.reports import CollectionInfo as CollectionInfo
+from vivace.types.reports import Decision as Decision
+from vivace.types.reports import Failure as Failure
+from vivace.types.reports import Finding as Finding
+from vivace.types.reports import IngestProgress as IngestProgress
+from vivace.types.reports import IngestReport as IngestReport
+from vivace.types.reports import OnBatch as OnBatch
+from vivace.types.reports import OnIngest as OnIngest
+from vivace.types.reports import OnUpkeep as OnUpkeep
+from vivace.types.reports import Skipped as Skipped
+from vivace.types.reports import UpkeepProgress as UpkeepProgress
 
 Ids: TypeAlias = NDArray[np.int64]
 """Chunk ids, -1 for padding."""
@@ -392,7 +377,7 @@ class Answer:
     support: tuple[Support, ...] = ()
     """One for each sentence that claims something, where a model wrote the text."""
     answerable: float | None = None
-    """How likely the hits hold the answer, by their scores alone: see `generate.refusal`."""
+    """How likely the hits hold the answer, by their scores alone: see `answer.grounding`."""
     cached: Literal["", "exact", "semantic"] = ""
     """Whether it was made for an earlier request: for the same prompt (known where the model server
     counts tokens), or for `cached_question`."""

@@ -1,11 +1,11 @@
-"""What was done, found and decided: told to people, not searched."""
+"""What was done, found and decided: reports for people, and the callbacks that receive them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +113,8 @@ class UpkeepProgress:
     step: str
     done: int = 0
     total: int = 0
+
+
+OnIngest: TypeAlias = Callable[[IngestProgress], None]
+OnBatch: TypeAlias = Callable[[BatchProgress], None]
+OnUpkeep: TypeAlias = Callable[[UpkeepProgress], None]

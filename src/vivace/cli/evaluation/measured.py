@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vivace.engine import Collection
 from vivace.tune import metrics
-from vivace.tune.labels import Judged
+from vivace.tune.labels import JudgedQuestion
 from vivace.types import Hit, Query
 
 AT = 10
@@ -29,7 +29,7 @@ class Measured:
 
 
 async def measured(
-    docs: Collection, judged: Sequence[Judged], queries: Sequence[Query], k: int
+    docs: Collection, judged: Sequence[JudgedQuestion], queries: Sequence[Query], k: int
 ) -> list[Measured]:
     """Each question in order, with `queries` carrying the vectors."""
     found = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from vivace.cli.evaluation.measured import Measured
 from vivace.errors import BadInput
-from vivace.tune.bootstrap import difference
+from vivace.tune.metrics import difference
 
 _NAME = "vivace"
 _MEASURES = "per_query"

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from vivace.engine import Collection
-from vivace.tune.labels import Judged
+from vivace.tune.labels import JudgedQuestion
 from vivace.types import Hit, Query
 
 Piece: TypeAlias = tuple[str, int, int]
@@ -20,7 +20,7 @@ _HITS: Final = 50
 
 
 async def coverage(
-    docs: Collection, judged: Sequence[Judged], queries: Sequence[Query]
+    docs: Collection, judged: Sequence[JudgedQuestion], queries: Sequence[Query]
 ) -> dict[str, float]:
     """Mean share of the answer's characters in 4,000 characters of context; {} without spans.
 

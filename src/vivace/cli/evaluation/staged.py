@@ -13,7 +13,7 @@ from vivace.cli.evaluation.measured import AT, Measured, hits_for
 from vivace.engine import Collection
 from vivace.trace import Trace
 from vivace.tune import metrics, replay
-from vivace.tune.labels import Judged
+from vivace.tune.labels import JudgedQuestion, LabelledQuestion
 from vivace.tune.quality import fusion_of
 from vivace.types import Ids, Query
 
@@ -40,7 +40,7 @@ class Staged:
 
 async def stages(
     docs: Collection,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedQuestion],
     queries: Sequence[Query],
     found: Sequence[Measured],
     k: int,
@@ -51,7 +51,7 @@ async def stages(
 
 def _stages(
     docs: Collection,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedQuestion],
     queries: Sequence[Query],
     found: Sequence[Measured],
     k: int,
@@ -60,7 +60,7 @@ def _stages(
     width = max(now.candidates, 2 * hits_for(k))
     result = []
     for item, query, final in zip(judged, queries, found, strict=True):
-        question = replay.Labelled(query.text, item.relevant, vector=query.vector)
+        question = LabelledQuestion(query.text, item.relevant, vector=query.vector)
         if not query.text.strip():
             result.append(Staged({KEYWORD: (), FUSED: ()}, {}))
             continue
@@ -127,7 +127,7 @@ def _ms(times: Mapping[str, Mapping[str, float]], stage: str) -> float | None:
 
 async def failures(
     docs: Collection,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedQuestion],
     staged: Sequence[Staged],
     found: Sequence[Measured],
     most: int,
