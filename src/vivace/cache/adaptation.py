@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from math import sqrt
 from typing import ClassVar, Final
 
-from vivace.cache.policy import FixedPolicy
+from vivace.cache.policy import PortablePolicy
 from vivace.cache.policy.frequency import Lfu, WTinyLfu
 from vivace.cache.policy.predictive import Predictive
 from vivace.cache.policy.recency import Arc, Lru
@@ -56,7 +56,7 @@ _GROWN: Final = 4
 """Times as many keys with which the sample becomes smaller."""
 
 
-POLICIES: Final[dict[str, type[FixedPolicy]]] = {
+POLICIES: Final[dict[str, type[PortablePolicy]]] = {
     policy.name: policy for policy in (Lru, Lfu, S3Fifo, Arc, WTinyLfu, Predictive)
 }
 
@@ -72,7 +72,7 @@ def make_policy(
     return Adaptive(capacity, decide) if name == "auto" else fixed_policy(name, capacity)
 
 
-def fixed_policy(name: str, capacity: int) -> FixedPolicy:
+def fixed_policy(name: str, capacity: int) -> PortablePolicy:
     """The policy of that name.
 
     Raises:
@@ -106,7 +106,7 @@ class _Ghost:
         return False
 
 
-class Adaptive:
+class Adaptive(PortablePolicy):
     """An `EvictionPolicy` that is, at any time, the one of `candidates` that suits the stream.
 
     It learns from `hit` and `insert` alone, so every use has to be told: an insert is a use that
@@ -129,7 +129,7 @@ class Adaptive:
         self._decide = decide
         self._names = tuple(candidates)
         self._at = 0
-        self._live: FixedPolicy = fixed_policy(self._names[0], capacity)
+        self._live: PortablePolicy = fixed_policy(self._names[0], capacity)
         self._hit = self._live.hit
         self._bound = _ALL
         """A key is in the sample if its mixed hash is not above it."""
@@ -330,9 +330,6 @@ class Adaptive:
                     {"hit_ratios": ratios, "resident": len(policy)},
                 )
             )
-
-    def learn(self, ghost: EvictionPolicy, share: float) -> None:
-        """Nothing is learned: it has ghosts of its own."""
 
     def weights(self) -> dict[Hashable, int]:
         return self._live.weights()

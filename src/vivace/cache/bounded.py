@@ -185,7 +185,7 @@ class BoundedStore:
             }
             policy, live, pattern = self._policy, self._policy.name, None
             if isinstance(policy, Adaptive):
-                live, pattern = policy.live, policy.pattern
+                live, pattern = policy.live, policy.pattern if policy.pattern.uses else None
             return CacheStatistics(self._capacity, policy.name, kinds, live, pattern)
 
     def _drop(self, key: bytes, entry: _Entry) -> None:

@@ -197,8 +197,7 @@ class _CachedTokensThen(_CachedTokens, _CachedThen):
 def cached(
     embedder: Embedder, vectors: CacheNamespace[EmbeddedText], *, seconds: float, pool: Pool
 ) -> CachedEmbedder:
-    """The embedder with a cache; it is `EmbedsTokens`, `EmbedsThen` or both where the embedder is.
-    """
+    """The embedder with a cache, which is `EmbedsTokens` and `EmbedsThen` where the embedder is."""
     kinds = {
         (False, False): CachedEmbedder,
         (True, False): _CachedTokens,

@@ -91,8 +91,7 @@ class DistributedLease:
         return found if found is not None and found.leads else None
 
     def forget(self, key: bytes | None) -> None:
-        """The key was deleted (None: all were): later requests share no computation begun before.
-        """
+        """A key was deleted (None: all): later requests share no computation begun before."""
         if key is None:
             self._holders.clear()
         else:

@@ -31,7 +31,7 @@ _OWN: Final = (DeadlineExceeded, Overloaded)
 passed, or there was no room for its work."""
 
 
-class _Pending:
+class _InProgress:
     """A value being computed or read; deleting its key outdates it, and it is not kept."""
 
     __slots__ = ("outdated",)
@@ -82,7 +82,7 @@ class CacheNamespace(Generic[V]):
         self._trace = trace or Trace()
         self._now = now
         self._flights = SingleFlight()
-        self._pending: dict[bytes, set[_Pending]] = {}
+        self._pending: dict[bytes, set[_InProgress]] = {}
 
     # -- one value --------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class CacheNamespace(Generic[V]):
         key: bytes,
         compute: Callable[[], Awaitable[V]],
         ttl: TimeToLive[V],
-        pending: _Pending,
+        pending: _InProgress,
     ) -> tuple[V, float | None]:
         """The value and the seconds the memory may keep it."""
 
@@ -266,7 +266,7 @@ class CacheNamespace(Generic[V]):
             return self._kept(key, found, pending)
 
     def _kept(
-        self, key: bytes, found: tuple[V, float | None] | None, pending: _Pending
+        self, key: bytes, found: tuple[V, float | None] | None, pending: _InProgress
     ) -> V | None:
         """The value a tier had, from now on in memory; None if its key was deleted meanwhile."""
         if found is None or pending.outdated:
@@ -276,7 +276,7 @@ class CacheNamespace(Generic[V]):
         return value
 
     async def _read(
-        self, key: bytes, pending: _Pending
+        self, key: bytes, pending: _InProgress
     ) -> tuple[tuple[V, float | None] | None, float]:
         """What the tiers have, with its seconds left; and the seconds the request has left."""
         assert self._tiers is not None
@@ -305,8 +305,8 @@ class CacheNamespace(Generic[V]):
         return value, _shorter(remaining, None if expires is None else expires - now)
 
     @contextmanager
-    def _tracked(self, key: bytes) -> Iterator[_Pending]:
-        pending = _Pending()
+    def _tracked(self, key: bytes) -> Iterator[_InProgress]:
+        pending = _InProgress()
         self._pending.setdefault(key, set()).add(pending)
         try:
             yield pending

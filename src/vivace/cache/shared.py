@@ -22,7 +22,7 @@ from vivace.cache.tiers.resilient import ResilientTier
 from vivace.protocols import CacheTier
 from vivace.trace import Trace
 
-Forget: TypeAlias = Callable[[bytes | None, str | None], None]
+Forget: TypeAlias = Callable[[bytes | None, str | None], object]
 """Called to forget a key; without one, a kind; without either, everything."""
 Open: TypeAlias = Callable[[bytes, float | None], tuple[Any, float | None] | None]
 """A tier's bytes and their seconds left, as a value and its seconds left; None: unreadable."""
@@ -205,8 +205,7 @@ class SharedTiers:
         return None, left
 
     async def write(self, key: bytes, data: bytes, ttl: float | None) -> None:
-        """Queue the write for every tier; a tier whose lease is held is written now, if it can be.
-        """
+        """Queue the write for every tier; a tier whose lease is held is written now if possible."""
         holder = None if self.lease is None else self.lease.held(key)
         if holder is not None and holder.stored:
             return  # by another request of this process, which shares the computation

@@ -170,8 +170,7 @@ class Revalidation:
     def begin(
         self, key: bytes, compute: Callable[[], Awaitable[Any]], failed: Callable[[], None]
     ) -> None:
-        """Run `compute` in the background unless it runs for this key; call `failed` if it raises.
-        """
+        """Run `compute` in the background unless it runs for the key; call `failed` on error."""
         if key in self._running:
             return
 

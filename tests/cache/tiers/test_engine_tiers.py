@@ -63,6 +63,7 @@ async def test_a_change_of_the_policy_can_be_looked_up(tmp_path: Path) -> None:
     async with engine(settings_of(), "s", "m") as made:
         await filled(made, tmp_path / "c")
         docs = await made.open(tmp_path / "c")
-        made._decided(Decision("cache.policy", "s3fifo", "lru", "lru finds 3.0 points more."))
+        assert made.caching.sink is not None
+        made.caching.sink(Decision("cache.policy", "s3fifo", "lru", "lru finds 3.0 points more."))
         (decision,) = [one for one in await docs.decisions() if one.what == "cache.policy"]
         assert (decision.before, decision.after) == ("s3fifo", "lru")

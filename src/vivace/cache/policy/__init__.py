@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterable
 from vivace.protocols import EvictionPolicy
 
 
-class FixedPolicy(EvictionPolicy):
-    """An `EvictionPolicy` that can take over the residents of another one: see `Adaptive`."""
+class PortablePolicy(EvictionPolicy):
+    """An `EvictionPolicy` whose residents and knowledge another one can take over."""
 
     __slots__ = ()
 

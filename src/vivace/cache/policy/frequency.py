@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar, Final
 
-from vivace.cache.policy import FixedPolicy
+from vivace.cache.policy import PortablePolicy
 from vivace.protocols import EvictionPolicy
 
 HALVED_AFTER: Final = 10
@@ -15,7 +15,7 @@ _LFU_MAX: Final = 63
 """The highest count of `Lfu`: bounds the search for the next bucket."""
 
 
-class Lfu(FixedPolicy):
+class Lfu(PortablePolicy):
     """Least frequently used first; a new key is evicted before any key that was hit.
 
     Keys of one count are in one bucket, the least recently used first (Shah, Mitra and Matani, "An
@@ -176,7 +176,7 @@ _PERIOD: Final = 10
 """Uses per resident key between two steps."""
 
 
-class WTinyLfu(FixedPolicy):
+class WTinyLfu(PortablePolicy):
     """A window of new keys before a main room that admits only the more frequently used ones.
 
     Einziger, Friedman and Manes, "TinyLFU: a highly efficient cache admission policy", ACM TOS

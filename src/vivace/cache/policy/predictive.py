@@ -16,7 +16,7 @@ from math import log2
 from random import Random
 from typing import ClassVar, Final
 
-from vivace.cache.policy import FixedPolicy
+from vivace.cache.policy import PortablePolicy
 from vivace.protocols import EvictionPolicy
 
 _CLASSES: Final = 8
@@ -64,7 +64,7 @@ class _KeySample:
         return [keys[(start + at * stride) % size] for at in range(count)]
 
 
-class Predictive(FixedPolicy):
+class Predictive(PortablePolicy):
     """Evicts the key of the least hit density among a sample of residents and the new key."""
 
     name: ClassVar[str] = "predictive"

@@ -6,11 +6,11 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar
 
-from vivace.cache.policy import FixedPolicy
+from vivace.cache.policy import PortablePolicy
 from vivace.protocols import EvictionPolicy
 
 
-class Lru(FixedPolicy):
+class Lru(PortablePolicy):
     """Least recently used first. Finds nothing in a loop longer than the cache."""
 
     name: ClassVar[str] = "lru"
@@ -58,7 +58,7 @@ class Lru(FixedPolicy):
         return iter(self._kept)
 
 
-class Arc(FixedPolicy):
+class Arc(PortablePolicy):
     """Adaptive replacement: keys used once and keys used more often share the capacity.
 
     The border between the two moves with the misses on keys that were evicted lately, of which it
@@ -168,8 +168,7 @@ class Arc(FixedPolicy):
         return victims
 
     def _forget(self) -> None:
-        """Keys used once, resident and evicted, weigh at most one capacity; all keys at most two.
-        """
+        """Keys used once, resident or evicted, weigh at most one capacity; all keys at most two."""
         while self._once_gone and self._once_weight + self._once_gone_weight > self._capacity:
             self._once_gone_weight -= self._once_gone.popitem(last=False)[1]
         held = self._once_weight + self._often_weight + self._once_gone_weight

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar, Final
 
-from vivace.cache.policy import FixedPolicy
+from vivace.cache.policy import PortablePolicy
 
 _SMALL: Final = 0.1
 """Share of the capacity for the small queue."""
@@ -16,7 +16,7 @@ _PROMOTED: Final = 2
 """Uses in the small queue with which a key moves to the main queue."""
 
 
-class S3Fifo(FixedPolicy):
+class S3Fifo(PortablePolicy):
     """Three queues: new keys in a small one, used keys in a main one, evicted keys in a ghost.
 
     A hit costs a count and moves nothing. Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all

@@ -18,7 +18,7 @@ OF_TIMEOUT: Final = 0.8
 _POSTGRES: Final = ("postgresql", "postgres")
 
 
-def load(settings: Cache, home: Path, trace: Trace | None = None) -> list[CacheTier]:
+def load(settings: Cache, home: Path, trace: Trace | None = None) -> list[ResilientTier]:
     """The tiers that the settings name, the nearest first; none is connected yet.
 
     They raise nothing, delay a request by at most `cache.tier_ms`, and connect by themselves. The
@@ -42,7 +42,7 @@ def _redis(address: str, seconds: float) -> CacheTier:
     if scheme.endswith("+cluster"):
         raise BadSettings(
             "cache.redis names a Redis Cluster, which is not spoken to directly",
-            fix="Put the address of a proxy before the cluster there (redis:// or rediss://), or of "
+            fix="Set it to the redis:// or rediss:// address of a proxy before the cluster, or of "
             "a single server",
         )
     if not found or not rest or scheme not in _REDIS:

@@ -271,8 +271,8 @@ def _translated(error: Exception) -> TierFailure:
         return error
     if isinstance(error, MovedError):
         return TierUnreachable(
-            "cache.redis: the server is a part of a Redis Cluster (it answered MOVED)",
-            fix="Put the address of a proxy before the cluster into `cache.redis`, or of one server",
+            "cache.redis: the server is part of a Redis Cluster (it answered MOVED)",
+            fix="Set `cache.redis` to the address of a proxy before the cluster or of one server",
         )
     if isinstance(error, AuthenticationError | NoPermissionError):
         return TierUnreachable(

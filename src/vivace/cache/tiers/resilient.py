@@ -43,8 +43,7 @@ _RETRY_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class PendingWrite:
-    """What a key will be in the tier: a value, or deleted (None). `until` is by the queue's clock.
-    """
+    """What a key will be in the tier: a value, or deleted (None); `until` by the queue's clock."""
 
     value: bytes | None
     until: float | None = None
@@ -253,8 +252,7 @@ class ResilientTier:
     async def get(
         self, key: bytes, *, within: float | None = None
     ) -> tuple[bytes, float | None] | None:
-        """As `CacheTier.get`; None as well if it is away or does not answer within these seconds.
-        """
+        """As `CacheTier.get`; None as well if it is away or does not answer within the seconds."""
         if (write := self.queue.waiting(key)) is not None:
             self.count("queued")
             if write.value is None:
