@@ -16,14 +16,17 @@ from vivace.cache.namespace import CacheNamespace
 from vivace.cache.values import EMBEDDING
 from vivace.embed.precomputed import Precomputed
 from vivace.errors import BadFilter, EmbeddingError
-from vivace.protocols import EmbedsThen, EmbedsTokens
-from vivace.run.pools import Pool
+from vivace.protocols import EmbedsTokens
+from vivace.run.microbatch import EmbedsThen
+from vivace.run.pools import ThreadPool
 from vivace.types import Vector, Vectors
+
+Kept = CacheNamespace[EmbeddedText]
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
-    pool = Pool(1, "test")
+def pool() -> Iterator[ThreadPool]:
+    pool = ThreadPool(1, "test")
     yield pool
     pool.close()
 
@@ -34,12 +37,12 @@ def words() -> Words:
 
 
 @pytest.fixture
-def vectors() -> CacheNamespace[EmbeddedText]:
+def vectors() -> Kept:
     return Memory(1 << 20, make_policy("lru", 1 << 20)).namespace(EMBEDDING)
 
 
 @pytest.fixture
-def embedder(words: Words, vectors: CacheNamespace[EmbeddedText], pool: Pool) -> CachedEmbedder:
+def embedder(words: Words, vectors: Kept, pool: ThreadPool) -> CachedEmbedder:
     return cached(words, vectors, seconds=60, pool=pool)
 
 
@@ -127,7 +130,7 @@ async def test_a_hundred_at_once_are_embedded_once(embedder: CachedEmbedder, wor
 
 
 async def test_another_model_shares_nothing(
-    embedder: CachedEmbedder, vectors: CacheNamespace[EmbeddedText], pool: Pool
+    embedder: CachedEmbedder, vectors: Kept, pool: ThreadPool
 ) -> None:
     other = Words()
     other.name = "other words"
@@ -137,7 +140,7 @@ async def test_another_model_shares_nothing(
     assert other.calls == [["red apple"]]
 
 
-def test_it_can_do_what_the_embedder_can(vectors: CacheNamespace[EmbeddedText], pool: Pool) -> None:
+def test_it_can_do_what_the_embedder_can(vectors: Kept, pool: ThreadPool) -> None:
     made = cached(Precomputed(8), vectors, seconds=60, pool=pool)
     assert not isinstance(made, EmbedsTokens | EmbedsThen)
     assert (made.name, made.dim) == ("given:8", 8)

@@ -12,7 +12,7 @@ from vivace.cache.memory import Memory
 from vivace.cache.namespace import CacheNamespace
 from vivace.cache.statistics import CacheCounts
 from vivace.errors import DeadlineExceeded
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 
 
 class World:
@@ -101,7 +101,7 @@ async def test_an_urgent_caller_does_not_wait_for_one_in_the_background() -> Non
         await go.wait()
         return f"run {runs}"
 
-    with doing(Priority.BACKGROUND):
+    with work_context(Priority.BACKGROUND):
         slow = asyncio.create_task(w.values.get_or_compute(b"a", compute, ttl=10))
     urgent = asyncio.create_task(w.values.get_or_compute(b"a", compute, ttl=10))
     await until(lambda: runs == 2)

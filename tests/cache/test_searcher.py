@@ -17,7 +17,7 @@ from vivace.cache.namespace import CacheNamespace
 from vivace.cache.searcher import CachedSearcher
 from vivace.cache.values import SEARCH
 from vivace.errors import BadFilter, DeadlineExceeded, VivaceError
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.types import Chunk, Hit, Plan, Query, SearchResult, Stage
 
 
@@ -283,10 +283,10 @@ async def test_somebodys_deadline_is_not_everybodys() -> None:
 
 async def test_who_is_in_a_hurry_does_not_wait_for_who_is_not() -> None:
     w = World(go=asyncio.Event())
-    with doing(Priority.BACKGROUND):
+    with work_context(Priority.BACKGROUND):
         slow = asyncio.create_task(w.run("red"))
     urgent = asyncio.create_task(w.run("red"))
-    with doing(seconds=0.0):
+    with work_context(seconds=0.0):
         late = asyncio.create_task(w.run("red"))
     await until(lambda: w.inner.runs == 3)
     assert w.inner.go is not None

@@ -10,7 +10,7 @@ import pytest
 from tests.cache.turns import until
 from vivace.cache.single_flight import Revalidation, SingleFlight
 from vivace.errors import DeadlineExceeded
-from vivace.run.work import Priority, current, doing
+from vivace.run.work import Priority, current, work_context
 
 
 class Work:
@@ -159,7 +159,7 @@ async def test_recomputing_runs_in_the_background_without_the_requests_deadline(
     async def compute() -> None:
         seen.append((current().priority, current().deadline))
 
-    with doing(Priority.INTERACTIVE, seconds=1.0):
+    with work_context(Priority.INTERACTIVE, seconds=1.0):
         revalidation.begin(b"a", compute, lambda: None)
     await revalidation.settle()
     assert seen == [(Priority.BACKGROUND, None)]

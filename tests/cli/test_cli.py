@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vivace.cli import main
-from vivace.cli.status import BAD_INPUT, FAILED, INTERRUPTED, OK, SOME_FAILED
+from vivace.cli.parser import BAD_INPUT, FAILED, INTERRUPTED, OK, SOME_FAILED
 
 
 @pytest.fixture

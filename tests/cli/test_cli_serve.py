@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from vivace.cli import main
-from vivace.cli.status import BAD_INPUT, FAILED, OK
+from vivace.cli.parser import BAD_INPUT, FAILED, OK
 
 Start = Callable[..., "subprocess.Popen[str]"]
 QUESTION = {"messages": [{"role": "user", "content": "How long is the notice period?"}]}

@@ -14,9 +14,9 @@ import pytest
 
 import vivace
 from vivace import settings as settings_module
-from vivace.cli import main, units
+from vivace.cli import main, parser
+from vivace.cli.parser import BAD_INPUT, FAILED, INFEASIBLE, OK
 from vivace.cli.report.texts import CHINESE, ENGLISH
-from vivace.cli.status import BAD_INPUT, FAILED, INFEASIBLE, OK
 from vivace.cli.why import shown
 from vivace.testing.conformance import vectors
 from vivace.types import Chunk
@@ -188,11 +188,11 @@ def test_the_repeating_command_tells_no_secret(shell: Shell) -> None:
 
 
 def test_units() -> None:
-    assert [units.milliseconds(t) for t in ("5ms", "5", "0.2s", "250us")] == [5, 5, 200, 0.25]
-    assert [units.seconds(t) for t in ("120s", "120", "2m", "1500 ms")] == [120, 120, 120, 1.5]
-    assert [units.size(t) for t in ("2GiB", "30MB", "1.5kib", "7")] == [2**31, 30_000_000, 1536, 7]
-    assert [units.share(t) for t in ("0.95", "95%", "1")] == [0.95, 0.95, 1.0]
-    for parse in (units.milliseconds, units.seconds, units.size, units.share):
+    assert [parser.milliseconds(t) for t in ("5ms", "5", "0.2s", "250us")] == [5, 5, 200, 0.25]
+    assert [parser.seconds(t) for t in ("120s", "120", "2m", "1500 ms")] == [120, 120, 120, 1.5]
+    assert [parser.size(t) for t in ("2GiB", "30MB", "1.5kib", "7")] == [2**31, 30_000_000, 1536, 7]
+    assert [parser.share(t) for t in ("0.95", "95%", "1")] == [0.95, 0.95, 1.0]
+    for parse in (parser.milliseconds, parser.seconds, parser.size, parser.share):
         for wrong in ("", "x", "-1", "0", "1e999", "nan", "5 parsecs"):
             with pytest.raises(ArgumentTypeError):
                 parse(wrong)

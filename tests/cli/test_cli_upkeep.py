@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vivace.cli import main
-from vivace.cli.status import BAD_INPUT, FAILED, INTERRUPTED, OK
+from vivace.cli.parser import BAD_INPUT, FAILED, INTERRUPTED, OK
 from vivace.errors import EmbeddingError
 
 

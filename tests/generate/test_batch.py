@@ -10,7 +10,7 @@ import pytest
 from vivace.engine import Engine
 from vivace.errors import BadSettings, GenerationError, ModelRefused
 from vivace.generate.batch import generate_many, run_batch
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 from vivace.run.work import Priority, current
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -83,7 +83,7 @@ async def test_sampled_requests_are_asked_each_unless_shared(sampled: bool) -> N
 
 async def test_a_limit_where_the_generator_has_none() -> None:
     echo = Echo()
-    limit = Limit("echo", highest=2, paced=True)
+    limit = ConcurrencyLimit("echo", highest=2, paced=True)
     found = await generate_many(
         echo, [request(str(n)) for n in range(20)], max_tokens=9, limit=limit
     )
@@ -142,18 +142,20 @@ async def test_without_a_model() -> None:
 
 
 async def test_the_slots_a_server_tells_are_taken_at_once() -> None:
-    with FakeModel(mode="scripted", text="a b c d", delay_ms=2, slots=3, tells=True) as fake:
+    with FakeModel(
+        mode="scripted", text="a b c d", delay_ms=2, slots=3, reports_slots=True
+    ) as fake:
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:
             await engine.generate_many([request(str(n)) for n in range(30)])
-            assert engine.model is not None
-            (server,) = engine.model.statistics().servers
+            assert engine.resources.model is not None
+            (server,) = engine.resources.model.server_statistics().servers
             assert server.limit == 3
             assert fake.statistics().most_running <= 4  # how many are let in before it has told
 
 
 async def test_waiting_in_a_batch_is_not_waiting_for_a_token() -> None:
     """The clock of the first token begins with a place at the server."""
-    with FakeModel(mode="scripted", text="a", ttft_ms=30, slots=1, tells=True) as fake:
+    with FakeModel(mode="scripted", text="a", ttft_ms=30, slots=1, reports_slots=True) as fake:
         model = f"openai:fake@{fake.url}"
         async with Engine(
             generate__model=model,

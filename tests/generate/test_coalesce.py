@@ -12,7 +12,7 @@ import pytest
 from vivace.errors import DeadlineExceeded, ModelRefused, StreamCut
 from vivace.generate.coalesce import Coalesced
 from vivace.generate.names import load
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel
 from vivace.types import Delta, Message
@@ -279,7 +279,7 @@ async def test_a_deadline_is_the_readers_own() -> None:
     model = Coalesced(told)
 
     async def hurried() -> str:
-        with doing(seconds=0.001):
+        with work_context(seconds=0.001):
             return await whole(ask(model))
 
     late, patient = asyncio.create_task(hurried()), asyncio.create_task(whole(ask(model)))
@@ -295,7 +295,7 @@ async def test_an_urgent_one_does_not_wait_with_a_batch() -> None:
     model = Coalesced(told)
 
     async def batch() -> str:
-        with doing(Priority.BATCH):
+        with work_context(Priority.BATCH):
             return await whole(ask(model))
 
     patient = asyncio.create_task(batch())

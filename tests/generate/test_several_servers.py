@@ -13,9 +13,8 @@ from tests.generate.canned import DONE, END, SSE, canned, chunk, deltas, refused
 from vivace.errors import ModelRefused, ModelTimeout, ModelUnreachable, StreamCut
 from vivace.generate import names
 from vivace.generate.openai import OpenAI
-from vivace.run.balance import Endpoint
+from vivace.run.balance import Endpoint, ServerStatistics
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import ServerStatistics
 from vivace.run.model_servers import ModelServer
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel
@@ -45,7 +44,7 @@ def client(*urls: str, tolerance: Tolerance | None = None, **settings: Any) -> O
 
 
 def seen(model: OpenAI) -> list[ServerStatistics]:
-    return list(model.statistics().servers)
+    return list(model.server_statistics().servers)
 
 
 async def test_requests_are_shared_and_connections_counted(fakes: FakeModels) -> None:
@@ -255,7 +254,7 @@ async def test_no_more_requests_at_once_than_allowed_while_servers_come_and_go(
         assert one.statistics().most_running == 2
         assert 1 <= other.statistics().most_running <= 3
         assert [server.name for server in seen(model)] == [other.url]
-        assert model.statistics().waiting == 0
+        assert model.server_statistics().waiting == 0
     finally:
         await model.close()
 
@@ -277,6 +276,6 @@ async def test_cancelling_gives_the_place_back(fakes: FakeModels, running: bool)
         await asyncio.gather(first, second, return_exceptions=True)
         server = seen(model)[0]
         assert (server.in_use, server.failed) == (0, 0)
-        assert model.statistics().waiting == 0
+        assert model.server_statistics().waiting == 0
     finally:
         await model.close()

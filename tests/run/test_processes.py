@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from vivace.errors import Closed, DeadlineExceeded
-from vivace.run.confined import (
+from vivace.run.pools import ProcessPool, ProcessTask
+from vivace.run.work import work_context
+from vivace.run.worker_process import (
     TaskLimits,
     WorkerDied,
     WorkerError,
@@ -23,8 +25,6 @@ from vivace.run.confined import (
     WorkerTimeout,
     WorkFailed,
 )
-from vivace.run.processes import ProcessPool, Task
-from vivace.run.work import doing
 
 COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("hostile_worker.py"))]
 LIMITS = TaskLimits(seconds=60, memory_bytes=128 << 20, output_bytes=16 << 20)
@@ -59,7 +59,7 @@ def ended(pid: int) -> bool:
         os.close(descriptor)
 
 
-def outcome(task: Task) -> tuple[list[bytes], WorkerError]:
+def outcome(task: ProcessTask) -> tuple[list[bytes], WorkerError]:
     frames: list[bytes] = []
     with pytest.raises(WorkerError) as raised:
         frames.extend(task)  # keeps what came before the error
@@ -222,7 +222,7 @@ def test_a_pool_that_shrinks_ends_processes_after_their_task(
 
 def test_what_is_late_never_begins(make: Callable[..., ProcessPool]) -> None:
     pool = make()
-    with doing(seconds=-1):
+    with work_context(seconds=-1):
         late = pool.submit(b"echo 1")
     with pytest.raises(DeadlineExceeded):
         list(late)
@@ -250,8 +250,8 @@ def test_a_worker_that_does_not_start_fails_its_task() -> None:
 def test_no_worker_outlives_its_parent(task: str) -> None:
     code = (
         "import sys\n"
-        "from vivace.run.confined import TaskLimits\n"
-        "from vivace.run.processes import ProcessPool\n"
+        "from vivace.run.worker_process import TaskLimits\n"
+        "from vivace.run.pools import ProcessPool\n"
         "limits = TaskLimits(600, 1 << 30, 1 << 20)\n"
         "pool = ProcessPool(sys.argv[2:], workers=1, limits=limits, name='orphan')\n"
         "for frame in pool.submit(sys.argv[1].encode()):\n"

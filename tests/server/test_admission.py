@@ -14,9 +14,8 @@ import msgspec
 import pytest
 
 from tests.server.live import WAIT, Live, serving
-from vivace.run.limit import LimitStatistics
-from vivace.run.permit import Outcome, Permit
-from vivace.run.work import doing
+from vivace.run.limit import LimitStatistics, Outcome, Permit
+from vivace.run.work import work_context
 from vivace.settings import Admission, Settings
 
 BODY = {"query": "notice period"}
@@ -36,7 +35,7 @@ def held(live: Live, user: str = "", n: int = 1) -> Iterator[None]:
     """Slots for searches that somebody else holds."""
 
     async def take() -> list[Permit]:
-        with doing(user=user):
+        with work_context(user=user):
             return [await live.state.limits["search"].acquire() for _ in range(n)]
 
     async def give(permits: list[Permit]) -> None:

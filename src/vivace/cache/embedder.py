@@ -11,8 +11,9 @@ import numpy as np
 
 from vivace.cache.namespace import CacheNamespace
 from vivace.cache.values import EMBEDDING, key
-from vivace.protocols import Embedder, EmbedsThen, EmbedsTokens, Kind, Then
-from vivace.run.pools import Pool
+from vivace.protocols import Embedder, EmbedsTokens, Kind
+from vivace.run.microbatch import EmbedsThen, Then
+from vivace.run.pools import ThreadPool
 from vivace.types import Embedded, Vector, Vectors
 
 R = TypeVar("R")
@@ -86,7 +87,7 @@ class CachedEmbedder:
         vectors: CacheNamespace[EmbeddedText],
         *,
         seconds: float,
-        pool: Pool,
+        pool: ThreadPool,
     ) -> None:
         self.name = embedder.name
         self.dim = embedder.dim
@@ -195,7 +196,7 @@ class _CachedTokensThen(_CachedTokens, _CachedThen):
 
 
 def cached(
-    embedder: Embedder, vectors: CacheNamespace[EmbeddedText], *, seconds: float, pool: Pool
+    embedder: Embedder, vectors: CacheNamespace[EmbeddedText], *, seconds: float, pool: ThreadPool
 ) -> CachedEmbedder:
     """The embedder with a cache, which is `EmbedsTokens` and `EmbedsThen` where the embedder is."""
     kinds = {

@@ -16,7 +16,7 @@ from vivace.cache.namespace import CacheNamespace
 from vivace.cache.single_flight import Revalidation
 from vivace.cache.values import ANSWER, key
 from vivace.protocols import Generator
-from vivace.run.streams import Deferred, closing
+from vivace.run.streams import LazyStream, closing
 from vivace.run.work import current, too_late
 from vivace.types import Delta, Message, Usage
 
@@ -115,7 +115,7 @@ class CachedGenerator:
             return self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
         said = [text for message in messages for text in (message.role, message.content)]
         one = key(ANSWER, self.name, self._scope, max_tokens, float(temperature), *said)
-        return Deferred(lambda: self._begun(one, messages, max_tokens, temperature))
+        return LazyStream(lambda: self._begun(one, messages, max_tokens, temperature))
 
     async def close(self) -> None:
         await self._revalidation.close()

@@ -10,7 +10,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 
 V = TypeVar("V")
 
@@ -176,7 +176,7 @@ class Revalidation:
 
         async def recompute() -> None:
             try:
-                with doing(Priority.BACKGROUND):
+                with work_context(Priority.BACKGROUND):
                     await compute()
             # no caller waits for it: the stale value was returned, and the next request tries again
             except Exception:

@@ -142,9 +142,9 @@ class OpenAIEmbedder:
             vectors[row] = part
         return Embedded(vectors)
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread."""
-        return self.client.statistics()
+        return self.client.server_statistics()
 
     def close(self) -> None:
         """Close the connections and stop the thread; running calls fail. Idempotent, blocks."""

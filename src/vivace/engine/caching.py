@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Thread
 from typing import Final
 
@@ -21,12 +20,11 @@ from vivace.cache.tiers.loading import OF_TIMEOUT, load
 from vivace.cache.values import ANSWER, EMBEDDING, SEARCH
 from vivace.collection.corpus import Corpus
 from vivace.collection.paths import resolved
-from vivace.errors import VivaceError
 from vivace.protocols import Embedder, Generator, Searcher
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.settings import Settings
 from vivace.trace import Trace
-from vivace.types import Decision, Query, SearchResult
+from vivace.types import Decision
 
 _CLEAR_SECONDS: Final = 60.0
 """For tiers that can be reached: the caller wants to know that they are empty."""
@@ -37,15 +35,17 @@ _SEMANTIC_SHARE: Final = 0.25
 class Caching:
     """The caches of all collections of an engine. Without a cache nothing is wrapped."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, record: Callable[[Decision], None]) -> None:
+        """Args:
+        record: called, on a thread of its own, with every decision on the policy.
+        """
         self.trace = Trace()
         """Counters of the tiers: timeouts, open breakers, dropped writes."""
         self._settings = settings
         self._cache = cache = settings.cache
         self.tokens_saved = 0
         """Prompt and completion tokens that replayed answers did not cost."""
-        self.sink: Callable[[Decision], None] | None = None
-        """Called with every change of the eviction policy, on a thread of its own."""
+        self._record = record
         self.memory: Memory | None = None
         capacity = int(cache.memory_mib * (1 << 20))
         self.room: SharedBudget | None = None
@@ -65,7 +65,7 @@ class Caching:
         if self.room is not None:
             self.memory.on_clear(self.room.clear)
 
-    def embedder(self, embedder: Embedder, pool: Pool) -> Embedder:
+    def embedder(self, embedder: Embedder, pool: ThreadPool) -> Embedder:
         """For questions."""
         if self.memory is None or not self._cache.embeddings:
             return embedder
@@ -127,26 +127,8 @@ class Caching:
             await self.memory.close()
 
     def _decided(self, decision: Decision) -> None:
-        """Called in the middle of a get, so nothing is written here."""
-        if self.sink is not None:
-            Thread(target=self.sink, args=(decision,), name="vivace-decision", daemon=True).start()
+        """Called in the middle of a get, so a thread of its own writes the decision."""
+        Thread(target=self._record, args=(decision,), name="vivace-decision", daemon=True).start()
 
     def _save(self, tokens: int) -> None:
         self.tokens_saved += tokens
-
-
-class Timed:
-    """A `Searcher` that says what its searches took: those that were not remembered."""
-
-    def __init__(self, searcher: Searcher, took: Callable[[float], None]) -> None:
-        self._searcher = searcher
-        self._took = took
-
-    async def search(self, query: Query) -> SearchResult:
-        start = time.perf_counter()
-        result = await self._searcher.search(query)
-        self._took(time.perf_counter() - start)
-        return result
-
-    async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
-        return await self._searcher.search_many(queries)

@@ -9,9 +9,9 @@ from typing import Final, TypeAlias, TypeVar
 
 from vivace.errors import VivaceError, copied
 from vivace.protocols import Generator
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 from vivace.run.streams import closing
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.types import BatchProgress, Completion, Delta, Request
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ async def generate_many(
     temperature: float = 0.0,
     sampled: bool = False,
     parallel: int = PARALLEL,
-    limit: Limit | None = None,
+    limit: ConcurrencyLimit | None = None,
     progress: Progress | None = None,
 ) -> list[Completion | VivaceError]:
     """One completion or error a request, in order; one failure does not lose the others.
@@ -103,7 +103,7 @@ async def run_batch(
             if progress is not None:
                 progress(BatchProgress(done, len(keys), failed, len(found)))
 
-    with doing(Priority.BATCH):
+    with work_context(Priority.BATCH):
         tasks = [asyncio.ensure_future(work()) for _ in range(min(parallel, len(counts)))]
     try:
         await asyncio.gather(*tasks)

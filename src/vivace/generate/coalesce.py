@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from vivace.errors import StreamCut, copied
 from vivace.protocols import Generator
 from vivace.run import work
-from vivace.run.streams import Deferred
+from vivace.run.streams import LazyStream
 from vivace.types import Delta, Message
 
 AHEAD: Final = 256
@@ -244,7 +244,7 @@ class _SharedStream:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        if isinstance(self._deltas, AsyncGenerator | Deferred):
+        if isinstance(self._deltas, AsyncGenerator | LazyStream):
             await self._deltas.aclose()
 
     # -- the stream -----------------------------------------------------------------------------

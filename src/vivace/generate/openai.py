@@ -22,8 +22,9 @@ from vivace.errors import (
 from vivace.generate.capacity_probe import CapacityProbe
 from vivace.generate.stream import EventDecoder, StreamAccumulator
 from vivace.generate.wire import AdaptedRequest
+from vivace.run.balance import Lease
 from vivace.run.breaker import Tolerance
-from vivace.run.endpoints import EndpointsStatistics, Lease
+from vivace.run.endpoints import EndpointsStatistics
 from vivace.run.http import ServerSet
 from vivace.run.http_stream import OpenStream, StreamClient
 from vivace.run.model_servers import ModelServer
@@ -163,9 +164,9 @@ class OpenAI:
         await self._probe.close()
         await self._client.close()
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them."""
-        return self._client.statistics()
+        return self._client.server_statistics()
 
     def _body(
         self, messages: Sequence[Message], max_tokens: int, temperature: float

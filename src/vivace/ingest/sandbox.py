@@ -13,7 +13,9 @@ from vivace.errors import IngestError
 from vivace.ingest import wire
 from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute
 from vivace.ingest.protected import NeedsPassword
-from vivace.run.confined import (
+from vivace.run.host import cores
+from vivace.run.pools import ProcessPool, ProcessStatistics, ProcessTask
+from vivace.run.worker_process import (
     TaskLimits,
     WorkerDied,
     WorkerError,
@@ -22,8 +24,6 @@ from vivace.run.confined import (
     WorkerTimeout,
     WorkFailed,
 )
-from vivace.run.host import cores
-from vivace.run.processes import ProcessPool, ProcessStatistics, Task
 from vivace.settings import Parse
 from vivace.types import Document
 
@@ -64,7 +64,7 @@ class Reading:
         wanted = self._ask is not None and isinstance(found, NeedsPassword)
         return self._ask(source) if self._ask is not None and wanted else None
 
-    def _replies(self, task: Task, source: str) -> Iterator[Document | IngestError]:
+    def _replies(self, task: ProcessTask, source: str) -> Iterator[Document | IngestError]:
         try:
             for frame in task:
                 reply = wire.reply.decode(frame)
@@ -118,7 +118,7 @@ class Sandbox:
         """
         return Reading(self, path, max_bytes, ask)
 
-    def task(self, path: Path, max_bytes: int, password: str = "") -> Task:
+    def task(self, path: Path, max_bytes: int, password: str = "") -> ProcessTask:
         parse = self.parse
         if password:
             parse = msgspec.structs.replace(parse, password=password)

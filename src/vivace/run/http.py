@@ -21,16 +21,9 @@ from yarl import URL
 
 from vivace.errors import Closed, VivaceError
 from vivace.run import work
-from vivace.run.balance import Endpoint
+from vivace.run.balance import Endpoint, Lease, LimitFactory
 from vivace.run.breaker import Tolerance
-from vivace.run.endpoints import (
-    AllEjected,
-    Endpoints,
-    EndpointsStatistics,
-    Lease,
-    LimitFactory,
-    call_limit,
-)
+from vivace.run.endpoints import AllEjected, Endpoints, EndpointsStatistics, call_limit
 from vivace.run.model_servers import ModelServer
 from vivace.run.retry import (
     Again,
@@ -111,7 +104,7 @@ class ServerSetClient:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread.
 
         aiohttp publishes no count of idle connections: this reads the connector's own table, and

@@ -8,7 +8,8 @@ from typing import Final, Literal, TypeAlias
 
 import aiohttp
 
-from vivace.run.endpoints import Lease, stream_limit
+from vivace.run.balance import Lease
+from vivace.run.endpoints import stream_limit
 from vivace.run.http import ServerSet, ServerSetClient, read_whole
 from vivace.run.retry import Again, FailureKind, RequestFailure, blame
 

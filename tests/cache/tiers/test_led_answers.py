@@ -18,7 +18,7 @@ from vivace.cache.values import ANSWER
 from vivace.errors import DeadlineExceeded, GenerationError, ModelRefused
 from vivace.generate.coalesce import Coalesced
 from vivace.run.streams import closing
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.types import Delta, Message
 
 ASKED = (Message("system", "Be brief."), Message("user", "Why?"))
@@ -182,7 +182,7 @@ async def test_who_waits_for_another_process_has_a_deadline(
     one, other, *_ = processes
     leading = asyncio.create_task(one.ask())
     await begun(model)
-    with doing(Priority.INTERACTIVE, seconds=0.1), pytest.raises(DeadlineExceeded):
+    with work_context(Priority.INTERACTIVE, seconds=0.1), pytest.raises(DeadlineExceeded):
         await other.ask()
     model.may.set()
     assert await leading == "".join(WORDS)

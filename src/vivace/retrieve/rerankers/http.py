@@ -119,9 +119,9 @@ class HttpReranker:
             scores[row] = part
         return scores
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread."""
-        return self.client.statistics()
+        return self.client.server_statistics()
 
     async def close(self) -> None:
         """Close the connections and stop the thread; running calls fail. Idempotent."""
