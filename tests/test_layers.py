@@ -42,17 +42,11 @@ LONG_FUNCTIONS = {
 CIRCULAR = {
     "vivace.cache.adaptation",
     "vivace.cache.policy",
-    "vivace.engine.batches",
-    "vivace.engine.collection",
-    "vivace.engine.engine",
-    "vivace.engine.tuned",
-    "vivace.testing.fake_llm",
-    "vivace.testing.fake_wire",
 }
 SHARED_NAMES = {
-    "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Costs", "Entry", "Given",
+    "Admission", "Asked", "Choice", "Completion", "Entry",
     "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
-    "Rung", "Running", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
+    "Rung", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
     "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from vivace.errors import IngestError, VivaceError
 from vivace.types import (
@@ -36,15 +36,10 @@ from vivace.types import (
     SearchResult,
     Signs,
     Stages,
-    Vector,
     Vectors,
 )
 
-R = TypeVar("R")
-
 Kind: TypeAlias = Literal["query", "passage"]
-Then: TypeAlias = Callable[[Vector, Vectors | None], R]
-"""Goes on with a question's vector and, where they were asked for, its token vectors."""
 TokenCounter: TypeAlias = Callable[[Sequence[str]], list[int]]
 """Tokens of each text as the embedding model counts them, special tokens excluded."""
 
@@ -98,22 +93,6 @@ class EmbedsTokens(Protocol):
 
     async def embed_tokens(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
         """As `Embedder.embed`, with the token vectors of every text."""
-        ...
-
-
-@runtime_checkable
-class EmbedsThen(Protocol):
-    """An `Embedder` that goes on with a question where it has embedded it, without a hop."""
-
-    async def embed_then(self, text: str, then: Then[R], *, tokens: bool = False) -> R:
-        """What `then` makes of the question's vector (dim,), on the thread that embedded it.
-
-        With `tokens` it gets the question's token vectors too, as `Embedded` has them, else None.
-
-        Raises:
-            EmbeddingError: the model failed.
-            Exception: whatever `then` raised.
-        """
         ...
 
 

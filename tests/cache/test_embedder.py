@@ -15,7 +15,8 @@ from vivace.cache.memory import Memory
 from vivace.cache.policy import make
 from vivace.embed.precomputed import Precomputed
 from vivace.errors import BadFilter, EmbeddingError
-from vivace.protocols import EmbedsThen, EmbedsTokens
+from vivace.protocols import EmbedsTokens
+from vivace.run.microbatch import EmbedsThen
 from vivace.run.pools import ThreadPool
 from vivace.types import Vector, Vectors
 

@@ -131,18 +131,20 @@ async def test_without_a_model() -> None:
 
 
 async def test_the_slots_a_server_tells_are_taken_at_once() -> None:
-    with FakeModel(mode="scripted", text="a b c d", delay_ms=2, slots=3, tells=True) as fake:
+    with FakeModel(
+        mode="scripted", text="a b c d", delay_ms=2, slots=3, reports_slots=True
+    ) as fake:
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:
             await engine.generate_many([request(str(n)) for n in range(30)])
-            assert engine.model is not None
-            (server,) = engine.model.server_statistics().servers
+            assert engine.resources.model is not None
+            (server,) = engine.resources.model.server_statistics().servers
             assert server.limit == 3
             assert fake.statistics().most_running <= 4  # how many are let in before it has told
 
 
 async def test_waiting_in_a_batch_is_not_waiting_for_a_token() -> None:
     """The clock of the first token begins with a place at the server."""
-    with FakeModel(mode="scripted", text="a", ttft_ms=30, slots=1, tells=True) as fake:
+    with FakeModel(mode="scripted", text="a", ttft_ms=30, slots=1, reports_slots=True) as fake:
         model = f"openai:fake@{fake.url}"
         async with Engine(
             generate__model=model,

@@ -1,4 +1,4 @@
-"""Which threads step back, and how much ingest does at once."""
+"""Which threads run at lowered priority, and how much ingest processes at once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vivace.errors import Closed
 from vivace.run.background import (
     IDLE_SECONDS,
     NICE,
     PIECE,
     SWITCH_SECONDS,
     BackgroundBatcher,
+    BackgroundExecutor,
     IngestThrottle,
-    aside,
     lower_priority,
     short_switch_interval,
 )
-from vivace.run.work import Priority, work_context
+from vivace.run.work import Priority, current, work_context
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no nice value")
 
@@ -36,7 +37,7 @@ def names(items: list[int]) -> list[tuple[str, int]]:
 
 
 @linux
-async def test_only_ingest_and_background_lower_priority() -> None:
+async def test_only_ingest_and_background_work_run_at_lowered_priority() -> None:
     before = nice()
     batcher: BackgroundBatcher[int, tuple[str, int]] = BackgroundBatcher(
         names, workers=1, cap=1, name="test"
@@ -45,9 +46,9 @@ async def test_only_ingest_and_background_lower_priority() -> None:
         for priority in Priority:
             with work_context(priority):
                 [(name, value)] = await batcher.run_many([1])
-            steps = priority >= Priority.INGEST
-            assert value == (NICE if steps else before)
-            assert name == ("test-yielding-0" if steps else "test-0")
+            lowered = priority >= Priority.INGEST
+            assert value == (NICE if lowered else before)
+            assert name == ("test-background-0" if lowered else "test-0")
         plain, back = batcher.statistics()
         assert (plain.done, back.done) == (2, 2)
     finally:
@@ -55,7 +56,7 @@ async def test_only_ingest_and_background_lower_priority() -> None:
     assert nice() == before
 
 
-async def test_a_question_is_done_while_every_yielding_thread_is_busy() -> None:
+async def test_a_question_is_done_while_every_background_thread_is_busy() -> None:
     """As long as questions come: the first one finds the passage on a plain thread."""
     busy, release = threading.Event(), threading.Event()
 
@@ -81,7 +82,7 @@ async def test_a_question_is_done_while_every_yielding_thread_is_busy() -> None:
 
 
 @linux
-async def test_full_priority_until_somebody_asks_and_when_nobody_does_any_more() -> None:
+async def test_ingest_runs_at_full_priority_unless_questions_arrive() -> None:
     clock = Clock()
     batcher: BackgroundBatcher[int, tuple[str, int]] = BackgroundBatcher(
         names, workers=2, cap=1, clock=clock
@@ -119,7 +120,7 @@ def test_a_system_without_nice_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @linux
-def test_stepping_back_twice_is_once() -> None:
+def test_lowering_twice_is_once() -> None:
     assert in_a_thread(twice=True) is True
 
 
@@ -211,7 +212,7 @@ class TestPace:
         assert pace.size() == most
 
 
-def test_turns_are_short_as_long_as_anybody_wants_them_so() -> None:
+def test_the_switch_interval_is_short_as_long_as_a_thread_is_inside() -> None:
     before = sys.getswitchinterval()
     with short_switch_interval:
         assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
@@ -221,16 +222,70 @@ def test_turns_are_short_as_long_as_anybody_wants_them_so() -> None:
     assert sys.getswitchinterval() == pytest.approx(before)
 
 
-@linux
-async def test_work_aside_gives_way_unless_it_is_quiet() -> None:
-    assert await aside(nice, quiet=True) == nice()
-    assert await aside(nice, quiet=False) == NICE
-    with pytest.raises(ZeroDivisionError):
-        await aside(lambda: 1 // 0, quiet=False)
+class TestBackgroundExecutor:
+    @linux
+    async def test_it_lowers_the_priority_unless_the_foreground_is_idle(self) -> None:
+        idle, plain = True, nice()
+        executor = BackgroundExecutor(foreground_idle=lambda: idle)
+        try:
+            assert await executor.run(nice) == plain
+            assert executor.call(nice) == plain
+            assert executor.submit(nice).result() == NICE
+            idle = False
+            assert await executor.run(nice) == NICE
+            assert executor.call(nice) == NICE
+            idle = True
+            assert await executor.run(nice) == plain
+            assert nice() == plain
+        finally:
+            executor.close()
+
+    @pytest.mark.parametrize("idle", [True, False])
+    async def test_errors_and_the_context_pass_through(self, idle: bool) -> None:
+        executor = BackgroundExecutor(foreground_idle=lambda: idle)
+        try:
+            with pytest.raises(ZeroDivisionError):
+                await executor.run(lambda: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                executor.call(lambda: 1 // 0)
+            with work_context(Priority.INGEST):
+                assert (await executor.run(current)).priority is Priority.INGEST
+        finally:
+            executor.close()
+
+    async def test_closing_fails_what_waits_and_lets_what_runs_end(self) -> None:
+        entered, release = threading.Event(), threading.Event()
+
+        def hold() -> str:
+            entered.set()
+            assert release.wait(30)
+            return "done"
+
+        executor = BackgroundExecutor(threads=1)
+        running = executor.submit(hold)
+        waiting, cancelled = executor.submit(nice), executor.submit(nice)
+        assert await asyncio.to_thread(entered.wait, 30)
+        assert cancelled.cancel()
+        executor.close()
+        with pytest.raises(Closed):
+            waiting.result(30)
+        with pytest.raises(Closed):
+            executor.submit(nice)
+        release.set()
+        assert await asyncio.wrap_future(running) == "done"
+
+    async def test_its_threads_are_reused_and_end_when_it_is_closed(self) -> None:
+        executor = BackgroundExecutor(foreground_idle=lambda: False)
+        threads = {await executor.run(threading.current_thread) for _ in range(20)}
+        executor.close()
+        executor.close()
+        for thread in threads:
+            await asyncio.to_thread(thread.join, 30)
+        assert len(threads) == 1
 
 
 @linux
-def test_who_has_stepped_back_is_taken_off_the_core_by_whoever_wakes() -> None:
+def test_a_lowered_thread_is_taken_off_its_core_by_any_that_wakes() -> None:
     seen: list[int] = []
 
     def work() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.server.live import WAIT, Live, serving
 from vivace.embed.minilm import MiniLM
-from vivace.retrieve.hybrid import HybridSearcher
+from vivace.retrieve.pipeline import SearchPipeline
 from vivace.run.background import BackgroundBatcher
 from vivace.settings import Admission, Cache, Settings
 from vivace.testing.fake_llm import FakeModel
@@ -97,7 +97,7 @@ def until(live: Live, true: Callable[[], bool]) -> None:
 
 
 def batcher(live: Live) -> BackgroundBatcher[Any, Any]:
-    embedder = live.state.engine.embedder
+    embedder = live.state.engine.resources.embedder
     assert isinstance(embedder, MiniLM)
     return embedder._batcher
 
@@ -169,9 +169,9 @@ def waiting(live: Live) -> int:
 
 def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
-    monkeypatch.setattr(HybridSearcher, "_fused", gate.before(HybridSearcher._fused))
+    monkeypatch.setattr(SearchPipeline, "rank", gate.before(SearchPipeline.rank))
     with serving(open_to_all(config), [handbook]) as live:
-        pool = live.state.engine._pool
+        pool = live.state.engine.resources.search_pool
 
         def leave() -> None:
             gate.shut()
@@ -190,7 +190,9 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
 
 def test_in_the_stream(config: Settings, handbook: str) -> None:
 
-    fake = FakeModel(mode="scripted", text="word " * 5000, delay_ms=5, slots=100, tells=True)
+    fake = FakeModel(
+        mode="scripted", text="word " * 5000, delay_ms=5, slots=100, reports_slots=True
+    )
     with fake:
         generate = msgspec.structs.replace(config.generate, model=f"openai:fake@{fake.url}")
         settings = msgspec.structs.replace(config, generate=generate)

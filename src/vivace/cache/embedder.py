@@ -11,7 +11,8 @@ import numpy as np
 
 from vivace.cache.kept import EMBEDDING, Kept
 from vivace.cache.keys import key
-from vivace.protocols import Embedder, EmbedsThen, EmbedsTokens, Kind, Then
+from vivace.protocols import Embedder, EmbedsTokens, Kind
+from vivace.run.microbatch import EmbedsThen, Then
 from vivace.run.pools import ThreadPool
 from vivace.types import Embedded, Vector, Vectors
 

@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 
 from vivace.errors import Closed, EmbeddingError
-from vivace.protocols import Kind, Then
+from vivace.protocols import Kind
 from vivace.run.background import BackgroundBatcher
+from vivace.run.microbatch import Then
 from vivace.run.threads import Cores
 from vivace.run.work import Priority, work_context
 from vivace.run.workers import WorkerStatistics

@@ -1,12 +1,11 @@
-"""Work that gives way to questions: in the kernel's order, and in how much is done at once.
+"""Work that must not slow down questions: threads of lowered priority, and how much ingest at once.
 
-A forward pass of a passage takes 20 to 45 ms of a core and cannot be interrupted from inside the
-process. The kernel can: a thread with nice value 19 has 15 parts of the processor where a plain one
-has 1,024; one of the class SCHED_IDLE is taken off the core as soon as any other wakes, where the
-former may keep it for some milliseconds. An unprivileged process cannot take a
-nice value back, so yielding work has threads of its own. It is on them only while questions come:
-a thread that has stepped back gives way to every other program of the machine as well.
-`docs/decisions/0017` has the measurement.
+A passage's forward pass takes 20 to 45 ms of a core and nothing inside the process can interrupt
+it. The kernel can: a thread with nice value 19 has 15 parts of the processor where a plain one has
+1,024, and one of the class SCHED_IDLE is taken off its core as soon as a plain one wakes. An
+unprivileged process cannot take a nice value back, so such work has threads of its own. It uses
+them only while questions arrive: a thread of lowered priority also yields to every other program
+of the machine. `docs/decisions/0017` has the measurements.
 """
 
 from __future__ import annotations
@@ -18,40 +17,42 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final, Generic, ParamSpec, TypeVar
+from contextvars import copy_context
+from typing import Any, Final, Generic, TypeVar, TypeVarTuple
 
 from vivace.run import work
+from vivace.run.fair_queue import Waiter
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import Cores
-from vivace.run.work import Priority
-from vivace.run.workers import WorkerStatistics
+from vivace.run.work import Priority, Work
+from vivace.run.workers import Worker, Workers, WorkerStatistics
 
-P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 NICE: Final = 19
-"""The value of a thread that has stepped back: the lowest share that is not none."""
-YIELDS: Final = Priority.INGEST
-"""Work of this priority or less urgent steps back."""
+"""Nice value of a thread of lowered priority: the least share of the processor there is."""
+LOWERED: Final = Priority.INGEST
+"""Work of this priority or less urgent runs on threads of lowered priority."""
 IDLE_SECONDS: Final = 2.0
-"""Seconds without a question after which nothing gives way any more."""
+"""Seconds without a question after which the foreground is idle."""
 PIECE: Final = 32
-"""Passages after which it is looked again whether questions come: a second of two cores."""
+"""Passages after which the batcher looks again whether questions arrive: a second of two cores."""
 SWITCH_SECONDS: Final = 0.00002
 """Switch interval inside `short_switch_interval`."""
 
-_stepped = threading.local()
+_this_thread = threading.local()
 
 
 class ShortSwitchInterval:
-    """While anybody is inside, Python's threads take turns at once, not every five milliseconds.
+    """While any thread is in the block, the interpreter switches threads at once, not every 5 ms.
 
-    A search comes back from native code some dozens of times, and beside a thread that never waits
-    each time may cost it a whole turn. The interval is the interpreter's own, so it is changed only
-    while there is such work, and then set to what it was.
+    A search returns from native code some dozens of times, and beside a thread that never waits
+    each return may cost it a whole switch interval. The interval belongs to the interpreter, so it
+    is changed only while there is such work, and then restored.
     """
 
     def __init__(self) -> None:
@@ -77,12 +78,12 @@ short_switch_interval: Final = ShortSwitchInterval()
 
 
 def lower_priority() -> bool:
-    """Let every plain thread of the machine go before this one, from now to its end.
+    """Give every plain thread of the machine precedence over this one, until it ends.
 
-    Returns False, and changes nothing, where nice values are not a thread's own (not Linux), or the
-    system refuses.
+    Returns False, and changes nothing, where threads have no nice values (not Linux), or the system
+    refuses.
     """
-    if getattr(_stepped, "back", False):
+    if getattr(_this_thread, "lowered", False):
         return True
     if sys.platform != "linux":
         return False
@@ -91,40 +92,110 @@ def lower_priority() -> bool:
         os.setpriority(os.PRIO_PROCESS, thread, NICE)
     except OSError:
         return False
-    with suppress(OSError):  # it only makes who wakes wait less
+    with suppress(OSError):  # it only shortens how long a plain thread waits when it wakes
         os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
-    _stepped.back = True
+    _this_thread.lowered = True
     return True
 
 
-def stepping_back(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose thread steps back before it begins: for threads that do nothing else."""
+class BackgroundExecutor:
+    """Runs functions at normal priority while the foreground is idle, else at lowered priority.
 
-    def stepped(*args: P.args, **kwargs: P.kwargs) -> R:
+    The threads of lowered priority are started when first needed and then reused: none can be
+    raised again, and each may hold a database connection of its own.
+
+    Args:
+        name: of the threads of lowered priority.
+        threads: of lowered priority, at most.
+        foreground_idle: whether no question was asked lately; called when a function begins.
+    """
+
+    def __init__(
+        self,
+        name: str = "vivace-background",
+        *,
+        threads: int = 32,
+        foreground_idle: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.foreground_idle = foreground_idle
+        self._lowered: Workers[_LoweredCall] = Workers(name, threads, _LoweredCaller, _settle)
+
+    def submit(self, function: Callable[[*Ts], R], *args: *Ts) -> Future[R]:
+        """Run `function(*args)` at lowered priority, whether the foreground is idle or not.
+
+        Raises:
+            Closed: the executor is closed; the future raises it where the call had not begun.
+        """
+        call = _LoweredCall(function, args)
+        self._lowered.submit((call,))
+        return call.future
+
+    async def run(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
+        """`function(*args)` on another thread, in a copy of the caller's context."""
+        if self.foreground_idle():
+            return await asyncio.to_thread(function, *args)
+        return await asyncio.wrap_future(self.submit(copy_context().run, function, *args))
+
+    def call(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
+        """`function(*args)`, on the calling thread itself while the foreground is idle; blocks."""
+        if self.foreground_idle():
+            return function(*args)
+        return self.submit(function, *args).result()
+
+    def close(self) -> None:
+        """Fail what waits; each thread ends after what it runs now. Does not wait. Idempotent."""
+        self._lowered.close(wait=False)
+
+
+class _LoweredCall(Waiter):
+    __slots__ = ("arguments", "function", "future", "result")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        super().__init__(Work())  # first come, first served; its own deadline is not the queue's
+        self.function = function
+        self.arguments = arguments
+        self.future: Future[Any] = Future()
+        self.result: Any = None
+
+    @property
+    def unwanted(self) -> bool:
+        return self.future.cancelled()
+
+
+class _LoweredCaller(Worker[_LoweredCall]):
+    def run(self, batch: list[_LoweredCall]) -> None:
         lower_priority()
-        return function(*args, **kwargs)
+        call = batch[0]
+        if not call.future.set_running_or_notify_cancel():
+            return
+        try:
+            call.result = call.function(*call.arguments)
+        except BaseException as error:  # handed to the caller, whole
+            call.error = error
 
-    return stepped
 
-
-async def aside(function: Callable[[], T], *, quiet: bool) -> T:
-    """`function()` on a thread of its own, which gives way unless it is quiet."""
-    thread = ThreadPoolExecutor(1, "vivace-aside", initializer=None if quiet else lower_priority)
-    try:
-        return await asyncio.get_running_loop().run_in_executor(thread, function)
-    finally:
-        thread.shutdown(wait=False)
+def _settle(calls: Sequence[_LoweredCall]) -> None:
+    for call in calls:
+        future = call.future
+        if future.cancelled() or not (future.running() or future.set_running_or_notify_cancel()):
+            continue
+        if call.error is None:
+            future.set_result(call.result)
+        else:
+            future.set_exception(call.error)
 
 
 class BackgroundBatcher(Generic[T, R]):
-    """Two micro-batchers over one function: ingest and background on threads that give way.
+    """Two micro-batchers over one function: ingest and background work have threads of their own.
 
-    The arguments are `MicroBatcher`'s. While questions come, none waits for a passage's forward
-    pass to end, and passages have every core but one, also when no question wants that one: a
-    passage takes its caches and its time to be taken off it. `clock` is in monotonic seconds.
+    The arguments are `MicroBatcher`'s. While questions arrive, ingest and background work run at
+    lowered priority, so no question waits for a passage's forward pass to end. They have one thread
+    fewer than the questions, even when no question needs it: a passage evicts a question's data
+    from the processor's caches, and taking it off its core costs time. `clock` is in monotonic
+    seconds.
 
-    `cores` are held by the plain threads alone: one that has stepped back would keep its core from
-    the question that the kernel lets go before it.
+    Only plain threads hold `cores`: one of lowered priority would keep its core from the question
+    to which the kernel gives precedence.
     """
 
     def __init__(
@@ -139,81 +210,85 @@ class BackgroundBatcher(Generic[T, R]):
         cores: Cores | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        def lowered(items: list[T]) -> Sequence[R]:
+            lower_priority()
+            return function(items)
+
         self.plain: MicroBatcher[T, R] = MicroBatcher(
             function, workers=workers, cap=cap, size=size, budget=budget, name=name, cores=cores
         )
-        self.yielding: MicroBatcher[T, R] = MicroBatcher(
-            stepping_back(function),
+        self.lowered: MicroBatcher[T, R] = MicroBatcher(
+            lowered,
             workers=_beside(workers),
             cap=cap,
             size=size,
             budget=budget,
-            name=f"{name}-yielding",
+            name=f"{name}-background",
         )
         self._clock = clock
         self._asked = clock() - IDLE_SECONDS
 
     async def run_many(self, items: Sequence[T]) -> list[R]:
-        """The results in the order of the items, on the threads that `work.current()` belongs to.
+        """The results in the order of the items, on threads for the priority of `work.current()`.
 
         Raises:
             Closed: the batcher is closed, or was before every item's turn came.
             Exception: whatever the function raised for an item alone.
         """
-        if work.current().priority < YIELDS:
+        if work.current().priority < LOWERED:
             self._asked = self._clock()
             return await self.plain.run_many(items)
         results: list[R] = []
         for at in range(0, len(items), PIECE):
-            asked = self._clock() - self._asked < IDLE_SECONDS
-            batcher = self.yielding if asked else self.plain
+            busy = self._clock() - self._asked < IDLE_SECONDS
+            batcher = self.lowered if busy else self.plain
             results += await batcher.run_many(items[at : at + PIECE])
         return results
 
     def statistics(self) -> tuple[WorkerStatistics, WorkerStatistics]:
-        """Of the plain threads, and of those that give way."""
-        return self.plain.statistics(), self.yielding.statistics()
+        """Of the plain threads, and of those of lowered priority."""
+        return self.plain.statistics(), self.lowered.statistics()
 
     def resize(self, workers: int) -> None:
-        """So many plain threads at most, at least 1."""
+        """At most so many plain threads, at least 1."""
         self.plain.resize(workers)
-        self.yielding.resize(_beside(workers))
+        self.lowered.resize(_beside(workers))
 
     def bound(self, priority: Priority, workers: int | None) -> None:
         """At most so many threads of each kind do work of this priority or less urgent."""
         self.plain.bound(priority, workers)
-        self.yielding.bound(priority, workers)
+        self.lowered.bound(priority, workers)
 
     def close(self) -> None:
         """Stop the threads after their running batch; fail what is queued. Idempotent, blocks."""
         self.plain.close()
-        self.yielding.close()
+        self.lowered.close()
 
 
 def _beside(workers: int) -> int:
-    """Threads that step back, where there are so many plain ones."""
+    """Threads of lowered priority beside so many plain ones."""
     return max(1, workers - 1)
 
 
 class IngestThrottle:
-    """How much ingest does at once: less while questions take longer than they have to.
+    """How many chunks ingest processes at once: fewer while questions take longer than they need.
 
     Additive increase, multiplicative decrease (Chiu and Jain, "Analysis of the Increase and
-    Decrease Algorithms for Congestion Avoidance", 1989), one step a period in which questions came.
-    What a question has to take is the least median of a period, which is forgotten by one part in a
-    hundred a period, so that a collection that grows slower is not taken for a busy one. Safe from
-    any thread.
+    Decrease Algorithms for Congestion Avoidance", 1989), one step a period in which questions were
+    asked. The baseline of a question's latency is the least median of a period; it rises by one
+    part in a hundred a period, so that a collection whose searches slow down as it grows is not
+    mistaken for a busy one. Thread-safe.
 
     Args:
-        most: done at once when nobody asks.
-        least: done at once, however slow questions become.
+        most: chunks at once while the foreground is idle.
+        least: chunks at once however slow questions become.
         clock: monotonic seconds.
     """
 
     PERIOD: Final = 0.5
     """Seconds."""
     SLOWER: Final = 1.3
-    """Times the baseline that questions may take."""
+    """Multiple of the baseline that questions may take."""
     FORGET: Final = 1.01
 
     def __init__(
@@ -230,31 +305,30 @@ class IngestThrottle:
         self._began = self._last = clock() - IDLE_SECONDS
 
     def observe(self, seconds: float) -> None:
-        """A question was answered and took so long."""
+        """Record the latency of an answered question."""
         with self._lock:
             now = self._clock()
             if now - self._last >= IDLE_SECONDS:
-                self._rest(now)
+                self._reset(now)
             elif now - self._began >= self.PERIOD and self._period:
                 self._step(now)
             self._last = now
             self._period.append(seconds)
 
-    @property
-    def quiet(self) -> bool:
-        """Whether nobody has asked anything for some seconds."""
+    def foreground_idle(self) -> bool:
+        """Whether no question was asked for `IDLE_SECONDS`."""
         with self._lock:
             return self._clock() - self._last >= IDLE_SECONDS
 
     def size(self) -> int:
-        """How much to do at once now: from `least` to `most`."""
+        """Chunks to process at once now: from `least` to `most`."""
         with self._lock:
             now = self._clock()
             if now - self._last >= IDLE_SECONDS:
-                self._rest(now)
+                self._reset(now)
             return self._size
 
-    def _rest(self, now: float) -> None:
+    def _reset(self, now: float) -> None:
         self._size = self._most
         self._period.clear()
         self._began = now

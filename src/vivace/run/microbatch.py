@@ -12,7 +12,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from vivace.errors import VivaceError
 from vivace.run import work
@@ -20,14 +20,37 @@ from vivace.run.fair_queue import Waiter
 from vivace.run.threads import Cores
 from vivace.run.work import Priority
 from vivace.run.workers import Worker, Workers, WorkerStatistics
+from vivace.types import Vector, Vectors
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Then: TypeAlias = Callable[[Vector, Vectors | None], R]
+"""Continues with a question's vector (dim,) and, where they were wanted, its token vectors."""
 
 WINDOW = 256
 """Queued items among which the rest of a batch is selected: a bound on what selecting costs."""
 FEED = 1024
 """Most items of one call in the queue: four windows, so no worker ever waits for more of them."""
+
+
+@runtime_checkable
+class EmbedsThen(Protocol):
+    """An `Embedder` over a micro-batcher that continues on the worker's thread: an optimisation.
+
+    With several questions at once it saves each of them the hop to another thread.
+    """
+
+    async def embed_then(self, text: str, then: Then[R], *, tokens: bool = False) -> R:
+        """What `then` returns for the question's vector, called on the thread that embedded it.
+
+        With `tokens` it gets the question's token vectors too, as `Embedded` has them, else None.
+
+        Raises:
+            EmbeddingError: the model failed.
+            Exception: whatever `then` raised.
+        """
+        ...
 
 
 class _BatchCall(Generic[T, R]):

@@ -189,7 +189,7 @@ class Workers(Generic[W]):
                 waited={priority: self._histogram(priority) for priority in Priority},
             )
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Fail what waits with `Closed`, and wait for what runs. Idempotent."""
         with self._lock:
             self.closed = True
@@ -202,7 +202,7 @@ class Workers(Generic[W]):
             item.error = Closed(self.name)
         if pending:
             self._deliver(pending)
-        for thread in threads:
+        for thread in threads if wait else ():
             if thread is not threading.current_thread():
                 thread.join()
 

@@ -1,4 +1,4 @@
-"""What speaks for a passage, in numbers."""
+"""The features of a passage that the fitted reranker weighs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivace.retrieve.features import NAMES, _window, features, of_hits
+from vivace.retrieve.fitted import NAMES, features, features_of_hits
 from vivace.types import Chunk, Hit
 
 
@@ -75,25 +75,26 @@ def test_questions_of_no_words(question: str) -> None:
     assert of(question) == []
 
 
-@given(st.lists(st.sampled_from("abcd "), min_size=2, max_size=12))
-def test_the_shortest_window(words: list[str]) -> None:
-    at = [n for n, word in enumerate(words) if word != " "]
-    different = {words[n] for n in at}
-    if len(different) < 2:
-        return
-    ends = itertools.combinations(range(len(words) + 1), 2)
-    expected = min(j - i for i, j in ends if different <= set(words[i:j]))
-    assert _window(words, at, len(different)) == expected
+@given(st.lists(st.sampled_from(["red", "grass", "stone", "cloud", "volcano"]), max_size=12))
+def test_proximity_is_by_the_shortest_window(words: list[str]) -> None:
+    different = set(words) - {"volcano"}
+    expected = 0.0
+    if len(different) > 1:
+        ends = itertools.combinations(range(len(words) + 1), 2)
+        shortest = min(j - i for i, j in ends if different <= set(words[i:j]))
+        expected = len(different) / shortest
+    found = of("red grass stone cloud", " ".join(words))[0]
+    assert found["proximity"] == pytest.approx(expected)
 
 
-def test_of_hits() -> None:
+def test_hits_have_the_scores_of_their_stages() -> None:
     hits = [
         Hit(Chunk("a", "green grass"), 1, {"bm25": 4.0, "cosine": 0.5}),
         Hit(Chunk("b", "a stone"), 0.5, {"cosine": 0.25}),
     ]
-    found = of_hits("green grass", hits)
+    found = features_of_hits("green grass", hits)
     assert found[:, :4].tolist() == [[1, 0.5, 1, 1], [0, 0.25, 0, 0]]
-    assert of_hits("green grass", []).shape == (0, len(NAMES))
+    assert features_of_hits("green grass", []).shape == (0, len(NAMES))
 
 
 def test_one_score_a_text() -> None:

@@ -1,4 +1,4 @@
-"""A reranker that fails in a row is left alone, and tried again later."""
+"""A reranker that fails several times in a row is not called, and tried again later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.retrieve.world import Hanging, Scored, world
 from vivace.errors import RerankError
-from vivace.retrieve.rerank import LeftAlone, Outside
+from vivace.retrieve.rerank import GuardedReranker, RerankerUnavailable
 from vivace.settings import Search
 from vivace.types import Chunk, Hit, Query, Scores, SearchResult
 
@@ -28,92 +28,92 @@ class Clock:
 
 
 class Moody:
-    """Raises as long as it is told to."""
+    """Raises while it is in a bad mood."""
 
     def __init__(self) -> None:
         self.bad = True
-        self.asked = 0
+        self.calls = 0
 
     def __call__(self, hits: Sequence[Hit]) -> Scores:
-        self.asked += 1
+        self.calls += 1
         if self.bad:
             raise RerankError("no model")
         return np.ones(len(hits), np.float32)
 
 
-def left_alone(moody: Moody, clock: Clock) -> Outside:
-    return Outside(Scored(moody), clock=clock, draw=random.Random(1))
+def guarding(moody: Moody, clock: Clock) -> GuardedReranker:
+    return GuardedReranker(Scored(moody), clock=clock, draw=random.Random(1))
 
 
-async def fails(outside: Outside) -> None:
+async def fails(guarded: GuardedReranker) -> None:
     with pytest.raises(RerankError, match="no model") as raised:
-        await outside.scored(QUESTION, HITS, LONG)
-    assert not isinstance(raised.value, LeftAlone)
+        await guarded.scored(QUESTION, HITS, LONG)
+    assert not isinstance(raised.value, RerankerUnavailable)
 
 
-async def test_after_three_failures_it_is_not_asked_until_the_pause_is_over() -> None:
+async def test_after_three_failures_it_is_not_called_until_the_pause_is_over() -> None:
     moody, clock = Moody(), Clock()
-    outside = left_alone(moody, clock)
+    guarded = guarding(moody, clock)
     for _ in range(3):
-        await fails(outside)
-    with pytest.raises(LeftAlone, match=r"scored is left alone .* the last: no model"):
-        await outside.scored(QUESTION, HITS, LONG)
-    assert moody.asked == 3
+        await fails(guarded)
+    with pytest.raises(RerankerUnavailable, match=r"scored is left alone .* the last: no model"):
+        await guarded.scored(QUESTION, HITS, LONG)
+    assert moody.calls == 3
     clock.now += 1.0
-    await fails(outside)  # the trial: the next pause is longer
+    await fails(guarded)  # the trial: the next pause is longer
     clock.now += 0.9
-    with pytest.raises(LeftAlone):
-        await outside.scored(QUESTION, HITS, LONG)
+    with pytest.raises(RerankerUnavailable):
+        await guarded.scored(QUESTION, HITS, LONG)
     clock.now += 1.1
     moody.bad = False
     for _ in range(3):
-        assert (await outside.scored(QUESTION, HITS, LONG)).tolist() == [1, 1]
+        assert (await guarded.scored(QUESTION, HITS, LONG)).tolist() == [1, 1]
     moody.bad = True
     for _ in range(3):  # forgiven: it takes as many as at first
-        await fails(outside)
-    assert moody.asked == 10
+        await fails(guarded)
+    assert moody.calls == 10
 
 
-async def test_failures_with_a_success_between_them_are_borne() -> None:
+async def test_failures_with_a_success_between_them_do_not_stop_it() -> None:
     moody, clock = Moody(), Clock()
-    outside = left_alone(moody, clock)
+    guarded = guarding(moody, clock)
     for _ in range(5):
         moody.bad = True
-        await fails(outside)
-        await fails(outside)
+        await fails(guarded)
+        await fails(guarded)
         moody.bad = False
-        await outside.scored(QUESTION, HITS, LONG)
+        await guarded.scored(QUESTION, HITS, LONG)
 
 
-async def test_one_tries_it_and_whoever_gives_up_says_nothing() -> None:
+async def test_one_call_tries_it_and_a_cancelled_trial_counts_as_none() -> None:
     hanging, clock = Hanging(), Clock()
-    outside = Outside(hanging, clock=clock, draw=random.Random(1))
+    guarded = GuardedReranker(hanging, clock=clock, draw=random.Random(1))
     for _ in range(3):
         with pytest.raises(RerankError, match="gave no scores within"):
-            await outside.scored(QUESTION, HITS, 0.001)
+            await guarded.scored(QUESTION, HITS, 0.001)
     clock.now += 1.0
     for _ in range(2):  # the second may try: the first has gone without a word
-        trial = asyncio.create_task(outside.scored(QUESTION, HITS, LONG))
+        trial = asyncio.create_task(guarded.scored(QUESTION, HITS, LONG))
         await asyncio.sleep(0)
-        with pytest.raises(LeftAlone):
-            await outside.scored(QUESTION, HITS, LONG)
+        with pytest.raises(RerankerUnavailable):
+            await guarded.scored(QUESTION, HITS, LONG)
         trial.cancel()
         with pytest.raises(asyncio.CancelledError):
             await trial
     hanging.release.set()
 
 
-async def test_a_search_does_not_wait_for_it_and_says_so() -> None:
+async def test_a_search_does_not_wait_for_it_and_names_that() -> None:
     reranker = Hanging()
     with world(Search(rerank_seconds=0.02), reranker=reranker) as w:
         for _ in range(3):
             late = await w.searcher.search(QUESTION)
             assert "gave no scores within" in late.degraded[0]
-        learned = w.searcher._costs["rerank"]
+        learned = w.costs["rerank"]
         result = await w.searcher.search(Query(QUESTION.text, 3, explain=True))
         many = await w.searcher.search_many([QUESTION] * 20)
         counters = w.trace.counters()
-        assert w.searcher._costs["rerank"] == learned
+        assert w.costs["rerank"] == learned
     reranker.release.set()
     assert result.degraded[0].startswith("not reranked: scored is left alone for")
     assert "rerank" not in result.stages

@@ -1,4 +1,4 @@
-"""Many questions at once, and what a search tells of itself."""
+"""Many questions at once, and the explanation of a search."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_one_call_of_each() -> None:
         assert w.source.dense_calls == [(len(read), False)]
 
 
-async def test_filters_are_asked_alone() -> None:
+async def test_filtered_questions_are_searched_alone() -> None:
     filtered = Query("red apple", filters={"odd": True})
     with world() as w:
         results = await w.searcher.search_many([*QUESTIONS[:4], filtered])

@@ -1,11 +1,11 @@
-"""What a question asks for beyond its words."""
+"""Phrases and exclusions in a question."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.retrieve.world import world
-from vivace.retrieve.asked import understand
+from vivace.retrieve.query import parse
 from vivace.types import Query
 
 
@@ -30,8 +30,8 @@ from vivace.types import Query
 def test_operators(
     text: str, rest: str, phrases: tuple[str, ...], excluded: tuple[str, ...]
 ) -> None:
-    asked = understand(text)
-    assert (" ".join(asked.text.split()), asked.phrases, asked.excluded) == (
+    parsed = parse(text)
+    assert (" ".join(parsed.text.split()), parsed.phrases, parsed.excluded) == (
         " ".join(rest.split()),
         phrases,
         excluded,
@@ -39,15 +39,15 @@ def test_operators(
 
 
 def test_phrases_are_whole_words_and_folded() -> None:
-    asked = understand('"Café au lait"')
-    assert asked.quotes("A cafe  AU-lait, please")
-    assert not asked.quotes("cafe au laitier")
-    assert understand("「統計學」").quotes("他学统计学很久了")
-    assert understand("-art galleries").refuses("modern art")
-    assert not understand("-art galleries").refuses("a part of it")
+    parsed = parse('"Café au lait"')
+    assert parsed.has_phrases("A cafe  AU-lait, please")
+    assert not parsed.has_phrases("cafe au laitier")
+    assert parse("「統計學」").has_phrases("他学统计学很久了")
+    assert parse("-art galleries").excludes("modern art")
+    assert not parse("-art galleries").excludes("a part of it")
 
 
-async def test_a_phrase_has_to_stand_on_the_keyword_side() -> None:
+async def test_keyword_candidates_contain_the_phrase() -> None:
     with world() as w:
         plain = await w.searcher.search(Query("machine learning"))
         quoted = await w.searcher.search(Query('"machine learning"'))
@@ -57,7 +57,7 @@ async def test_a_phrase_has_to_stand_on_the_keyword_side() -> None:
         assert quoted.degraded == ()
 
 
-async def test_a_phrase_that_stands_nowhere_is_told_and_left() -> None:
+async def test_a_phrase_found_nowhere_is_named_and_ignored() -> None:
     with world() as w:
         result = await w.searcher.search(Query('"learning garden"'))
         assert result.hits
