@@ -53,7 +53,7 @@ async def compare(
         together[text] = plain(await docs.search(text))
 
     async def embed(text: str) -> None:
-        await engine.embedder.embed([text], kind="query")
+        await engine.resources.embedder.embed([text], kind="query")
 
     searches: list[Pass] = []
     bare: list[Pass] = []

@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -205,15 +205,16 @@ async def measure(questions: int, cache: Path | None) -> dict[str, Any]:
     qrels, engine = _judged(), Engine()
     with tempfile.TemporaryDirectory(prefix="vivace-bench-") as folder:
         async with engine:
-            inner = engine.embedder
+            inner = engine.resources.embedder
             texts = [document["text"] for document in corpus]
             passages = await embedded(inner, texts, "passage", cache)
             asks = await embedded(inner, [query["text"] for query in queries], "query", cache)
-            engine.embedder = Known(inner, passages, inner.name, inner.dim)
+            known = Known(inner, passages, inner.name, inner.dim)
+            engine.resources = replace(engine.resources, embedder=known)
             docs = await engine.open(Path(folder) / "squad")
             await docs.add([Chunk(document["id"], document["text"]) for document in corpus])
             info = await docs.info()
-            snapshot, store = docs._corpus.snapshot(), docs._corpus.store
+            snapshot, store = docs.corpus.snapshot(), docs.corpus.store
             chunks = snapshot.chunks(store.ids().tolist())
             place = {chunk.document_id: row for row, chunk in chunks.items()}
             asked = []

@@ -42,13 +42,9 @@ LONG_FUNCTIONS = {
 CIRCULAR = {
     "vivace.cache.adaptation",
     "vivace.cache.policy",
-    "vivace.engine.batches",
-    "vivace.engine.collection",
-    "vivace.engine.engine",
-    "vivace.engine.tuned",
 }
 SHARED_NAMES = {
-    "Admission", "Ask", "Asked", "Checked", "Choice", "Completion", "Entry", "Given",
+    "Admission", "Asked", "Choice", "Completion", "Entry",
     "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
     "Rung", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
     "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",

@@ -22,6 +22,7 @@ from vivace.cache.policy import make
 from vivace.cli import main
 from vivace.cli.cache import server_statistics
 from vivace.engine import Collection, Engine
+from vivace.engine.resources import TimedSearcher
 from vivace.generate.coalesce import Coalesced
 from vivace.server.metrics import cache_rows
 from vivace.types import Chunk, Document, Hit, Query, SearchResult
@@ -43,7 +44,7 @@ async def docs(made: Engine, tmp_path: Path) -> Collection:
 
 
 def hits(made: Engine) -> dict[str, int]:
-    found = made.caching.statistics()
+    found = made.resources.caching.statistics()
     assert found is not None
     return {kind: counts.hits for kind, counts in found.kinds.items()}
 
@@ -56,7 +57,8 @@ async def test_what_is_asked_twice_is_remembered(made: Engine, docs: Collection)
     assert again.usage is not None
     assert (first.usage.free, again.usage.free) == (False, True)
     assert (first.cached, again.cached) == ("", "exact")
-    assert made.caching.tokens_saved == first.usage.prompt_tokens + first.usage.completion_tokens
+    tokens = first.usage.prompt_tokens + first.usage.completion_tokens
+    assert made.resources.caching.tokens_saved == tokens
 
 
 async def test_an_answer_outlives_the_edit_of_another_document_only(
@@ -77,7 +79,7 @@ async def test_a_hundred_at_once_are_one_search_and_one_embedding(
     made: Engine, docs: Collection
 ) -> None:
     await asyncio.gather(*(docs.search("notice period") for _ in range(100)))
-    found = made.caching.statistics()
+    found = made.resources.caching.statistics()
     assert found is not None
     assert found.kinds["search"].shared == 99
     assert found.kinds["embedding"].sets == 1
@@ -86,12 +88,13 @@ async def test_a_hundred_at_once_are_one_search_and_one_embedding(
 async def test_without_memory_nothing_is_wrapped(tmp_path: Path) -> None:
     async with engine(settings_of(cache={"memory_mib": 0}), "s", "m") as made:
         docs = await made.open(tmp_path / "c")
-        assert isinstance(made.generator, Coalesced)  # of requests at once, not of earlier ones
-        assert isinstance(made.questions, Salted)
-        assert type(docs._searcher).__name__ == "Timed"
-        assert made.caching.statistics() is None
-        assert (await made.caching.clear()).values == 0
-        assert list(cache_rows(made.caching)) == []
+        # requests at once are coalesced, earlier ones are not repeated
+        assert isinstance(made.resources.generator, Coalesced)
+        assert isinstance(made.resources.questions, Salted)
+        assert isinstance(docs.searcher, TimedSearcher)
+        assert made.resources.caching.statistics() is None
+        assert (await made.resources.caching.clear()).values == 0
+        assert list(cache_rows(made.resources.caching)) == []
 
 
 @pytest.mark.parametrize("off", ["embeddings", "searches", "answers"])
@@ -100,7 +103,7 @@ async def test_a_kind_is_switched_off(tmp_path: Path, off: str) -> None:
         docs = await made.open(tmp_path / "c")
         await docs.add([Document("leave", TEXTS["leave"])])
         await docs.ask("notice period")
-        found = made.caching.statistics()
+        found = made.resources.caching.statistics()
         assert found is not None
         assert set(found.kinds) == {"embedding", "search", "answer"} - {
             off.removesuffix("es") if off == "searches" else off.removesuffix("s")
@@ -114,9 +117,9 @@ async def test_the_log_holds_what_was_remembered_too(tmp_path: Path) -> None:
         await docs.add([Document("leave", TEXTS["leave"])])
         for _ in range(3):
             await docs.search("notice period")
-        await asyncio.to_thread(docs._log.flush)
-        assert [row[1] for row in docs._corpus.store.queries()] == ["notice period"] * 3
-        asked = await docs.asked()
+        await asyncio.to_thread(docs.query_log.flush)
+        assert [row[1] for row in docs.corpus.store.queries()] == ["notice period"] * 3
+        asked = await docs.question_counts()
         assert (asked.questions, asked.distinct) == (3, 1)
         assert asked.repeated == pytest.approx(2 / 3)
 
@@ -128,36 +131,36 @@ async def test_what_was_asked_most_is_asked_again(tmp_path: Path) -> None:
         await docs.add([Document("leave", TEXTS["leave"])])
         for text in ("notice", "notice", "weeks", "period", "period", "period"):
             await docs.search(text)
-        await asyncio.to_thread(docs._log.flush)
-        await made.caching.clear()
+        await asyncio.to_thread(docs.query_log.flush)
+        await made.resources.caching.clear()
         assert (await docs.warm(2)).questions == 2
         before = hits(made)["search"]
         for text in ("notice", "period", "weeks"):
             await docs.search(text)
         assert hits(made)["search"] == before + 2
         await docs.rebuild()  # other indexes: what was found in the old ones is not found
-        assert docs._warming is not None
-        assert (await docs._warming).questions == 3
+        assert docs.warming is not None
+        assert (await docs.warming).questions == 3
         before = hits(made)["search"]
         await docs.search("weeks")
         assert hits(made)["search"] == before + 1
-        assert (await asyncio.to_thread(docs._corpus.store.queries))[0][1] != ""
+        assert (await asyncio.to_thread(docs.corpus.store.queries))[0][1] != ""
 
 
 async def test_closing_ends_the_warming(made: Engine, docs: Collection) -> None:
     await docs.rebuild()
     await docs.close()
-    assert docs._warming is not None
-    await until(docs._warming.done)
+    assert docs.warming is not None
+    await until(docs.warming.done)
 
 
 async def test_metrics_tell_of_every_kind(made: Engine, docs: Collection) -> None:
     for _ in range(2):
         await docs.ask("notice period")
-    lines = list(cache_rows(made.caching))
+    lines = list(cache_rows(made.resources.caching))
     assert 'vivace_cache_hits_total{kind="search"} 1' in lines
     assert 'vivace_cache_misses_total{kind="answer"} 1' in lines
-    assert f"vivace_cache_saved_tokens_total {made.caching.tokens_saved}" in lines
+    assert f"vivace_cache_saved_tokens_total {made.resources.caching.tokens_saved}" in lines
     assert any(line.startswith("vivace_cache_capacity_bytes{policy=") for line in lines)
 
 
@@ -282,7 +285,7 @@ async def test_what_a_server_remembers_is_read_from_its_metrics(
     made: Engine, docs: Collection
 ) -> None:
     await docs.search("notice period")
-    text = "\n".join(cache_rows(made.caching)).encode() + b"\n"
+    text = "\n".join(cache_rows(made.resources.caching)).encode() + b"\n"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -205,7 +205,7 @@ class Histories(RuleBasedStateMachine):
         docs = self.docs[place]
 
         async def asked() -> list[SearchResult | VivaceError]:
-            plain = self.plain.searcher(docs._corpus, Trace())
+            plain = self.plain.resources.searcher(docs.corpus, Trace())
             return [await _tried(one.search(query)) for one in (docs, plain, docs)]
 
         first, true, again = map(_plain, self.run(asked()))
@@ -216,7 +216,7 @@ class Histories(RuleBasedStateMachine):
         docs = self.docs[place]
 
         async def asked() -> tuple[list[Any], list[Any]]:
-            plain = self.plain.searcher(docs._corpus, Trace())
+            plain = self.plain.resources.searcher(docs.corpus, Trace())
             found = await docs.search_many(several)
             return found, await plain.search_many(several)
 
@@ -228,8 +228,8 @@ class Histories(RuleBasedStateMachine):
         docs = self.docs[place]
 
         async def true() -> Answer:
-            search = self.plain.searcher(docs._corpus, Trace()).search
-            answerer = self.plain.answerer(docs._corpus, Trace(), docs.record, nullcontext)
+            search = self.plain.resources.searcher(docs.corpus, Trace()).search
+            answerer = self.plain.resources.answerer(docs.corpus, Trace(), docs.record, nullcontext)
             deltas = answerer.stream(query, search)
             return [delta.answer async for delta in deltas if delta.answer][-1]
 

@@ -97,7 +97,7 @@ def until(live: Live, true: Callable[[], bool]) -> None:
 
 
 def batcher(live: Live) -> BackgroundBatcher[Any, Any]:
-    embedder = live.state.engine.embedder
+    embedder = live.state.engine.resources.embedder
     assert isinstance(embedder, MiniLM)
     return embedder._batcher
 
@@ -173,7 +173,7 @@ def test_leaving_during_the_search_frees_everything(
     gate = Gate()
     monkeypatch.setattr(SearchPipeline, "rank", gate.before(SearchPipeline.rank))
     with serving(open_to_all(config), [handbook]) as live:
-        pool = live.state.engine._pool
+        pool = live.state.engine.resources.search_pool
 
         def leave() -> None:
             gate.shut()

@@ -40,7 +40,7 @@ async def _stats(options: argparse.Namespace) -> int:
         return OK
     async with Engine(settings_of(options)) as engine:
         docs = await engine.open(options.collection or "default", create=False)
-        asked, statistics = await docs.asked(), engine.caching.statistics()
+        asked, statistics = await docs.question_counts(), engine.resources.caching.statistics()
         info = await docs.info()
     value: dict[str, Any] = {
         "collection": info.path,
@@ -70,7 +70,7 @@ async def _clear(options: argparse.Namespace) -> int:
             fix="Leave --server out; a server with the same cache.redis forgets, too",
         )
     async with Engine(settings_of(options)) as engine:
-        cleared = await engine.caching.clear()
+        cleared = await engine.resources.caching.clear()
     if options.json:
         json_line({"tiers": cleared.tiers})
     else:
@@ -89,9 +89,9 @@ async def _warm(options: argparse.Namespace) -> int:
     async with Engine(settings) as engine:
         docs = await engine.open(options.collection or "default", create=False)
         warmed = await docs.warm(options.limit)
-        statistics = engine.caching.statistics()
+        statistics = engine.resources.caching.statistics()
     # a closed engine has written all that the tiers take
-    tiers = _reached(engine.caching.trace.counters())
+    tiers = _reached(engine.resources.caching.trace.counters())
     value = {**msgspec.to_builtins(warmed), "stays": bool(tiers), "tiers": tiers}
     if options.json:
         json_line({**value, "memory": _value(statistics)})

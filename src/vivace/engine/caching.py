@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from threading import Thread
 from typing import Any, Final, TypeVar
@@ -24,12 +23,11 @@ from vivace.cache.tiered import Tiered, invalidation
 from vivace.cache.tiers import OF_TIMEOUT, load
 from vivace.collection.corpus import Corpus
 from vivace.collection.paths import resolved
-from vivace.errors import VivaceError
 from vivace.protocols import Embedder, Generator, Searcher
 from vivace.run.pools import ThreadPool
 from vivace.settings import Settings
 from vivace.trace import Trace
-from vivace.types import Decision, Query, SearchResult
+from vivace.types import Decision
 
 V = TypeVar("V")
 
@@ -51,15 +49,17 @@ class Cleared(msgspec.Struct, frozen=True):
 class Caching:
     """Of all collections of an engine. Where the settings want no cache, nothing is wrapped."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, record: Callable[[Decision], None]) -> None:
+        """Args:
+        record: called, on a thread of its own, with every decision on the policy.
+        """
         self.trace = Trace()
         """Of the tiers: timeouts, open breakers, what was dropped."""
         self._settings = settings
         self._cache = cache = settings.cache
         self.tokens_saved = 0
         """Prompt and completion tokens that replayed answers did not cost."""
-        self.sink: Callable[[Decision], None] | None = None
-        """Told, on a thread of its own, of every change of the policy."""
+        self._record = record
         self.memory: Memory[Any] | None = None
         capacity = int(cache.memory_mib * (1 << 20))
         self.room: SharedBudget | None = None
@@ -180,26 +180,8 @@ class Caching:
         return tiered
 
     def _decided(self, decision: Decision) -> None:
-        """Called in the middle of a get, so nothing is written here."""
-        if self.sink is not None:
-            Thread(target=self.sink, args=(decision,), name="vivace-decision", daemon=True).start()
+        """Called in the middle of a get, so a thread of its own writes the decision."""
+        Thread(target=self._record, args=(decision,), name="vivace-decision", daemon=True).start()
 
     def _save(self, tokens: int) -> None:
         self.tokens_saved += tokens
-
-
-class Timed:
-    """A `Searcher` that says what its searches took: those that were not remembered."""
-
-    def __init__(self, searcher: Searcher, took: Callable[[float], None]) -> None:
-        self._searcher = searcher
-        self._took = took
-
-    async def search(self, query: Query) -> SearchResult:
-        start = time.perf_counter()
-        result = await self._searcher.search(query)
-        self._took(time.perf_counter() - start)
-        return result
-
-    async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
-        return await self._searcher.search_many(queries)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -332,14 +332,58 @@ class AnswerOptions:
     history: tuple[Message, ...] = ()
     """Earlier turns, oldest first, without system messages."""
     system: str = ""
-    """The user's own instructions; they join ours, they do not replace them."""
+    """The user's own instructions; they are added to the built-in ones."""
     max_tokens: int | None = None
     temperature: float | None = None
     template: str = "qa"
-    """A kind of answer by name: qa, summary, translation, code, one of the user's; or auto, by the
-    question's words."""
+    """A kind of answer by name: qa, summary, translation, code, one of the user's; or auto, which
+    chooses by the question's words."""
     target_language: str = ""
-    """Of the answer, by name or code (French, fr, 法语); empty is the question's."""
+    """Language of the answer, by name or code (French, fr, 法语); empty is the question's."""
+
+
+class AnswerArguments(TypedDict, total=False):
+    """The keyword arguments of every call that answers; `resolve_arguments` gives their meaning."""
+
+    filters: Metadata | None
+    options: AnswerOptions
+    template: str
+    target_language: str
+    messages: Sequence[Message]
+
+
+_DEFAULT_OPTIONS: Final = AnswerOptions()
+
+
+def resolve_arguments(
+    *,
+    filters: Metadata | None = None,
+    options: AnswerOptions = _DEFAULT_OPTIONS,
+    template: str = "",
+    target_language: str = "",
+    messages: Sequence[Message] = (),
+) -> tuple[Metadata | None, AnswerOptions]:
+    """The filters of the search, and the options of the answer.
+
+    Args:
+        filters: the chunks that may be searched; see `Query`.
+        options: what the other arguments extend.
+        template: replaces the options' template unless it is empty.
+        target_language: replaces the options' target language unless it is empty.
+        messages: earlier messages, oldest first, appended to the options' history; those of the
+            role system or developer are appended to its instructions.
+    """
+    if template or target_language or messages:
+        instructions = [m.content for m in messages if m.role in ("system", "developer")]
+        turns = [m for m in messages if m.role not in ("system", "developer")]
+        options = replace(
+            options,
+            history=(*options.history, *turns),
+            system="\n\n".join(filter(None, [options.system, *instructions])),
+            template=template or options.template,
+            target_language=target_language or options.target_language,
+        )
+    return filters, options
 
 
 @dataclass(frozen=True, slots=True)
