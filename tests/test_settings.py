@@ -23,7 +23,7 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(chunk={"tokens": 130}).chunk.tokens == 130
 
 
-def test_test_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_tests_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIVACE_TEST_DATA", "/anywhere")
     load()
 
