@@ -347,7 +347,7 @@ class CacheTier(Protocol):
 class EvictionPolicy(Protocol):
     """Which key is evicted? Holds keys and numbers, no values; not thread-safe: the cache locks.
 
-    Every call is O(1), amortised or sampled. A key that `insert` does not admit is among the keys it
+    Every call is O(1), amortised or sampled. A key that `insert` does not admit is among those it
     returns. Weights and the capacity are in one unit, entries or bytes.
     """
 
