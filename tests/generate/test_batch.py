@@ -10,7 +10,6 @@ import pytest
 from vivace.engine import Engine
 from vivace.errors import BadSettings, GenerationError, ModelRefused
 from vivace.generate.batch import generate_many, run_batch
-from vivace.run.limit import ConcurrencyLimit
 from vivace.run.work import Priority, current
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -79,16 +78,6 @@ async def test_sampled_requests_are_asked_each_unless_shared(sampled: bool) -> N
     # the settings' temperature is 0: the last two differ only in who said it
     assert len(echo.asked) == (3 if sampled else 4)
     assert {temperature for *_, temperature in echo.asked} == {0.0, 0.5}
-
-
-async def test_a_limit_where_the_generator_has_none() -> None:
-    echo = Echo()
-    limit = ConcurrencyLimit("echo", highest=2, paced=True)
-    found = await generate_many(
-        echo, [request(str(n)) for n in range(20)], max_tokens=9, limit=limit
-    )
-    assert [r.text for r in found if isinstance(r, Completion)] == [str(n) for n in range(20)]
-    assert (echo.most, limit.statistics().in_flight) == (2, 0)
 
 
 async def test_nothing_is_asked_of_nobody() -> None:
