@@ -45,6 +45,7 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("VIVACE_CHUNK__TOKENS", "many", r"chunk.tokens: Expected `int`"),
         ("VIVACE_CHUNK__TOKENS", "3", r"chunk.tokens: Expected `int` >= 16"),
         ("VIVACE_EMBED", "x", r"embed: Expected `object`"),
+        ("VIVACE_CACHE__POLICY", "gdsf", r"cache.policy: .*'gdsf'. Use one of auto, lru, lfu"),
     ],
 )
 def test_mistakes_name_the_key(
