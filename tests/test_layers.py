@@ -46,7 +46,7 @@ CIRCULAR = {
 SHARED_NAMES = {
     "Admission", "Asked", "Choice", "Completion", "Entry",
     "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
-    "Rung", "Search", "Server", "Span", "State", "Statistics", "Told", "Turn",
+    "Search", "Server", "State", "Statistics", "Told", "Turn",
     "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",
 }  # fmt: skip
 
