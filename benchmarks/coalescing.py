@@ -27,11 +27,12 @@ from typing import Any
 
 from benchmarks.report import show
 from vivace.engine import Engine
-from vivace.generate import prompts
 from vivace.generate.coalesce import Coalesced
 from vivace.generate.names import load
+from vivace.generate.prompts import PromptBuilder
+from vivace.generate.templates import resolve
 from vivace.protocols import Generator
-from vivace.settings import Generate
+from vivace.settings import Answering, Generate
 from vivace.testing.fake_llm import FakeModel
 from vivace.types import (
     AnswerOptions,
@@ -89,7 +90,7 @@ async def batch(
 ) -> dict[str, Any]:
     asked = requests(options.requests, seed)
     unique = len(set(asked))
-    with scripted(options, slots=slots, slowdown=power, tells=told) as fake:
+    with scripted(options, slots=slots, slowdown=power, reports_slots=told) as fake:
         one = await alone(fake)
         before = fake.statistics().requests
         at = unique // 2
@@ -99,14 +100,14 @@ async def batch(
                 fake.change(slots=change)
 
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:
-            assert engine.model is not None
+            assert engine.resources.model is not None
             if fixed:
-                for server in engine.model.statistics().servers:
-                    engine.model.endpoints.set_capacity(server.name, server.bound)
+                for server in engine.resources.model.server_statistics().servers:
+                    engine.resources.model.endpoints.set_capacity(server.name, server.bound)
             start = time.perf_counter()
             found = await engine.generate_many(asked, progress=progress)
             took = time.perf_counter() - start
-            (server,) = engine.model.statistics().servers
+            (server,) = engine.resources.model.server_statistics().servers
         upstream = fake.statistics().requests - before
     ideal = unique / slots * one if not change else (at / slots + (unique - at) / change) * one
     answered = sum(isinstance(completion, Completion) for completion in found)
@@ -125,11 +126,11 @@ async def order(options: argparse.Namespace) -> bool:
     """Whether each request got the answer to its own question: the grounded fake answers by it."""
     draw = random.Random(0)
     asked = []
+    builder = PromptBuilder(Generate(), Answering())
+    template = resolve(Query("What is the code of the vault?"), AnswerOptions())
     for n in draw.choices(range(60), k=200):
         hit = Hit(Chunk("d", f"The code of the vault is X{n}Y."), 1.0)
-        prompt = prompts.build(
-            Query("What is the code of the vault?"), [hit], AnswerOptions(), budget=1000
-        )
+        prompt = builder.build(template, [hit], AnswerOptions())
         asked.append((f"X{n}Y", Request(prompt.messages)))
     with FakeModel() as fake:
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:

@@ -23,16 +23,25 @@ from typing import Any
 
 from benchmarks.report import show
 from benchmarks.retrieved import Question, retrieved, wilson
-from vivace.generate import prompts
-from vivace.generate.compression import WEIGHTS, Weights, compress
-from vivace.generate.excerpts import Excerpt, whole
-from vivace.generate.optimise import cut, deduplicated, ends_first, within
+from vivace.generate.compression import (
+    WEIGHTS,
+    Excerpt,
+    SentenceWeights,
+    compress,
+    deduplicated,
+    ends_first,
+    truncate,
+    whole_passages,
+    within_budget,
+)
+from vivace.generate.prompts import PromptBuilder
+from vivace.settings import Answering, Generate
 
 READ = 5
 SHARE = 0.5
 SETS = ("squad2dev_en", "cmrc_zh")
 _GAPS = re.compile(r"\s+")
-price = prompts.price()
+cost = PromptBuilder(Generate(), Answering()).cost
 
 
 def main() -> None:
@@ -52,7 +61,7 @@ async def measure(limit: int) -> dict[str, Any]:
 
 
 def of_set(questions: Sequence[Question]) -> dict[str, Any]:
-    full = {q.id: whole(q.hits[:READ]) for q in questions}
+    full = {q.id: whole_passages(q.hits[:READ]) for q in questions}
     answered = [q for q in questions if holds(full[q.id], q)]
     odd = answered[1::2]
     return {
@@ -79,7 +88,7 @@ def holds(excerpts: Sequence[Excerpt], question: Question) -> bool:
 
 
 def tokens(excerpts: Sequence[Excerpt]) -> int:
-    return sum(map(price, excerpts))
+    return sum(map(cost, excerpts))
 
 
 def share(hits: int, of: int, **more: Any) -> dict[str, Any]:
@@ -88,13 +97,13 @@ def share(hits: int, of: int, **more: Any) -> dict[str, Any]:
 
 
 def kept(
-    questions: Sequence[Question], full: dict[str, tuple[Excerpt, ...]], weights: Weights
+    questions: Sequence[Question], full: dict[str, tuple[Excerpt, ...]], weights: SentenceWeights
 ) -> dict[str, Any]:
     hits, used, began = 0, [], time.perf_counter()
     for question in questions:
         excerpts = full[question.id]
         everything = tokens(excerpts)
-        made = compress(question.text, excerpts, round(SHARE * everything), price, weights)
+        made = compress(question.text, excerpts, round(SHARE * everything), cost, weights)
         hits += holds(made, question)
         used.append(tokens(made) / everything)
     each = (time.perf_counter() - began) / len(questions)
@@ -105,10 +114,10 @@ def kept(
 
 def truncated(excerpts: Sequence[Excerpt], budget: int) -> tuple[Excerpt, ...]:
     """The best passages that fit, the next one cut: what a budget does without compression."""
-    made = within(excerpts, budget, price)
+    made = within_budget(excerpts, budget, cost)
     left = budget - tokens(made)
-    if len(made) < len(excerpts) and left > price(replace(excerpts[len(made)], spans=())):
-        made = (*made, cut(excerpts[len(made)], left, price))
+    if len(made) < len(excerpts) and left > cost(replace(excerpts[len(made)], spans=())):
+        made = (*made, truncate(excerpts[len(made)], left, cost))
     return made
 
 
@@ -141,7 +150,7 @@ def deduplication(
 def ordering(questions: Sequence[Question], full: dict[str, tuple[Excerpt, ...]]) -> dict[str, Any]:
     """How far the answer's passage is from the nearer end, in passages, mean: by rank, by ends."""
     far: dict[str, list[int]] = {"rank": [], "ends": []}
-    ten = [whole(q.hits) for q in questions]
+    ten = [whole_passages(q.hits) for q in questions]
     for question, excerpts in zip(questions, ten, strict=True):
         for name, order in (("rank", excerpts), ("ends", ends_first(excerpts))):
             at = next((n for n, e in enumerate(order) if holds([e], question)), None)
@@ -161,7 +170,7 @@ def budget(questions: Sequence[Question], full: dict[str, tuple[Excerpt, ...]]) 
         for question in some:
             excerpts = full[question.id]
             most = round(part * tokens(excerpts))
-            both[0] += holds(compress(question.text, excerpts, most, price), question)
+            both[0] += holds(compress(question.text, excerpts, most, cost), question)
             both[1] += holds(truncated(excerpts, most), question)
         found[str(part)] = {
             "compression": round(both[0] / len(some), 4),

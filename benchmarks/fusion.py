@@ -36,8 +36,9 @@ from vivace.settings import load
 from vivace.text.language import language
 from vivace.text.terms import terms
 from vivace.tune import labels, pseudo, quality, replay
-from vivace.tune.bootstrap import difference
-from vivace.tune.replay import Gains, Labelled, Pool
+from vivace.tune.labels import LabelledQuestion
+from vivace.tune.metrics import difference
+from vivace.tune.replay import CandidatePool, Gains
 from vivace.types import Chunk, Embedded, Fusion, Stages, Vectors
 
 SETS = (
@@ -85,9 +86,9 @@ async def _row(name: str, folder: Path) -> dict[str, Any]:
         texts = [item.query.text for item in judged]
         vectors = await _asked(engine, texts, weak)
         asked = [
-            Labelled(item.query.text, chunks=_holding(docs, item.spans), vector=vector)
+            LabelledQuestion(item.query.text, chunks=_holding(docs, item.spans), vector=vector)
             if item.spans
-            else Labelled(item.query.text, item.relevant, vector=vector)
+            else LabelledQuestion(item.query.text, item.relevant, vector=vector)
             for item, vector in zip(judged, vectors, strict=True)
         ]
         made, kinds = await _made(docs, engine, weak)
@@ -102,7 +103,9 @@ async def _row(name: str, folder: Path) -> dict[str, Any]:
         return {"set": name, **_judged(chosen, asked, replay.gather(source, asked))}
 
 
-def _judged(chosen: quality.Quality, asked: list[Labelled], pools: list[Pool]) -> dict[str, Any]:
+def _judged(
+    chosen: quality.Quality, asked: list[LabelledQuestion], pools: list[CandidatePool]
+) -> dict[str, Any]:
     main = max(chosen.questions, key=lambda name: chosen.questions[name])
     how = quality.fusion_of(chosen.stages, main)
     every = [DEFAULT, *(other for other in quality.FUSIONS if other != DEFAULT)]
@@ -162,22 +165,22 @@ def _holding(docs: Collection, spans: Sequence[tuple[str, int, int]]) -> frozens
 
 @cache
 def _chunks(docs: Collection, document: str) -> list[Chunk]:
-    return docs._corpus.store.chunks_of(document)
+    return docs.corpus.store.chunks_of(document)
 
 
 async def _made(
     docs: Collection, engine: Engine, weak: bool
-) -> tuple[list[Labelled], list[pseudo.Kind]]:
-    embedder: Embedder = Hashed() if weak else engine.embedder
-    found = await pseudo.labelled(docs._corpus.store, embedder)
+) -> tuple[list[LabelledQuestion], list[pseudo.QuestionKind]]:
+    embedder: Embedder = Hashed() if weak else engine.resources.embedder
+    found = await pseudo.labelled(docs.corpus.store, embedder)
     return [question for question, _ in found], [kind for _, kind in found]
 
 
 async def _asked(engine: Engine, texts: list[str], weak: bool) -> list[Any]:
     if weak:
         return list(hashed(texts))
-    read = engine.embedder.reads
-    embedded = await engine.embedder.embed(texts, kind="query")
+    read = engine.resources.embedder.reads
+    embedded = await engine.resources.embedder.embed(texts, kind="query")
     pairs = zip(texts, embedded.vectors, strict=True)
     return [vector if read(language(text)) else None for text, vector in pairs]
 

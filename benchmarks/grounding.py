@@ -2,7 +2,7 @@
 
     python -m benchmarks.grounding [--limit N] [--json]
 
-refusal: AUC of `refusal.likelihood` between squad2dev_en's questions and cranfield's asked of the
+refusal: AUC of `grounding.likelihood` between squad2dev_en's questions and cranfield's asked of the
 same collection, and SQuAD's own unanswerable ones; in Chinese, cmrc_zh's questions against the same
 without the hits of their document, which is harder. The weights were fitted on the even questions;
 every figure is of the odd ones. Intervals are of 500 bootstrap samples.
@@ -31,9 +31,8 @@ from numpy.typing import NDArray
 
 from benchmarks.report import show
 from benchmarks.retrieved import Question, retrieved, wilson
-from vivace.answer.grounding import grounded
-from vivace.answer.refusal import likelihood
-from vivace.generate.excerpts import whole
+from vivace.answer.grounding import grounded, likelihood
+from vivace.generate.compression import whole_passages
 from vivace.text.sentences import sentences
 
 READ = 5
@@ -62,8 +61,8 @@ async def measure(limit: int) -> dict[str, Any]:
             ),
         },
         "grounding": {
-            "squad2dev_en": of_answers(english, limit, _wrong_en, _shortened_en),
-            "cmrc_zh": of_answers(chinese, limit, _wrong_zh, _shortened_zh),
+            "squad2dev_en": await of_answers(english, limit, _wrong_en, _shortened_en),
+            "cmrc_zh": await of_answers(chinese, limit, _wrong_zh, _shortened_zh),
         },
     }
 
@@ -120,7 +119,7 @@ class Source:
     """Answers to questions about other documents."""
 
 
-def of_answers(questions: Sequence[Question], limit: int, wrong: Any, shortened: Any) -> Any:
+async def of_answers(questions: Sequence[Question], limit: int, wrong: Any, shortened: Any) -> Any:
     called: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -138,7 +137,7 @@ def of_answers(questions: Sequence[Question], limit: int, wrong: Any, shortened:
             continue
         for name, text in (("right", good), (kind, bad)):
             began = time.perf_counter()
-            support = grounded(text, whole(question.hits[:READ]))
+            support = await grounded(text, whole_passages(question.hits[:READ]))
             took.append(time.perf_counter() - began)
             asked[name] += 1
             if any(not one.supported for one in support):

@@ -22,9 +22,10 @@ from typing import Any, TypeAlias
 
 from benchmarks.report import show
 from benchmarks.retrieved import Question, retrieved
-from vivace.generate import prompts
 from vivace.generate.names import load
-from vivace.settings import Generate
+from vivace.generate.prompts import PromptBuilder
+from vivace.generate.templates import resolve
+from vivace.settings import Answering, Generate
 from vivace.testing import grounded
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.fake_wire import BLOCK
@@ -82,17 +83,15 @@ async def cached(questions: Sequence[Question], layout: Layout) -> dict[str, Any
         model = load(Generate(model=f"openai:fake@{fake.url}"))
         assert model is not None
         try:
+            builder = PromptBuilder(Generate(), Answering(deduplicate=False))
             history: tuple[Message, ...] = ()
             before = ""
             for number, question in enumerate(questions):
                 if number % TURNS == 0:
                     history = ()
-                prompt = prompts.build(
-                    Query(question.text),
-                    question.hits[:5],
-                    AnswerOptions(history=history),
-                    budget=3000,
-                )
+                options = AnswerOptions(history=history)
+                template = resolve(Query(question.text), options)
+                prompt = builder.build(template, question.hits[:5], options)
                 last = prompt.messages[-1].content
                 lead = Message("user", commonpath([before, last]))
                 same = [prompt.messages[0], lead] * (number > 0) + list(history[:-2])

@@ -27,12 +27,13 @@ from vivace.errors import InfeasibleObjective
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
-from vivace.tune import candidates, measure, questions
+from vivace.tune import choice, measure, workload
 from vivace.tune.choice import named
 from vivace.tune.ladder import Ladder
 from vivace.tune.measure import Contender
 from vivace.tune.race import tune
-from vivace.tune.tuning import Tuning, Workload
+from vivace.tune.tuning import Tuning
+from vivace.tune.workload import Workload
 from vivace.types import Objective, Plan, Vectors
 
 SETS = ("sentences", "uniform", "clusters")
@@ -100,7 +101,7 @@ def every_index(flat: FlatIndex) -> list[tuple[Plan, VectorIndex]]:
     """Every candidate of every family, built; and the rows themselves."""
     n, dim = flat.vectors.shape
     found: list[tuple[Plan, VectorIndex]] = [(Plan("flat"), flat)]
-    for candidate in candidates.listed(n, dim, candidates.installed()[0]):
+    for candidate in choice.listed(n, dim, choice.installed()[0]):
         built = segments.build(flat, candidate.family, candidate.params)
         found.append((Plan(candidate.family, candidate.params), built))
     return found
@@ -122,10 +123,10 @@ def compared(
             raise
         tuning = error.nearest
     tuned = time.process_time() - began
-    drawn, _ = questions.drawn(
+    drawn, _ = workload.with_neighbours(
         flat, asked, objective.k, seconds=budget, seed=SEED, step=lambda *_: None
     )
-    deciding, held = questions.split(drawn, SEED)
+    deciding, held = workload.split(drawn, SEED)
     swept: list[tuple[Plan, VectorIndex]] = []
     chosen: VectorIndex | None = None
     for plan, index in built:
@@ -159,7 +160,7 @@ def _least(ladder: Ladder, objective: Objective) -> int | None:
     """By trying every step from the least effort to the greatest."""
     effort, greatest = ladder.index.efforts(objective.k)
     while True:
-        if ladder.all(effort).low >= objective.recall:
+        if ladder.on_all(effort).low >= objective.recall:
             return effort
         if effort >= greatest:
             return None

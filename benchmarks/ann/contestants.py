@@ -18,7 +18,8 @@ from vivace.index import rowfile, segments
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
 from vivace.tune.race import tune
-from vivace.tune.tuning import Tuning, Workload
+from vivace.tune.tuning import Tuning
+from vivace.tune.workload import Workload
 from vivace.types import Footprint, Ids, Objective, Plan, Vectors
 
 Search: TypeAlias = Callable[[Vectors], Ids]

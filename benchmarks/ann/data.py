@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.tune import intervals, measure
-from vivace.tune.intervals import Recall
-from vivace.tune.questions import Questions, split
+from vivace.tune import measure
+from vivace.tune.metrics import Recall, mean_recall
+from vivace.tune.workload import Questions, split
 from vivace.types import Ids, Matches, Metric, Vectors
 
 _BLOCK = 50_000
@@ -79,7 +79,7 @@ def recall(found: Ids, questions: Questions) -> Recall:
     shares = np.array(
         [len(set(a.tolist()) & set(b.tolist())) / len(b) for a, b in zip(found, true, strict=True)]
     )
-    return intervals.recall(shares, questions.groups)
+    return mean_recall(shares, questions.groups)
 
 
 def exact(base: NDArray[np.floating], asked: Vectors, k: int, metric: Metric) -> Ids:

@@ -14,7 +14,7 @@ from benchmarks.ann.contestants import Built, Search
 from benchmarks.ann.data import Contest, recall
 from vivace.index import native
 from vivace.tune import choice
-from vivace.tune.intervals import Recall
+from vivace.tune.metrics import Recall
 from vivace.types import Objective, Plan, Trial, Vectors
 
 _SWEEP_ROUNDS = 3

@@ -8,11 +8,16 @@ import pytest
 
 from tests.answer.searches import finding
 from tests.answer.test_prompted import STOP, Says
-from vivace.answer.claims import names, negations, numbers
-from vivace.answer.grounding import claims, grounded, grounded_aside
+from vivace.answer.grounding import (
+    claims,
+    contradictions,
+    grounded,
+    likelihood,
+    numbers,
+    unknown_names,
+)
 from vivace.answer.prompted import Prompted
-from vivace.answer.refusal import likelihood
-from vivace.generate.excerpts import whole
+from vivace.generate.compression import whole_passages
 from vivace.settings import Answering, Settings
 from vivace.types import Chunk, Delta, Hit, Query, SearchResult
 
@@ -46,30 +51,23 @@ def hit(text: str, number: int = 1, **stages: float) -> Hit:
         (ZH, "今天的天气非常炎热。", "words"),
     ],
 )
-def test_each_sentence_has_its_support(text: str, answer: str, reason: str) -> None:
-    (one,) = grounded(answer, whole([hit("Something else."), hit(text, 7)]))
+async def test_why_a_sentence_is_not_supported(text: str, answer: str, reason: str) -> None:
+    (one,) = await grounded(answer, whole_passages([hit("Something else."), hit(text, 7)]))
     assert (one.supported, one.reason) == (not reason, reason)
     assert answer[one.start : one.end] == answer
     if reason != "words":
         assert one.chunk == 7
 
 
-def test_markers_and_marks_claim_nothing() -> None:
+def test_citations_and_punctuation_claim_nothing() -> None:
     assert claims("One [1]. [2] — Two.") == [(0, 8), (9, 19)] or len(claims("[1]\n—")) == 0
 
 
-def test_a_vector_speaks_for_other_words() -> None:
-    answer = "The first woman laureate was Curie, honoured with a Nobel award."
-    excerpts = whole([hit(EN)])
-    assert not grounded(answer, excerpts)[0].supported
-    assert grounded(answer, excerpts, [0.9])[0].score < 0.5
-
-
-def test_numbers_are_read_alike() -> None:
+def test_numbers_are_compared_in_one_notation() -> None:
     assert numbers("1,200 and 3.50 and twelve") == {"1200", "3.5", "12"}
     assert numbers("一九八四年有二十人，一万二千册") == {"1984", "20", "12000"}
-    assert not names("Located in Paris", "It is in Paris.")
-    assert negations("It is blue.", "It is not blue.")
+    assert not unknown_names("Located in Paris", "It is in Paris.")
+    assert contradictions("It is blue.", "It is not blue.")
 
 
 async def test_unsupported_sentences_are_marked_and_noted() -> None:
@@ -86,7 +84,7 @@ async def test_unsupported_sentences_are_marked_and_noted() -> None:
     assert (answer.support, answer.degraded) == ((), ())
 
 
-async def test_a_question_about_something_else_is_refused_where_that_is_set() -> None:
+async def test_questions_about_something_else_are_refused_below_the_setting() -> None:
     right, wrong = "Where was Marie Curie born?", "What lift does a swept wing have?"
     found, other = (hit(EN, cosine=0.7), hit(EN, cosine=0.05))
     likely, unlikely = likelihood(right, [found]), likelihood(wrong, [other])
@@ -105,9 +103,9 @@ async def test_a_question_about_something_else_is_refused_where_that_is_set() ->
         assert answer.answerable == unlikely
 
 
-async def test_in_slices_it_finds_the_same_and_others_go_on() -> None:
+async def test_grounding_lets_other_tasks_run_meanwhile() -> None:
     text = " ".join(f"Fact number {n} about the harbour of Kiel is old." for n in range(200))
-    excerpts = whole([hit(text, rank) for rank in range(3)])
+    excerpts = whole_passages([hit(text, rank) for rank in range(3)])
     answer = "Fact number 7 about the harbour of Kiel is old. The harbour of Rome is new."
     turns = 0
 
@@ -118,7 +116,7 @@ async def test_in_slices_it_finds_the_same_and_others_go_on() -> None:
             await asyncio.sleep(0)
 
     task = asyncio.create_task(others())
-    found = await grounded_aside(answer, excerpts)
+    found = await grounded(answer, excerpts)
     task.cancel()
-    assert found == grounded(answer, excerpts)
+    assert [one.supported for one in found] == [True, False]
     assert turns > 3

@@ -7,7 +7,6 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -19,11 +18,9 @@ from vivace.embed.openai import OpenAIEmbedder
 from vivace.engine import Engine
 from vivace.errors import BadSettings, EmbeddingError
 from vivace.run import work
-from vivace.run.balance import Endpoint
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import Endpoints
 from vivace.run.model_servers import ModelServer
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.settings import Embed, Remote, Settings, load
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -134,10 +131,10 @@ async def test_a_question_does_not_wait_for_a_stalled_server() -> None:
             with pytest.raises(EmbeddingError, match=r"no answer to a question in 0.2 s"):
                 await model.embed(["x"], kind="query")
             late = pytest.raises(EmbeddingError, match=r"to a question in 0(\.0\d+)? s")
-            with work.doing(seconds=0.05), late:
+            with work.work_context(seconds=0.05), late:
                 await model.embed(["x"], kind="query")
             await asyncio.to_thread(fake.wait, lambda s: s.running == 0)
-            with work.doing(work.Priority.BATCH):
+            with work.work_context(work.Priority.BATCH):
                 task = asyncio.create_task(model.embed(["x"], kind="query"))
             others = asyncio.create_task(model.embed(["x"], kind="passage"))
             await asyncio.to_thread(fake.wait, lambda s: s.running == 2)
@@ -292,7 +289,7 @@ async def test_another_server_goes_on(fake: FakeModel, kind: str) -> None:
             for _ in range(4):
                 found = await model.embed([f"text {n}" for n in range(8)], kind="passage")
                 assert found.vectors.any(axis=1).all()
-            first, second = model.statistics().servers
+            first, second = model.server_statistics().servers
             assert second.succeeded == 32
             assert 1 <= second.idle <= 2
             assert fake.statistics().most_running <= 2
@@ -314,15 +311,15 @@ async def test_servers_that_are_down_are_told_at_once_and_waited_for_by_those_wh
             assert fake.statistics().requests == 5
         finally:
             model.close()
-        patient = embedder(fake, dim="16", retries=8)
-        server = Endpoint(fake.url, bound=1)
         short = Tolerance(in_row=1, first=0.05)
-        patient.endpoints = Endpoints(patient.name, [server], tolerance=short)
-        fake._state.behaviour = replace(fake._state.behaviour, faults=(Fault("500", first=7),))
+        patient = OpenAIEmbedder(
+            ModelServer("e5", fake.url, "16"), Remote(retries=8), tolerance=short
+        )
+        fake.change(faults=(Fault("500", first=7),))
         try:
-            with doing(Priority.INGEST):
+            with work_context(Priority.INGEST):
                 assert (await patient.embed(["x"], kind="passage")).vectors.any()
-            assert patient.statistics().servers[0].ejections == 2
+            assert patient.server_statistics().servers[0].ejections == 2
         finally:
             patient.close()
 
@@ -334,6 +331,6 @@ def test_several_by_name(fake: FakeModel) -> None:
         try:
             assert isinstance(model, OpenAIEmbedder)
             assert (model.name, model.dim) == ("openai:bge", 16)
-            assert [s.weight for s in model.statistics().servers] == [2, 1]
+            assert [s.weight for s in model.server_statistics().servers] == [2, 1]
         finally:
             model.close()

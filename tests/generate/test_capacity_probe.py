@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vivace.generate.capacity_probe import number
+from vivace.generate.capacity_probe import capacity_of
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ from vivace.generate.capacity_probe import number
     ],
 )
 def test_what_a_body_tells(body: bytes, slots: int | None) -> None:
-    assert number(body) == slots
+    assert capacity_of(body) == slots

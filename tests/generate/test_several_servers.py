@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,8 @@ from tests.generate.canned import DONE, END, SSE, canned, chunk, deltas, refused
 from vivace.errors import ModelRefused, ModelTimeout, ModelUnreachable, StreamCut
 from vivace.generate import names
 from vivace.generate.openai import OpenAI
-from vivace.run.balance import Endpoint
+from vivace.run.balance import Endpoint, ServerStatistics
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import Endpoints, ServerStatistics
 from vivace.run.model_servers import ModelServer
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel
@@ -41,15 +39,11 @@ def fakes() -> Any:
 def client(*urls: str, tolerance: Tolerance | None = None, **settings: Any) -> OpenAI:
     settings = {"retries": 1, "max_tokens": 64, **settings}
     several = [ModelServer("m", url) for url in urls]
-    model = OpenAI(several, Generate(**settings), draw=random.Random(0))
-    if tolerance is not None:
-        servers = [Endpoint(url, bound=model._settings.connections) for url in urls]
-        model.endpoints = Endpoints(model.name, servers, tolerance=tolerance)
-    return model
+    return OpenAI(several, Generate(**settings), tolerance=tolerance)
 
 
 def seen(model: OpenAI) -> list[ServerStatistics]:
-    return list(model.statistics().servers)
+    return list(model.server_statistics().servers)
 
 
 async def test_requests_are_shared_and_connections_counted(fakes: FakeModels) -> None:
@@ -259,7 +253,7 @@ async def test_no_more_requests_at_once_than_allowed_while_servers_come_and_go(
         assert one.statistics().most_running == 2
         assert 1 <= other.statistics().most_running <= 3
         assert [server.name for server in seen(model)] == [other.url]
-        assert model.statistics().waiting == 0
+        assert model.server_statistics().waiting == 0
     finally:
         await model.close()
 
@@ -281,6 +275,6 @@ async def test_cancelling_gives_the_place_back(fakes: FakeModels, running: bool)
         await asyncio.gather(first, second, return_exceptions=True)
         server = seen(model)[0]
         assert (server.in_use, server.failed) == (0, 0)
-        assert model.statistics().waiting == 0
+        assert model.server_statistics().waiting == 0
     finally:
         await model.close()

@@ -15,7 +15,7 @@ import pytest
 
 from vivace.engine import Engine
 from vivace.errors import BadSettings, RerankError
-from vivace.retrieve.rerankers import http, names
+from vivace.retrieve.rerankers import http
 from vivace.retrieve.rerankers.http import HttpReranker
 from vivace.run import work
 from vivace.run.breaker import BreakerState
@@ -122,7 +122,7 @@ async def test_scores_in_the_order_of_the_hits(fake: Fake) -> None:
             (body["model"], body["top_n"], body["return_documents"]) == ("bge", 2, False)
             for body in fake.requests
         )
-        assert model.statistics().servers[0].succeeded == 2
+        assert model.server_statistics().servers[0].succeeded == 2
         assert (await model.score(QUESTION, [])).shape == (0,)
         assert (await model.score(QUESTION, hits(" ", ""))).tolist() == [0, 0]
         assert len(fake.requests) == 2
@@ -227,7 +227,7 @@ async def test_a_server_that_hangs(fake: Fake) -> None:
     try:
         with pytest.raises(RerankError, match=r"no scores in 0.05 s"):
             await patient.score(QUESTION, hits("a"))
-        with work.doing(seconds=0.01), pytest.raises(RerankError, match=r"no scores in 0"):
+        with work.work_context(seconds=0.01), pytest.raises(RerankError, match=r"no scores in 0"):
             await patient.score(QUESTION, hits("a"))
     finally:
         await patient.close()
@@ -247,7 +247,7 @@ async def test_cancelling_and_closing_give_the_place_back(fake: Fake) -> None:
     await model.close()
     with pytest.raises(RerankError, match="is closed"):
         await other
-    assert model.statistics().servers[0].in_use == 0
+    assert model.server_statistics().servers[0].in_use == 0
 
 
 async def test_another_try_and_another_server(fake: Fake) -> None:
@@ -258,7 +258,7 @@ async def test_another_try_and_another_server(fake: Fake) -> None:
         try:
             for _ in range(6):
                 assert (await model.score(QUESTION, hits("grass"))).tolist() == [1]
-            first, second = model.statistics().servers
+            first, second = model.server_statistics().servers
             assert second.succeeded == 6
             assert first.state in (BreakerState.CLOSED, BreakerState.OPEN)
             assert first.in_use == second.in_use == 0
@@ -291,8 +291,7 @@ async def test_a_search_reranked_over_the_wire(fake: Fake) -> None:
 
     settings = load(search={"rerank": f"bge@{fake.url}", "rerank_weight": 1.0}, remote__retries=0)
     async with Engine(settings) as engine:
-        if engine.reranker is None:
-            engine.reranker = names.load(settings)
+        assert engine.resources.reranker is not None
         docs = await engine.open("wire")
         await docs.add([Document("a", "Green grass."), Document("b", "Grass grows on a stone.")])
         fake.answer = lambda _: 500

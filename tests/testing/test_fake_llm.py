@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from vivace.errors import BadInput
-from vivace.generate import prompts
+from vivace.generate.prompts import PromptBuilder
+from vivace.generate.templates import resolve
+from vivace.settings import Answering, Generate
 from vivace.testing import grounded
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault, parse
@@ -89,7 +91,7 @@ def test_models_and_embeddings() -> None:
                 assert error.code == 400
 
 
-def test_a_refusal_tells_when_to_come_back() -> None:
+def test_a_429_carries_retry_after() -> None:
     with FakeModel(faults=[Fault("429", every=2)], retry_after=1.5) as fake:
         chat(fake)
         with pytest.raises(urllib.error.HTTPError) as raised:
@@ -131,7 +133,7 @@ def test_schedules() -> None:
         "429@p=1.5",
     ],
 )
-def test_what_is_no_fault(text: str) -> None:
+def test_malformed_faults_are_refused(text: str) -> None:
     with pytest.raises(BadInput):
         parse(text)
 
@@ -154,7 +156,9 @@ PASSAGES = [
 )
 def test_grounded_answers(question: str, expected: str) -> None:
     hits = [Hit(Chunk("d", text, 0, len(text)), 1.0) for text in PASSAGES]
-    prompt = prompts.build(Query(question), hits, AnswerOptions(), budget=1000)
+    options = AnswerOptions()
+    builder = PromptBuilder(Generate(), Answering())
+    prompt = builder.build(resolve(Query(question), options), hits, options)
     assert grounded.answer(prompt.messages) == expected
 
 
@@ -178,7 +182,7 @@ def test_a_port_in_use_and_an_unknown_mode() -> None:
         FakeModel(mode="psychic")
 
 
-def test_stopping_breaks_off_what_runs_and_twice_is_once() -> None:
+def test_stopping_aborts_running_requests_and_is_idempotent() -> None:
     fake = FakeModel(faults=[Fault("slow")]).start()
     with socket.create_connection(("127.0.0.1", int(fake.url.split(":")[2].split("/")[0]))) as one:
         body = b'{"messages":[{"role":"user","content":"x"}]}'

@@ -9,7 +9,7 @@ import pytest
 
 from vivace.index.flat import FlatIndex
 from vivace.testing.conformance import questions, vectors
-from vivace.tune.tuning import Workload
+from vivace.tune.workload import Workload
 
 ROWS = 6_000
 

@@ -12,31 +12,30 @@ import pytest
 
 from vivace.errors import BadSettings, CorruptIndex
 from vivace.retrieve import fitted
-from vivace.retrieve.features import NAMES
-from vivace.retrieve.fitted import FittedReranker, Model
+from vivace.retrieve.fitted import NAMES, FittedModel, FittedReranker
 from vivace.tune import fitting
-from vivace.tune.fitting import FEWEST, Judged, weigh
+from vivace.tune.fitting import FEWEST, JudgedRanking, weigh
 from vivace.types import Chunk, Hit, Query
 
 PHRASE = NAMES.index("phrase")
 HERE = "this collection"
 
 
-def fit(judged: Sequence[Judged]) -> Model:
+def fit(judged: Sequence[JudgedRanking]) -> FittedModel:
     return fitting.fit(judged, HERE)
 
 
-def question(rng: np.random.Generator, *, told: float, group: Hashable = None) -> Judged:
+def question(rng: np.random.Generator, *, told: float, group: Hashable = None) -> JudgedRanking:
     """Twenty candidates, one relevant at any rank; `told` is how far its phrase stands out."""
     features = rng.uniform(0, 1, (20, len(NAMES))).astype(np.float32)
     relevant = np.zeros(20, np.bool_)
     relevant[rng.integers(20)] = True
     features[relevant, PHRASE] += np.float32(told)
     fused = np.sort(rng.uniform(0.5, 1, 20))[::-1].astype(np.float32)
-    return Judged(features, fused, relevant, 1, group)
+    return JudgedRanking(features, fused, relevant, 1, group)
 
 
-def questions(count: int, *, told: float, seed: int = 0) -> list[Judged]:
+def questions(count: int, *, told: float, seed: int = 0) -> list[JudgedRanking]:
     rng = np.random.default_rng(seed)
     return [question(rng, told=told) for _ in range(count)]
 
@@ -84,7 +83,7 @@ def test_questions_that_say_nothing() -> None:
     assert not weigh(unfound).any()
     model = fit([*unfound, *unknown])
     assert (model.questions, model.gain, model.enabled) == (60, 0.0, False)
-    empty = Judged(np.zeros((0, 7), np.float32), np.zeros(0, np.float32), nothing[:0], 1)
+    empty = JudgedRanking(np.zeros((0, 7), np.float32), np.zeros(0, np.float32), nothing[:0], 1)
     assert fit([*unfound, empty]).questions == 61
 
 
@@ -98,7 +97,7 @@ async def test_it_is_kept_and_used(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
     assert fitted.load(path, HERE) is None
     weights = tuple(float(name == "coverage") for name in NAMES)
-    model = Model(HERE, weights, 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
+    model = FittedModel(HERE, weights, 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
     fitted.save(model, path)
     found = fitted.load(path, HERE)
     assert found == model
@@ -113,14 +112,16 @@ async def test_it_is_kept_and_used(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_known(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
-    model = Model(HERE, (0.5,) * len(NAMES), 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
+    model = FittedModel(HERE, (0.5,) * len(NAMES), 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
     fitted.save(model, path)
     whole = path.read_bytes()
     for damaged in (b"", whole[:-9], whole.replace(b"0.15", b"0.16"), b"\xff", b"{}"):
         path.write_bytes(damaged)
         with pytest.raises(CorruptIndex, match=r"reranker\.json"):
             fitted.load(path, HERE)
-    fitted.save(Model(HERE, (1.0,), 0.5, 1, 1, 0.1, 0.1, 0.1, enabled=True, names=("other",)), path)
+    fitted.save(
+        FittedModel(HERE, (1.0,), 0.5, 1, 1, 0.1, 0.1, 0.1, enabled=True, names=("other",)), path
+    )
     with pytest.raises(CorruptIndex, match="other features"):
         fitted.load(path, HERE)
 

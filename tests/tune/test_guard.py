@@ -9,10 +9,10 @@ import pytest
 
 from vivace.index.flat import FlatIndex
 from vivace.index.pq import PqIndex
-from vivace.tune.guard import RecallGuard, Ticket, raised
-from vivace.tune.intervals import Recalls
+from vivace.tune.guard import RecallGuard, RecallTicket, raised
 from vivace.tune.measure import recalls
-from vivace.tune.tuning import Workload
+from vivace.tune.metrics import Recalls
+from vivace.tune.workload import Workload
 from vivace.types import Matches
 
 
@@ -37,7 +37,7 @@ def _answer(question: int, recall: float) -> tuple[Matches, Matches]:
 def _watching(guard: RecallGuard, values: Recalls, first: int = 0) -> int | None:
     """How many answers it took to suspect the index; None if it was not."""
     for number, value in enumerate(values):
-        ticket = Ticket(guard.state, 0.0)
+        ticket = RecallTicket(guard.state, 0.0)
         if guard.observe(ticket, *_answer(first + number, value), 0.0):
             return number + 1
     return None
@@ -132,14 +132,14 @@ def test_one_bad_question_asked_all_the_time_is_no_evidence() -> None:
     guard = RecallGuard(0.95)
     _watching(guard, np.ones(100))
     for _ in range(150):
-        assert not guard.observe(Ticket(guard.state, 0.0), *_answer(7_000, 0.2), 0.0)
+        assert not guard.observe(RecallTicket(guard.state, 0.0), *_answer(7_000, 0.2), 0.0)
     seen = guard.estimate()
     assert seen.high - seen.low > 0.3
 
 
 def test_after_a_change_it_begins_anew_and_ignores_what_was_under_way() -> None:
     guard = RecallGuard(0.95)
-    late = Ticket(guard.state, 0.0)
+    late = RecallTicket(guard.state, 0.0)
     _watching(guard, np.zeros(15))
     guard.restart()
     assert not guard.observe(late, *_answer(0, 0.0), 0.5)
@@ -150,7 +150,7 @@ def test_after_a_change_it_begins_anew_and_ignores_what_was_under_way() -> None:
 def test_nothing_to_find_tells_nothing() -> None:
     guard = RecallGuard(0.95)
     nothing = Matches(np.full((1, 10), -1), np.full((1, 10), -np.inf, np.float32))
-    assert not guard.observe(Ticket(guard.state, 0.0), nothing, nothing, 0.1)
+    assert not guard.observe(RecallTicket(guard.state, 0.0), nothing, nothing, 0.1)
     assert guard.estimate().queries == 0
 
 
@@ -199,7 +199,7 @@ def test_the_floor_is_restored_within_300_answers(
         for which in rng.permutation(len(asked))[:300]:
             found = index.search(asked[which : which + 1], 10, effort=effort)
             true = Matches(exact.ids[which : which + 1], exact.scores[which : which + 1])
-            if guard.observe(Ticket(guard.state, 0.0), found, true, 0.0):
+            if guard.observe(RecallTicket(guard.state, 0.0), found, true, 0.0):
                 effort = raised(effort, index.efforts(10), guard.estimate(), floor)
                 guard.restart()
         assert recalls(index.search(asked, 10, effort=effort), exact).mean() >= floor

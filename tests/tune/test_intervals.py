@@ -7,9 +7,9 @@ import pytest
 
 from vivace.index.flat import FlatIndex
 from vivace.index.pq import PqIndex
-from vivace.tune import intervals, measure
-from vivace.tune.intervals import Recalls
-from vivace.tune.tuning import Workload
+from vivace.tune import measure, metrics
+from vivace.tune.metrics import Recalls
+from vivace.tune.workload import Workload
 
 RUNS = 1_000
 """Of a hundred, even an interval that covers 95 % covers fewer than 93 one time in eight."""
@@ -20,7 +20,7 @@ def _covered(recalls: Recalls, n: int) -> int:
     truth, covered = recalls.mean(), 0
     for seed in range(RUNS):
         some = np.random.default_rng(seed).choice(recalls, n)
-        found = intervals.recall(some)
+        found = metrics.mean_recall(some)
         covered += found.low <= truth <= found.high
     return covered
 
@@ -47,20 +47,20 @@ def test_the_truth_is_covered_for_a_real_index(
     for n in (50, 200):
         assert _covered(recalls, n) >= ENOUGH
     if recalls.mean() >= 0.9:
-        seen = intervals.recall(np.random.default_rng(0).choice(recalls, 200))
+        seen = metrics.mean_recall(np.random.default_rng(0).choice(recalls, 200))
         assert (seen.high - seen.low) / 2 <= 0.03
 
 
 def test_a_question_asked_again_does_not_make_it_surer() -> None:
     rng = np.random.default_rng(1)
     once = rng.binomial(10, 0.9, 40) / 10
-    alone = intervals.recall(once)
-    again = intervals.recall(np.repeat(once, 5), list(np.repeat(np.arange(40), 5)))
+    alone = metrics.mean_recall(once)
+    again = metrics.mean_recall(np.repeat(once, 5), list(np.repeat(np.arange(40), 5)))
     assert again.queries == 200
     assert again.mean == pytest.approx(alone.mean)
     assert again.low == pytest.approx(alone.low)
     assert again.high == pytest.approx(alone.high)
-    fooled = intervals.recall(np.repeat(once, 5))
+    fooled = metrics.mean_recall(np.repeat(once, 5))
     assert fooled.high - fooled.low < 0.7 * (again.high - again.low)
 
 
@@ -70,22 +70,22 @@ def test_a_burst_of_one_question_leaves_the_truth_covered() -> None:
         rng = np.random.default_rng(seed)
         groups = np.repeat(np.arange(100), rng.geometric(0.3, 100))
         recalls = (rng.binomial(10, 0.93, 100) / 10)[groups]
-        found = intervals.recall(recalls, list(groups))
+        found = metrics.mean_recall(recalls, list(groups))
         covered += found.low <= 0.93 <= found.high
     assert covered >= ENOUGH
 
 
 def test_the_edges() -> None:
-    assert intervals.recall(np.empty(0)) == intervals.Recall(0.0, 0.0, 1.0, 0)
-    one = intervals.recall(np.ones(1))
+    assert metrics.mean_recall(np.empty(0)) == metrics.Recall(0.0, 0.0, 1.0, 0)
+    one = metrics.mean_recall(np.ones(1))
     assert (one.mean, one.high) == (1, 1)
     assert one.low < 0.2
-    assert intervals.recall(np.zeros(50)).low == 0
-    many = intervals.recall(np.ones(1000))
+    assert metrics.mean_recall(np.zeros(50)).low == 0
+    many = metrics.mean_recall(np.ones(1000))
     assert 0.99 < many.low < many.mean == many.high == 1
-    assert intervals.certain(7) == intervals.Recall(1, 1, 1, 7)
+    assert metrics.exact_recall(7) == metrics.Recall(1, 1, 1, 7)
 
 
 def test_students_t_is_that_of_the_tables() -> None:
     for degrees, value in ((3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (1e9, 1.960)):
-        assert intervals.student(degrees) == pytest.approx(value, rel=0.01)
+        assert metrics.student(degrees) == pytest.approx(value, rel=0.01)

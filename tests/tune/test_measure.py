@@ -7,7 +7,7 @@ import numpy as np
 from vivace.index.flat import FlatIndex
 from vivace.tune import measure
 from vivace.tune.measure import Contender
-from vivace.tune.tuning import Workload
+from vivace.tune.workload import Workload
 from vivace.types import Matches, Vectors
 
 

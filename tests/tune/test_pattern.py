@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vivace.testing.conformance import questions
-from vivace.tune.pattern import pattern
+from vivace.tune.workload import pattern
 
 
 def test_near_duplicates_are_counted_once_they_are_repeated() -> None:

@@ -13,8 +13,8 @@ from vivace.settings import load
 from vivace.sync import BlockingCollection
 from vivace.text.terms import terms
 from vivace.tune import pseudo
-from vivace.tune.described import is_code
-from vivace.tune.pseudo import Names, Rarity, without_words
+from vivace.tune.docstrings import is_code
+from vivace.tune.pseudo import TermRarity, UniqueNames, without_words
 from vivace.types import Chunk, Document
 
 PROSE = (
@@ -43,9 +43,9 @@ def store_of(path: Path, documents: list[Document]) -> BlockingCollection:
     return docs
 
 
-def drawn(docs: BlockingCollection, seed: int = 0) -> list[pseudo.Pseudo]:
-    store = docs._collection._corpus.store
-    names = Names()
+def drawn(docs: BlockingCollection, seed: int = 0) -> list[pseudo.PseudoQuestion]:
+    store = docs.collection.corpus.store
+    names = UniqueNames()
     for chunk, _ in store.texts():
         names.add(chunk)
     return pseudo.drawn(store, names, seed=seed)
@@ -92,7 +92,7 @@ def test_a_docstring_that_goes_on_in_other_chunks_is_wholly_out(tmp_path: Path) 
     body = "    rows = sorted(rows, key=weight)\n    return rows[: len(rows) // 2]\n"
     code = f'def balance(rows):\n    """{said}\n\n{notes}    """\n{3 * body}'
     with store_of(tmp_path / "c", [Document("balance.py", code)]) as docs:
-        chunks = docs._collection._corpus.store.chunks_of("balance.py")
+        chunks = docs.collection.corpus.store.chunks_of("balance.py")
         assert len(chunks) > 4
         (item,) = drawn(docs)  # none of a sentence of the notes
     assert (item.kind, item.text) == ("docstring", said)
@@ -131,13 +131,13 @@ def test_a_heading_is_asked_where_it_names_one_place(tmp_path: Path) -> None:
 
 
 def test_a_title_that_is_the_name_of_a_file_is_no_question() -> None:
-    names = Names()
+    names = UniqueNames()
     chunk = Chunk("d", PROSE, title="report-final-v2.txt")
     names.add(chunk)
-    assert list(pseudo._headings(chunk, names)) == []
+    assert list(pseudo.headings(chunk, names)) == []
     better = Chunk("e", PROSE, title="Ending an employment contract")
     names.add(better)
-    assert [made.text for made in pseudo._headings(better, names)] == [better.title]
+    assert [made.text for made in pseudo.headings(better, names)] == [better.title]
 
 
 @pytest.mark.parametrize("text", [PROSE, CHINESE, "", "one line"])
@@ -159,7 +159,7 @@ def test_a_word_is_out_everywhere_or_nowhere() -> None:
 
 
 def test_the_share_of_a_score_that_is_left() -> None:
-    rarity = Rarity()
+    rarity = TermRarity()
     for text in (PROSE, CODE, "the company and its council"):
         rarity.add(text)
     assert rarity.share("notice period", PROSE, PROSE) == 1.0
@@ -174,11 +174,11 @@ async def test_what_the_model_cannot_read_has_no_vector(tmp_path: Path) -> None:
     async with Engine(load()) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document("a", PROSE), Document("z", CHINESE)])
-        found = await pseudo.labelled(docs._corpus.store, engine.embedder)
+        found = await pseudo.labelled(docs.corpus.store, engine.resources.embedder)
         by = {question.language: question for question, _ in found}
         assert set(by) == {"en", "zh"}
         assert by["zh"].vector is None
         assert by["en"].vector is not None
-        (other,) = by["en"].instead.values()
+        (other,) = by["en"].remainders.values()
         assert other.vector is not None
         assert 0 <= other.share < 1

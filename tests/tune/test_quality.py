@@ -5,21 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vivace.tune.bootstrap import difference, simultaneous
-from vivace.tune.quality import Costs, choose, fusion_of
-from vivace.tune.replay import Labelled, Pool, _ranks
+from vivace.tune.labels import LabelledQuestion
+from vivace.tune.metrics import difference, simultaneous
+from vivace.tune.quality import SearchCosts, choose, fusion_of
+from vivace.tune.replay import CandidatePool, ranks
 from vivace.types import Fusion, Rerank, Stages
 
 HELD = Stages(50, {"": Fusion()}, Rerank(0))
 
 
-def questions(n: int, text: str = "what is it") -> list[Labelled]:
-    return [Labelled(f"{text} {at}", frozenset({"a"})) for at in range(n)]
+def questions(n: int, text: str = "what is it") -> list[LabelledQuestion]:
+    return [LabelledQuestion(f"{text} {at}", frozenset({"a"})) for at in range(n)]
 
 
 def pools(
     n: int, *, side: float, read: bool = True, again: bool = False, seed: int = 0
-) -> list[Pool]:
+) -> list[CandidatePool]:
     """The dense side knows the answer in the share `side` of them, the keyword side in the rest."""
     rng = np.random.default_rng(seed)
     found = []
@@ -32,12 +33,12 @@ def pools(
             bm25[0], cosine[0] = 11, 0.1
         ids, every = np.arange(20), np.ones(20, np.bool_)
         found.append(
-            Pool(
+            CandidatePool(
                 ids,
                 bm25,
                 cosine if read else None,
-                _ranks(bm25, every, ids),
-                _ranks(cosine, every, ids),
+                ranks(bm25, every, ids),
+                ranks(cosine, every, ids),
                 ids,
                 ids == 0,
                 1,
@@ -49,7 +50,7 @@ def pools(
 
 def test_the_better_side_is_found_and_the_figures_are_told() -> None:
     found = choose(
-        questions(200), pools(200, side=1.0), HELD, source="pseudo", costs=Costs({50: 0.4})
+        questions(200), pools(200, side=1.0), HELD, source="pseudo", costs=SearchCosts({50: 0.4})
     )
     how = fusion_of(found.stages, "en")
     assert how.mode == "dense" or how.weight < 0.5
@@ -75,9 +76,9 @@ def test_chance_alone_changes_nothing(seed: int) -> None:
         cosine = rng.uniform(0, 1, 20).astype(np.float32)
         every = np.ones(20, np.bool_)
         found.append(
-            Pool(
-                one.ids, noise, cosine, _ranks(noise, every, one.ids),
-                _ranks(cosine, every, one.ids), one.ids, order == 0, 1,
+            CandidatePool(
+                one.ids, noise, cosine, ranks(noise, every, one.ids),
+                ranks(cosine, every, one.ids), one.ids, order == 0, 1,
             )
         )  # fmt: skip
     assert not choose(questions(80), found, HELD, source="qrels").changed
@@ -107,7 +108,9 @@ def test_each_language_has_its_own() -> None:
 
 def test_reranking_is_judged_by_people_s_labels_alone() -> None:
     asked, found = questions(150), pools(150, side=0.5, again=True)
-    given = choose(asked, found, HELD, source="qrels", costs=Costs({50: 0.4}, {10: 0.6, 20: 1.2}))
+    given = choose(
+        asked, found, HELD, source="qrels", costs=SearchCosts({50: 0.4}, {10: 0.6, 20: 1.2})
+    )
     assert given.stages.rerank.depth > 0
     costs = {r.rerank.depth: r.milliseconds for r in given.tried if r.stage == "rerank"}
     assert costs[10] == pytest.approx(1.0)

@@ -10,14 +10,15 @@ import pytest
 from vivace.errors import BadInput, InfeasibleObjective
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
-from vivace.run import pressure
-from vivace.run.pressure import Memory
+from vivace.run import host
+from vivace.run.host import MemoryUse
 from vivace.testing.conformance import questions, vectors
 from vivace.tune import measure
-from vivace.tune import questions as asked
+from vivace.tune import workload as workloads
 from vivace.tune.ladder import Ladder
 from vivace.tune.race import tune
-from vivace.tune.tuning import Tuning, Workload
+from vivace.tune.tuning import Tuning
+from vivace.tune.workload import Workload
 from vivace.types import Objective, UpkeepProgress
 
 CODED = ("flat", "pq")
@@ -97,7 +98,7 @@ def test_what_takes_too_long_is_not_built(flat: FlatIndex, workload: Workload) -
 def test_what_the_machine_has_no_memory_for_is_not_built(
     flat: FlatIndex, workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pressure, "memory", lambda: Memory(1 << 30, (1 << 30) - 1000))
+    monkeypatch.setattr(host, "memory", lambda: MemoryUse(1 << 30, (1 << 30) - 1000))
     tuning = tune(flat, workload, Objective(0.9), budget_seconds=20)
     assert (tuning.plan.family, tuning.builds) == ("flat", 0)
     assert any("the machine has 0.001 MB free" in r.reason for r in tuning.rejected)
@@ -201,9 +202,11 @@ def test_no_question_is_on_both_sides(flat: FlatIndex) -> None:
     once = questions(150, 64)
     popular = np.repeat(once[:10], 12, axis=0)
     rows = np.random.default_rng(0).permutation(np.vstack([once, popular]))
-    drawn, places = asked.drawn(flat, rows, K, seconds=9, seed=0, step=lambda *_: None)
+    drawn, places = workloads.with_neighbours(
+        flat, rows, K, seconds=9, seed=0, step=lambda *_: None
+    )
     assert (places == np.arange(270)).all()
-    deciding, held = asked.split(drawn, 0)
+    deciding, held = workloads.split(drawn, 0)
     # of each that is asked thirteen times, three count
     assert len(deciding) + len(held) == 150 + 2 * 10
     assert 0.3 <= len(held) / 170 <= 0.36
@@ -215,11 +218,13 @@ def test_no_question_is_on_both_sides(flat: FlatIndex) -> None:
 
 def test_many_questions_are_drawn_from_by_what_their_neighbours_cost(flat: FlatIndex) -> None:
     rows = questions(2_000, 64)
-    drawn, places = asked.drawn(flat, rows, K, seconds=99, seed=0, step=lambda *_: None)
-    assert len(drawn) == asked.MOST
+    drawn, places = workloads.with_neighbours(
+        flat, rows, K, seconds=99, seed=0, step=lambda *_: None
+    )
+    assert len(drawn) == workloads.MOST_JUDGED
     assert (np.diff(places) > 0).all()
     assert (drawn.vectors == rows[places]).all()
-    few, _ = asked.drawn(flat, rows, K, seconds=0, seed=0, step=lambda *_: None)
+    few, _ = workloads.with_neighbours(flat, rows, K, seconds=0, seed=0, step=lambda *_: None)
     assert 10 < len(few) < 100
 
 
@@ -240,7 +245,9 @@ def test_an_objective_outside_its_range_is_refused(
 
 def test_the_least_effort_is_the_least(flat: FlatIndex, workload: Workload) -> None:
     index = segments.build(flat, "pq")
-    drawn, _ = asked.drawn(flat, workload.vectors, K, seconds=9, seed=0, step=lambda *_: None)
+    drawn, _ = workloads.with_neighbours(
+        flat, workload.vectors, K, seconds=9, seed=0, step=lambda *_: None
+    )
     for floor in (0.8, 0.9, 0.95):
         ladder = Ladder(index, drawn, K, lambda: None)
         effort = ladder.least(floor, lambda *_: False)
@@ -249,7 +256,7 @@ def test_the_least_effort_is_the_least(flat: FlatIndex, workload: Workload) -> N
         assert ladder.recall(effort).queries == len(drawn)
         lower = Ladder(index, drawn, K, lambda: None)
         if effort > index.efforts(K)[0]:
-            assert lower.all(int(effort / 1.1) - 1).low < floor
+            assert lower.on_all(int(effort / 1.1) - 1).low < floor
 
 
 def test_the_held_out_questions_keep_the_floor_they_are_said_to(
@@ -258,8 +265,10 @@ def test_the_held_out_questions_keep_the_floor_they_are_said_to(
     """What is reported was measured on questions that decided nothing, and is what they find."""
     flat, workload = sentences
     tuning = tune(flat, workload, Objective(recall=0.9), families=("pq",), seed=5)
-    drawn, _ = asked.drawn(flat, workload.vectors, K, seconds=9, seed=5, step=lambda *_: None)
-    deciding, held = asked.split(drawn, 5)
+    drawn, _ = workloads.with_neighbours(
+        flat, workload.vectors, K, seconds=9, seed=5, step=lambda *_: None
+    )
+    deciding, held = workloads.split(drawn, 5)
     assert tuning.chosen.queries == len(held)
     assert {t.queries for t in tuning.trials[: tuning.builds]} == {len(deciding)}
     index = segments.build(flat, tuning.plan.family, tuning.plan.params)

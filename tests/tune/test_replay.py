@@ -11,7 +11,8 @@ import pytest
 from vivace.engine import Engine
 from vivace.settings import load
 from vivace.tune import replay
-from vivace.tune.replay import Instead, Labelled, Pool
+from vivace.tune.labels import ChunkRemainder, LabelledQuestion
+from vivace.tune.replay import CandidatePool
 from vivace.types import Document, Fusion, Query, Rerank, Scores
 
 TEXTS = [
@@ -27,18 +28,18 @@ def pool(
     cosine: Sequence[float] | None,
     relevant: int,
     again: Scores | None = None,
-) -> Pool:
+) -> CandidatePool:
     n = len(bm25)
     scores = np.array(bm25, np.float32)
-    ranks = replay._ranks(scores, scores > 0, np.arange(n))
+    ranks = replay.ranks(scores, scores > 0, np.arange(n))
     dense = np.array(cosine, np.float32) if cosine is not None else None
     every = np.ones(n, np.bool_)
-    return Pool(
+    return CandidatePool(
         np.arange(n),
         scores,
         dense,
         ranks,
-        ranks if dense is None else replay._ranks(dense, every, np.arange(n)),
+        ranks if dense is None else replay.ranks(dense, every, np.arange(n)),
         np.arange(n),
         np.arange(n) == relevant,
         1,
@@ -51,9 +52,9 @@ async def test_it_ranks_as_the_search_does(tmp_path: Path, question: str) -> Non
     async with Engine(load(search__rerank="off")) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document(f"d{at}", text) for at, text in enumerate(TEXTS)])
-        vector = (await engine.embedder.embed([question], kind="query")).vectors[0]
+        vector = (await engine.resources.embedder.embed([question], kind="query")).vectors[0]
         hits = (await docs.search(Query(question, 10, vector=vector))).hits
-        asked = Labelled(question, frozenset({hits[1].chunk.document_id}), vector=vector)
+        asked = LabelledQuestion(question, frozenset({hits[1].chunk.document_id}), vector=vector)
         (found,) = replay.gather(docs.snapshot(), [asked])
         ranked = found.ids[replay.order(found, Fusion())]
         assert ranked[:10].tolist() == [hit.chunk.id for hit in hits]
@@ -64,14 +65,14 @@ async def test_a_passage_without_what_it_was_asked_by(tmp_path: Path) -> None:
     async with Engine(load()) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document(f"d{at}", text) for at, text in enumerate(TEXTS)])
-        vector = (await engine.embedder.embed(["Owls hunt"], kind="query")).vectors[0]
-        (plain,) = replay.gather(docs.snapshot(), [Labelled("Owls hunt", vector=vector)])
+        vector = (await engine.resources.embedder.embed(["Owls hunt"], kind="query")).vectors[0]
+        (plain,) = replay.gather(docs.snapshot(), [LabelledQuestion("Owls hunt", vector=vector)])
         first = int(plain.ids[replay.order(plain, Fusion("keyword"))[0]])
-        asked = Labelled(
+        asked = LabelledQuestion(
             "Owls hunt",
             chunks=frozenset({first}),
             vector=vector,
-            instead={first: Instead(0.0, -vector)},
+            remainders={first: ChunkRemainder(0.0, -vector)},
         )
         (masked,) = replay.gather(docs.snapshot(), [asked])
         at = masked.ids.tolist().index(first)
@@ -115,7 +116,7 @@ def test_the_second_look_moves_the_first_ones_only() -> None:
 
 def test_an_answer_in_several_chunks_counts_once() -> None:
     one = pool([5, 4, 3], None, 2)
-    same = Pool(
+    same = CandidatePool(
         one.ids, one.bm25, None, one.keyword_rank, one.dense_rank,
         np.array([0, 0, 1]), one.relevant, 1,
     )  # fmt: skip

@@ -11,7 +11,8 @@ import pytest
 from vivace.index.flat import FlatIndex
 from vivace.index.pq import PqIndex
 from vivace.tune.race import tune
-from vivace.tune.tuning import Tuning, Workload
+from vivace.tune.tuning import Tuning
+from vivace.tune.workload import Workload
 from vivace.types import Matches, Objective, Plan, Vectors
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from vivace.index import matches
 from vivace.trace import Trace
-from vivace.tune.guard import RecallGuard
-from vivace.tune.watch import _MOST_WAITING, FAILED, LOST, Missed, RecallWatch
+from vivace.tune.guard import FAILED, LOST, MOST_WAITING, FloorMissed, RecallGuard, RecallWatch
 from vivace.types import (
     Bitmap,
     Chunk,
@@ -95,7 +94,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.trace = Trace()
-        self.missed: list[Missed] = []
+        self.missed: list[FloorMissed] = []
         self.spent = 0.0
         self.watch = RecallWatch(self.guarding, OBJECTIVE, self.trace, self.missed.append)
 
@@ -155,13 +154,13 @@ def test_what_is_exact_is_not_asked_again(watched: Watched) -> None:
 def test_the_queue_is_bounded_and_nobody_waits(watched: Watched) -> None:
     source = Source()
     source.hold.clear()
-    for question in range(3 * _MOST_WAITING):
+    for question in range(3 * MOST_WAITING):
         watched.watch(row(question), answer(question, K), None, source)
     lost = watched.trace.counters()[LOST]
-    assert 3 * _MOST_WAITING - lost <= _MOST_WAITING + 1
+    assert 3 * MOST_WAITING - lost <= MOST_WAITING + 1
     source.hold.set()
     watched.watch.drain()
-    assert source.asked == 3 * _MOST_WAITING - lost
+    assert source.asked == 3 * MOST_WAITING - lost
 
 
 def test_a_failure_is_counted_and_survived(watched: Watched) -> None:

@@ -13,7 +13,7 @@ from vivace.index.flat import FlatIndex
 from vivace.protocols import Kind
 from vivace.store.store import Store
 from vivace.store.transaction import NewChunk, Put
-from vivace.tune.workload import LEAST, MOST, mixed, questions
+from vivace.tune.workload import LEAST_LOGGED, MOST, mixed, workload_for
 from vivace.types import Chunk, Document, Embedded, Vectors
 
 DIM = 16
@@ -87,7 +87,7 @@ async def test_logged_questions_in_their_order_with_their_repeats(store: Store) 
     asked = [f"where is tree {n % 80}" for n in range(160)]
     log(store, [*asked, "", "核桃树在哪里"])
     embedder = WordEmbedder()
-    found = await questions(store, flat_of(store), embedder)
+    found = await workload_for(store, flat_of(store), embedder)
     assert found.source == "log"
     assert np.allclose(found.vectors, np.stack([vector(text) for text in asked]))
     assert sorted(embedder.embedded) == sorted(set(asked))
@@ -95,36 +95,38 @@ async def test_logged_questions_in_their_order_with_their_repeats(store: Store) 
 
 async def test_the_newest_questions_are_enough(store: Store) -> None:
     log(store, [f"where is tree {n}" for n in range(MOST + 50)])
-    found = await questions(store, flat_of(store), WordEmbedder())
+    found = await workload_for(store, flat_of(store), WordEmbedder())
     assert len(found.vectors) == MOST
     assert np.allclose(found.vectors[-1], vector(f"where is tree {MOST + 49}"))
 
 
 @pytest.mark.parametrize(
-    ("asked", "allowed"), [(LEAST - 1, True), (LEAST + 1, False)], ids=["too few", "switched off"]
+    ("asked", "allowed"),
+    [(LEAST_LOGGED - 1, True), (LEAST_LOGGED + 1, False)],
+    ids=["too few", "switched off"],
 )
 async def test_until_then_questions_are_made(store: Store, asked: int, allowed: bool) -> None:
     log(store, [f"where is tree {n}" for n in range(asked)])
     embedder = WordEmbedder()
-    found = await questions(store, flat_of(store), embedder, log=allowed, seed=1)
+    found = await workload_for(store, flat_of(store), embedder, log=allowed, seed=1)
     assert found.source == "synthetic"
     assert len(found.vectors) == CHUNKS
     assert any(text.startswith("About tree") for text in embedder.embedded)
     # a sentence, never nearly all of a chunk
     assert max(map(len, embedder.embedded)) <= max(len(text_of(n)) for n in range(CHUNKS)) / 2
-    again = await questions(store, flat_of(store), WordEmbedder(), log=allowed, seed=1)
+    again = await workload_for(store, flat_of(store), WordEmbedder(), log=allowed, seed=1)
     assert np.array_equal(found.vectors, again.vectors)
 
 
 async def test_a_few_questions_asked_again_and_again_are_not_all_there_is(store: Store) -> None:
-    log(store, ["where is the tree", "who sold the nuts"] * LEAST)
-    assert (await questions(store, flat_of(store), WordEmbedder())).source == "synthetic"
+    log(store, ["where is the tree", "who sold the nuts"] * LEAST_LOGGED)
+    assert (await workload_for(store, flat_of(store), WordEmbedder())).source == "synthetic"
 
 
 async def test_vectors_without_texts(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "given", embedder="given", dim=DIM)
     store.commit([put(n, f"核桃{n}") for n in range(CHUNKS)])
-    found = await questions(store, flat_of(store), WordEmbedder())
+    found = await workload_for(store, flat_of(store), WordEmbedder())
     assert (found.source, found.vectors.shape) == ("synthetic", (CHUNKS, DIM))
     store.close()
 

@@ -8,61 +8,57 @@ from dataclasses import dataclass
 from math import log
 from typing import Final
 
-from vivace.generate.excerpts import Excerpt
+from vivace.generate.compression import Excerpt
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
-from vivace.types import Chunk, Citation, Span
+from vivace.types import Citation, Span
 
 _NUMBERS: Final = r"\s*\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*\s*"
 _MARKER: Final = re.compile(rf"\[{_NUMBERS}\]|【{_NUMBERS}】|［{_NUMBERS}］")
 MARKERS: Final = re.compile(rf"(?:{_MARKER.pattern})(?:\s*(?:{_MARKER.pattern}))*")
-"""Without the spaces before it: looking for those takes time quadratic in a run of them."""
+"""Without leading spaces: searching for those takes quadratic time in a run of them."""
 _NUMBER: Final = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """`citations` by number, `spans` in the answer's order, and the numbers that nothing has."""
+class CheckedCitations:
+    """`citations` by number, `spans` in the answer's order, and the numbers without a passage."""
 
     citations: tuple[Citation, ...]
     spans: tuple[Span, ...]
     unknown: tuple[int, ...]
 
 
-def check(answer: str, passages: Sequence[Chunk] | Sequence[Excerpt]) -> Checked:
-    """Find the markers in an answer ([1], [1, 2], 【1】), and what in passage n supports them.
+def check_citations(answer: str, excerpts: Sequence[Excerpt]) -> CheckedCitations:
+    """Find the markers in an answer ([1], [1, 2], 【1】), and what in excerpt n supports them.
 
-    A span is the sentence a marker stands in or behind, without markers. A citation is the shortest
-    run of the passage's sentences that holds, for every span with its number, the sentence that
-    shares most with it; the whole passage where none shares anything. Of an excerpt only sentences
-    that it shows are looked at.
+    A span is the sentence that a marker is in or follows, without markers. A citation is the
+    shortest run of the excerpt's sentences that holds, for every span with its number, the sentence
+    that shares most with it; the whole excerpt where none shares anything.
     """
-    chunks = [
-        one if isinstance(one, Excerpt) else Excerpt(one, ((0, len(one.text)),)) for one in passages
-    ]
     spans: list[Span] = []
     unknown: dict[int, None] = {}
     claims: dict[int, list[str]] = {}
     for start, end, numbers in _cited(answer):
         for number in dict.fromkeys(numbers):
-            if not 1 <= number <= len(chunks):
+            if not 1 <= number <= len(excerpts):
                 unknown[number] = None
                 continue
             found = claims.setdefault(number, [])
             if start < end:
                 found.append(MARKERS.sub(" ", answer[start:end]))
                 spans.append(Span(start, end, number))
-    citations = [_citation(n, chunks[n - 1], claims[n]) for n in sorted(claims)]
-    return Checked(tuple(citations), tuple(dict.fromkeys(spans)), tuple(unknown))
+    citations = [_citation(n, excerpts[n - 1], claims[n]) for n in sorted(claims)]
+    return CheckedCitations(tuple(citations), tuple(dict.fromkeys(spans)), tuple(unknown))
 
 
 def _cited(answer: str) -> Iterable[tuple[int, int, list[int]]]:
-    """(start, end, numbers) of each sentence with markers in it or behind it."""
+    """(start, end, numbers) of each sentence with markers in it or after it."""
     before: tuple[int, int] | None = None
     for start, end in sentences(answer):
         leading = MARKERS.match(answer, _past_spaces(answer, start, end), end)
         if leading is not None:
-            # "One. [1] Two." — the marker belongs to what stands before it on its line
+            # "One. [1] Two." — the marker belongs to the sentence before it on its line
             numbers = _numbers(leading[0])
             if before is not None and "\n" not in answer[before[1] : start]:
                 yield (*before, numbers)
@@ -107,10 +103,6 @@ def _citation(number: int, excerpt: Excerpt, claims: Sequence[str]) -> Citation:
         scores = [sum(weights[t] for t in wanted & words) for words in held]
         if scores and max(scores) > 0:
             best.append(scores.index(max(scores)))
-    start, end = (spans[min(best)][0], spans[max(best)][1]) if best else (0, _shown(excerpt))
+    shown = excerpt.spans[-1][1] if excerpt.spans else len(chunk.text)
+    start, end = (spans[min(best)][0], spans[max(best)][1]) if best else (0, shown)
     return Citation(number, chunk, chunk.start + start, chunk.start + end, chunk.text[start:end])
-
-
-def _shown(excerpt: Excerpt) -> int:
-    """Where what is shown of it ends."""
-    return excerpt.spans[-1][1] if excerpt.spans else len(excerpt.chunk.text)

@@ -4,46 +4,58 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
 
-from vivace.answer import citations, summaries
-from vivace.answer.citations import Checked
+from vivace.answer.citations import check_citations
 from vivace.answer.extractive import Extractive
-from vivace.answer.grounding import grounded_aside
-from vivace.answer.refusal import likelihood
-from vivace.answer.standalone import standalone
+from vivace.answer.followup import standalone_question
+from vivace.answer.grounding import grounded, likelihood
+from vivace.answer.summaries import SummaryWriter, grouped_by_budget, whole_documents
 from vivace.answer.templated import AnswerRequest, TemplateAnswerer
 from vivace.errors import BadQuery, GenerationError
-from vivace.generate import prompts
-from vivace.generate.prompts import Prompt
-from vivace.generate.templates import NOT_FOUND, ResolvedTemplate, Templates
+from vivace.generate.prompts import Prompt, PromptBuilder
+from vivace.generate.templates import NOT_FOUND, Templates
 from vivace.protocols import Generator
 from vivace.run.streams import closing
 from vivace.settings import Generate, Settings
-from vivace.text.tokens import counter, fewest
+from vivace.text.tokens import fewest
 from vivace.trace import Trace
 from vivace.types import (
     Answer,
-    AnswerOptions,
     Chunk,
+    Citation,
     Delta,
     Hit,
     Message,
-    Query,
     SearchResult,
     Support,
     Usage,
 )
 
 Documents: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[Chunk]]]]
+"""All chunks of the documents with these ids, in reading order."""
 
-_READ_SHARE = 0.8
-"""Of the fewest tokens that a prompt can have: a server that counted less did not read it all."""
-_NEAR_BEST = 0.8
-"""Of the best hit's score; a document without one so good is not what a summary is asked of."""
-_SMALL = 200
+_READ_SHARE: Final = 0.8
+"""Of the fewest tokens that a prompt can have: a server that counted fewer did not read it all."""
+_NEAR_BEST: Final = 0.8
+"""Of the best hit's score: only documents with a hit this good are summarised."""
+_GROUNDED: Final = ("passages", "documents")
+"""What is read where every sentence has to rest on it."""
+_SMALL: Final = 200
 """Tokens: a shorter prompt is never cut, and its count says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one answer is written from."""
+
+    request: AnswerRequest
+    result: SearchResult
+    answerable: float | None
+    prompt: Prompt
+    deltas: AsyncIterator[Delta]
+    """The model's reply to the prompt."""
 
 
 class Prompted(TemplateAnswerer):
@@ -53,9 +65,7 @@ class Prompted(TemplateAnswerer):
     After the first token the error is raised: two half answers are worse than none.
 
     Args:
-        templates: the kinds of answers there are; the built-in ones unless given.
-        documents: all chunks of the documents of these ids, in reading order, for summaries;
-            without it they are written from the hits.
+        documents: for summaries; without it they are written from the hits.
         trace: counts how follow-up questions were rewritten.
     """
 
@@ -63,62 +73,90 @@ class Prompted(TemplateAnswerer):
         self,
         generator: Generator,
         settings: Settings,
+        templates: Templates | None = None,
         *,
         quoting: Extractive | None = None,
-        templates: Templates | None = None,
         documents: Documents | None = None,
         trace: Trace | None = None,
     ) -> None:
         super().__init__(settings, templates)
         self.name = generator.name
         self._generator = generator
-        self._answering = settings.answer
-        self._settings = settings.generate
+        self._prompts = PromptBuilder(settings.generate, settings.answer)
         self._quoting = quoting
         self._documents = documents
         self._trace = trace or Trace()
-        self._count = counter(self._settings.tokenizer)
 
     async def begin(self, request: AnswerRequest) -> AsyncIterator[Delta]:
-        """The model's text as it comes; the last delta carries the whole answer.
+        """Search, then the model's text as it comes; the last delta carries the whole answer.
 
         Raises:
             BadQuery: the text to translate has no room in a prompt.
             GenerationError: from the stream: the model failed after its first token, or nothing
                 quotes instead.
         """
-        query, history = request.searched, request.options.history
-        if history and self._settings.standalone and request.template.reads != "nothing":
-            text = await standalone(query.text, history, self._generator, self._trace)
-            query = query if text == query.text else replace(query, text=text)
-        result = await self.passages(request, query)
-        self._check(request.template)
-        return self._written(request, result)
-
-    async def _written(self, request: AnswerRequest, result: SearchResult) -> AsyncIterator[Delta]:
-        query, task, options = request.query, request.template, request.options
-        hits = result.hits[: self._answering.passages]
-        found = likelihood(task.text, hits) if task.reads == "passages" else None
-        refused = (
-            task.reads == "passages"
-            and not options.history
-            and (not hits or (found is not None and found < self._answering.refuse_below))
-        )
-        if refused or (task.reads == "documents" and not hits):
+        result = await self.passages(request, await self._standalone(request))
+        template, answering = request.template, self.settings.answer
+        self._check_room(request)
+        hits = result.hits[: answering.passages]
+        answerable = None
+        refused = template.reads == "documents" and not hits
+        if template.reads == "passages":
+            answerable = likelihood(template.text, hits)
+            unlikely = answerable is None or answerable < answering.refuse_below
+            refused = unlikely and not request.options.history
+        if refused:
             # nothing to read: the model could only make something up
-            text = NOT_FOUND[task.language]
-            yield Delta(text)
-            yield Delta(
-                answer=Answer(
-                    text, result.hits, found=False, degraded=result.degraded, answerable=found
-                )
-            )
+            return _not_found(template.language, result, answerable)
+        prompt, deltas = await self._ask(request, result)
+        return self._written(_Reading(request, result, answerable, prompt, deltas))
+
+    async def _standalone(self, request: AnswerRequest) -> str:
+        """The question to search for; the model rewrites a follow-up."""
+        text, history = request.template.text, request.options.history
+        if request.template.reads == "nothing" or not self.settings.generate.standalone:
+            return text
+        return await standalone_question(text, history, self._generator, self._trace)
+
+    def _check_room(self, request: AnswerRequest) -> None:
+        if request.template.reads != "nothing":
             return
-        prompt, deltas = await self._begun(task, query, result, options)
+        tokens, most = self._prompts.count(request.template.text), self._prompts.budget
+        if tokens > most:
+            raise BadQuery(
+                f"the text has about {tokens:,} tokens, more than {most:,}",
+                fix="Ask for it in parts, or raise generate.context_tokens",
+            )
+
+    async def _ask(
+        self, request: AnswerRequest, result: SearchResult
+    ) -> tuple[Prompt, AsyncIterator[Delta]]:
+        """The prompt, and the model's reply to it."""
+        generate, answering = self.settings.generate, self.settings.answer
+        template, options, prompts = request.template, request.options, self._prompts
+        temperature = generate.temperature if options.temperature is None else options.temperature
+        most = min(options.max_tokens or generate.max_tokens, generate.max_tokens)
+
+        def ask(messages: Sequence[Message], max_tokens: int | None = None) -> AsyncIterator[Delta]:
+            limit = min(max_tokens, generate.max_tokens) if max_tokens else most
+            return self._generator.stream(messages, max_tokens=limit, temperature=temperature)
+
+        if template.reads != "documents" or self._documents is None:
+            prompt = prompts.build(template, result.hits[: answering.passages], options)
+            return prompt, ask(prompt.messages)
+        documents = await self._documents(_near_best(result.hits, answering.documents))
+        groups = grouped_by_budget(whole_documents(documents), prompts.budget, prompts.cost)
+        opening = prompts.opening(template, options)
+        writer = SummaryWriter(ask, template, opening, prompts, answering)
+        read = tuple(excerpt for group in groups for excerpt in group)
+        dropped = len(options.history) - len(opening) + 1
+        return Prompt(opening, read, dropped), writer.stream(groups)
+
+    async def _written(self, reading: _Reading) -> AsyncIterator[Delta]:
         parts: list[str] = []
         last = Delta()
         try:
-            async with closing(deltas):
+            async with closing(reading.deltas) as deltas:
                 async for delta in deltas:
                     if delta.text:
                         parts.append(delta.text)
@@ -130,84 +168,21 @@ class Prompted(TemplateAnswerer):
                 raise
             failure = error
         else:
-            answer = await self._answer("".join(parts), task, prompt, result, last)
-            if options.target_language:
-                answer = replace(answer, support=())  # its words are not the documents'
-            yield Delta(answer=replace(answer, answerable=found))
+            yield Delta(answer=await self._answer("".join(parts), reading, last))
             return
+        result = reading.result
         reason = f"the model did not answer, so documents are quoted instead: {failure.what}"
         degraded = replace(result, degraded=(*result.degraded, reason))
-        async with closing(self._quoting.quotes(request, degraded)) as deltas:
+        async with closing(self._quoting.quotes(reading.request, degraded)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _check(self, task: ResolvedTemplate) -> None:
-        most = self._settings.context_tokens
-        if task.reads == "nothing" and (tokens := self._count(task.text)) > most:
-            raise BadQuery(
-                f"the text has about {tokens:,} tokens, more than {most:,}",
-                fix="Ask for it in parts, or raise generate.context_tokens",
-            )
-
-    async def _begun(
-        self, task: ResolvedTemplate, query: Query, result: SearchResult, options: AnswerOptions
-    ) -> tuple[Prompt, AsyncIterator[Delta]]:
-        """What is read, and the model's answer to it."""
-
-        def ask(messages: Sequence[Message], most: int | None = None) -> AsyncIterator[Delta]:
-            return self._ask(messages, options, most)
-
-        settings = self._settings
-        hits = () if task.reads == "nothing" else result.hits[: self._answering.passages]
-        whole_documents = task.reads == "documents" and self._documents is not None
-        prompt = prompts.build(
-            query,
-            () if whole_documents else hits,
-            options,
-            system=settings.system,
-            budget=settings.context_tokens,
-            task=task,
-            answering=self._answering,
-            count=self._count,
-        )
-        if not whole_documents:
-            return prompt, ask(prompt.messages)
-        assert self._documents is not None
-        ids = chosen(result.hits, self._answering.documents)
-        excerpts = summaries.passages(await self._documents(ids))
-        told, *history, _ = prompt.messages
-        groups = summaries.parted(excerpts, settings.context_tokens, prompts.price(self._count))
-        one = summaries.Summarising(
-            ask,
-            task,
-            told,
-            tuple(history),
-            self._answering,
-            settings.context_tokens,
-            self._count,
-        )
-        read = tuple(excerpt for group in groups for excerpt in group)
-        return replace(prompt, excerpts=read), summaries.stream(one, groups)
-
-    def _ask(
-        self, messages: Sequence[Message], options: AnswerOptions, most: int | None = None
-    ) -> AsyncIterator[Delta]:
-        settings = self._settings
-        temperature = options.temperature
-        least = min(options.max_tokens or settings.max_tokens, settings.max_tokens)
-        return self._generator.stream(
-            messages,
-            max_tokens=min(most, settings.max_tokens) if most else least,
-            temperature=settings.temperature if temperature is None else temperature,
-        )
-
-    async def _answer(
-        self, text: str, task: ResolvedTemplate, prompt: Prompt, result: SearchResult, last: Delta
-    ) -> Answer:
-        checked = citations.check(text, prompt.excerpts)
-        notes = [*result.degraded, *last.degraded]
-        if prompt.forgotten:
-            notes.append(f"the {prompt.forgotten} oldest messages had no room in the prompt")
+    async def _answer(self, text: str, reading: _Reading, last: Delta) -> Answer:
+        template, prompt, usage = reading.request.template, reading.prompt, last.usage
+        checked = check_citations(text, prompt.excerpts)
+        notes = [*reading.result.degraded, *last.degraded]
+        if prompt.dropped:
+            notes.append(f"the {prompt.dropped} oldest messages had no room in the prompt")
         if checked.unknown:
             numbers = ", ".join(map(str, checked.unknown))
             notes.append(f"the answer cites {numbers}, which no passage has")
@@ -215,13 +190,18 @@ class Prompted(TemplateAnswerer):
             notes.append("the answer was cut at the most tokens allowed")
         found = bool(checked.citations) or not says_not_found(text)
         support: tuple[Support, ...] = ()
-        if found and self._answering.ground and task.reads in ("passages", "documents"):
-            support = await grounded_aside(text, prompt.excerpts)
+        # words in another language cannot be compared with the documents'
+        comparable = found and not reading.request.options.target_language
+        if comparable and self.settings.answer.ground and template.reads in _GROUNDED:
+            support = await grounded(text, prompt.excerpts)
         if unsupported := sum(not one.supported for one in support):
             notes.append(f"{unsupported} of {len(support)} sentences: no passage supports them")
-        hits, read = _read(result.hits, prompt, checked, task)
-        if task.reads != "documents" or read is None:
-            notes += _cut_prompt(prompt, last.usage)
+        if template.reads == "documents":
+            hits, read = _cited_first(reading.result.hits, checked.citations)
+        else:
+            hits = reading.result.hits
+            read = max((excerpt.rank + 1 for excerpt in prompt.excerpts), default=0)
+            notes += _cut_prompt(prompt, usage)
         return Answer(
             text,
             hits,
@@ -230,43 +210,48 @@ class Prompted(TemplateAnswerer):
             found=found,
             generator=self.name,
             degraded=tuple(notes),
-            usage=last.usage,
-            cost=cost(last.usage, self._settings),
+            usage=usage,
+            cost=cost(usage, self.settings.generate),
             finish_reason=last.finish_reason,
             read=read,
             support=support,
-            cached="exact" if last.usage is not None and last.usage.free else "",
+            answerable=reading.answerable,
+            cached="exact" if usage is not None and usage.free else "",
         )
 
 
-def chosen(hits: Sequence[Hit], most: int) -> list[str]:
+async def _not_found(
+    language: str, result: SearchResult, answerable: float | None
+) -> AsyncIterator[Delta]:
+    text = NOT_FOUND[language]
+    yield Delta(text)
+    yield Delta(
+        answer=Answer(
+            text, result.hits, found=False, degraded=result.degraded, answerable=answerable
+        )
+    )
+
+
+def _near_best(hits: Sequence[Hit], most: int) -> list[str]:
     """The documents that a summary reads: those with a hit nearly as good as the best."""
     best = hits[0].score if hits else 0.0
     near = [hit.chunk.document_id for hit in hits if hit.score >= _NEAR_BEST * best]
     return list(dict.fromkeys(near))[:most]
 
 
-def _read(
-    hits: tuple[Hit, ...], prompt: Prompt, checked: Checked, task: ResolvedTemplate
-) -> tuple[tuple[Hit, ...], int | None]:
-    """The answer's hits, and how many of the first were read."""
-    if task.reads == "documents":
-        # of a long text, the passages that the summary cites; the search's hits behind them
-        scores = {hit.chunk.document_id: hit.score for hit in reversed(hits)}
-        cited = {c.chunk.id: c.chunk for c in checked.citations}
-        first = [Hit(chunk, scores.get(chunk.document_id, 0.0)) for chunk in cited.values()]
-        rest = [hit for hit in hits if hit.chunk.id not in cited]
-        return (*first, *rest), len(first)
-    if task.reads == "nothing":
-        return hits, 0
-    return hits, max((excerpt.rank + 1 for excerpt in prompt.excerpts), default=0)
+def _cited_first(hits: Sequence[Hit], citations: Sequence[Citation]) -> tuple[tuple[Hit, ...], int]:
+    """Of a long text, the passages that its summary cites, and how many; then the other hits."""
+    scores = {hit.chunk.document_id: hit.score for hit in reversed(hits)}
+    cited = {c.chunk.id: c.chunk for c in citations}
+    first = [Hit(chunk, scores.get(chunk.document_id, 0.0)) for chunk in cited.values()]
+    rest = [hit for hit in hits if hit.chunk.id not in cited]
+    return (*first, *rest), len(first)
 
 
 def cost(usage: Usage | None, settings: Generate) -> float | None:
-    """What the tokens cost by the prices set; None where none is set or the server told no usage.
+    """What the tokens cost; None where no price is set or the server reports no usage.
 
-    Cached tokens cost what others do unless they have a price of their own. A replayed answer
-    costs nothing.
+    Cached tokens cost the price of others unless `price_cached` is set. A replayed answer is free.
     """
     prompt, cached, completion = (
         settings.price_prompt,
@@ -283,7 +268,7 @@ def cost(usage: Usage | None, settings: Generate) -> float | None:
 
 
 def says_not_found(text: str) -> bool:
-    """Whether an answer begins with one of the sentences that `NOT_FOUND` asks for."""
+    """Whether an answer begins with a sentence of `NOT_FOUND`, or is empty."""
     plain = _plain(text)
     return not plain or any(plain.startswith(_plain(said)) for said in NOT_FOUND.values())
 
@@ -295,8 +280,8 @@ def _plain(text: str) -> str:
 def _cut_prompt(prompt: Prompt, usage: Usage | None) -> list[str]:
     """A note where the server cannot have read the whole prompt.
 
-    Some servers (Ollama at its num_ctx) drop the beginning of a prompt without a word; only their
-    count tells.
+    Some servers (Ollama at its num_ctx) silently drop the beginning of a prompt; only their token
+    count shows it.
     """
     sent = sum(fewest(message.content) for message in prompt.messages)
     if usage is None or sent < _SMALL or not 0 < usage.prompt_tokens < _READ_SHARE * sent:

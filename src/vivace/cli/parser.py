@@ -1,12 +1,27 @@
-"""The command line, as argparse sees it. Imports nothing of ours that imports anything."""
+"""The command line: commands with their arguments, units of values, and exit statuses.
+
+Imports only the standard library, so that `--help` is instant.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from vivace.cli import units
+# Exit statuses. They are part of the interface: scripts branch on them.
+OK = 0
+FAILED = 1
+"""An error of Vivace's or of the machine's."""
+BAD_INPUT = 2
+"""The caller's error; argparse uses it too."""
+SOME_FAILED = 3
+"""Done, but some sources could not be read."""
+INFEASIBLE = 4
+"""No index meets the objective; the nearest is shown."""
+INTERRUPTED = 130
 
 _STATUS = "exit status: 0 done, 1 error, 2 bad input, 3 some sources failed, 130 interrupted"
 
@@ -47,12 +62,19 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _command(
-    commands: _Commands, name: str, module: str, help: str, example: str, *, collection: bool = True
+    commands: _Commands,
+    name: str,
+    module: str,
+    description: str,
+    example: str,
+    *,
+    collection: bool = True,
 ) -> argparse.ArgumentParser:
+    """Add a command, run by `vivace.cli.MODULE`, with the options that all commands share."""
     command = commands.add_parser(
         name,
-        help=help,
-        description=help,
+        help=description,
+        description=description,
         epilog=f"example: {example}\n{_STATUS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -237,25 +259,25 @@ def _tune(commands: _Commands) -> None:
     )
     command.add_argument(
         "--recall",
-        type=units.share,
+        type=share,
         metavar="R",
         help="floor of recall@10 against exact search; default: tune.recall",
     )
     command.add_argument(
         "--p95",
-        type=units.milliseconds,
+        type=milliseconds,
         metavar="TIME",
         help="most time of a dense search, e.g. 5ms; default: tune.p95_ms",
     )
     command.add_argument(
         "--memory",
-        type=units.size,
+        type=size,
         metavar="SIZE",
         help="most memory of the index, e.g. 2GiB or 30MB; default: tune.memory_mib",
     )
     command.add_argument(
         "--budget",
-        type=units.seconds,
+        type=seconds,
         metavar="TIME",
         help="most time of the tuning, e.g. 120s; default: tune.budget_seconds",
     )
@@ -405,4 +427,49 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError
+    return value
+
+
+_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
+_TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_SIZES = {
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+}
+
+
+def share(text: str) -> float:
+    """A number above 0 and at most 1, also as `95%`."""
+    percent = text.strip().endswith("%")
+    try:
+        value = float(text.strip().rstrip("%")) / (100 if percent else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: give e.g. 0.95")
+    return value
+
+
+def milliseconds(text: str) -> float:
+    """A time in milliseconds; a bare number is milliseconds."""
+    return round(1e3 * _measured(text, _TIMES, "ms", "5ms"), 9)
+
+
+def seconds(text: str) -> float:
+    """A time in seconds; a bare number is seconds."""
+    return _measured(text, _TIMES, "s", "120s")
+
+
+def size(text: str) -> int:
+    """A size in bytes; `MB` is 1,000,000 bytes, `MiB` 1,048,576."""
+    return round(_measured(text, _SIZES, "b", "2GiB or 30MB"))
+
+
+def _measured(text: str, units: Mapping[str, float], bare: str, example: str) -> float:
+    found = _NUMBER.fullmatch(text)
+    unit = units.get((found[2] or bare).lower()) if found else None
+    value = float(found[1]) * unit if found and unit else 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: give e.g. {example}")
     return value

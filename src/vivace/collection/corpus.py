@@ -19,6 +19,7 @@ from vivace.collection.segment_directory import SegmentDirectory
 from vivace.collection.snapshot import Snapshot
 from vivace.errors import CollectionLocked, CorruptIndex, MissingExtra, StoreError, StoreUnwritable
 from vivace.index.flat import FlatIndex
+from vivace.run.background import BackgroundExecutor
 from vivace.settings import Index
 from vivace.store.connections import WriteLock
 from vivace.store.integrity import Progress
@@ -59,7 +60,8 @@ class Corpus:
         """Guards the state; never held while vectors are read or written."""
         self._working = threading.Lock()
         """Held during a seal or merge; taken before the other two."""
-        self.background = Background(self._tend)
+        self.executor = BackgroundExecutor()
+        self.background = Background(self._tend, self.executor)
         self._removed_since = 0
         """Chunks removed since the manifest was written: opening the collection replays them."""
         self.plans = PlanState(folder, settings, trace, decide)
@@ -95,6 +97,7 @@ class Corpus:
     def close(self) -> None:
         """Finish the seal or merge that runs, and release the files."""
         self.background.close()
+        self.executor.close()
         with self._changing:
             try:
                 self.keywords.release()

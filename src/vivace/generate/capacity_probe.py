@@ -1,7 +1,7 @@
 """How many requests does a model server take at once, where it says so?
 
-llama.cpp tells its slots at `/props` and `/slots`; vLLM its `max_num_seqs` at `/server_info`, but
-only in its development mode. Of the others the limit is learned.
+llama.cpp answers with its slots at `/props` and `/slots`; vLLM with its `max_num_seqs` at
+`/server_info`, but only in its development mode. For other servers the limit is learned.
 """
 
 from __future__ import annotations
@@ -15,100 +15,96 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from vivace.run.endpoints import Lease
+from vivace.run.balance import Lease
+from vivace.run.http import read_whole
+from vivace.run.retry import RequestFailure
 
 EVERY: Final = 2.0
-"""Seconds between two questions to a server that answers them."""
+"""Seconds between two probes of a server that answers them."""
 LONGEST: Final = 600.0
-"""And to one that does not: doubled up to this."""
+"""Seconds between two probes of one that does not: doubled up to this."""
 SECONDS: Final = 2.0
-"""An answer may take."""
+"""Timeout of a probe."""
 MOST: Final = 4096
-"""Requests at once; a greater number is taken for none."""
+"""Requests at once; a greater number counts as none."""
 _MAX_BODY: Final = 1 << 20
 _PATHS: Final = ("/props", "/slots", "/server_info?config_format=json")
 _SEQUENCES: Final = re.compile(rb"max_num_seqs[\\\"']*\s*[=:]\s*([0-9]+)")
 
 
 @dataclass(slots=True)
-class _Probed:
-    next: float = 0.0
+class _ProbedServer:
+    due: float = 0.0
     pause: float = EVERY
     path: str = ""
-    """That it answered at."""
-    asking: asyncio.Task[None] | None = None
+    """The one that was answered."""
+    probe: asyncio.Task[None] | None = None
 
 
 class CapacityProbe:
-    """Asks beside the requests: none waits for it, and none fails with it.
+    """Probes servers beside their requests: no request waits for a probe or fails with it.
 
     Args:
-        session: opens the connections to ask by.
-        tell: is called with a server's URL and its number, or None where it tells none any more.
+        session: opens the connections.
+        found: called with a server's URL and its number, or None where it names none any more.
     """
 
     def __init__(
         self,
         session: Callable[[], aiohttp.ClientSession],
-        tell: Callable[[str, int | None], None],
+        found: Callable[[str, int | None], None],
     ) -> None:
         self._session = session
-        self._tell = tell
-        self._servers: dict[str, _Probed] = {}
+        self._found = found
+        self._servers: dict[str, _ProbedServer] = {}
 
     def beside(self, lease: Lease) -> None:
-        """Ask the lease's server, if it is time and more than one request is there: for a single
-        one the number says nothing."""
+        """Probe the lease's server, if it is time and it has more than one request: for a single
+        one the number does not matter."""
         if lease.in_use < 2:
             return
-        server = self._servers.setdefault(lease.server, _Probed())
+        server = self._servers.setdefault(lease.server, _ProbedServer())
         loop = asyncio.get_running_loop()
-        if loop.time() >= server.next and (server.asking is None or server.asking.done()):
-            server.asking = loop.create_task(self._ask(lease.server, server))
+        if loop.time() >= server.due and (server.probe is None or server.probe.done()):
+            server.probe = loop.create_task(self._probe(lease.server, server))
 
     async def close(self) -> None:
-        """Ask no more. Idempotent."""
-        asking = [one.asking for one in self._servers.values() if one.asking is not None]
-        for task in asking:
+        """Cancel the running probes. Idempotent."""
+        probes = [one.probe for one in self._servers.values() if one.probe is not None]
+        for task in probes:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*probes, return_exceptions=True)
 
-    async def _ask(self, url: str, server: _Probed) -> None:
+    async def _probe(self, url: str, server: _ProbedServer) -> None:
         root = url.removesuffix("/v1")
-        found: int | None = None
+        capacity: int | None = None
         for path in (server.path,) if server.path else _PATHS:
-            found = await self._number(root + path)
-            if found is not None:
+            capacity = await self._ask(root + path)
+            if capacity is not None:
                 server.path = path
                 break
-        if found is not None:
+        if capacity is not None:
             server.pause = EVERY
-            self._tell(url, found)
+            self._found(url, capacity)
         else:
-            if server.path:  # it did until now: another server may stand there
-                self._tell(url, None)
+            if server.path:  # it answered until now: another server may stand there
+                self._found(url, None)
             server.path = ""
             server.pause = min(2 * server.pause, LONGEST)
-        server.next = asyncio.get_running_loop().time() + server.pause
+        server.due = asyncio.get_running_loop().time() + server.pause
 
-    async def _number(self, url: str) -> int | None:
+    async def _ask(self, url: str) -> int | None:
         try:
             async with asyncio.timeout(SECONDS):
                 async with self._session().get(url, allow_redirects=False) as response:
                     if response.status != 200:
                         return None
-                    parts, size = [], 0
-                    async for part in response.content.iter_any():
-                        parts.append(part)
-                        size += len(part)
-                        if size > _MAX_BODY:
-                            return None
-                    return number(b"".join(parts))
-        except (TimeoutError, aiohttp.ClientError, OSError):
+                    return capacity_of(await read_whole(response.content, _MAX_BODY))
+        except (TimeoutError, aiohttp.ClientError, OSError, RequestFailure):
             return None
 
 
-def number(body: bytes) -> int | None:
+def capacity_of(body: bytes) -> int | None:
     """The requests at once that a server's answer names; None where it names none."""
     try:
         value = msgspec.json.decode(body)

@@ -1,32 +1,32 @@
-"""What a model is told: how to answer, the passages as untrusted data, and the question.
+"""What does a prompt say? How to answer, the passages as untrusted data, and the question.
 
-The order keeps a server's prefix cache useful: what is the same for every question comes first
-(instructions, the user's own), then the conversation, which only grows, and last what is new.
+The order keeps a server's prefix cache useful: first what is the same for every question (the
+instructions, also the user's own), then the conversation, which only grows, and last what is new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeAlias
 
-from vivace.generate import templates
-from vivace.generate.excerpts import Count, Excerpt, whole
-from vivace.generate.optimise import Price, shaped
+from vivace.generate.compression import Excerpt, select_excerpts
 from vivace.generate.templates import ResolvedTemplate
-from vivace.settings import Answering
-from vivace.text.tokens import estimate
-from vivace.types import AnswerOptions, Chunk, Hit, Message, Query
+from vivace.settings import Answering, Generate
+from vivace.text.tokens import counter
+from vivace.types import AnswerOptions, Chunk, Hit, Message
 
-_DEFAULTS: Final = Answering(deduplicate=False)
-_FENCE: Final = 28
-"""Tokens of a passage's tags, beside what they say of the document."""
+CountTokens: TypeAlias = Callable[[str], int]
 
 TAG: Final = "document-"
-"""A passage's fence is this and the request's nonce."""
+"""A passage's fence is a tag of this and the request's nonce."""
 NOTES: Final = "summary-"
-"""The fence of a summary of a part, which a model has written."""
+"""The fence of the summary of a part, which a model has written."""
+_FENCE: Final = 28
+"""Tokens of a passage's tags, beside their attributes."""
+_TURN: Final = 4
+"""Tokens of a message of the conversation, beside its text."""
 _USERS: Final = {
     "en": "Further instructions of the user, as far as the rules allow:",
     "zh": "用户的其他要求（在不违反上述规则的前提下遵守）：",
@@ -48,107 +48,93 @@ class Prompt:
 
     messages: tuple[Message, ...]
     excerpts: tuple[Excerpt, ...]
-    language: str
-    """`en` or `zh`: of the instructions, and of the answer unless another was asked for."""
-    forgotten: int = 0
-    """Earlier messages that had no room."""
+    dropped: int = 0
+    """The oldest messages of the conversation, which had no room."""
 
 
-def build(
-    query: Query,
-    hits: Sequence[Hit],
-    options: AnswerOptions,
-    *,
-    system: str = "",
-    budget: int,
-    nonce: str = "",
-    task: ResolvedTemplate | None = None,
-    answering: Answering = _DEFAULTS,
-    count: Count = estimate,
-) -> Prompt:
-    """The prompt for a question.
+class PromptBuilder:
+    """Builds prompts as the settings say.
 
-    Args:
-        system: the user's standing instructions; those of `options` follow them.
-        budget: most tokens (estimated) of the passages, and as many again of earlier messages.
-        nonce: marks the fences; made of the passages and in none of them, unless given.
-        task: what is asked for; found in `options` unless given.
-        answering: what is done to the passages: see `optimise.shaped`.
+    Attributes:
+        budget: most tokens of the passages in a prompt, and as many again of earlier messages.
         count: tokens of a text.
     """
-    task = templates.resolve(query, options) if task is None else task
-    excerpts = shaped(task.text, whole(hits), answering, budget, price(count))
-    history = newest(options.history, budget, count)
-    told = Message("system", instructions(task, options, system, structure=answering.structure))
-    last = Message("user", message(task, excerpts, nonce=nonce))
-    forgotten = len(options.history) - len(history)
-    return Prompt((told, *history, last), excerpts, task.language, forgotten)
 
+    def __init__(self, generate: Generate, answering: Answering) -> None:
+        self.budget = generate.context_tokens
+        self.count: CountTokens = counter(generate.tokenizer)
+        self._system = generate.system.strip()
+        self._answering = answering
 
-def instructions(
-    task: ResolvedTemplate, options: AnswerOptions, system: str, *, structure: bool
-) -> str:
-    """The system message: the same for every question of a kind, so that servers cache it."""
-    parts = [task.instructions + (task.structure if structure else "")]
-    wishes = [wish for wish in (system.strip(), options.system.strip()) if wish]
-    if wishes:
-        parts.append("\n".join([_USERS[task.language], *wishes]))
-    return "\n\n".join(parts)
+    def build(
+        self, template: ResolvedTemplate, hits: Sequence[Hit], options: AnswerOptions
+    ) -> Prompt:
+        """The prompt for one request, with as much of the hits as the budget holds."""
+        excerpts = select_excerpts(template.text, hits, self._answering, self.budget, self.cost)
+        system, *history = self.opening(template, options)
+        last = Message("user", message(template, excerpts))
+        dropped = len(options.history) - len(history)
+        return Prompt((system, *history, last), excerpts, dropped)
+
+    def opening(self, template: ResolvedTemplate, options: AnswerOptions) -> tuple[Message, ...]:
+        """The system message, the same for every question with this template, and as much of the
+        conversation's end as the budget holds."""
+        parts = [template.instructions + (template.structure if self._answering.structure else "")]
+        wishes = [wish for wish in (self._system, options.system.strip()) if wish]
+        if wishes:
+            parts.append("\n".join([_USERS[template.language], *wishes]))
+        return (Message("system", "\n\n".join(parts)), *self._newest(options.history))
+
+    def cost(self, excerpt: Excerpt) -> int:
+        """Tokens of an excerpt in a prompt: its text, its fence, and what joins them."""
+        return self.count(_opening_tag(0, excerpt.chunk, "") + excerpt.text) + _FENCE
+
+    def _newest(self, history: Sequence[Message]) -> Sequence[Message]:
+        """The last messages that fit, without answers whose question did not."""
+        first, left = len(history), self.budget
+        while first and (cost := self.count(history[first - 1].content) + _TURN) <= left:
+            left -= cost
+            first -= 1
+        while 0 < first < len(history) and history[first].role == "assistant":
+            first += 1
+        return history[first:]
 
 
 def message(
-    task: ResolvedTemplate,
+    template: ResolvedTemplate,
     excerpts: Sequence[Excerpt],
     *,
-    nonce: str = "",
     first: int = 1,
     notes: Sequence[str] = (),
-    asked: str = "",
+    request: str = "",
 ) -> str:
-    """The last message: passages in fences, then what is asked.
+    """The last message: passages in fences, then the request.
 
     Args:
         first: the number of the first passage.
         notes: summaries of parts, fenced before the passages.
-        asked: instead of the task's own.
+        request: instead of the template's.
     """
-    nonce = nonce or _nonce([*(excerpt.chunk.text for excerpt in excerpts), *notes])
-    code = task.language
+    nonce = _nonce([*(excerpt.chunk.text for excerpt in excerpts), *notes])
+    code = template.language
     parts: list[str] = []
     if notes:
         parts += [_NOTES[code], *(f"<{NOTES}{nonce}>\n{note}\n</{NOTES}{nonce}>" for note in notes)]
-    if excerpts or task.reads == "passages":
+    if excerpts or template.reads == "passages":
         parts.append(_DATA[code].format(nonce=nonce))
-    parts += [fenced(number, e, nonce) for number, e in enumerate(excerpts, start=first)]
-    return "\n\n".join([*parts, asked or task.asked])
-
-
-def price(count: Count = estimate) -> Price:
-    """What an excerpt takes in a prompt: its text, its fence, and what joins them."""
-
-    def tokens(excerpt: Excerpt) -> int:
-        return count(_headed(0, excerpt.chunk, "") + excerpt.text) + _FENCE
-
-    return tokens
-
-
-def newest(history: Sequence[Message], budget: int, count: Count = estimate) -> tuple[Message, ...]:
-    """The end of a conversation that fits, without a beginning that answers nobody."""
-    first = len(history)
-    while first and (cost := count(history[first - 1].content) + 4) <= budget:
-        budget -= cost
-        first -= 1
-    while 0 < first < len(history) and history[first].role == "assistant":
-        first += 1
-    return tuple(history[first:])
+    parts += [
+        f"{_opening_tag(number, excerpt.chunk, nonce)}\n{excerpt.text}\n</{TAG}{nonce}>"
+        for number, excerpt in enumerate(excerpts, start=first)
+    ]
+    return "\n\n".join([*parts, request or template.labelled_text])
 
 
 def _nonce(texts: Sequence[str]) -> str:
     """96 bits of a digest of the passages, which none of them contains.
 
-    A text that was to close its fence would have to hold the digest of itself and of the passages
-    that it will be shown with: with every 24 characters of 16,000 a guess, some 2**82 trials. So no
-    chance is needed, and the same passages make the same prompt, which can be answered from memory.
+    To close its fence, a text would have to hold the digest of itself and of the passages beside
+    it: with every 24 characters of 16,000 a guess, some 2**82 trials. So nothing need be random,
+    and the same passages make the same prompt, whose answer can be cached.
     """
     digest = blake2b(digest_size=12)
     for text in texts:
@@ -160,19 +146,15 @@ def _nonce(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def fenced(number: int, excerpt: Excerpt, nonce: str) -> str:
-    return f"{_headed(number, excerpt.chunk, nonce)}\n{excerpt.text}\n</{TAG}{nonce}>"
-
-
-def _headed(number: int, chunk: Chunk, nonce: str) -> str:
-    told = [f'number="{number}"']
+def _opening_tag(number: int, chunk: Chunk, nonce: str) -> str:
+    attributes = [f'number="{number}"']
     if name := _attribute(chunk.title or chunk.source.rsplit("/", 1)[-1]):
-        told.append(f'title="{name}"')
+        attributes.append(f'title="{name}"')
     if section := _attribute(" / ".join(chunk.section)):
-        told.append(f'section="{section}"')
+        attributes.append(f'section="{section}"')
     if chunk.page is not None:
-        told.append(f'page="{chunk.page}"')
-    return f"<{TAG}{nonce} {' '.join(told)}>"
+        attributes.append(f'page="{chunk.page}"')
+    return f"<{TAG}{nonce} {' '.join(attributes)}>"
 
 
 def _attribute(text: str) -> str:

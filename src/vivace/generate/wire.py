@@ -9,10 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from vivace.errors import ModelRefused, StreamMalformed
+from vivace.run.http import sendable
+from vivace.run.retry import RequestFailure, error_message
 from vivace.types import Usage
-
-MAX_MESSAGE = 500
-"""Characters of a server's error that are shown."""
 
 ADAPTABLE: Final = {
     "stream_options": "stream_options",
@@ -70,7 +69,7 @@ def decode(data: bytes, secret: str = "") -> ChatCompletion:
         ) from error
     if found.error is not None:
         raise ModelRefused(
-            f"the model server broke off with an error: {message(found.error, secret)}",
+            f"the model server broke off with an error: {error_message(found.error, secret)}",
             status=_status(found.error),
             fix="See the model server's log",
         )
@@ -104,28 +103,6 @@ def _count(value: Any) -> int | None:
     return max(0, int(value))
 
 
-def message(error: Any, secret: str = "") -> str:
-    """What an error object says, in one line of bounded length, without the secret."""
-    if isinstance(error, dict):
-        error = error.get("error", error)
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error
-    # first of all: a part of a secret that was cut would not be known again
-    return " ".join(redacted(str(error), secret).split())[:MAX_MESSAGE]
-
-
-def redacted(text: str, secret: str) -> str:
-    return text.replace(secret, "***") if secret else text
-
-
-def message_of_body(body: bytes, secret: str = "") -> str:
-    """What the body of an HTTP error says."""
-    try:
-        return message(msgspec.json.decode(body), secret)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return message(body.decode("utf-8", "replace"), secret)
-
-
 def _status(error: Any) -> int:
     """The HTTP status an error inside a stream names; 502 where it names none."""
     code = error.get("code") if isinstance(error, dict) else None
@@ -136,26 +113,59 @@ def _status(error: Any) -> int:
     return status if 400 <= status <= 599 else 502
 
 
-def not_known(error: ModelRefused, sent: bytes) -> str | None:
-    """The parameter that the server refused because it does not take it at all, if that was it."""
-    if error.status not in (400, 422) or not _NOT_KNOWN.search(error.what):
-        return None
-    body: dict[str, Any] = msgspec.json.decode(sent)
-    return next(
-        (name for name, said in ADAPTABLE.items() if name in body and said in error.what), None
-    )
+class AdaptedRequest:
+    """The body of one request, without the parameters that its server does not take.
 
+    Args:
+        omitted: by server, the parameters of `ADAPTABLE` that it has refused; kept up to date here.
+    """
 
-def omit(body: dict[str, Any], name: str) -> None:
-    value = body.pop(name, None)
-    if name == "max_tokens" and value is not None:
-        body["max_completion_tokens"] = value
+    def __init__(self, body: dict[str, Any], omitted: dict[str, set[str]]) -> None:
+        self._body = body
+        self._omitted = omitted
+        self._adapted: set[tuple[str, str]] = set()
+        """(server, parameter) that were left out because of this request."""
 
+    def encoded(self, server: str) -> bytes:
+        """The body for this server."""
+        body = self._for(server)
+        try:
+            return msgspec.json.encode(body)
+        except UnicodeEncodeError:
+            for message in body["messages"]:
+                message["content"] = sendable(message["content"])
+            return msgspec.json.encode(body)
 
-def encode(body: dict[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:  # a lone surrogate, which is no text that JSON can carry
-        for message in body["messages"]:
-            message["content"] = message["content"].encode("utf-8", "replace").decode()
-        return msgspec.json.encode(body)
+    def adapt(self, server: str, failure: RequestFailure) -> bool:
+        """Whether the server refused a parameter that it can do without: from now on it is omitted.
+
+        Where that did not help, the request was wrong, not the parameter: it is sent again.
+        """
+        if not failure.status:
+            return False
+        omitted = self._omitted.setdefault(server, set())
+        name = self._not_known(server, failure)
+        if name is None:
+            omitted -= {name for at, name in self._adapted if at == server}
+            return False
+        omitted.add(name)
+        self._adapted.add((server, name))
+        return True
+
+    def _for(self, server: str) -> dict[str, Any]:
+        if not (omitted := self._omitted.get(server)):
+            return self._body
+        body = self._body.copy()
+        for name in omitted:
+            value = body.pop(name, None)
+            if name == "max_tokens" and value is not None:
+                body["max_completion_tokens"] = value
+        return body
+
+    def _not_known(self, server: str, failure: RequestFailure) -> str | None:
+        """The parameter that the server refused because it does not take it at all."""
+        if failure.status not in (400, 422) or not _NOT_KNOWN.search(failure.what):
+            return None
+        sent = self._for(server)
+        names = (name for name, said in ADAPTABLE.items() if name in sent and said in failure.what)
+        return next(names, None)

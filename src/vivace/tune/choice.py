@@ -1,22 +1,103 @@
-"""Which of what was measured is best, and why? Hard constraints first, then CPU."""
+"""Which indexes are worth building, and which of those measured is best?
+
+Formulas rule candidates out before anything is built. Constraints come first, then CPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from math import log
+from typing import Final
 
-from vivace.tune.candidates import megabytes
+from vivace.errors import MissingExtra
+from vivace.index import segments
+from vivace.index.flat import FlatIndex
+from vivace.tune.tuning import Rejected
 from vivace.types import Objective, Plan, Trial
 
-NOISE = 0.05
-"""Share by which CPU times may differ and still be the same."""
+NOISE: Final = 0.05
+"""Share by which CPU times may differ and still count as the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCandidate:
+    """A family with its parameters, and what building it takes by the family's formulas."""
+
+    family: str
+    params: Mapping[str, int]
+    resident: int
+    """Bytes."""
+    seconds: float
+    """CPU seconds of the build."""
+
+
+# -- before anything is built -----------------------------------------------------------------
+
+
+def installed(
+    families: Sequence[str] = segments.FAMILIES,
+) -> tuple[list[str], list[Rejected]]:
+    """The families that this machine can use, and the others with the reason."""
+    there = segments.available()
+    lacking = [family for family in families if segments.of_family(family).family not in there]
+    why = str(MissingExtra("rabitqlib", "graph"))
+    return [f for f in families if f in there], [Rejected(f, {}, why) for f in lacking]
+
+
+def listed(n: int, dim: int, families: Sequence[str]) -> list[IndexCandidate]:
+    """Everything to build, most promising first: each family's likeliest before any second, and
+    among equals the quickest build first. `flat` needs no build and is not listed."""
+    by_family = [_of(family, n, dim) for family in families if family != FlatIndex.family]
+    by_family.sort(key=lambda found: min((c.seconds for c in found), default=0.0))
+    return [
+        candidate for turn in zip_longest(*by_family) for candidate in turn if candidate is not None
+    ]
+
+
+def affordable(
+    candidates: Sequence[IndexCandidate], memory_bytes: int | None
+) -> tuple[list[IndexCandidate], list[Rejected]]:
+    """The candidates whose formula fits the memory, and the others with the reason."""
+    kept, rejected = [], []
+    for candidate in candidates:
+        if memory_bytes is None or candidate.resident <= memory_bytes:
+            kept.append(candidate)
+            continue
+        reason = (
+            f"would hold {megabytes(candidate.resident)} in memory, "
+            f"where {megabytes(memory_bytes)} are allowed"
+        )
+        rejected.append(Rejected(candidate.family, dict(candidate.params), reason))
+    return kept, rejected
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.3g} MB"
+
+
+def _of(family: str, n: int, dim: int) -> list[IndexCandidate]:
+    cls = segments.of_family(family)
+    return [
+        IndexCandidate(
+            family,
+            params,
+            cls.estimate_bytes(n, dim, **params).resident,
+            cls.estimate_seconds(n, dim, **params),
+        )
+        for params in cls.candidates(n, dim)
+    ]
+
+
+# -- among what was measured ------------------------------------------------------------------
 
 
 def ranked(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
-    """The trials that keep to the objective, best first.
+    """The trials that meet the objective, best first.
 
-    Least CPU a question; among those that are within `NOISE` of the least, least bytes in all, and
-    then the shortest build.
+    Least CPU per question; among those within `NOISE` of the least, fewest bytes in all, then the
+    shortest build.
     """
     left = [trial for trial in trials if not lacks(trial, objective)]
     found = []
@@ -30,7 +111,7 @@ def ranked(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
 
 
 def lacks(trial: Trial, objective: Objective) -> dict[str, float]:
-    """By how much of what is allowed a trial misses each constraint it misses."""
+    """The constraints that a trial misses, each with the logarithm of its ratio to the limit."""
     found = {}
     if trial.recall_low < objective.recall:
         found["recall"] = _missed(trial.recall_low, objective.recall)
@@ -59,8 +140,13 @@ def named(plan: Plan) -> str:
 
 
 def reason(held: Trial, decided: Trial, others: Sequence[Trial], objective: Objective) -> str:
-    """Why this one: a sentence. `held` is the choice on the held-out questions, `decided` on those
-    that decided, `others` what else keeps to the objective there."""
+    """Why this one, in a sentence.
+
+    Args:
+        held: the choice, measured on the held-out questions.
+        decided: the choice, measured on the questions that decided.
+        others: the other trials that meet the objective on the questions that decided.
+    """
     what = (
         f"{named(held.plan)} finds {held.recall:.3f} of the {objective.k} nearest "
         f"({held.recall_low:.3f} to {held.recall_high:.3f}) in {held.cpu_ms:.3g} ms of CPU, "
@@ -76,14 +162,14 @@ def reason(held: Trial, decided: Trial, others: Sequence[Trial], objective: Obje
 
 
 def shortfall(trials: Sequence[Trial], objective: Objective) -> str:
-    """Which constraint cannot be kept and by how much, in one sentence without its full stop."""
+    """Which constraint cannot be met and by how much, in one sentence without its full stop."""
     within: list[tuple[str, Callable[[Trial], float]]] = [
         ("recall", lambda trial: -trial.recall_low),
         ("p95", lambda trial: trial.p95_ms),
         ("memory", lambda trial: trial.footprint.resident),
     ]
     for name, figure in within:
-        # the other constraints can be kept together, this one with them cannot
+        # the other constraints can be met together, this one with them cannot
         fit = [trial for trial in trials if not set(lacks(trial, objective)) - {name}]
         if fit:
             return _sentence(name, min(fit, key=figure), objective)

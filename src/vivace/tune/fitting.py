@@ -1,15 +1,15 @@
-"""Weights of features from judged questions, and whether they are worth having.
+"""A reranker fitted to a collection's own labels, and whether it is worth using.
 
 The weights are those of a linear pairwise model: the logistic loss of the differences between a
 question's relevant and other candidates (Burges et al., "Learning to Rank using Gradient Descent",
-2005; with one layer), a question's pairs together weighing one, by Newton's method. Whether it
-helps is measured on questions that a fit had not seen, by cross-validation, as it would be served:
-blended into the ranking there was.
+2005; with one layer), minimised by Newton's method; the pairs of one question together weigh one.
+Cross-validation measures whether it helps, on questions that the fit has not seen and as it would
+be served: blended into the ranking before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,19 +17,26 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from vivace.retrieve import rerank
-from vivace.retrieve.features import NAMES, Features
-from vivace.retrieve.fitted import Model
-from vivace.tune import metrics
-from vivace.tune.bootstrap import difference
-from vivace.types import Bitmap, Scores
+from vivace.collection.corpus import Corpus
+from vivace.errors import BadSettings, CorruptIndex, StoreUnwritable
+from vivace.protocols import CandidateSource
+from vivace.retrieve import fitted, rerank
+from vivace.retrieve.fitted import NAMES, Features, FittedModel, FittedReranker, features
+from vivace.trace import Trace
+from vivace.tune import metrics, replay
+from vivace.tune.labels import LabelledQuestion
+from vivace.tune.metrics import difference, numbered
+from vivace.tune.quality import fusion_of
+from vivace.tune.replay import CandidatePool
+from vivace.types import Bitmap, Decision, Scores, Stages
 
+SETTING: Final = "fitted"
+"""The value of `search.rerank` that uses the fitted reranker."""
 FOLDS: Final = 5
 FEWEST: Final = 50
-"""Judged questions, of different groups, below which nothing is fitted: an interval of fewer is not
-to be trusted."""
+"""Groups of judged questions below which nothing is fitted: an interval of fewer is unreliable."""
 _RIDGE: Final = 1e-2
-"""Of the squared weights of features brought to a spread of one, a question."""
+"""Penalty per question on the squared weights of features scaled to a spread of one."""
 _STEPS: Final = 30
 _STILL: Final = 1e-8
 _AT: Final = 10
@@ -38,36 +45,40 @@ Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedRanking:
     """One question's candidates, best first, and which of them are relevant."""
 
     features: Features
     """(n, len(NAMES))."""
     fused: Scores
-    """(n,) descending: the ranking to be bettered."""
+    """(n,) descending: the ranking to improve."""
     relevant: Bitmap
     """(n,)."""
     known: int
-    """Relevant ones in all, found or not."""
+    """Relevant candidates that exist, found or not."""
     group: Hashable = None
-    """Questions of one group are never on both sides of a fold; None is a group of its own."""
+    """Questions of one group stay on the same side of a fold; None is a group of its own."""
 
 
-def fit(judged: Sequence[Judged], collection: str, *, blend: float = 0.5, seed: int = 0) -> Model:
-    """The model of all these questions, with the gain measured by cross-validation over them.
+def fit(
+    judged: Sequence[JudgedRanking], collection: str, *, blend: float = 0.5, seed: int = 0
+) -> FittedModel:
+    """The model of all these questions, with its gain measured by cross-validation over them.
 
-    Questions without a relevant chunk anywhere say nothing and are left out. With fewer than
-    `FEWEST` groups left the model has no weights and is not enabled.
+    Questions without a relevant chunk anywhere are left out. With fewer than `FEWEST` groups left
+    the model has no weights and is not enabled.
 
     Args:
-        collection: uuid of the one that was searched; no other may use the model.
-        blend: weight of the reranker's side that it will be served with.
+        collection: uuid of the collection that was searched; no other may use the model.
+        blend: weight of the reranker's side when it is served.
     """
     asked = [one for one in judged if one.known]
-    groups = _groups(asked)
+    groups = numbered(
+        [("", at) if one.group is None else one.group for at, one in enumerate(asked)]
+    )
     most = int(groups.max()) + 1 if asked else 0
     depth = max((len(one.fused) for one in asked), default=0)
-    model = Model(
+    model = FittedModel(
         collection, (0.0,) * len(NAMES), blend, depth, len(asked), 0.0, 0.0, 0.0, enabled=False
     )
     if most < FEWEST:
@@ -83,13 +94,13 @@ def fit(judged: Sequence[Judged], collection: str, *, blend: float = 0.5, seed: 
     )
 
 
-def gains(judged: Sequence[Judged], model: Model) -> Weights:
-    """(q,) What each question's nDCG@10 gains by the model, blended in as it would be served."""
+def gains(judged: Sequence[JudgedRanking], model: FittedModel) -> Weights:
+    """(q,) gain of each question's nDCG@10 by the model, blended as it would be served."""
     return np.array([_gain(one, model) for one in judged], np.float64)
 
 
-def weigh(judged: Sequence[Judged]) -> Weights:
-    """(features,) The weights of least loss; 0 of a feature that never differs."""
+def weigh(judged: Sequence[JudgedRanking]) -> Weights:
+    """(features,) the weights of least loss; 0 for a feature that never differs."""
     differences, shares = _pairs(judged)
     spread = np.sqrt(shares @ differences**2 / max(shares.sum(), 1.0))
     varies = spread > 0
@@ -103,7 +114,7 @@ def weigh(judged: Sequence[Judged]) -> Weights:
         gradient = ridge @ weights - rows.T @ (shares * wrong)
         curvature = ridge + (rows * (shares * wrong * (1 - wrong))[:, None]).T @ rows
         step = np.linalg.solve(curvature, gradient)
-        # far from the minimum a whole step of Newton's may overshoot it
+        # far from the minimum a full Newton step may overshoot
         step /= max(1.0, float(np.abs(step).max()))
         weights -= step
         if np.abs(step).max() < _STILL:
@@ -111,8 +122,8 @@ def weigh(judged: Sequence[Judged]) -> Weights:
     return weights * scale
 
 
-def _pairs(judged: Sequence[Judged]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(pairs, features) a relevant candidate's features less another one's; (pairs,) its share."""
+def _pairs(judged: Sequence[JudgedRanking]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(pairs, features) a relevant candidate's features minus another's; (pairs,) weights."""
     rows: list[NDArray[np.float64]] = [np.zeros((0, len(NAMES)))]
     shares: list[NDArray[np.float64]] = [np.zeros(0)]
     for one in judged:
@@ -124,8 +135,10 @@ def _pairs(judged: Sequence[Judged]) -> tuple[NDArray[np.float64], NDArray[np.fl
     return np.concatenate(rows), np.concatenate(shares)
 
 
-def _gains(judged: Sequence[Judged], groups: NDArray[np.int64], model: Model, seed: int) -> Weights:
-    """(q,) The same of the model with weights that were fitted without the question's group."""
+def _gains(
+    judged: Sequence[JudgedRanking], groups: NDArray[np.int64], model: FittedModel, seed: int
+) -> Weights:
+    """(q,) gains with weights that were fitted without the question's group."""
     folds = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups] % FOLDS
     found = np.zeros(len(judged))
     for fold in range(FOLDS):
@@ -137,25 +150,113 @@ def _gains(judged: Sequence[Judged], groups: NDArray[np.int64], model: Model, se
     return found
 
 
-def _gain(one: Judged, model: Model) -> float:
+def _gain(one: JudgedRanking, model: FittedModel) -> float:
     places = np.arange(len(one.fused))
-    again = rerank.blend(one.fused, model.scores(one.features), model.blend)
-    return _ndcg(one, rerank.order(places, again, len(places))) - _ndcg(one, places)
+    blended = rerank.blend(one.fused, model.scores(one.features), model.blend)
+    return _ndcg(one, rerank.order(places, blended, len(places))) - _ndcg(one, places)
 
 
-def _ndcg(one: Judged, places: NDArray[np.int64]) -> float:
+def _ndcg(one: JudgedRanking, places: NDArray[np.int64]) -> float:
     found = {str(place) for place in np.flatnonzero(one.relevant)}
     missed = {f"missed {n}" for n in range(one.known - len(found))}
     return metrics.ndcg([str(place) for place in places], found | missed, _AT)
 
 
-def _groups(judged: Sequence[Judged]) -> NDArray[np.int64]:
-    """(q,) numbers from 0 up."""
-    numbers: dict[Hashable, int] = {}
-    keys = [("", at) if one.group is None else one.group for at, one in enumerate(judged)]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
-
-
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     found: NDArray[np.float64] = 0.5 * (1 + np.tanh(0.5 * x))
     return found
+
+
+# -- of one collection ------------------------------------------------------------------------
+
+
+def fit_collection(
+    corpus: Corpus,
+    source: CandidateSource,
+    questions: Sequence[LabelledQuestion],
+    pools: Sequence[CandidatePool],
+    stages: Stages,
+) -> FittedModel:
+    """The model of a collection's labelled questions, for rankings by these stages. Blocks."""
+    rankings = [
+        one
+        for question, pool in zip(questions, pools, strict=True)
+        if (one := _ranking(source, question, pool, stages)) is not None
+    ]
+    return fit(rankings, corpus.store.uuid, blend=stages.rerank.weight)
+
+
+def _ranking(
+    source: CandidateSource, question: LabelledQuestion, pool: CandidatePool, stages: Stages
+) -> JudgedRanking | None:
+    """A question's best candidates, each answer once at its best chunk; None without any."""
+    places, fused = replay.fused(pool, fusion_of(stages, question.language), stages.candidates)
+    chunks = source.chunks(pool.ids[places].tolist())
+    _, first = np.unique(pool.answer[places], return_index=True)
+    there = [at for at in np.sort(first).tolist() if int(pool.ids[places[at]]) in chunks]
+    if not (there := there[: stages.rerank.depth]):
+        return None
+    places = places[there]
+    texts = [chunks[int(id)].text for id in pool.ids[places]]
+    nothing = np.zeros(len(places), np.float32)
+    cosine = nothing if pool.cosine is None else pool.cosine[places]
+    return JudgedRanking(
+        features(question.text, texts, pool.bm25[places], cosine),
+        fused[there],
+        pool.relevant[places],
+        pool.wanted,
+        question.group or None,
+    )
+
+
+def decision(model: FittedModel, before: FittedModel | None) -> Decision:
+    """The decision that records the model."""
+    gain = f"{100 * model.gain:+.1f} points of nDCG@10 ({100 * model.low:.1f} to"
+    reason = (
+        f"On questions that a fit had not seen it gains {gain} {100 * model.high:.1f}),"
+        f" so it is {'used' if model.enabled else 'not used'}."
+    )
+    if not any(model.weights):
+        reason = f"{model.questions} judged questions are too few to fit a reranker to."
+    return Decision(
+        "reranker",
+        None if before is None else _plain(before),
+        _plain(model),
+        reason,
+        {"questions": model.questions, "gain": [model.gain, model.low, model.high]},
+    )
+
+
+def save(corpus: Corpus, model: FittedModel, decide: Callable[[Decision], None]) -> None:
+    """Replace the reranker in the collection's folder, and record the decision. Blocks.
+
+    Raises:
+        StoreUnwritable: the folder cannot be written.
+    """
+    path = corpus.folder / fitted.FILE
+    try:
+        before = fitted.load(path, corpus.store.uuid)
+    except (CorruptIndex, BadSettings):
+        before = None
+    try:
+        fitted.save(model, path)
+    except OSError as error:
+        raise StoreUnwritable(
+            f"{path}: {error.strerror}", fix="Make room, or its folder"
+        ) from error
+    decide(decision(model, before))
+
+
+def load(corpus: Corpus, trace: Trace) -> FittedReranker | None:
+    """The collection's fitted reranker; None without one that helps. Counts an unreadable one."""
+    try:
+        model = fitted.load(corpus.folder / fitted.FILE, corpus.store.uuid)
+    except (CorruptIndex, BadSettings):
+        trace.count("rerank.unreadable")
+        return None
+    return FittedReranker(model) if model is not None and model.enabled else None
+
+
+def _plain(model: FittedModel) -> dict[str, object]:
+    weights = dict(zip(model.names, model.weights, strict=True))
+    return {"enabled": model.enabled, "blend": model.blend, "weights": weights}

@@ -1,4 +1,4 @@
-"""Labels that people gave: which documents answer which question."""
+"""Questions with known answers: judged by people in files, or labelled for a replay."""
 
 from __future__ import annotations
 
@@ -9,31 +9,61 @@ from pathlib import Path
 import msgspec
 
 from vivace.errors import BadInput
-from vivace.types import Query
+from vivace.text.language import language
+from vivace.types import Query, Vector
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A question and the documents that answer it."""
+class JudgedQuestion:
+    """A question and the documents that answer it, as people judged them."""
 
     query: Query
     relevant: frozenset[str]
     id: str = ""
-    spans: tuple[tuple[str, int, int], ...] = field(default=())
-    """Characters of documents (document id, start, end) that hold the answer; none is unknown."""
+    spans: tuple[tuple[str, int, int], ...] = ()
+    """Characters of documents (document id, start, end) that hold the answer; empty is unknown."""
 
 
-def read(folder: Path) -> list[Judged]:
+@dataclass(frozen=True, slots=True)
+class ChunkRemainder:
+    """A chunk without the words that a question was made of: what it is judged by instead."""
+
+    share: float
+    """Share of the chunk's own keyword score that the remaining text has."""
+    vector: Vector | None
+    """(dim,) of the remaining text; None keeps the chunk's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledQuestion:
+    """A question with what answers it: documents by id, or chunks by id."""
+
+    text: str
+    documents: frozenset[str] = frozenset()
+    chunks: frozenset[int] = frozenset()
+    vector: Vector | None = None
+    """(dim,); None where the model cannot read the question."""
+    remainders: Mapping[int, ChunkRemainder] = field(default_factory=dict)
+    """By chunk id."""
+    group: str = ""
+    """Questions that vary together, such as those made from one document, share it."""
+
+    @property
+    def language(self) -> str:
+        return language(self.text)
+
+
+def read(folder: Path) -> list[JudgedQuestion]:
     """The questions of queries.jsonl that qrels.tsv judges, in file order.
 
     Raises:
         BadInput: a file is missing, or a line of it cannot be read; names the line.
     """
-    return judged(folder / "qrels.tsv", folder / "queries.jsonl")
+    return read_files(folder / "qrels.tsv", folder / "queries.jsonl")
 
 
-def judged(qrels: Path, queries: Path) -> list[Judged]:
-    """The questions of one file ({id, text, spans, doc} a line) that the other judges.
+def read_files(qrels: Path, queries: Path) -> list[JudgedQuestion]:
+    """The questions of `queries` (lines of {id, text, spans, doc}) that `qrels` judges.
 
     Raises:
         BadInput: a file is missing, or a line of it cannot be read; names the line.
@@ -45,14 +75,14 @@ def judged(qrels: Path, queries: Path) -> list[Judged]:
             continue
         try:
             value = msgspec.json.decode(row)
-            id, text = str(value["id"]), value["text"]
+            name, text = str(value["id"]), value["text"]
             if not isinstance(text, str):
                 raise TypeError("text is no string")
             spans = _spans(value)
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{queries}:{number}: {error}", fix="Write {id, text} a line") from error
-        if id in relevant:
-            found.append(Judged(Query(text), frozenset(relevant[id]), id, spans))
+        if name in relevant:
+            found.append(JudgedQuestion(Query(text), frozenset(relevant[name]), name, spans))
     if not found:
         raise BadInput(
             f"{queries.parent}: no question of {queries.name} is judged in {qrels.name}",

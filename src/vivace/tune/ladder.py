@@ -1,4 +1,4 @@
-"""What is the least effort that keeps a floor of recall? Few questions first, bisected."""
+"""What is the least effort of an index that meets a floor of recall? Found by bisection."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import Final
 
 import numpy as np
 
 from vivace.protocols import VectorIndex
-from vivace.tune import intervals
-from vivace.tune.intervals import Recall, Recalls
-from vivace.tune.questions import Questions
+from vivace.tune import metrics
+from vivace.tune.measure import Contender, Times
+from vivace.tune.metrics import Recall, Recalls
+from vivace.tune.workload import Questions
+from vivace.types import Plan, Trial
 
-_FIRST = 64
+_FIRST: Final = 64
 """Questions an effort is tried on first."""
-_CLOSE = 1.04
-"""Two efforts of which one is less than so many times the other are as good as the same."""
+_CLOSE: Final = 1.04
+"""Two efforts whose ratio is below this are as good as the same."""
+_BESIDE: Final = 1.3
+"""The least ratio of the efforts that are shown beside a chosen one."""
 
 
 @dataclass(slots=True)
-class Rung:
-    """One effort, as far as it was tried."""
+class LadderRung:
+    """One effort, and what was measured of it so far."""
 
     recalls: Recalls = field(default_factory=lambda: np.empty(0))
     cpu_seconds: float = 0.0
@@ -36,32 +41,32 @@ class Rung:
 class Ladder:
     """The efforts of one index, each tried on as many questions as it needs.
 
-    Each asks for `width` neighbours, by which the questions' true ones are judged.
+    Each search asks for `width` neighbours; recall is judged by the questions' true neighbours.
     """
 
     def __init__(
         self, index: VectorIndex, questions: Questions, width: int, step: Callable[[], None]
     ) -> None:
         self.index = index
-        self.rungs: dict[int, Rung] = {}
+        self.rungs: dict[int, LadderRung] = {}
         self._questions = questions
         self._width = width
         self._step = step
 
     def recall(self, effort: int) -> Recall:
-        """What is known of an effort."""
+        """The recall of an effort on the questions it was tried on."""
         rung = self.rungs[effort]
         if self.index.capabilities.exact:
-            return intervals.certain(len(rung.recalls))
-        return intervals.recall(rung.recalls, self._questions.groups[: len(rung.recalls)])
+            return metrics.exact_recall(len(rung.recalls))
+        return metrics.mean_recall(rung.recalls, self._questions.groups[: len(rung.recalls)])
 
-    def least(self, floor: float, dear: Callable[[int, Rung], bool]) -> int | None:
+    def least(self, floor: float, dear: Callable[[int, LadderRung], bool]) -> int | None:
         """The least effort whose recall is at or above the floor by the lower end of its interval.
 
-        Doubled until one is, then bisected; an effort passes for now on as many questions as are
-        needed to see it clearly above or below, and the one that is returned on all of them. None
-        where the greatest effort does not reach the floor, or where `dear` says of one that does
-        not that it costs too much already: a greater one costs more.
+        Efforts are doubled until one passes, then bisected. An effort passes provisionally on as
+        many questions as show it clearly above or below the floor; the returned one passes on all
+        of them. None where the greatest effort misses the floor, or where `dear` says that an
+        effort that misses it costs too much already: a greater one costs more.
         """
         lowest, greatest = self.index.efforts(self._width)
         below, above = lowest - 1, lowest
@@ -81,15 +86,21 @@ class Ladder:
                     return None
                 below, above = above, min(greatest, max(above + 1, round(above * 1.15)))
 
-    def all(self, effort: int) -> Recall:
+    def on_all(self, effort: int) -> Recall:
         """The recall of an effort on all questions."""
         self._tried(effort, len(self._questions))
         return self.recall(effort)
 
+    def beside(self, chosen: int) -> list[int]:
+        """Up to two other efforts that were tried, well below and well above the chosen one."""
+        below = [effort for effort in self.rungs if _BESIDE * effort <= chosen]
+        above = [effort for effort in self.rungs if effort >= _BESIDE * chosen]
+        return [*([max(below)] if below else []), *([min(above)] if above else [])]
+
     def _between(self, below: int, above: int, floor: float) -> int:
-        """The least effort that reaches the floor, `above` doing so and `below` not."""
+        """The least effort that reaches the floor, where `above` does and `below` does not."""
         while above - below > 1 and above > _CLOSE * below:
-            # of efforts one costs by its ratio to another, not by its distance
+            # the cost of an effort grows with its ratio to another, not with the difference
             middle = min(above - 1, max(below + 1, round(sqrt(max(1, below) * above))))
             if self._reaches(middle, floor):
                 above = middle
@@ -110,7 +121,7 @@ class Ladder:
             asked = min(whole, 2 * asked)
 
     def _tried(self, effort: int, asked: int) -> None:
-        rung = self.rungs.setdefault(effort, Rung())
+        rung = self.rungs.setdefault(effort, LadderRung())
         done = len(rung.recalls)
         if done >= asked:
             return
@@ -119,3 +130,40 @@ class Ladder:
         found = self.index.search(self._questions.vectors[done:asked], self._width, effort=effort)
         rung.cpu_seconds += time.thread_time() - began
         rung.recalls = np.append(rung.recalls, self._questions.recalls(found, done, asked))
+
+
+@dataclass(slots=True)
+class RaceEntry:
+    """A plan that was tried to the end, on its built index."""
+
+    plan: Plan
+    index: VectorIndex
+    ladder: Ladder
+    recall: Recall
+    build_seconds: float
+    times: Times
+    relative: float = 1.0
+    """CPU relative to the first entry, from times taken side by side: comparing times taken apart
+    would make late entries look expensive on a machine that has become busier."""
+
+    @property
+    def contender(self) -> Contender:
+        return Contender(self.index, self.plan.effort)
+
+    def trial(self) -> Trial:
+        return trial(self.plan, self.index, self.recall, self.build_seconds, self.times)
+
+
+def trial(plan: Plan, index: VectorIndex, recall: Recall, seconds: float, times: Times) -> Trial:
+    return Trial(
+        plan,
+        recall.mean,
+        recall.low,
+        recall.high,
+        times.p50_ms,
+        times.p95_ms,
+        times.cpu_ms,
+        index.footprint,
+        seconds,
+        recall.queries,
+    )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from vivace.index.matches import ROUNDING
 from vivace.protocols import VectorIndex
-from vivace.tune.intervals import Recalls
+from vivace.tune.metrics import Recalls
 from vivace.types import Ids, Matches, Vectors
 
-_EXACT_BATCH = 256
-_BLOCK = 16
-"""Questions one index answers before the next index has its turn."""
-_LATENCY_QUESTIONS = 128
+_EXACT_BATCH: Final = 256
+_BLOCK: Final = 16
+"""Questions that one index answers before the next index takes over."""
+_LATENCY_QUESTIONS: Final = 128
 
 
 def exact(
@@ -36,10 +37,9 @@ def exact(
 def recalls(found: Matches, true: Matches) -> Recalls:
     """Recall of each question: the share of its true neighbours that were found.
 
-    What scores as well as the last true neighbour counts as found, as it may stand in its place:
-    as well but for rounding, or a family that rounds would miss its last neighbour at every other
-    question.
-    1 where there is nothing to find.
+    A row that scores as well as the last true neighbour, up to rounding, counts as found: without
+    that tolerance a family that rounds would miss its last neighbour at every other question.
+    Recall is 1 where there is nothing to find.
     """
     wanted = np.count_nonzero(true.ids >= 0, axis=1)
     worst = np.where(true.ids >= 0, true.scores, np.inf).min(axis=1, keepdims=True)
@@ -53,7 +53,7 @@ def recalls(found: Matches, true: Matches) -> Recalls:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """An index and how it is asked."""
+    """An index and the effort it is searched with."""
 
     index: VectorIndex
     effort: int
@@ -61,10 +61,9 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Milliseconds a question, one at a time on one thread.
+    """Milliseconds per question, asked one at a time on one thread.
 
-    Of several rounds the lowest p50, p95 and mean CPU: whatever else runs on the machine only ever
-    adds.
+    The lowest p50, p95 and mean CPU of several rounds: other work on the machine only ever adds.
     """
 
     p50_ms: float
@@ -80,10 +79,10 @@ def times(
     rounds: int = 3,
     step: Callable[[], None] = lambda: None,
 ) -> list[Times]:
-    """What each contender takes, through the whole `search`, serially on this thread.
+    """What each contender takes for the whole `search`, serially on this thread.
 
-    They take turns every few questions, in an order that turns round every round (A/B/A), so that
-    a noisy neighbour hits all alike. `step` is called between turns.
+    They alternate every few questions, in an order that is reversed every round (A/B/A), so that
+    other load hits all alike. `step` is called between two of them.
     """
     asked = [question[None] for question in questions[:_LATENCY_QUESTIONS]]
     blocks = [asked[at : at + _BLOCK] for at in range(0, len(asked), _BLOCK)]
@@ -92,7 +91,7 @@ def times(
     for contender in contenders:  # warm: the first searches page the index in
         _ask(contender, blocks[0], k)
     for turn in range(rounds):
-        order = range(len(contenders)) if turn % 2 == 0 else range(len(contenders) - 1, -1, -1)
+        order = range(len(contenders))[:: 1 if turn % 2 == 0 else -1]
         for number, block in enumerate(blocks):
             for which in order:
                 wall, cpu = _ask(contenders[which], block, k)
@@ -103,17 +102,17 @@ def times(
 
 
 def groups(true: Matches) -> list[bytes]:
-    """A name of each question that those share which have the same neighbours."""
+    """A name for each question; questions with the same neighbours share it."""
     return [row.tobytes() for row in np.ascontiguousarray(true.ids)]
 
 
 def of(matches: Matches, rows: Ids) -> Matches:
-    """Some questions' matches."""
+    """The matches of the questions at these rows."""
     return Matches(matches.ids[rows], matches.scores[rows])
 
 
 def _ask(contender: Contender, block: Sequence[Vectors], k: int) -> tuple[list[float], float]:
-    """Seconds of each question, and CPU seconds of all."""
+    """Seconds of each question, and CPU seconds of all together."""
     search, effort, walls = contender.index.search, contender.effort, []
     began = time.thread_time()
     for question in block:

@@ -1,8 +1,8 @@
 """Which stages give the best passages? Chosen by nDCG@10 on labelled questions.
 
-Nothing changes unless it is clear: of all that is tried the best is taken whose difference to what
-is in force is above zero by an interval that holds for everything tried at once. That correction
-stands in place of a held-out half: it costs as much, and the choice is made on all questions.
+A stage changes only if an alternative is clearly better: its difference to the setting in force has
+an interval above zero that holds for all alternatives at once. That correction replaces a held-out
+half: it costs as much, and the choice uses all questions.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.retrieve.fitted import Model
-from vivace.tune.bootstrap import simultaneous
-from vivace.tune.replay import Gains, Labelled, Pool, replay
+from vivace.retrieve.fitted import FittedModel
+from vivace.tune.labels import LabelledQuestion
+from vivace.tune.metrics import simultaneous
+from vivace.tune.replay import CandidatePool, Gains, replay
 from vivace.types import Fusion, Rerank, Stages
 
-Source: TypeAlias = Literal["qrels", "pseudo"]
 T = TypeVar("T")
-Stage: TypeAlias = Literal["fusion", "candidates", "rerank"]
+LabelSource: TypeAlias = Literal["qrels", "pseudo"]
+TunedStage: TypeAlias = Literal["fusion", "candidates", "rerank"]
 
 LEAST: Final = 50
-"""Questions of a language below which nothing is said of it."""
+"""Questions of a language below which its fusion is left alone."""
 WIDTHS: Final = (20, 50, 100)
 DEPTHS: Final = (10, 20, 50)
 RERANK_WEIGHTS: Final = (0.3, 0.5, 0.7, 0.85)
@@ -39,55 +40,55 @@ FUSIONS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """Milliseconds of a search, embedding excluded."""
+class SearchCosts:
+    """Measured milliseconds of a search, embedding excluded."""
 
     search: Mapping[int, float] = field(default_factory=dict)
-    """By width: candidates of both sides and fusion."""
+    """By width, for the candidates of both sides and fusion."""
     rerank: Mapping[int, float] = field(default_factory=dict)
-    """More, by depth."""
+    """By depth, in addition."""
 
     def of(self, width: int, depth: int) -> float:
         return self.search.get(width, 0.0) + (self.rerank.get(depth, 0.0) if depth else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """One setting of one stage, the others as in force; all figures are of the same questions."""
+class StageTrial:
+    """One setting of one stage, the others as in force, measured on the same questions."""
 
-    stage: Stage
+    stage: TunedStage
     language: str
-    """Of the questions; "" is all."""
+    """Language of the questions; "" is all."""
     fusion: Fusion
     candidates: int
     rerank: Rerank
     ndcg: float
     difference: float
-    """To what was in force before, of nDCG@10."""
+    """Of nDCG@10, to the setting in force before."""
     low: float
     high: float
-    """The difference's 95 % interval, for everything tried of the stage at once."""
+    """The difference's 95 % interval, for all settings of the stage at once."""
     milliseconds: float = 0.0
-    """Estimated: what was measured of its width and its depth."""
+    """Estimated from the measured times of its width and its depth."""
     chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What was found; every field is plain data."""
+    """The result of tuning the stages; every field is plain data."""
 
     before: Stages
     stages: Stages
-    source: Source
+    source: LabelSource
     questions: Mapping[str, int]
     """By language."""
     kinds: Mapping[str, int]
-    """How many questions were made of headings, sentences and so on; empty with qrels."""
-    tried: tuple[Tried, ...]
+    """Questions made from headings, sentences and so on, by kind; empty with qrels."""
+    tried: tuple[StageTrial, ...]
     reason: str
     """One sentence."""
     seconds: float = 0.0
-    reranker: Model | None = None
+    reranker: FittedModel | None = None
     """Fitted to the labels, where `search.rerank` is `fitted`."""
 
     @property
@@ -96,22 +97,22 @@ class Quality:
 
 
 def choose(
-    questions: Sequence[Labelled],
-    pools: Sequence[Pool],
+    questions: Sequence[LabelledQuestion],
+    pools: Sequence[CandidatePool],
     before: Stages,
     *,
-    source: Source,
-    costs: Costs | None = None,
+    source: LabelSource,
+    costs: SearchCosts | None = None,
     kinds: Sequence[str] = (),
     seed: int = 0,
 ) -> Quality:
-    """The stages for these questions, whose pools hold what `replay.gather` found.
+    """The best stages for these questions, with their pools from `replay.gather`.
 
-    First the fusion of each language, then the width of all. Reranking is judged by labels of
-    people only: a question that was made of a passage shares its words with it, which flatters
-    whatever compares words one by one.
+    First the fusion of each language, then the width of all. Reranking is judged only by labels
+    that people gave: a question made from a passage shares its words with it, which flatters
+    rerankers that compare words one by one.
     """
-    trial = _Trial(questions, pools, costs or Costs(), seed)
+    trial = _StageTuner(questions, pools, costs or SearchCosts(), seed)
     stages = before
     languages = Counter(question.language for question in questions)
     reasons = []
@@ -121,7 +122,7 @@ def choose(
     if trial.readable:
         stages, more = trial.widths(stages)
         reasons += more
-    if source == "qrels" and any(pool.again is not None for pool in pools):
+    if source == "qrels" and any(pool.reranked is not None for pool in pools):
         stages, more = trial.reranks(stages)
         reasons += more
     sentence = "; ".join(reasons) or "there are no questions to judge by"
@@ -136,11 +137,15 @@ def choose(
     )
 
 
-class _Trial:
-    """Tries one stage after the other on the same pools."""
+class _StageTuner:
+    """Tunes one stage after the other on the same pools."""
 
     def __init__(
-        self, questions: Sequence[Labelled], pools: Sequence[Pool], costs: Costs, seed: int
+        self,
+        questions: Sequence[LabelledQuestion],
+        pools: Sequence[CandidatePool],
+        costs: SearchCosts,
+        seed: int,
     ) -> None:
         self._pools = pools
         self._languages = [question.language for question in questions]
@@ -149,15 +154,15 @@ class _Trial:
         ]
         self._costs = costs
         self._seed = seed
-        self.tried: list[Tried] = []
+        self.tried: list[StageTrial] = []
 
     @property
     def readable(self) -> bool:
-        """Whether enough questions have a dense side for more candidates to say anything."""
+        """Whether enough questions have a dense side to compare widths by."""
         return sum(pool.cosine is not None for pool in self._pools) >= LEAST
 
     def fusion(self, stages: Stages, language: str, count: int) -> tuple[Stages, str]:
-        """With the best fusion for a language, if it is clear."""
+        """The stages with a language's best fusion if it is clearly better, and the reason."""
         places = [at for at, own in enumerate(self._languages) if own == language]
         if count < LEAST:
             return stages, f"{language}: {count} questions are too few"
@@ -172,7 +177,7 @@ class _Trial:
         others = [how for how in FUSIONS if how != held]
         tried = self._tried(places, gains, held, others)
         rows = [
-            Tried("fusion", language, how, stages.candidates, rerank, *figures)
+            StageTrial("fusion", language, how, stages.candidates, rerank, *figures)
             for how, figures in tried
         ]
         best = self._keep(rows)
@@ -183,16 +188,16 @@ class _Trial:
         return replace(stages, fusion=fusions), f"{language}: {said}"
 
     def widths(self, stages: Stages) -> tuple[Stages, list[str]]:
-        """With more or fewer candidates, if that is clearly better."""
+        """The stages with another width if it is clearly better, and the reasons."""
         places = list(range(len(self._pools)))
 
         def gains(width: int) -> Gains:
-            return self._as_they_are(places, stages, width, stages.rerank)
+            return self._gains_of(places, stages, width, stages.rerank)
 
         others = [width for width in WIDTHS if width != stages.candidates]
         tried = self._tried(places, gains, stages.candidates, others)
         rows = [
-            Tried("candidates", "", Fusion(), width, stages.rerank, *figures)
+            StageTrial("candidates", "", Fusion(), width, stages.rerank, *figures)
             for width, figures in tried
         ]
         best = self._keep(rows)
@@ -202,18 +207,18 @@ class _Trial:
         return replace(stages, candidates=best.candidates), [said]
 
     def reranks(self, stages: Stages) -> tuple[Stages, list[str]]:
-        """With another depth or weight of the second look, or none, if that is clearly better."""
-        places = [at for at, pool in enumerate(self._pools) if pool.again is not None]
+        """The stages with another depth or weight if it is clearly better, and the reasons."""
+        places = [at for at, pool in enumerate(self._pools) if pool.reranked is not None]
 
         def gains(rerank: Rerank) -> Gains:
-            return self._as_they_are(places, stages, stages.candidates, rerank)
+            return self._gains_of(places, stages, stages.candidates, rerank)
 
         others = [Rerank(0, stages.rerank.weight)] if stages.rerank.depth else []
         others += [Rerank(depth, weight) for depth in DEPTHS for weight in RERANK_WEIGHTS]
         others = [other for other in others if other != stages.rerank]
         tried = self._tried(places, gains, stages.rerank, others)
         rows = [
-            Tried("rerank", "", Fusion(), stages.candidates, rerank, *figures)
+            StageTrial("rerank", "", Fusion(), stages.candidates, rerank, *figures)
             for rerank, figures in tried
         ]
         best = self._keep(rows)
@@ -227,10 +232,8 @@ class _Trial:
         pools = [self._pools[at] for at in places]
         return replay(pools, how, width=width, rerank=rerank)
 
-    def _as_they_are(
-        self, places: Sequence[int], stages: Stages, width: int, rerank: Rerank
-    ) -> Gains:
-        """Each question by the fusion of its language."""
+    def _gains_of(self, places: Sequence[int], stages: Stages, width: int, rerank: Rerank) -> Gains:
+        """Gains with the fusion of each question's language."""
         found = np.zeros(len(places))
         languages = np.array([self._languages[at] for at in places])
         for language in set(languages.tolist()):
@@ -246,7 +249,7 @@ class _Trial:
         held: T,
         others: Sequence[T],
     ) -> list[tuple[T, tuple[float, float, float, float]]]:
-        """nDCG, difference, low and high of what is in force, first, and of the others."""
+        """nDCG, difference, low and high: of the setting in force first, then of the others."""
         base = gains(held)
         each: list[NDArray[np.float64]] = [gains(other) for other in others]
         groups = [self._groups[at] for at in places]
@@ -260,14 +263,14 @@ class _Trial:
             found.append((other, (float(one.mean()), its.mean, its.low, its.high)))
         return found
 
-    def _keep(self, rows: Sequence[Tried]) -> Tried | None:
-        """Remember them with their costs; the best of those clearly better, None where none is."""
+    def _keep(self, rows: Sequence[StageTrial]) -> StageTrial | None:
+        """Record the rows with their costs; the best of those clearly better, None without any."""
         clear = [row for row in rows if row.low > 0]
         best = max(clear, key=lambda row: row.ndcg, default=None)
         for row in rows:
-            is_it = row is best if best is not None else row is rows[0]
+            chosen = row is (rows[0] if best is None else best)
             cost = self._costs.of(row.candidates, row.rerank.depth)
-            self.tried.append(replace(row, milliseconds=cost, chosen=is_it))
+            self.tried.append(replace(row, milliseconds=cost, chosen=chosen))
         return best
 
 
@@ -281,7 +284,7 @@ def named(how: Fusion) -> str:
     return f"{how.mode} {how.weight:g}" if how.mode in ("max_norm", "min_max") else how.mode
 
 
-def _points(row: Tried) -> str:
+def _points(row: StageTrial) -> str:
     return (
         f"{100 * row.difference:+.1f} points of nDCG@10 ({100 * row.low:.1f} to"
         f" {100 * row.high:.1f})"

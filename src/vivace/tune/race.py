@@ -1,9 +1,10 @@
-"""Which index, asked how, keeps to an objective at the least CPU? Constrained racing.
+"""Which index, searched how, meets an objective at the least CPU? Constrained racing.
 
-Formulas rule candidates out before anything is built; each build is asked with the least effort
-whose recall is surely at or above the floor; what costs clearly more than the best so far is left
-at once (the racing of Maron and Moore, "Hoeffding races", 1994, under constraints); the last ones
-are timed side by side. Two thirds of the questions decide, the rest report: see `Race.report`.
+Formulas rule candidates out before anything is built; each build is searched with the least effort
+whose recall is surely at or above the floor; a candidate that costs clearly more than the best so
+far is dropped at once (the racing of Maron and Moore, "Hoeffding races", 1994, under constraints);
+the finalists are timed side by side. Two thirds of the questions decide, the rest report: see
+`Race.report`.
 """
 
 from __future__ import annotations
@@ -11,44 +12,40 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Final
 
 from vivace.errors import BadInput, InfeasibleObjective
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
-from vivace.run import pressure
-from vivace.tune import candidates, choice, fingerprint, intervals, measure
-from vivace.tune.candidates import Candidate, megabytes
-from vivace.tune.entries import Entry, beside, trial
-from vivace.tune.ladder import Ladder, Rung
+from vivace.run import host
+from vivace.tune import choice, measure, metrics, tuning
+from vivace.tune.choice import IndexCandidate, megabytes
+from vivace.tune.ladder import Ladder, LadderRung, RaceEntry, trial
 from vivace.tune.measure import Contender, Times
-from vivace.tune.pattern import pattern
-from vivace.tune.questions import Questions, drawn, split
-from vivace.tune.tuning import Rejected, Tuning, Workload
-from vivace.types import Objective, Plan, Trial, UpkeepProgress
+from vivace.tune.tuning import Rejected, Tuning
+from vivace.tune.workload import Questions, Workload, pattern, split, with_neighbours
+from vivace.types import Objective, OnUpkeep, Plan, Trial, UpkeepProgress
 
-Progress: TypeAlias = Callable[[UpkeepProgress], None]
-
-_DEAR = 1.5
-"""So many times the best CPU, and a candidate is left."""
-_FAMILY_DEAR = 2.0
-"""So many times the best CPU, and no more of a family is built: parameters change less."""
-_NEIGHBOURS_SHARE = 0.15
-"""Of the budget, what finding the true neighbours may take."""
-_RACE_SHARE = 0.9
-"""Of the budget, when building and trying ends, so that the rest is left for the last timing."""
-_ROUNDS = 5
-_FINALISTS = 4
-_CORRECTIONS = 3
-_SLOW_MS = 5.0
-"""From here on an index is timed with few questions."""
-_BAD_LUCK = 0.3
-"""Logarithm of how far a p95 may be over its limit to be timed once more."""
-_ROOM = 2
+_DEAR: Final = 1.5
+"""The ratio to the best CPU from which on a candidate is dropped."""
+_FAMILY_DEAR: Final = 2.0
+"""The ratio to the best CPU from which on no more of a family is built: parameters change less."""
+_NEIGHBOURS_SHARE: Final = 0.15
+"""Share of the budget that finding the true neighbours may take."""
+_RACE_SHARE: Final = 0.9
+"""Share of the budget after which building and trying ends, to leave time for the last timing."""
+_ROUNDS: Final = 5
+_FINALISTS: Final = 4
+_CORRECTIONS: Final = 3
+_SLOW_MS: Final = 5.0
+"""Milliseconds from which on an index is timed with few questions."""
+_BAD_LUCK: Final = 0.3
+"""Logarithm of how far a p95 may exceed its limit and still be timed again."""
+_ROOM: Final = 2
 """Times its size that building an index takes in memory; all of a race are kept to its end."""
-_FEW_ROWS = 1_000
-"""Below it a scan takes no longer than the call around it, and no index gains anything."""
+_FEW_ROWS: Final = 1_000
+"""Rows below which a scan takes no longer than the call around it, so that no index gains."""
 
 
 def tune(
@@ -60,23 +57,28 @@ def tune(
     families: Sequence[str] | None = None,
     budget_seconds: float = 120.0,
     builds: int = 8,
-    progress: Progress = lambda _: None,
+    progress: OnUpkeep = lambda _: None,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Tuning:
-    """The plan that keeps to the objective over these rows at the least CPU a question.
+    """The plan that meets the objective over these rows at the least CPU per question.
 
     Runs on the calling thread alone, leaves no thread settings behind, and builds without the GIL.
-    `progress` is called every few milliseconds between builds and may raise to end it: a
-    `KeyboardInterrupt`, also one of the user's, ends with the best so far, anything else is passed
-    on. `families` are those that may be chosen, all by default. `width` is how many neighbours a
-    question asks for, of which the objective's k are judged: those by default.
+
+    Args:
+        width: neighbours that a search asks for, of which the objective's k are judged; k by
+            default.
+        families: the families that may be chosen; all by default.
+        builds: the most indexes to build.
+        progress: called every few milliseconds between builds; may raise to end the tuning. A
+            `KeyboardInterrupt`, also the user's own, ends it with the best plan so far; any other
+            exception is passed on.
 
     Raises:
         BadInput: an objective outside its range, too few questions, or no such family.
         BadVectors: questions of another dimension, or with NaN or infinity.
-        InfeasibleObjective: nothing that was tried keeps to it; carries the nearest `Tuning`.
-        KeyboardInterrupt: before anything was measured.
+        InfeasibleObjective: nothing that was tried meets it; carries the nearest `Tuning`.
+        KeyboardInterrupt: raised by `progress` before anything was measured.
     """
     _check(objective, flat)
     width = max(width or 0, objective.k)
@@ -101,7 +103,7 @@ class Race:
         width: int,
         budget: float,
         builds: int,
-        progress: Progress,
+        progress: OnUpkeep,
         seed: int,
         clock: Callable[[], float],
     ) -> None:
@@ -119,7 +121,7 @@ class Race:
         self._builds = 0
         self._rejected = list[Rejected]()
         self._beside = list[Trial]()
-        self.entries = list[Entry]()
+        self.entries = list[RaceEntry]()
         self.interrupted = False
         self._all: Questions
         self._deciding: Questions
@@ -128,9 +130,9 @@ class Race:
     def run(self, families: Sequence[str]) -> None:
         """Find neighbours, then build and try candidate after candidate."""
         n, dim = self._flat.vectors.shape
-        usable, self._rejected = candidates.installed(families)
-        listed = candidates.listed(n, dim, usable)
-        self._all, _ = drawn(
+        usable, self._rejected = choice.installed(families)
+        listed = choice.listed(n, dim, usable)
+        self._all, _ = with_neighbours(
             self._flat,
             self._workload.vectors,
             self._objective.k,
@@ -139,12 +141,12 @@ class Race:
             step=lambda done, total: self._step("neighbours", done, total),
         )
         self._deciding, self._held = split(self._all, self._seed)
-        allowed, rejected = candidates.affordable(listed, self._objective.memory_bytes)
+        allowed, rejected = choice.affordable(listed, self._objective.memory_bytes)
         self._rejected += rejected
         if FlatIndex.family in families or not allowed:
             self._exact()
         if not allowed and listed and self._objective.memory_bytes is not None:
-            # so that it can be told what the smallest one would do
+            # so that the report can say what the smallest one would do
             smallest = min(listed, key=lambda c: c.resident)
             if smallest.resident < self._flat.footprint.resident:
                 allowed = [smallest]
@@ -161,13 +163,13 @@ class Race:
     def report(self) -> Tuning:
         """The choice, measured on the held-out third.
 
-        The best by the deciding questions is asked the held-out ones. If it misses the floor there
-        (by its mean) it gets the least effort that exceeds the floor on the deciding questions by
-        as much as was missed, up to three times; if p95 or the floor is still missed, the next best
-        is taken. So the held-out questions only ever make the choice more careful; where they did,
-        its held-out recall is a little flattered.
+        The best plan by the deciding questions is measured on the held-out ones. If its mean misses
+        the floor there, it gets the least effort that exceeds the floor on the deciding questions
+        by as much as was missed, up to three times; if p95 or the floor is still missed, the next
+        best plan follows. So the held-out questions only ever make the choice more careful; where
+        they did, its held-out recall is slightly flattered.
         """
-        if not self.entries:  # nothing could be built in the time: there are always the rows
+        if not self.entries:  # nothing could be built in time: the rows themselves remain
             self._exact()
         finalists = [entry.trial() for entry in self._finals()]
         measured = [entry.trial() for entry in self.entries]
@@ -189,12 +191,12 @@ class Race:
         among = "Of what was tried before it was ended, n" if self.interrupted else "N"
         raise InfeasibleObjective(
             f"{among}othing keeps to the objective: {why}",
-            nearest=self._tuning(self._told(near, near.plan.effort), f"{why}."),
+            nearest=self._tuning(self._on_held_out(near, near.plan.effort), f"{why}."),
             fix="Ask for less recall, allow more time or memory, or take the nearest plan",
         )
 
-    def _room(self, candidate: Candidate) -> bool:
-        """Whether there is a build and time left for it; if not, why is kept."""
+    def _room(self, candidate: IndexCandidate) -> bool:
+        """Whether a build, time and memory are left for it; if not, the reason is recorded."""
         left = self._began + _RACE_SHARE * self._budget - self._clock()
         if (times := self._behind(candidate.family)) > _FAMILY_DEAR:
             reason = f"what was tried of its family takes {times:.2g} times the CPU of the best"
@@ -214,19 +216,19 @@ class Race:
         return False
 
     def _behind(self, family: str) -> float:
-        """How many times the best CPU the best of a family takes; 0 while nobody knows."""
+        """The ratio of a family's best CPU to the best of all; 0 while unknown."""
         of_family = [entry.relative for entry in self.entries if entry.plan.family == family]
         best = self._best()
         return min(of_family) / best.relative if best is not None and of_family else 0.0
 
     def _exact(self) -> None:
-        """The rows themselves: no build, full recall, and the CPU that others have to beat."""
+        """Enter the rows themselves: no build, full recall, and the CPU to beat."""
         plan, ladder = Plan(FlatIndex.family), self._ladder(self._flat)
         times = self._timed([Contender(self._flat, 0)], few=True)[0]
-        known = intervals.certain(len(self._deciding))
-        self.entries.append(Entry(plan, self._flat, ladder, known, 0.0, times))
+        known = metrics.exact_recall(len(self._deciding))
+        self.entries.append(RaceEntry(plan, self._flat, ladder, known, 0.0, times))
 
-    def _build(self, candidate: Candidate) -> None:
+    def _build(self, candidate: IndexCandidate) -> None:
         self._builds += 1
         began = self._clock()
         built = segments.build(self._flat, candidate.family, candidate.params)
@@ -237,8 +239,8 @@ class Race:
         ladder, best = self._ladder(index), self._best()
         ratios = list[float]()
 
-        def dear(effort: int, rung: Rung) -> bool:
-            # asked in batches, which is cheaper: what is dear even so is compared side by side
+        def dear(effort: int, rung: LadderRung) -> bool:
+            # in batches, which are cheaper: an effort that is dear even so is timed side by side
             if best is None or rung.cpu_ms <= _DEAR * best.times.cpu_ms:
                 return False
             mine, its = self._timed([Contender(index, effort), best.contender], few=True)
@@ -250,7 +252,7 @@ class Race:
             effort = max(ladder.rungs)
             left = ratios and ratios[-1] > _DEAR and best is not None
             if not left:
-                ladder.all(effort)
+                ladder.on_all(effort)
             found = ladder.recall(effort)
             reason = f"finds {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) at most"
             if found.mean >= self._objective.recall:
@@ -264,10 +266,10 @@ class Race:
         self._enter(Plan(family, params, effort), index, ladder, seconds, best)
 
     def _enter(
-        self, plan: Plan, index: VectorIndex, ladder: Ladder, seconds: float, best: Entry | None
+        self, plan: Plan, index: VectorIndex, ladder: Ladder, seconds: float, best: RaceEntry | None
     ) -> None:
-        """Time a plan beside the best so far, and beside other efforts of its own."""
-        efforts = beside(ladder, plan.effort)
+        """Time a plan side by side with the best so far and with other efforts of its own."""
+        efforts = ladder.beside(plan.effort)
         contenders = [Contender(index, effort) for effort in (plan.effort, *efforts)]
         against = best or (self.entries[0] if self.entries else None)
         rivals = [against.contender] if against is not None else []
@@ -276,20 +278,20 @@ class Race:
         if against is not None:
             relative = against.relative * mine.cpu_ms / max(others[-1].cpu_ms, 1e-9)
         recall = ladder.recall(plan.effort)
-        self.entries.append(Entry(plan, index, ladder, recall, seconds, mine, relative))
+        self.entries.append(RaceEntry(plan, index, ladder, recall, seconds, mine, relative))
         for effort, times in zip(efforts, others):
             other = replace(plan, effort=effort)
             self._beside.append(trial(other, index, ladder.recall(effort), seconds, times))
 
-    def _lacks(self, entry: Entry) -> dict[str, float]:
+    def _lacks(self, entry: RaceEntry) -> dict[str, float]:
         return choice.lacks(entry.trial(), self._objective)
 
-    def _best(self) -> Entry | None:
+    def _best(self) -> RaceEntry | None:
         fit = [entry for entry in self.entries if not self._lacks(entry)]
         return min(fit, key=lambda entry: entry.relative, default=None)
 
-    def _finals(self) -> list[Entry]:
-        """Those that may be best, timed side by side and for longer."""
+    def _finals(self) -> list[RaceEntry]:
+        """The entries that may be best, timed side by side and for longer."""
         running = []
         for entry in self.entries:
             lacking = self._lacks(entry)
@@ -305,45 +307,45 @@ class Race:
             entry.times = its
         return running
 
-    def _held_out(self, entry: Entry) -> Trial | None:
-        """The entry on the held-out questions, if need be with more effort; None if it fails."""
+    def _held_out(self, entry: RaceEntry) -> Trial | None:
+        """The entry on the held-out questions, with more effort if needed; None if it fails."""
         effort, floor = entry.plan.effort, self._objective.recall
         asked = floor
         for _ in range(_CORRECTIONS + 1):
-            told = self._told(entry, effort)
-            if told.recall >= floor:
+            held = self._on_held_out(entry, effort)
+            if held.recall >= floor:
                 break
-            asked = min(1.0, asked + floor - told.recall)
+            asked = min(1.0, asked + floor - held.recall)
             found = entry.ladder.least(asked, lambda effort, rung: False)
             greatest = entry.index.efforts(self._width)[1]
             if effort >= greatest:
                 return None
             effort = max(effort + 1, found) if found else min(greatest, round(1.25 * effort) + 1)
         for _ in range(2):
-            missed = choice.lacks(told, self._objective).keys() - {"recall"}
-            if told.recall >= floor and not missed:
-                return told
-            if told.recall < floor:
+            missed = choice.lacks(held, self._objective).keys() - {"recall"}
+            if held.recall >= floor and not missed:
+                return held
+            if held.recall < floor:
                 return None
-            told = self._told(entry, effort)  # a p95 once more: noise only ever adds
+            held = self._on_held_out(entry, effort)  # p95 once more: noise only ever adds
         return None
 
-    def _told(self, entry: Entry, effort: int) -> Trial:
-        """An entry on the held-out third."""
+    def _on_held_out(self, entry: RaceEntry, effort: int) -> Trial:
+        """The entry measured on the held-out third."""
         held, k = self._held, self._width
         self._step("held out", 0, 1)
         if entry.index.capabilities.exact:
-            recall = intervals.certain(len(held))
+            recall = metrics.exact_recall(len(held))
         else:
             found = entry.index.search(held.vectors, k, effort=effort)
-            recall = intervals.recall(held.recalls(found, 0, len(held)), held.groups)
+            recall = metrics.mean_recall(held.recalls(found, 0, len(held)), held.groups)
         slow = entry.times.cpu_ms > _SLOW_MS
         times = measure.times(
             [Contender(entry.index, effort)],
             held.vectors[: 16 if slow else None],
             k,
             rounds=2 if slow else _ROUNDS,
-            step=self._again,
+            step=self._tick,
         )[0]
         plan = replace(entry.plan, effort=effort)
         return trial(plan, entry.index, recall, entry.build_seconds, times)
@@ -363,18 +365,18 @@ class Race:
             source=self._workload.source,
             queries=len(self._all),
             pattern=pattern(self._all.vectors, self._all.true.ids),
-            machine=fingerprint.machine(),
-            data=fingerprint.data(self._flat, self._workload.vectors),
+            machine=tuning.machine(),
+            data=tuning.fingerprint(self._flat, self._workload.vectors),
             builds=self._builds,
             seconds=self._clock() - self._began,
             interrupted=self.interrupted,
         )
 
     def _ladder(self, index: VectorIndex) -> Ladder:
-        return Ladder(index, self._deciding, self._width, self._again)
+        return Ladder(index, self._deciding, self._width, self._tick)
 
     def _timed(self, contenders: Sequence[Contender], *, few: bool = False) -> list[Times]:
-        """Times on deciding questions; fewer of them where one takes long."""
+        """Times on deciding questions; fewer questions where a contender is slow."""
         questions, rounds = self._deciding.vectors, 2 if few else _ROUNDS
         slowest = max(
             (e.times.cpu_ms for e in self.entries if any(c.index is e.index for c in contenders)),
@@ -382,20 +384,20 @@ class Race:
         )
         asked = 16 if slowest > _SLOW_MS else 64 if few else len(questions)
         return measure.times(
-            contenders, questions[:asked], self._width, rounds=rounds, step=self._again
+            contenders, questions[:asked], self._width, rounds=rounds, step=self._tick
         )
 
     def _step(self, step: str, done: int, total: int) -> None:
         self._at = UpkeepProgress(step, done, total)
-        self._again()
+        self._tick()
 
-    def _again(self) -> None:
+    def _tick(self) -> None:
         self._progress(self._at)
 
 
 def _free_bytes() -> int | None:
-    """Of this machine or its quota, now; None where it does not tell."""
-    memory = pressure.memory()
+    """Free memory of this machine or its quota; None where it is unknown."""
+    memory = host.memory()
     return memory.free if memory is not None else None
 
 
