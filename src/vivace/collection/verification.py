@@ -1,8 +1,8 @@
-"""Is everything derived what the store says, and the store what was written?"""
+"""Verifies the store's checksums, and the indexes against the store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +20,18 @@ from vivace.index import files, segments
 from vivace.index import terms as term_index
 from vivace.run.host import cores
 from vivace.store import integrity
+from vivace.store.integrity import Progress
 from vivace.store.store import FILE as STORE
 from vivace.store.store import Store
 from vivace.types import Finding, Ids, UpkeepProgress
 
-Progress = Callable[[UpkeepProgress], None]
 _REBUILD = "Run `vivace rebuild`"
 _TRIES = 3
 _RESTORE = "Restore a backup, or delete the document and ingest it again"
 
 
 def findings(store: Store, folder: Path, progress: Progress) -> list[Finding]:
-    """Everything that is wrong, read from the files as another process would find them."""
+    """Everything that is wrong with the files, read as another process would read them."""
     found = [
         Finding(STORE, what, _RESTORE)
         for what in integrity.findings(folder / STORE, store.dim, progress)
@@ -57,7 +57,7 @@ def _segments(store: Store, folder: Path, progress: Progress) -> list[Finding]:
             found = list(_against_store(store, folder, manifest, progress))
         if not found or read_manifest(folder) == manifest:
             break
-        # a writer at work has replaced it meanwhile
+        # a writer has replaced the manifest meanwhile
     return found
 
 
@@ -120,7 +120,7 @@ def _terms(store: Store, folder: Path, progress: Progress) -> Iterator[Finding]:
             reason = "" if found else keywords.problem(store, here)
         if not found and not reason:
             break
-        # a writer at work may have committed or merged meanwhile: look again
+        # a writer may have committed or merged meanwhile: look again
     yield from found
     if reason:
         yield Finding(keywords.FOLDER, reason, _REBUILD)
