@@ -49,7 +49,7 @@ def test_it_chooses_what_keeps_to_the_floor_at_less_cpu(
     assert tuning.chosen.cpu_ms < exact.cpu_ms
     assert (tuning.rows, tuning.dim, tuning.metric) == (8_000, 384, "cosine")
     assert (tuning.queries, tuning.source, tuning.interrupted) == (500, "given", False)
-    assert tuning.builds == len(segments.coded("pq").candidates(8_000, 384))
+    assert tuning.builds == len(segments.of_family("pq").candidates(8_000, 384))
     assert 0 <= tuning.pattern.duplicates <= 1
     assert 0.1 <= tuning.pattern.locality <= 1
     assert {"cpu", "cores", "faiss", "avx512"} <= tuning.machine.keys()
@@ -81,7 +81,7 @@ def test_memory_rules_out_before_anything_is_built(flat: FlatIndex, workload: Wo
     assert tuning.plan.family != "flat"
     for rejected in tuning.rejected:
         if "are allowed" in rejected.reason:
-            cls = segments.coded(rejected.family)
+            cls = segments.of_family(rejected.family)
             assert cls.estimate_bytes(6_000, 64, **rejected.params).resident > most
     built = {(t.plan.family, str(t.plan.params)) for t in tuning.trials if t.plan.family != "flat"}
     assert len(built) == tuning.builds

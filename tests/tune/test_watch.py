@@ -63,7 +63,7 @@ class Source:
         raise AssertionError("an exact answer is what is wanted")
 
     def keyword(self, terms: object, k: int, *, allow: Bitmap | None = None) -> Matches:
-        return matches.none(1, 0)
+        return matches.empty(1, 0)
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         return np.zeros(len(ids), np.float32)

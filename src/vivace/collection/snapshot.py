@@ -10,7 +10,6 @@ import numpy as np
 from vivace.collection.dense import Dense
 from vivace.collection.keywords import TermState
 from vivace.errors import BadFilter, BadVectors, StoreError
-from vivace.index import term_tail
 from vivace.store.store import Store
 from vivace.types import (
     Bitmap,
@@ -103,9 +102,7 @@ class Snapshot:
         state = self._terms
         if state.dirty:
             allow = self._dense.restricted(allow)
-        if not len(state.tail):
-            return state.main.search(terms, k, allow=allow)
-        return term_tail.search(state.main, state.tail, terms, k, allow=allow)
+        return state.tail.search(state.main, terms, k, allow=allow)
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         return self._dense.similarity(vector, ids)
