@@ -30,7 +30,7 @@ def plain(result: SearchResult) -> list[tuple[int, float]]:
 
 
 def same(one: list[tuple[int, float]], other: list[tuple[int, float]]) -> bool:
-    return [id for id, _ in one] == [id for id, _ in other] and all(
+    return [row for row, _ in one] == [row for row, _ in other] and all(
         abs(a - b) <= 1e-6 for (_, a), (_, b) in zip(one, other, strict=True)
     )
 

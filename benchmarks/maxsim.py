@@ -149,7 +149,7 @@ def _milliseconds(
             if len(ids) < count:
                 continue
             for name, (score, of) in ways.items():
-                chunks = [of[id] for id in ids]
+                chunks = [of[row] for row in ids]
                 start, cpu = time.perf_counter(), time.thread_time()
                 score(question.tokens, chunks)
                 spent = (time.perf_counter() - start, time.thread_time() - cpu)
@@ -216,7 +216,7 @@ async def measure(questions: int, cache: Path | None) -> dict[str, Any]:
             info = await docs.info()
             snapshot, store = docs.corpus.snapshot(), docs.corpus.store
             chunks = snapshot.chunks(store.ids().tolist())
-            place = {chunk.document_id: id for id, chunk in chunks.items()}
+            place = {chunk.document_id: row for row, chunk in chunks.items()}
             asked = []
             for query in queries:
                 relevant = frozenset(place[document] for document in qrels[query["id"]])
@@ -227,8 +227,8 @@ async def measure(questions: int, cache: Path | None) -> dict[str, Any]:
                 "store": _reading(store.signs, asked),
                 "memory": _reading(snapshot.signs, asked),
             }
-    halves = {id: passages[chunk.text][1] for id, chunk in chunks.items()}
-    pooled = {id: signs(rows.astype(np.float32), pooled=True) for id, rows in halves.items()}
+    halves = {row: passages[chunk.text][1] for row, chunk in chunks.items()}
+    pooled = {row: signs(rows.astype(np.float32), pooled=True) for row, rows in halves.items()}
     ways: dict[str, tuple[Callable[..., Scores], dict[int, Any]]] = {
         "float16": (by_halves, halves),
         "signs": (maxsim, stored),
@@ -256,7 +256,7 @@ def _quality(
     plain = _hits(asked, [question.ids for question in asked])
     reranked: dict[str, dict[str, Any]] = {}
     for name, (score, of) in ways.items():
-        scores = [score(q.tokens, [of[id] for id in q.ids[:DEPTH].tolist()]) for q in asked]
+        scores = [score(q.tokens, [of[row] for row in q.ids[:DEPTH].tolist()]) for q in asked]
         reranked[name] = {}
         for weight in WEIGHTS:
             ranked = [_ranked(*pair, weight) for pair in zip(asked, scores, strict=True)]

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 
 from tests.cache.changing import Salted, engine, settings_of
 from tests.cache.turns import until
-from vivace.cache.embedder import row
-from vivace.cache.kept import weigh
-from vivace.cache.memory import Memory
-from vivace.cache.policy import make
+from vivace.cache.adaptation import POLICIES
 from vivace.cli import main
 from vivace.cli.cache import server_statistics
 from vivace.engine import Collection, Engine
 from vivace.engine.resources import TimedSearcher
 from vivace.generate.coalesce import Coalesced
 from vivace.server.metrics import cache_rows
-from vivace.types import Chunk, Document, Hit, Query, SearchResult
+from vivace.types import Document, Query
 
 TEXTS = {"leave": "The notice period is six weeks.", "lunch": "Lunch is at noon.", "rest": "Rest."}
 
@@ -164,6 +158,24 @@ async def test_metrics_tell_of_every_kind(made: Engine, docs: Collection) -> Non
     assert any(line.startswith("vivace_cache_capacity_bytes{policy=") for line in lines)
 
 
+async def test_statistics_and_metrics_show_the_live_policy_and_the_pattern_of_keys(
+    tmp_path: Path,
+) -> None:
+    async with engine(settings_of(cache={"memory_mib": 0.05}), "s", "m") as made:
+        docs = await made.open(tmp_path / "c")
+        await docs.add([Document(id, text) for id, text in TEXTS.items()])
+        for n in range(400):
+            await docs.search(f"notice {n % 7 if n % 2 else n}")
+        found = made.resources.caching.statistics()
+        assert found is not None
+        assert found.policy == "auto"
+        assert found.live in POLICIES
+        assert found.pattern is not None
+        assert 0 < found.pattern.scan < 1
+        scan = f'vivace_cache_pattern_scan{{policy="{found.live}"}} 0.'
+        assert any(line.startswith(scan) for line in cache_rows(made.resources.caching))
+
+
 async def test_whatever_a_search_depends_on_is_in_its_scope(tmp_path: Path) -> None:
     scopes = []
     with mock.patch("vivace.engine.caching.CachedSearcher") as searcher:
@@ -181,35 +193,6 @@ async def test_whatever_a_search_depends_on_is_in_its_scope(tmp_path: Path) -> N
             scopes.append(searcher.call_args.kwargs["scope"])
     assert scopes[0] == scopes[-1]
     assert len(set(scopes)) == len(scopes) - 1
-
-
-def test_what_is_counted_is_not_less_than_what_is_taken() -> None:
-    memory: Memory[Any] = Memory(1 << 30, make("lru", 1 << 30), weigh=weigh)
-    rng = np.random.default_rng(0)
-
-    def result(n: int) -> SearchResult:
-        chunks = [
-            Chunk(
-                f"d{n}.{at}", f"{n} " * 300, id=n, title=f"title {n}", metadata={"n": n, "at": "x"}
-            )
-            for at in range(10)
-        ]
-        scores = {"bm25": 1.5 * n, "cosine": 0.5 * n, "fused": 0.25 * n}
-        hits = [Hit(c, 1.0 + n, dict(scores)) for c in chunks]
-        return SearchResult(tuple(hits), n)
-
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        for n in range(200):
-            memory.set(b"%016d" % n, result(n), ttl=60)
-        for n in range(2_000):
-            memory.set(b"%015dv" % n, row(rng.normal(size=384).astype(np.float32), None), ttl=60)
-        grown = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    counted = memory.statistics().total.bytes
-    assert 0.6 * counted < grown <= counted
 
 
 def test_the_command_tells_clears_and_warms(

@@ -29,9 +29,8 @@ from hypothesis.stateful import (
 )
 
 from tests.cache.changing import WORDS, Elsewhere, change, engine, settings_of
-from vivace.cache.kept import weigh
+from vivace.cache.adaptation import make_policy
 from vivace.cache.memory import Memory
-from vivace.cache.policy import make
 from vivace.engine import Collection, Engine
 from vivace.errors import VivaceError
 from vivace.trace import Trace
@@ -71,9 +70,7 @@ class Histories(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp())
         self.now = 0.0
         self.steps = 0
-        self.memory: Memory[Any] = Memory(
-            CAPACITY, make("lru", CAPACITY), weigh=weigh, clock=lambda: self.now
-        )
+        self.memory = Memory(CAPACITY, make_policy("lru", CAPACITY), clock=lambda: self.now)
         self.stack = ExitStack()
         # how long another process's plan may go unnoticed is not what is tried here
         patch = self.stack.enter_context

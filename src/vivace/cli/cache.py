@@ -37,6 +37,8 @@ async def _stats(options: argparse.Namespace) -> int:
         else:
             rows = [[kind, *_served_row(values)] for kind, values in found["kinds"].items()]
             table(options.server, _COLUMNS, rows)
+            if "pattern_skew" in found:
+                print(_pattern(found))
         return OK
     async with Engine(settings_of(options)) as engine:
         docs = await engine.open(options.collection or "default", create=False)
@@ -77,6 +79,8 @@ async def _clear(options: argparse.Namespace) -> int:
         for tier, empty in cleared.tiers.items():
             said = "everything is forgotten" if empty else "does not answer; nothing is forgotten"
             print(f"{tier}: {said}")
+            if tier in cleared.failures:
+                print(f"  {cleared.failures[tier]}")
         told = cleared.tiers.get("redis", False)
         others = "now, too" if told else "when it restarts, for nothing tells it (cache.redis)"
         print(f"memory: a running server forgets its own {others}")
@@ -164,6 +168,14 @@ def server_statistics(address: str) -> dict[str, Any]:
         where = value["kinds"].setdefault(kind, {}) if kind else value
         where[name.removesuffix("_total")] = float(number)
     return value
+
+
+def _pattern(values: Mapping[str, float]) -> str:
+    return (
+        f"keys requested: Zipf exponent {values['pattern_skew']:.2f},"
+        f" {values['pattern_recency']:.0%} used again soon, {values['pattern_scan']:.0%} not seen"
+        f" lately; median distance of two requests for a key: {values['pattern_reuse']:.0f}"
+    )
 
 
 def _served_row(values: dict[str, float]) -> list[str]:

@@ -160,9 +160,18 @@ def _convert(tree: Mapping[str, Any], *, where: str = "settings") -> Settings:
             field = text.split("`")[1]
             key = f"{parents}.{field}" if parents else field
             text = "no such setting"
-        raise BadSettings(
-            f"{where}: {key}: {text}", fix="`vivace settings` lists every key with its type"
-        ) from error
+        fix = "`vivace settings` lists every key with its type"
+        if "enum value" in text:
+            fix = f"Use one of {', '.join(map(str, _choices(key)))}"
+        raise BadSettings(f"{where}: {key}: {text}", fix=fix) from error
+
+
+def _choices(key: str) -> tuple[Any, ...]:
+    """The values that a setting with a fixed list of values may have."""
+    hint: Any = Settings
+    for name in key.split("."):
+        hint = get_type_hints(hint)[name]
+    return get_args(hint)
 
 
 def _default_home() -> str:
