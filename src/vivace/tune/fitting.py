@@ -193,7 +193,7 @@ def _ranking(
     if not (there := there[: stages.rerank.depth]):
         return None
     places = places[there]
-    texts = [chunks[int(id)].text for id in pool.ids[places]]
+    texts = [chunks[at].text for at in pool.ids[places].tolist()]
     nothing = np.zeros(len(places), np.float32)
     cosine = nothing if pool.cosine is None else pool.cosine[places]
     return JudgedRanking(
