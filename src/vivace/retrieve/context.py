@@ -135,7 +135,7 @@ class SearchContext:
         self.near: Matches | None = None
         self.degraded: list[str] = []
         self.stages: dict[str, Stage] | None = {} if query.explain else None
-        self._notes: list[tuple[str, float, int]] = []
+        self._notes: list[tuple[str, float]] = []
 
     def embedded(self, vector: Vector, tokens: Vectors | None = None) -> None:
         """Take the question's vector (dim,) and token vectors."""
@@ -159,7 +159,11 @@ class SearchContext:
             each: the learned cost is that of one of so many.
         """
         end = now()
-        self._notes.append((stage, end - start, each))
+        if each == 1:
+            self._notes.append((stage, end - start))
+        else:
+            self.trace.observe(stage, end - start)
+            self.costs.observe(stage, (end - start) / each)
         if self.stages is not None:
             self.stages[stage] = Stage(width, 1e3 * (end - start), size)
         return end
@@ -167,9 +171,9 @@ class SearchContext:
     def report(self) -> None:
         """Hand the notes to the trace and the costs: at once, because taking the lock after each
         stage, with the caches that a scan has emptied, costs a tenth of a search."""
-        self.trace.observe_all([(stage, seconds) for stage, seconds, _ in self._notes])
-        for stage, seconds, each in self._notes:
-            self.costs.observe(stage, seconds / each)
+        self.trace.observe_all(self._notes)
+        for stage, seconds in self._notes:
+            self.costs.observe(stage, seconds)
         self._notes.clear()
 
     # -- the ladder -------------------------------------------------------------------------

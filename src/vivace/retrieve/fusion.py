@@ -50,12 +50,12 @@ class Ranking(NamedTuple):
     def hits(self) -> tuple[Hit, ...]:
         """As hits; their chunks have been read before."""
         assert self.chunks is not None
-        names = tuple(self.stages)
+        names, partly = tuple(self.stages), "reranked" in self.stages
         rows = zip(*[column.tolist() for column in self.stages.values()], strict=True)
         hits = []
         for chunk, score, row in zip(self.chunks, self.scores.tolist(), rows, strict=True):
             given = dict(zip(names, row, strict=True))
-            if (reranked := given.get("reranked")) is not None and reranked != reranked:
+            if partly and given["reranked"] != given["reranked"]:
                 del given["reranked"]  # NaN: it was too far down to be reranked
             hits.append(Hit(chunk, score, given))
         return tuple(hits)

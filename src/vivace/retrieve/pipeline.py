@@ -249,7 +249,7 @@ class SearchPipeline:
         if self.rerank.reads_texts:
             start = now()
             ranking = self.fetch(context, ranking)
-            _note_fetch(context, start, ranking.chunks or ())
+            _note_fetch(context, start, ranking)
         return self.rerank.inline(context, ranking)
 
     def score(
@@ -289,9 +289,10 @@ class SearchPipeline:
         start, unread = now(), ranking.chunks is None
         if unread:
             ranking = self.fetch(context, ranking)
-        hits = self.diversify(context, ranking).first(context.query.k).hits()
+        ranking = self.diversify(context, ranking).first(context.query.k)
+        hits = ranking.hits()
         if unread:
-            _note_fetch(context, start, [hit.chunk for hit in hits])
+            _note_fetch(context, start, ranking)
         context.report()
         degraded, stages = tuple(context.degraded), context.stages or {}
         return SearchResult(hits, context.source.epoch, degraded, stages)
@@ -355,8 +356,8 @@ def _with_phrases(
     return Matches(found.ids[:, places], found.scores[:, places])
 
 
-def _note_fetch(context: SearchContext, start: float, chunks: Sequence[Chunk]) -> None:
-    size = 0
-    if context.stages is not None:
+def _note_fetch(context: SearchContext, start: float, ranking: Ranking) -> None:
+    size, chunks = 0, ranking.chunks
+    if context.stages is not None and chunks is not None:
         size = sum(len(chunk.text.encode("utf-8", "surrogatepass")) for chunk in chunks)
-    context.note("fetch", start, len(chunks), size)
+    context.note("fetch", start, len(ranking.ids), size)
