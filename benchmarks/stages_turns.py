@@ -42,7 +42,7 @@ async def made(folder: Path, name: str, count: int) -> Path:
     async with Engine(_OFF) as engine:
         await stages.filled(await engine.open(folder / name), _SETS[name]())
         texts = [text for text, _ in stages.questions(count)]
-        rows = (await engine.embedder.embed(texts, kind="query")).vectors
+        rows = (await engine.resources.embedder.embed(texts, kind="query")).vectors
     np.save(folder / "vectors.npy", rows)
     return folder / name
 
@@ -59,7 +59,7 @@ async def searching(folder: Path, vectors: Path) -> None:
             for hit in (await docs.search(query)).hits:
                 found.update(repr((hit.chunk.id, hit.score, sorted(hit.stages.items()))).encode())
         print(json.dumps(found.hexdigest()), flush=True)
-        searcher: Any = docs._searcher
+        searcher: Any = docs.searcher
         while not isinstance(searcher, HybridSearcher):
             searcher = searcher._searcher
         for line in sys.stdin:

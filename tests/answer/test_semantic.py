@@ -101,7 +101,7 @@ async def test_clearing_the_cache_forgets_semantic_answers(tmp_path: Path) -> No
         await docs.add([TOWER, OTHER])
         await docs.ask(FIRST)
         assert (await docs.ask(FIRST)).cached == "semantic"
-        await engine.caching.clear()
+        await engine.resources.caching.clear()
         assert (await docs.ask(FIRST)).cached == ""
 
 

@@ -115,7 +115,9 @@ class Outline(HTMLParser):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("infeasible", [False, True])
-def test_whole_in_itself(tuning: Tuning, language: Literal["en", "zh"], infeasible: bool) -> None:
+def test_the_page_is_self_contained(
+    tuning: Tuning, language: Literal["en", "zh"], infeasible: bool
+) -> None:
     html = page(tuning, language=language, command=COMMAND, infeasible=infeasible)
     outline = Outline(html)
     assert outline.open == []
@@ -152,7 +154,7 @@ def test_the_picture_is_well_formed_and_says_what_it_shows(
         assert 0 <= float(place[2]) <= high
 
 
-def test_whatever_a_tuning_says_is_text(tuning: Tuning) -> None:
+def test_text_of_a_tuning_is_escaped(tuning: Tuning) -> None:
     evil = "<script>alert(1)</script>&\"'"
     tuning = replace(
         tuning,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +39,7 @@ def fakes() -> Any:
 def client(*urls: str, tolerance: Tolerance | None = None, **settings: Any) -> OpenAI:
     settings = {"retries": 1, "max_tokens": 64, **settings}
     several = [ModelServer("m", url) for url in urls]
-    return OpenAI(several, Generate(**settings), tolerance=tolerance, draw=random.Random(0))
+    return OpenAI(several, Generate(**settings), tolerance=tolerance)
 
 
 def seen(model: OpenAI) -> list[ServerStatistics]:

@@ -14,9 +14,8 @@ from vivace.generate.templates import (
     load,
     resolve,
     split_translation,
-    with_wishes,
 )
-from vivace.types import AnswerOptions, Message, Query
+from vivace.types import AnswerOptions, Query
 
 
 @pytest.mark.parametrize("name", sorted(built_in()))
@@ -70,13 +69,6 @@ def test_requests_are_classified_by_their_words(question: str, template: str, ta
 )
 def test_the_text_of_a_translation_request(request_: str, text: str) -> None:
     assert split_translation(request_).text == text
-
-
-def test_messages_join_the_options() -> None:
-    said = [Message("system", "Rhyme."), Message("user", "a"), Message("assistant", "b")]
-    options = with_wishes(AnswerOptions(system="Be brief."), "code", "", said)
-    assert (options.system, options.history) == ("Be brief.\n\nRhyme.", tuple(said[1:]))
-    assert options.template == "code"
 
 
 def test_the_users_files_overlay_the_built_in_ones(tmp_path: Path) -> None:

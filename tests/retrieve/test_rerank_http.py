@@ -15,7 +15,6 @@ import pytest
 
 from vivace.engine import Engine
 from vivace.errors import BadSettings, RerankError
-from vivace.retrieve import rerankers
 from vivace.retrieve.rerankers import http
 from vivace.retrieve.rerankers.http import HttpReranker
 from vivace.run import work
@@ -292,8 +291,7 @@ async def test_a_search_reranked_over_the_wire(fake: Fake) -> None:
 
     settings = load(search={"rerank": f"bge@{fake.url}", "rerank_weight": 1.0}, remote__retries=0)
     async with Engine(settings) as engine:
-        if engine.reranker is None:
-            engine.reranker = rerankers.load(settings)
+        assert engine.resources.reranker is not None
         docs = await engine.open("wire")
         await docs.add([Document("a", "Green grass."), Document("b", "Grass grows on a stone.")])
         fake.answer = lambda _: 500

@@ -279,7 +279,7 @@ async def test_a_running_call_with_more_to_feed_fails_after_close(
         many = asyncio.create_task(made.run_many([HOLD, 1, 2]))
         assert await asyncio.to_thread(function.held.wait, 30)
         closing = asyncio.create_task(asyncio.to_thread(made.close))
-        while not made.workers.closed:  # noqa: ASYNC110 - yields until the thread has run, never sleeps
+        while not made.closed:  # noqa: ASYNC110 - yields until the thread has run, never sleeps
             await asyncio.sleep(0)
         function.release.set()
         await closing
@@ -401,4 +401,4 @@ async def test_workers_can_be_added_and_taken_away() -> None:
         assert await first == 2 * HOLD
         assert await made.run_many([1, 2, 3]) == [2, 4, 6]
         assert made.statistics().threads == 1
-        assert len(made.workers.slots) == 1
+        assert len(made.slots) == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vivace.errors import Closed, DeadlineExceeded, Overloaded
+from vivace.errors import Closed, DeadlineExceeded
 from vivace.run.pools import ThreadPool
 from vivace.run.work import Priority, work_context
 
@@ -90,7 +90,7 @@ async def test_close_fails_what_is_queued_and_waits_for_what_runs(pool: ThreadPo
         queued = asyncio.create_task(pool.run(int, "1"))
         await asyncio.sleep(0)
         closing = asyncio.create_task(asyncio.to_thread(pool.close))
-        while not pool.workers.closed:  # noqa: ASYNC110 - close() has no event; this yields, never sleeps
+        while not pool.closed:  # noqa: ASYNC110 - close() has no event; this yields, never sleeps
             await asyncio.sleep(0)
     finally:
         gate.open.set()
@@ -130,22 +130,6 @@ async def test_what_is_late_never_begins(pool: ThreadPool) -> None:
     assert (statistics.expired, statistics.done) == (1, 0)
 
 
-async def test_a_bounded_pool_refuses() -> None:
-    pool, gate = ThreadPool(1, "test-pool", most=1), Gate()
-    try:
-        first = asyncio.create_task(pool.run(gate))
-        await entered(gate)
-        second = asyncio.create_task(pool.run(int, "2"))
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="1 already wait"):
-            await pool.run(int, "3")
-        gate.open.set()
-        assert (await first, await second) == ("through", 2)
-    finally:
-        gate.open.set()
-        pool.close()
-
-
 async def test_threads_are_added_for_what_waits_and_leave_when_they_are_too_many(
     pool: ThreadPool,
 ) -> None:
@@ -163,7 +147,7 @@ async def test_threads_are_added_for_what_waits_and_leave_when_they_are_too_many
             gate.open.set()
     assert await asyncio.gather(*tasks) == ["through"] * 3
     assert await pool.run(int, "1") == 1
-    assert len(pool.workers.slots) == 1
+    assert len(pool.slots) == 1
 
 
 def test_two_event_loops_take_turns(pool: ThreadPool) -> None:

@@ -21,7 +21,7 @@ from vivace.run.fair_queue import Waiter
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.pools import ThreadPool
 from vivace.run.work import Priority, Work, working_on
-from vivace.run.workers import NextStep, Worker, Workers, WorkerSlot
+from vivace.run.workers import NextStep, Workers, WorkerSlot
 
 PRIORITIES = st.sampled_from(Priority)
 CAP = 3
@@ -206,7 +206,7 @@ class SteppedPool(Stepped):
     def __init__(self) -> None:
         super().__init__()
         self.pool = ThreadPool(self.size, "stepped", clock=lambda: self.now)
-        self.workers = self.pool.workers
+        self.workers = self.pool
 
     def ask(self, number: int, work: Work) -> asyncio.Task[Any]:
         with working_on(work):  # its deadline is on the simulated clock
@@ -230,7 +230,7 @@ class SteppedBatcher(Stepped):
             size=lambda item: item[0] % 7,
             clock=lambda: self.now,
         )
-        self.workers = self.batcher.workers
+        self.workers = self.batcher
 
     def batch(self, items: list[tuple[int, Priority]]) -> Sequence[int]:
         assert 1 <= len(items) <= CAP
@@ -251,7 +251,7 @@ TestBatcher = SteppedBatcher.TestCase
 TestBatcher.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
 
 
-class Breaks(Worker[Waiter]):
+class Breaks(WorkerSlot[Waiter]):
     def run(self, batch: list[Waiter]) -> None:
         raise MemoryError("of the worker itself")
 
@@ -260,12 +260,12 @@ def test_a_worker_that_raises_costs_its_batch_and_its_thread() -> None:
     delivered: list[Waiter] = []
     workers: Workers[Waiter] = Workers("broken", 1, Breaks, delivered.extend)
     first, second = Waiter(Work()), Waiter(Work())
-    workers.submit((first,))
-    workers.submit((second,))
+    workers.enqueue((first,))
+    workers.enqueue((second,))
     for _ in range(2):
         (slot,) = workers.slots
         with pytest.raises(MemoryError):
-            workers.run(slot)
+            workers.serve(slot)
     assert delivered == [first, second]
     assert isinstance(second.error, MemoryError)
     statistics = workers.statistics()

@@ -64,9 +64,9 @@ def test_what_does_not_help_is_not_used(dataset: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"search": {"rerank": "fitted"}}
     with vivace.open(where, **settings) as docs:
         docs.ingest(dataset / "corpus.jsonl")
-        stages: Stages = docs._collection.stages
+        stages: Stages = docs.collection.stages
         model = fitted.FittedModel(
-            docs._collection._corpus.store.uuid,
+            docs.collection.corpus.store.uuid,
             (1.0,) * len(fitted.NAMES),
             stages.rerank.weight,
             stages.rerank.depth,
@@ -79,9 +79,9 @@ def test_what_does_not_help_is_not_used(dataset: Path, tmp_path: Path) -> None:
         fitted.save(model, where / fitted.FILE)
     with vivace.open(where, **settings) as docs:  # late interaction, as with `auto`
         assert "fused" in docs.search("amber birch").hits[0].stages
-        trace = docs._collection.trace
+        trace = docs.collection.trace
         fitted.save(msgspec.structs.replace(model, collection="another"), where / fitted.FILE)
     with vivace.open(where, **settings) as docs:
         assert docs.search("amber birch").hits
-        trace = docs._collection.trace
+        trace = docs.collection.trace
         assert trace.counters()["rerank.unreadable"] == 1

@@ -43,12 +43,12 @@ def clustered(n: int = ROWS, seed: int = 0) -> Vectors:
 async def filled(engine: Engine, folder: Path, vectors: Vectors) -> Collection:
     docs = await engine.open(folder)
     await docs.add([Chunk(f"d{n}", f"text {n}") for n in range(len(vectors))], vectors)
-    await asyncio.to_thread(docs._corpus.settle)
+    await asyncio.to_thread(docs.corpus.settle)
     return docs
 
 
 def families(docs: Collection) -> set[str]:
-    return {s.index.family for s in docs._corpus._dense.segments}
+    return {s.index.family for s in docs.corpus._dense.segments}
 
 
 async def told(docs: Collection, what: str) -> list[Decision]:
@@ -71,7 +71,7 @@ class TestTuning:
             assert docs.stored_plan is not None
             assert docs.stored_plan.objective == Objective(0.9)
             assert families(docs) == {"pq"}
-            assert len(docs._corpus._dense.segments) == 1
+            assert len(docs.corpus._dense.segments) == 1
             (decision,) = await told(docs, "plan")
             assert decision.before is None
             assert decision.after["family"] == "pq"
@@ -87,10 +87,10 @@ class TestTuning:
     async def test_without_applying_nothing_changes(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered(1200))
-            before = docs._corpus.snapshot()
+            before = docs.corpus.snapshot()
             await docs.tune(Objective(0.9), budget_seconds=4, families=["pq"], apply=False)
             assert docs.plan is None
-            assert docs._corpus.snapshot() is before
+            assert docs.corpus.snapshot() is before
             assert await told(docs, "plan") == []
 
     async def test_what_cannot_be_met_is_said(self, tmp_path: Path) -> None:
@@ -164,13 +164,13 @@ class TestTuning:
             found = await docs.tune(Objective(0.9), budget_seconds=4, families=["pq"])
             assert docs.stored_plan is not None
             needed = replace(found.plan, effort=found.plan.effort + 7)
-            docs._corpus.set_plan(msgspec.structs.replace(docs.stored_plan, plan=needed))
+            docs.corpus.set_plan(msgspec.structs.replace(docs.stored_plan, plan=needed))
 
             async def measured(*_: object) -> Tuning:
                 return found
 
-            monkeypatch.setattr(docs._tuning, "_measured", measured)
-            await docs._tuning.tune(Objective(0.9), low_priority=True)
+            monkeypatch.setattr(docs.tuning, "_measured", measured)
+            await docs.tuning.tune(Objective(0.9), low_priority=True)
             assert docs.plan == needed
             decision = (await told(docs, "plan"))[-1]
             assert f"stays at {needed.effort}" in decision.reason
@@ -254,16 +254,16 @@ class TestGuard:
         async with Engine(settings) as e:
             docs = await filled(e, tmp_path / "c", base)
             low = Plan("pq", {}, 10)
-            docs._corpus.set_plan(StoredPlan(low, objective_of(settings.tune)))
-            watch = docs._tuning.watch
+            docs.corpus.set_plan(StoredPlan(low, objective_of(settings.tune)))
+            watch = docs.tuning.watch
             assert watch is not None
             for row in asked[:300]:
                 await docs.search(Query("", 5, vector=row))
                 watch.drain()
             assert docs.plan is not None
             assert docs.plan.effort > 10
-            if docs._tuning.retuning is not None:
-                await docs._tuning.retuning
+            if docs.tuning.retuning is not None:
+                await docs.tuning.retuning
             for row in asked[300:400]:
                 await docs.search(Query("", 5, vector=row))
                 watch.drain()
@@ -285,7 +285,7 @@ class TestGuard:
             docs = await filled(e, tmp_path / "c", clustered(50))
             await docs.search(Query("", 3, vector=clustered(1)[0]))
             assert docs.recall().queries == 0
-            assert docs._tuning.watch is None
+            assert docs.tuning.watch is None
 
     async def test_a_failure_is_counted_and_the_answer_stands(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -298,7 +298,7 @@ class TestGuard:
         settings = load(embed__model=f"given:{DIM}", index=index, tune__guard_share=1.0)
         async with Engine(settings) as e:
             docs = await filled(e, tmp_path / "c", vectors)
-            watch = docs._tuning.watch
+            watch = docs.tuning.watch
             assert watch is not None
             monkeypatch.setattr("vivace.collection.dense.Dense.exact", broken)
             for row in vectors[:200]:
@@ -318,7 +318,7 @@ class TestGuard:
 
         async with engine(retune_seconds=600) as e:
             docs = await filled(e, tmp_path / "c", clustered(50))
-            tuning, now = docs._tuning, [0.0]
+            tuning, now = docs.tuning, [0.0]
             tuning._clock = lambda: now[0]
             monkeypatch.setattr(tuning, "tune", tune)
             for at in (0.0, 1.0, 599.0, 600.0, 601.0):
@@ -332,7 +332,7 @@ class TestGuard:
     async def test_it_ends_with_the_collection(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered(50))
-            watch = docs._tuning.watch
+            watch = docs.tuning.watch
             assert watch is not None
             await docs.close()
             assert watch._closed

@@ -62,7 +62,7 @@ class Extractive(TemplateAnswerer):
         self._embedder = embedder
 
     async def begin(self, request: AnswerRequest) -> AsyncIterator[Delta]:
-        return self.quotes(request, await self.passages(request, request.searched))
+        return self.quotes(request, await self.passages(request, request.template.text))
 
     async def quotes(self, request: AnswerRequest, result: SearchResult) -> AsyncIterator[Delta]:
         """The answer sentence by sentence; the last delta carries the whole of it.

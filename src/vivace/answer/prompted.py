@@ -28,7 +28,6 @@ from vivace.types import (
     Delta,
     Hit,
     Message,
-    Query,
     SearchResult,
     Support,
     Usage,
@@ -96,7 +95,7 @@ class Prompted(TemplateAnswerer):
             GenerationError: from the stream: the model failed after its first token, or nothing
                 quotes instead.
         """
-        result = await self.passages(request, await self._search_query(request))
+        result = await self.passages(request, await self._standalone(request))
         template, answering = request.template, self.settings.answer
         self._check_room(request)
         hits = result.hits[: answering.passages]
@@ -112,14 +111,12 @@ class Prompted(TemplateAnswerer):
         prompt, deltas = await self._ask(request, result)
         return self._written(_Reading(request, result, answerable, prompt, deltas))
 
-    async def _search_query(self, request: AnswerRequest) -> Query:
-        """The query to search with; a follow-up question is rewritten to stand alone."""
-        query, history = request.searched, request.options.history
-        wanted = self.settings.generate.standalone and request.template.reads != "nothing"
-        if not history or not wanted:
-            return query
-        text = await standalone_question(query.text, history, self._generator, self._trace)
-        return query if text == query.text else replace(query, text=text)
+    async def _standalone(self, request: AnswerRequest) -> str:
+        """The question to search for; the model rewrites a follow-up."""
+        text, history = request.template.text, request.options.history
+        if request.template.reads == "nothing" or not self.settings.generate.standalone:
+            return text
+        return await standalone_question(text, history, self._generator, self._trace)
 
     def _check_room(self, request: AnswerRequest) -> None:
         if request.template.reads != "nothing":

@@ -25,12 +25,6 @@ class AnswerRequest:
     options: AnswerOptions
     template: ResolvedTemplate
 
-    @property
-    def searched(self) -> Query:
-        """The query to search with: of a request for a translation, its subject alone."""
-        text = self.template.text
-        return self.query if text == self.query.text else replace(self.query, text=text)
-
 
 class TemplateAnswerer(ABC):
     """An `Answerer` of requests for any template.
@@ -68,9 +62,12 @@ class TemplateAnswerer(ABC):
     async def close(self) -> None:  # noqa: B027  # most have nothing to stop
         """Stop background work. Idempotent."""
 
-    async def passages(self, request: AnswerRequest, query: Query) -> SearchResult:
-        """What the answer is written from. A text to translate is neither searched nor logged."""
+    async def passages(self, request: AnswerRequest, question: str) -> SearchResult:
+        """What a search finds for `question`; nothing where a text is to be translated."""
+        query = request.query
         if request.template.reads == "nothing":
-            check(request.query, self.settings.search.max_question_chars)
+            check(query, self.settings.search.max_question_chars)
             return SearchResult((), 0)
-        return await request.search(query)
+        return await request.search(
+            query if question == query.text else replace(query, text=question)
+        )

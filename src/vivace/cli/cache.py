@@ -37,10 +37,12 @@ async def _stats(options: argparse.Namespace) -> int:
         else:
             rows = [[kind, *_served_row(values)] for kind, values in found["kinds"].items()]
             table(options.server, _COLUMNS, rows)
+            if "pattern_skew" in found:
+                print(_pattern(found))
         return OK
     async with Engine(settings_of(options)) as engine:
         docs = await engine.open(options.collection or "default", create=False)
-        asked, statistics = await docs.asked(), engine.caching.statistics()
+        asked, statistics = await docs.question_counts(), engine.resources.caching.statistics()
         info = await docs.info()
     value: dict[str, Any] = {
         "collection": info.path,
@@ -70,13 +72,15 @@ async def _clear(options: argparse.Namespace) -> int:
             fix="Leave --server out; a server with the same cache.redis forgets, too",
         )
     async with Engine(settings_of(options)) as engine:
-        cleared = await engine.caching.clear()
+        cleared = await engine.resources.caching.clear()
     if options.json:
         json_line({"tiers": cleared.tiers})
     else:
         for tier, empty in cleared.tiers.items():
             said = "everything is forgotten" if empty else "does not answer; nothing is forgotten"
             print(f"{tier}: {said}")
+            if tier in cleared.failures:
+                print(f"  {cleared.failures[tier]}")
         told = cleared.tiers.get("redis", False)
         others = "now, too" if told else "when it restarts, for nothing tells it (cache.redis)"
         print(f"memory: a running server forgets its own {others}")
@@ -89,9 +93,9 @@ async def _warm(options: argparse.Namespace) -> int:
     async with Engine(settings) as engine:
         docs = await engine.open(options.collection or "default", create=False)
         warmed = await docs.warm(options.limit)
-        statistics = engine.caching.statistics()
+        statistics = engine.resources.caching.statistics()
     # a closed engine has written all that the tiers take
-    tiers = _reached(engine.caching.trace.counters())
+    tiers = _reached(engine.resources.caching.trace.counters())
     value = {**msgspec.to_builtins(warmed), "stays": bool(tiers), "tiers": tiers}
     if options.json:
         json_line({**value, "memory": _value(statistics)})
@@ -164,6 +168,14 @@ def server_statistics(address: str) -> dict[str, Any]:
         where = value["kinds"].setdefault(kind, {}) if kind else value
         where[name.removesuffix("_total")] = float(number)
     return value
+
+
+def _pattern(values: Mapping[str, float]) -> str:
+    return (
+        f"keys requested: Zipf exponent {values['pattern_skew']:.2f},"
+        f" {values['pattern_recency']:.0%} used again soon, {values['pattern_scan']:.0%} not seen"
+        f" lately; median distance of two requests for a key: {values['pattern_reuse']:.0f}"
+    )
 
 
 def _served_row(values: dict[str, float]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -25,7 +24,6 @@ from vivace.generate.wire import AdaptedRequest
 from vivace.run.balance import Lease
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import EndpointsStatistics
-from vivace.run.http import ServerSet
 from vivace.run.http_stream import OpenStream, StreamClient
 from vivace.run.model_servers import ModelServer
 from vivace.run.retry import FailureKind, RequestFailure, blame
@@ -61,7 +59,6 @@ class OpenAI:
         *,
         streaming: bool = True,
         tolerance: Tolerance | None = None,
-        draw: random.Random | None = None,
     ) -> None:
         servers = [servers] if isinstance(servers, ModelServer) else servers
         self._model = servers[0].model
@@ -69,20 +66,7 @@ class OpenAI:
         self._settings = settings
         self._streaming = streaming
         self._client = StreamClient(
-            ServerSet(
-                self.name,
-                servers,
-                "chat/completions",
-                bound=settings.connections,
-                api_key=settings.api_key,
-                retries=settings.retries,
-                tolerance=tolerance,
-                draw=draw,
-            ),
-            connect=settings.connect_seconds,
-            first=settings.first_token_seconds,
-            between=settings.between_seconds,
-            total=settings.total_seconds,
+            self.name, servers, "chat/completions", settings, tolerance=tolerance
         )
         self.endpoints = self._client.endpoints
         self._probe = CapacityProbe(self._client.session, self.endpoints.set_capacity)
@@ -123,7 +107,7 @@ class OpenAI:
                 return
             _check_content_type(stream)
             events = EventDecoder()
-            read, clock, count_tokens = stream.read, stream.clock, stream.lease.count_tokens
+            read, count_tokens = stream.read, stream.lease.count_tokens
             data, size = stream.data, 0
             while True:
                 size += len(data)
@@ -136,13 +120,13 @@ class OpenAI:
                         moved += 1
                         if not answer.running:
                             answer.running = True
-                            clock.started()
+                            stream.started()
                     if delta is not None:
-                        clock.reading = False
+                        stream.reading = False
                         yield delta
-                        clock.reading = True
+                        stream.reading = True
                 if moved:
-                    clock.progress()
+                    stream.progress()
                     count_tokens(moved)
                 if answer.done or not data:
                     break

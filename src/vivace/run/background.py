@@ -27,7 +27,7 @@ from vivace.run.fair_queue import Waiter
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import Cores
 from vivace.run.work import Priority, Work
-from vivace.run.workers import Worker, Workers, WorkerStatistics
+from vivace.run.workers import Workers, WorkerSlot, WorkerStatistics
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -118,7 +118,7 @@ class BackgroundExecutor:
         foreground_idle: Callable[[], bool] = lambda: True,
     ) -> None:
         self.foreground_idle = foreground_idle
-        self._lowered: Workers[_LoweredCall] = Workers(name, threads, _LoweredCaller, _settle)
+        self._lowered: Workers[_LoweredCall] = Workers(name, threads, _LoweredSlot, _settle)
 
     def submit(self, function: Callable[[*Ts], R], *args: *Ts) -> Future[R]:
         """Run `function(*args)` at lowered priority, whether the foreground is idle or not.
@@ -127,7 +127,7 @@ class BackgroundExecutor:
             Closed: the executor is closed; the future raises it where the call had not begun.
         """
         call = _LoweredCall(function, args)
-        self._lowered.submit((call,))
+        self._lowered.enqueue((call,))
         return call.future
 
     async def run(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
@@ -162,7 +162,7 @@ class _LoweredCall(Waiter):
         return self.future.cancelled()
 
 
-class _LoweredCaller(Worker[_LoweredCall]):
+class _LoweredSlot(WorkerSlot[_LoweredCall]):
     def run(self, batch: list[_LoweredCall]) -> None:
         lower_priority()
         call = batch[0]

@@ -18,8 +18,7 @@ from vivace.errors import VivaceError
 from vivace.run import work
 from vivace.run.fair_queue import Waiter
 from vivace.run.threads import Cores
-from vivace.run.work import Priority
-from vivace.run.workers import Worker, Workers, WorkerStatistics
+from vivace.run.workers import Workers, WorkerSlot
 from vivace.types import Vector, Vectors
 
 T = TypeVar("T")
@@ -106,7 +105,7 @@ class _BatchItem(Waiter, Generic[T, R]):
         return self.call.future.done()
 
 
-class MicroBatcher(Generic[T, R]):
+class MicroBatcher(Workers[_BatchItem[T, R]], Generic[T, R]):
     """Turns a synchronous batch function into an asynchronous call of one item.
 
     `function` takes 1 to `cap` items of one priority and returns as many results in their order; it
@@ -130,13 +129,13 @@ class MicroBatcher(Generic[T, R]):
         cores: Cores | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._size = size
+        self._size_of = size
         self._cap = cap
         self._budget = budget
-        self.workers: Workers[_BatchItem[T, R]] = Workers(
+        super().__init__(
             name,
             workers,
-            lambda: _Batches(function, name),
+            lambda: _BatchSlot(function, name),
             self._deliver,
             select_batch=self._nearest,
             window=WINDOW,
@@ -166,32 +165,14 @@ class MicroBatcher(Generic[T, R]):
         """
         if not items:
             return []
-        call: _BatchCall[T, R] = _BatchCall(items, [self._size(item) for item in items])
-        self.workers.submit(call.more(FEED))
+        call: _BatchCall[T, R] = _BatchCall(items, [self._size_of(item) for item in items])
+        self.enqueue(call.more(FEED))
         try:
             await call.future
         except BaseException:
-            self.workers.withdraw(list(call.out.values()))
+            self.withdraw(list(call.out.values()))
             raise
         return call.results
-
-    def resize(self, workers: int) -> None:
-        """At most so many batches at once, at least 1; no item is lost or done twice."""
-        self.workers.resize(workers)
-
-    def bound(self, priority: Priority, workers: int | None) -> None:
-        """At most so many workers do work of this priority or less urgent; None is no bound.
-
-        Thus long work that nobody waits for never occupies all of them. What runs goes on.
-        """
-        self.workers.bound(priority, workers)
-
-    def statistics(self) -> WorkerStatistics:
-        return self.workers.statistics()
-
-    def close(self) -> None:
-        """Stop the threads after their running batch; fail what is queued. Idempotent, blocks."""
-        self.workers.close()
 
     def _nearest(
         self, head: _BatchItem[T, R], others: Iterator[_BatchItem[T, R]]
@@ -234,15 +215,16 @@ class MicroBatcher(Generic[T, R]):
         for call, count in calls.items():
             if not call.future.done() and (more := call.more(count)):
                 try:
-                    self.workers.submit(more)
+                    self.enqueue(more)
                 except VivaceError as error:
                     call.future.set_exception(error)
 
 
-class _Batches(Worker[_BatchItem[T, R]]):
+class _BatchSlot(WorkerSlot[_BatchItem[T, R]]):
     """Fills in each item's result or error; an item that fails, fails alone."""
 
     def __init__(self, function: Callable[[list[T]], Sequence[R]], name: str) -> None:
+        super().__init__()
         self._function = function
         self._name = name
 

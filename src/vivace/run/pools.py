@@ -17,24 +17,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 from vivace.errors import Closed, VivaceError
 from vivace.run import work
 from vivace.run.fair_queue import Waiter
 from vivace.run.threads import Cores
-from vivace.run.work import Priority
 from vivace.run.worker_process import TaskLimits, WorkerDied, WorkerProcess, WorkFailed
-from vivace.run.workers import Worker, Workers, WorkerStatistics
+from vivace.run.workers import Workers, WorkerSlot
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
-
-INLINE_SECONDS: Final = 100e-6
-"""Work that takes less stays on the event loop: a hop takes as long by itself (decision 14)."""
-
 
 # -- threads ------------------------------------------------------------------------------------
 
@@ -87,15 +81,15 @@ class _Outbox:
                 call.future.set_exception(call.error)
 
 
-class ThreadPool:
+class ThreadPool(Workers[_ThreadCall]):
     """Runs at most `threads` calls at once. The others wait in a `FairQueue`, by the priority,
     deadline and user of `work.current()`.
 
     A result goes straight to the caller's event loop. The standard library's executor chains a
-    future of its own to the loop's, at twice the cost a call: a fifth of a whole search.
+    future of its own to the loop's, at twice the cost a call: a fifth of a whole search. A call
+    below 100 microseconds should stay on the loop: a hop takes as long by itself (decision 14).
 
     Args:
-        most: calls that may wait; None is no bound.
         cores: shared with other workers, so that together they never oversubscribe the machine.
         clock: monotonic seconds; deadlines are on it.
     """
@@ -105,13 +99,10 @@ class ThreadPool:
         threads: int,
         name: str,
         *,
-        most: int | None = None,
         cores: Cores | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.workers: Workers[_ThreadCall] = Workers(
-            name, threads, _Caller, _settle_calls, most=most, cores=cores, clock=clock
-        )
+        super().__init__(name, threads, _ThreadSlot, _settle_calls, cores=cores, clock=clock)
         self._outbox: _Outbox | None = None
         """Of the event loop that called last; there is seldom a second one."""
 
@@ -124,37 +115,21 @@ class ThreadPool:
         Raises:
             Closed: the pool was closed before the call began.
             DeadlineExceeded: its deadline passed before it began.
-            Overloaded: as many calls wait as may.
         """
         outbox, loop = self._outbox, asyncio.get_running_loop()
         if outbox is None or outbox.loop is not loop:
             outbox = self._outbox = _Outbox(loop)
         call = _ThreadCall(outbox, function, args)
-        self.workers.submit((call,))
+        self.enqueue((call,))
         try:
             result: R = await call.future
         except asyncio.CancelledError:
-            self.workers.withdraw((call,))
+            self.withdraw((call,))
             raise
         return result
 
-    def resize(self, threads: int) -> None:
-        """At most so many calls at once, at least 1; no call is lost or done twice."""
-        self.workers.resize(threads)
 
-    def bound(self, priority: Priority, threads: int | None) -> None:
-        """At most so many threads do work of this priority or less urgent; None is no bound."""
-        self.workers.bound(priority, threads)
-
-    def statistics(self) -> WorkerStatistics:
-        return self.workers.statistics()
-
-    def close(self) -> None:
-        """Fail what is queued with `Closed`, wait for what is running. Idempotent."""
-        self.workers.close()
-
-
-class _Caller(Worker[_ThreadCall]):
+class _ThreadSlot(WorkerSlot[_ThreadCall]):
     def run(self, batch: list[_ThreadCall]) -> None:
         call = batch[0]
         try:
@@ -175,17 +150,6 @@ def _settle_calls(calls: Sequence[_ThreadCall]) -> None:
 # -- processes ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStatistics:
-    """`alive` are worker processes now, `started` all there ever were."""
-
-    alive: int
-    started: int
-    peak_bytes: int
-    """Most resident memory of any worker so far; 0 where the system does not report it."""
-    tasks: WorkerStatistics
-
-
 _Reply: TypeAlias = bytes | VivaceError | None
 
 
@@ -198,13 +162,13 @@ class ProcessTask(Waiter):
         Closed: it was cancelled, or the pool was closed first.
     """
 
-    __slots__ = ("_replies", "_workers", "cancelled", "request")
+    __slots__ = ("_pool", "_replies", "cancelled", "request")
 
-    def __init__(self, request: bytes, workers: Workers[ProcessTask]) -> None:
+    def __init__(self, request: bytes, pool: ProcessPool) -> None:
         super().__init__(work.current())
         self.request = request
         self.cancelled = False
-        self._workers = workers
+        self._pool = pool
         self._replies: queue.SimpleQueue[_Reply] = queue.SimpleQueue()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -225,17 +189,18 @@ class ProcessTask(Waiter):
     def cancel(self) -> None:
         """Drop the task: it never begins, or its worker is killed. Does not wait."""
         self.cancelled = True
-        for task in self._workers.withdraw((self,)):
-            task.put(Closed(self._workers.name))
+        for task in self._pool.withdraw((self,)):
+            task.put(Closed(self._pool.name))
 
     def put(self, reply: _Reply) -> None:
         self._replies.put(reply)
 
 
-class ProcessPool:
+class ProcessPool(Workers[ProcessTask]):
     """Runs tasks in at most `workers` processes of `command`, each started when first needed.
 
-    Tasks wait in a `FairQueue`, by the priority, deadline and user of `work.current()`.
+    Tasks wait in a `FairQueue`, by the priority, deadline and user of `work.current()`. `close`
+    kills every process.
 
     Args:
         command: a program that calls `vivace.run.worker.serve`.
@@ -251,16 +216,15 @@ class ProcessPool:
         name: str,
         idle_seconds: float = 60.0,
     ) -> None:
-        self._workers: Workers[ProcessTask] = Workers(name, workers, self._worker, _settle_tasks)
-        self._command = list(command)
-        self._limits = limits
-        self._idle = idle_seconds
-        self._counts = _ProcessCounts()
-
-    @property
-    def workers(self) -> int:
-        """How many tasks may run at once."""
-        return self._workers.size
+        super().__init__(name, workers, lambda: _ProcessSlot(self), _settle_tasks)
+        self.command = list(command)
+        self.limits = limits
+        self.idle_seconds = idle_seconds
+        self.processes = 0
+        """Running now."""
+        self.started = 0
+        """Processes ever started."""
+        self._counting = threading.Lock()
 
     def submit(self, request: bytes) -> ProcessTask:
         """Queue a task.
@@ -268,88 +232,40 @@ class ProcessPool:
         Raises:
             Closed: the pool is closed.
         """
-        task = ProcessTask(request, self._workers)
-        self._workers.submit((task,))
+        task = ProcessTask(request, self)
+        self.enqueue((task,))
         return task
 
-    def resize(self, workers: int) -> None:
-        """At most so many processes, at least 1; surplus ones end after their task."""
-        self._workers.resize(workers)
-
-    def bound(self, priority: Priority, workers: int | None) -> None:
-        """At most so many processes do work of this priority or less urgent; None is no bound."""
-        self._workers.bound(priority, workers)
-
-    def statistics(self) -> ProcessStatistics:
-        return self._counts.statistics(self._workers.statistics())
-
-    def close(self) -> None:
-        """Kill every worker and wait for it; fail what is queued or running. Idempotent."""
-        self._workers.close()
-
-    def _worker(self) -> _ProcessWorker:
-        return _ProcessWorker(self._command, self._limits, self._idle, self._workers, self._counts)
+    def count(self, *, started: int = 0, ended: int = 0) -> None:
+        with self._counting:
+            self.started += started
+            self.processes += started - ended
 
 
-class _ProcessCounts:
-    """Over all the processes of a pool."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._alive = self._started = self._peak = 0
-
-    def began(self) -> None:
-        with self._lock:
-            self._started += 1
-            self._alive += 1
-
-    def ended(self) -> None:
-        with self._lock:
-            self._alive -= 1
-
-    def peaked(self, peak: int) -> None:
-        with self._lock:
-            self._peak = max(self._peak, peak)
-
-    def statistics(self, tasks: WorkerStatistics) -> ProcessStatistics:
-        with self._lock:
-            return ProcessStatistics(self._alive, self._started, self._peak, tasks)
-
-
-class _ProcessWorker(Worker[ProcessTask]):
+class _ProcessSlot(WorkerSlot[ProcessTask]):
     """One thread's process, if it has one just now."""
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        limits: TaskLimits,
-        idle_seconds: float,
-        workers: Workers[ProcessTask],
-        counts: _ProcessCounts,
-    ) -> None:
-        self._command = command
-        self._limits = limits
-        self._idle = idle_seconds
-        self._workers = workers
-        self._counts = counts
+    def __init__(self, pool: ProcessPool) -> None:
+        super().__init__()
+        self._pool = pool
         self._process: WorkerProcess | None = None
 
     def run(self, batch: list[ProcessTask]) -> None:
         (task,) = batch
+        pool = self._pool
         try:
             process = self._started(task)
-            for frame in process.run(task.request, self._limits, partial(self._unwanted, task)):
+            for frame in process.run(task.request, pool.limits, partial(self._unwanted, task)):
                 task.put(frame)
         except VivaceError as error:
             task.error = error
         except OSError as error:
             # no process, no pipe: the machine is out of something; the task fails alone
-            task.error = WorkerDied(f"{self._workers.name}: no worker could be started: {error}")
+            task.error = WorkerDied(f"{pool.name}: no worker could be started: {error}")
         if self._process is None:
             return
-        self._counts.peaked(self._process.peak)
         lives_on = task.error is None or isinstance(task.error, WorkFailed)
-        if not lives_on or self._process.swollen(self._limits.memory_bytes):
+        if not lives_on or self._process.swollen(pool.limits.memory_bytes):
             self.end()
 
     def rest(self) -> None:
@@ -359,28 +275,29 @@ class _ProcessWorker(Worker[ProcessTask]):
         process, self._process, self.patience = self._process, None, None
         if process is not None:
             process.kill()
-            self._counts.ended()
+            self._pool.count(ended=1)
 
     def _started(self, task: ProcessTask) -> WorkerProcess:
         if self._process is not None and self._process.running:
             return self._process
         self.end()
-        self._counts.began()
+        pool = self._pool
+        pool.count(started=1)
         try:
-            process = WorkerProcess(self._command, self._workers.name, self._limits.memory_bytes)
+            process = WorkerProcess(pool.command, pool.name, pool.limits.memory_bytes)
             try:
                 process.wait_until_ready(partial(self._unwanted, task))
             except BaseException:
                 process.kill()
                 raise
         except BaseException:
-            self._counts.ended()
+            pool.count(ended=1)
             raise
-        self._process, self.patience = process, self._idle
+        self._process, self.patience = process, pool.idle_seconds
         return process
 
     def _unwanted(self, task: ProcessTask) -> bool:
-        return self._workers.closed or task.cancelled
+        return self._pool.closed or task.cancelled
 
 
 def _settle_tasks(tasks: Sequence[ProcessTask]) -> None:

@@ -101,7 +101,7 @@ class WorkerProcess:
         self._printed = 0
         self._statm = Path(f"/proc/{self._process.pid}/statm")
         self._before = 0
-        self.resident = self.peak = 0
+        self.resident = 0
         hello = worker.Hello(parent=os.getpid(), memory_bytes=memory_bytes)
         self._unsent = memoryview(_frame(msgspec.json.encode(hello)))
 
@@ -246,7 +246,6 @@ class WorkerProcess:
             return
         if pages:  # an ended process that was not waited for has none
             self.resident = pages * _PAGE
-            self.peak = max(self.peak, self.resident)
 
     def _grown(self) -> int:
         return self.resident - self._before

@@ -1,4 +1,4 @@
-"""Threads over one fair queue: what thread pools, process pools and micro-batchers have in common.
+"""Threads over one fair queue: the base of thread pools, process pools and micro-batchers.
 
 A thread that finds nothing to do sleeps on a lock of its own. The caller that brings work wakes the
 thread that fell asleep last: its caches are warm, and the others may sleep long enough to rest.
@@ -47,11 +47,32 @@ class WorkerStatistics:
     """Seconds between arrival and beginning, of the items that began."""
 
 
-class Worker(ABC, Generic[W]):
-    """Does the work of one thread."""
+class NextStep(Enum):
+    AGAIN = auto()
+    SLEEP = auto()
+    LEAVE = auto()
+
+
+AGAIN, SLEEP, LEAVE = NextStep  # an enumeration's own attributes are slow to look up
+
+
+class WorkerSlot(ABC, Generic[W]):
+    """One thread's place among the workers, and what the thread does."""
 
     patience: float | None = None
     """Seconds without work after which it rests; None is never."""
+
+    def __init__(self) -> None:
+        self.wake = threading.Lock()
+        """Released to wake the thread."""
+        self.wake.acquire()
+        self.assigned: list[W] = []
+        """What the thread was woken for, where it need not look for work."""
+        self.batch: list[W] = []
+        """What it runs now, or has run and not yet delivered."""
+        self.until: float | None = None
+        """When it has to look for work again though nobody woke it."""
+        self.thread: threading.Thread | None = None
 
     @abstractmethod
     def run(self, batch: list[W]) -> None:
@@ -64,41 +85,14 @@ class Worker(ABC, Generic[W]):
         """The thread ends."""
 
 
-class NextStep(Enum):
-    AGAIN = auto()
-    SLEEP = auto()
-    LEAVE = auto()
-
-
-AGAIN, SLEEP, LEAVE = NextStep  # an enumeration's own attributes are slow to look up
-
-
-class WorkerSlot(Generic[W]):
-    """One thread's place among the workers."""
-
-    def __init__(self, worker: Worker[W]) -> None:
-        self.worker = worker
-        self.wake = threading.Lock()
-        """Released to wake the thread."""
-        self.wake.acquire()
-        self.assigned: list[W] = []
-        """What the thread was woken for, where it need not look for work."""
-        self.batch: list[W] = []
-        """What it runs now, or has run and not yet delivered."""
-        self.until: float | None = None
-        """When it has to look for work again though nobody woke it."""
-        self.thread: threading.Thread | None = None
-
-
 class Workers(Generic[W]):
     """At most `size` threads, each started when first needed.
 
     Args:
-        worker: called once a thread.
+        slot: makes the slot of a thread.
         deliver: hands items to their owners, with a result or an `error`; called on any thread.
         select_batch: None where every item runs alone.
         window: how many items `select_batch` is given.
-        most: items that may wait; None is no bound.
         cores: shared with other workers: a thread that is awake holds one.
         clock: monotonic seconds; deadlines are on it.
     """
@@ -107,17 +101,16 @@ class Workers(Generic[W]):
         self,
         name: str,
         size: int,
-        worker: Callable[[], Worker[W]],
+        slot: Callable[[], WorkerSlot[W]],
         deliver: Callable[[Sequence[W]], None],
         *,
         select_batch: SelectBatch[W] | None = None,
         window: int = 0,
-        most: int | None = None,
         cores: Cores | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
-        self._worker = worker
+        self._slot = slot
         self._deliver = deliver
         self._select_batch = select_batch
         self._window = window
@@ -126,7 +119,7 @@ class Workers(Generic[W]):
         self._lock = threading.Lock()
         # Everything below is guarded by the lock.
         self.size = max(1, size)
-        self.queue: FairQueue[W] = FairQueue(most)
+        self.queue: FairQueue[W] = FairQueue()
         self.slots: list[WorkerSlot[W]] = []
         self._idle: list[WorkerSlot[W]] = []
         self._threads: set[threading.Thread] = set()
@@ -137,12 +130,11 @@ class Workers(Generic[W]):
         self._at_once = [0] * len(Priority)
         """Items that did not wait at all."""
 
-    def submit(self, items: Sequence[W]) -> None:
+    def enqueue(self, items: Sequence[W]) -> None:
         """Queue the items.
 
         Raises:
             Closed: the workers are closed.
-            Overloaded: there is no room for all of the items; none of them waits.
         """
         with self._lock:
             if self.closed:
@@ -150,7 +142,7 @@ class Workers(Generic[W]):
             if self._idle and len(items) == 1 and (slot := self._assign(items[0])):
                 woken: Sequence[WorkerSlot[W]] = (slot,)
             else:
-                woken = self._enqueue(items)
+                woken = self._put(items)
         self._wake(woken)
 
     def withdraw(self, items: Sequence[W]) -> list[W]:
@@ -233,23 +225,18 @@ class Workers(Generic[W]):
         histogram.merge(Histogram(Counter({0: at_once} if at_once else {}), at_once))
         return histogram
 
-    def _enqueue(self, items: Sequence[W]) -> Sequence[WorkerSlot[W]]:
+    def _put(self, items: Sequence[W]) -> Sequence[WorkerSlot[W]]:
         """Queue the items; returns the threads to wake."""
         now = self._clock()
         self._hire(len(self.queue) + len(items))
-        for number, item in enumerate(items):
-            try:
-                self.queue.put(item, now)
-            except BaseException:
-                for waiting in items[:number]:
-                    self.queue.remove(waiting)
-                raise
+        for item in items:
+            self.queue.put(item, now)
         return self._pop_idle(len(items))
 
     def _hire(self, wanted: int) -> None:
         """Start threads for so many items, as far as no thread is idle for them."""
         while len(self.slots) < self.size and wanted > len(self._idle):
-            slot = WorkerSlot(self._worker())
+            slot = self._slot()
             try:
                 self.start(slot)
             except RuntimeError:  # the system has no thread left
@@ -263,7 +250,7 @@ class Workers(Generic[W]):
         """Start the thread of a slot."""
         name = f"{self.name}-{len(self.slots)}"
         thread = slot.thread = threading.Thread(
-            target=self.run, args=(slot,), name=name, daemon=True
+            target=self.serve, args=(slot,), name=name, daemon=True
         )
         thread.start()
         self._threads.add(thread)
@@ -311,7 +298,7 @@ class Workers(Generic[W]):
 
     # -- on a worker's thread -----------------------------------------------------------------
 
-    def run(self, slot: WorkerSlot[W]) -> None:
+    def serve(self, slot: WorkerSlot[W]) -> None:
         """The whole life of a thread."""
         core = CoreHold(self._cores)
         core.take()
@@ -331,7 +318,7 @@ class Workers(Generic[W]):
             raise
         finally:
             core.give()
-            slot.worker.end()
+            slot.end()
             self.ended(slot)
 
     def turn(self, slot: WorkerSlot[W]) -> NextStep:
@@ -343,7 +330,7 @@ class Workers(Generic[W]):
         if slot.assigned:
             slot.batch, slot.assigned = slot.assigned, []
             if not slot.batch[0].unwanted:  # it may have been cancelled meanwhile
-                slot.worker.run(slot.batch)
+                slot.run(slot.batch)
         done, slot.batch = slot.batch, []
         with self._lock:
             if done:
@@ -362,7 +349,7 @@ class Workers(Generic[W]):
                 item.error = work.too_late(self.name)
             self._deliver(late)
         if slot.batch:
-            slot.worker.run(slot.batch)
+            slot.run(slot.batch)
         return step
 
     def _next(self, slot: WorkerSlot[W]) -> tuple[NextStep, Sequence[W]]:
@@ -401,7 +388,7 @@ class Workers(Generic[W]):
 
     def _sleep(self, slot: WorkerSlot[W]) -> bool:
         """Sleep until the thread is woken (True), has to look for work again, or rests."""
-        patience = slot.worker.patience
+        patience = slot.patience
         if patience is None and slot.until is None:
             return slot.wake.acquire()
         pause = -1.0 if patience is None else patience
@@ -413,7 +400,7 @@ class Workers(Generic[W]):
         if not self.rise(slot):
             return slot.wake.acquire()  # its release is on its way
         if pause == patience:
-            slot.worker.rest()
+            slot.rest()
         return False
 
     def rise(self, slot: WorkerSlot[W]) -> bool:

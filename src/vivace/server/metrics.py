@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
 
-from vivace.cache.statistics import CacheCounts
+from vivace.cache.statistics import AccessPattern, CacheCounts
 from vivace.engine.caching import Caching
 from vivace.run.balance import ServerStatistics
 from vivace.run.breaker import BreakerState
@@ -36,6 +36,12 @@ _CACHE_KIND: Final[Sequence[Family[CacheCounts]]] = (
     ("saved_seconds_total", "counter", "What computing hits had taken", lambda c: c.saved / 1e3),
     ("entries", "gauge", "Values that are stored", lambda c: c.entries),
     ("bytes", "gauge", "Memory of the values that are stored", lambda c: c.bytes),
+)
+_CACHE_PATTERN: Final[Sequence[Family[AccessPattern]]] = (
+    ("pattern_skew", "gauge", "Zipf exponent of the keys requested", lambda p: p.skew),
+    ("pattern_recency", "gauge", "Requests for recently used keys", lambda p: p.recency),
+    ("pattern_scan", "gauge", "Requests for keys not seen lately", lambda p: p.scan),
+    ("pattern_reuse", "gauge", "Median requests between two of a key", lambda p: p.reuse),
 )
 _ENDPOINT: Final[Sequence[Family[ServerStatistics]]] = (
     ("in_use", "gauge", "Requests running at a server", lambda s: s.in_use),
@@ -137,6 +143,10 @@ def cache_rows(caching: Caching | None) -> Iterator[str]:
         yield from _family("vivace_cache_", family, kinds)
     yield from _header("vivace_cache_capacity_bytes", "gauge", "Most memory of values")
     yield f'vivace_cache_capacity_bytes{{policy="{found.policy}"}} {found.capacity}'
+    if found.pattern is not None:
+        for each in _CACHE_PATTERN:
+            labelled = [(f'policy="{found.live}"', found.pattern)]
+            yield from _family("vivace_cache_", each, labelled)
     if caching.room is not None:
         yield from _header("vivace_cache_semantic_bytes", "gauge", "Memory of semantic answers")
         yield f"vivace_cache_semantic_bytes {caching.room.nbytes}"

@@ -109,7 +109,7 @@ class AppState:
     async def _warm_up(self, engine: Engine) -> None:
         """Load the model now, not at the first question; without one, keywords still search."""
         try:
-            await engine.embedder.embed([_WARM_UP], kind="query")
+            await engine.resources.embedder.embed([_WARM_UP], kind="query")
         except EmbeddingError:
             self.trace.count("warm_up.failed")
 
@@ -127,11 +127,11 @@ class AppState:
     @property
     def caching(self) -> Caching | None:
         """The engine's caches; None before it is open."""
-        return None if self._engine is None else self._engine.caching
+        return None if self._engine is None else self._engine.resources.caching
 
     def server_statistics(self) -> dict[str, EndpointsStatistics]:
         """Of the engine's model servers, by purpose; none before it is open."""
-        return {} if self._engine is None else self._engine.server_statistics()
+        return {} if self._engine is None else self._engine.resources.server_statistics()
 
     @property
     def names(self) -> list[str]:

@@ -123,8 +123,8 @@ async def _ingest(docs: Collection, folder: Path) -> dict[str, Any]:
 
 async def _with_vectors(engine: Engine, queries: Sequence[Query]) -> list[Query]:
     """The queries with the vector a search would give them; none where it would give none."""
-    readable = [q for q in queries if engine.embedder.reads(language(q.text))]
-    embedded = await engine.embedder.embed([q.text for q in readable], kind="query")
+    readable = [q for q in queries if engine.resources.embedder.reads(language(q.text))]
+    embedded = await engine.resources.embedder.embed([q.text for q in readable], kind="query")
     vectors = {id(q): vector for q, vector in zip(readable, embedded.vectors, strict=True)}
     return [Query(q.text, q.k, vector=vectors.get(id(q))) for q in queries]
 

@@ -1,8 +1,8 @@
-"""One connection of a tier, kept by a task of its own.
+"""One connection to a tier's server, owned by a task, and the ways in which a tier fails.
 
-Requests put what they want into its queue and wait no longer than they like; what waits together
-leaves as one batch. No request ever makes a connection or is cancelled within the driver: that
-costs milliseconds (TLS, SCRAM) and has left drivers out of step with their servers.
+Requests queue their operations and wait no longer than they choose; operations that wait together
+are sent as one batch. No request opens a connection or is cancelled inside a driver: that costs
+milliseconds (TLS, SCRAM), and has left drivers out of step with their servers.
 """
 
 from __future__ import annotations
@@ -13,25 +13,38 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from vivace.cache.failures import TierFailure, TierUnreachable
+from vivace.errors import VivaceError
 
 Op = TypeVar("Op", contravariant=True)
 Work = TypeVar("Work")
 
 CONNECT_SECONDS: Final = 1.0
-"""Of one attempt to connect, and of a ping that shows that the server is not hung."""
+"""Of one attempt to connect, and of a ping that shows that the server does not hang."""
 _LEAST_STALL: Final = 0.15
-"""Seconds of a read. Requests leave sooner; but a connection is dearer than one late answer."""
+"""Seconds of a read. Requests stop waiting sooner, but a connection is dearer than a late answer.
+"""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 """Seconds between attempts to connect."""
 _QUEUE: Final = 4096
 
 
+class TierFailure(VivaceError):
+    """A tier did not do what it was asked to. Counted by its caller, never raised to a request."""
+
+
+class TierUnreachable(TierFailure):
+    """No answer, none in time, or a refused password: the next call will fail as well."""
+
+
+class TierRefused(TierFailure):
+    """The server is well and refuses, e.g. because its memory is full; it may still be read."""
+
+
 class Session(Protocol[Op]):
-    """An open connection. What it raises ends it."""
+    """An open connection. Whatever it raises ends it."""
 
     async def execute(self, ops: Sequence[Op]) -> list[Any]:
-        """One result an operation, in order; an error of one is its result.
+        """One result for each operation, in order; an operation's error is its result.
 
         Raises:
             TierUnreachable: the connection is of no more use.
@@ -42,18 +55,18 @@ class Session(Protocol[Op]):
 
 
 class PipelinedConnection(Generic[Work]):
-    """Batches operations over one connection and connects again by itself.
+    """Sends operations in batches over one connection, and reconnects by itself.
 
     Args:
-        opened: makes a connection that is known to answer; raises `TierUnreachable` if none does.
+        connect: makes a connection that is known to answer; raises `TierUnreachable` if none does.
         batch: most operations at once.
-        stall: seconds that a batch may take before the connection is given up.
+        stall: seconds a batch may take before the connection is given up.
     """
 
     def __init__(
-        self, opened: Callable[[], Awaitable[Session[Work]]], *, batch: int, stall: float
+        self, connect: Callable[[], Awaitable[Session[Work]]], *, batch: int, stall: float
     ) -> None:
-        self._opened = opened
+        self._connect = connect
         self._batch = batch
         self._stall = max(stall, _LEAST_STALL)
         self._waiting: deque[tuple[Work, asyncio.Future[Any]]] = deque()
@@ -65,26 +78,23 @@ class PipelinedConnection(Generic[Work]):
 
     @property
     def load(self) -> int:
+        """Operations that wait."""
         return len(self._waiting)
 
-    @property
-    def down(self) -> bool:
-        return self._down is not None
-
     async def call(self, op: Work) -> Any:
-        """What the operation came to.
+        """The result of the operation.
 
         Raises:
             TierUnreachable: there is no connection, or it ended.
-            TierFailure: what the server said to it.
+            TierFailure: the server's error for this operation.
         """
         if self._task is None and not self._closed:
-            self._task = asyncio.create_task(self._run(), name="cache tier lane")
+            self._task = asyncio.create_task(self._run(), name="cache tier connection")
         if self._down is not None:
             raise TierUnreachable(self._down.what, fix=self._down.fix)
         if len(self._waiting) >= _QUEUE:
             raise TierUnreachable(
-                "a tier of the cache is behind", fix="Nothing is lost; look at its load"
+                "a tier of the cache cannot keep up", fix="Nothing is lost; check the server's load"
             )
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((op, future))
@@ -106,8 +116,8 @@ class PipelinedConnection(Generic[Work]):
         while True:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    session = await self._opened()
-            except Exception as error:  # a driver's own confusion must not end the lane
+                    session = await self._connect()
+            except Exception as error:  # an unexpected error of a driver must not end this task
                 self._down = _reason(error)
                 self._fail(self._waiting, self._down)
                 await asyncio.sleep(pause)
@@ -139,8 +149,8 @@ class PipelinedConnection(Generic[Work]):
                 reason = _reason(error)
                 self._fail(deque(batch), reason)
                 if isinstance(error, Exception):
-                    # whatever it is: asyncpg's InternalClientError, of a backend that was killed in
-                    # the middle of an answer, must not end the lane, only its connection
+                    # of any class, e.g. asyncpg's InternalClientError when a backend is killed in
+                    # the middle of an answer: it ends the connection, not this task
                     raise reason from error
                 raise
             for (_, future), result in zip(batch, results):
@@ -152,7 +162,7 @@ class PipelinedConnection(Generic[Work]):
                     future.set_result(result)
 
     def _take(self) -> list[tuple[Work, asyncio.Future[Any]]]:
-        """The next, without those for which nobody waits any more."""
+        """The next batch, without operations whose callers have stopped waiting."""
         batch: list[tuple[Work, asyncio.Future[Any]]] = []
         while self._waiting and len(batch) < self._batch:
             one = self._waiting.popleft()
@@ -174,9 +184,9 @@ def _reason(error: BaseException) -> TierFailure:
     if not isinstance(error, TimeoutError):
         return TierUnreachable(
             f"a connection of the cache failed with {type(error).__name__}",
-            fix="It is made again by itself; if this goes on, please report it",
+            fix="It is opened again by itself; if this goes on, please report it",
         )
     return TierUnreachable(
         "a tier of the cache does not answer in time",
-        fix="Check the server and `cache.tier_ms`; it is asked again by itself",
+        fix="Check the server and `cache.tier_ms`; it is tried again by itself",
     )

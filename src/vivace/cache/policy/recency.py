@@ -1,7 +1,4 @@
-"""Adaptive replacement: recency and frequency share the room, and what was lost moves the border.
-
-Megiddo and Modha, "ARC: a self-tuning, low overhead replacement cache", FAST 2003.
-"""
+"""Policies of recency: LRU, and ARC, which balances recency against frequency."""
 
 from __future__ import annotations
 
@@ -9,11 +6,65 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar
 
+from vivace.cache.policy import PortablePolicy
 from vivace.protocols import EvictionPolicy
 
 
-class Arc:
-    """An `EvictionPolicy`; beside its keys it remembers as many that have left."""
+class Lru(PortablePolicy):
+    """Least recently used first. Finds nothing in a loop longer than the cache."""
+
+    name: ClassVar[str] = "lru"
+    __slots__ = ("_capacity", "_kept", "_used")
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._used = 0
+        self._kept: OrderedDict[Hashable, int] = OrderedDict()
+
+    def hit(self, key: Hashable) -> None:
+        self._kept.move_to_end(key)
+
+    def insert(self, key: Hashable, *, weight: int = 1, cost: float = 1.0) -> list[Hashable]:
+        if weight > self._capacity:
+            return [key]
+        self._kept[key] = weight
+        self._used += weight
+        return self.resize(self._capacity) if self._used > self._capacity else []
+
+    def remove(self, key: Hashable) -> None:
+        self._used -= self._kept.pop(key, 0)
+
+    def resize(self, capacity: int) -> list[Hashable]:
+        self._capacity = capacity
+        victims = []
+        while self._used > capacity:
+            key, weight = self._kept.popitem(last=False)
+            self._used -= weight
+            victims.append(key)
+        return victims
+
+    def weights(self) -> dict[Hashable, int]:
+        return dict(self._kept)
+
+    def seed(self, residents: Iterable[tuple[Hashable, int]]) -> None:
+        for key, weight in residents:
+            self._kept[key] = weight
+            self._used += weight
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._kept)
+
+
+class Arc(PortablePolicy):
+    """Adaptive replacement: keys used once and keys used more often share the capacity.
+
+    The border between the two moves with the misses on keys that were evicted lately, of which it
+    remembers as many as are resident. Megiddo and Modha, "ARC: a self-tuning, low overhead
+    replacement cache", FAST 2003.
+    """
 
     name: ClassVar[str] = "arc"
     __slots__ = (
@@ -32,7 +83,7 @@ class Arc:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._target = 0.0
-        """What the paper calls p: the room of keys that were asked for once, lately."""
+        """The paper's p: the weight that keys used once may have."""
         self._once: OrderedDict[Hashable, int] = OrderedDict()
         self._often: OrderedDict[Hashable, int] = OrderedDict()
         self._once_gone: OrderedDict[Hashable, int] = OrderedDict()
@@ -63,9 +114,7 @@ class Arc:
             self._target = max(0.0, self._target - max(1.0, other) * weight)
             self._often_gone_weight -= before
             known = often_gone = True
-        victims: list[Hashable] = []
-        while self._once_weight + self._often_weight > self._capacity - weight:
-            self._replace(victims, often_gone)
+        victims = self._evict(self._capacity - weight, often_gone)
         if known:
             self._often[key] = weight
             self._often_weight += weight
@@ -82,14 +131,12 @@ class Arc:
     def resize(self, capacity: int) -> list[Hashable]:
         self._capacity = capacity
         self._target = min(self._target, capacity)
-        victims: list[Hashable] = []
-        while self._once_weight + self._often_weight > capacity:
-            self._replace(victims, False)
+        victims = self._evict(capacity, False)
         self._forget()
         return victims
 
     def learn(self, ghost: EvictionPolicy, share: float) -> None:
-        """Where the border is."""
+        """Take over the border."""
         if isinstance(ghost, Arc):
             self._target = min(self._capacity, ghost._target / share)
 
@@ -102,22 +149,26 @@ class Arc:
             self._often[key] = weight
             self._often_weight += weight
 
-    def _replace(self, victims: list[Hashable], often_gone: bool) -> None:
-        least = self._target if not often_gone else max(0.0, self._target - 1)
-        if self._once and (self._once_weight > least or not self._often):
-            key, weight = self._once.popitem(last=False)
-            self._once_weight -= weight
-            self._once_gone[key] = weight
-            self._once_gone_weight += weight
-        else:
-            key, weight = self._often.popitem(last=False)
-            self._often_weight -= weight
-            self._often_gone[key] = weight
-            self._often_gone_weight += weight
-        victims.append(key)
+    def _evict(self, room: int, often_gone: bool) -> list[Hashable]:
+        """Evict until the residents weigh at most `room`."""
+        victims: list[Hashable] = []
+        while self._once_weight + self._often_weight > room:
+            least = max(0.0, self._target - 1) if often_gone else self._target
+            if self._once and (self._once_weight > least or not self._often):
+                key, weight = self._once.popitem(last=False)
+                self._once_weight -= weight
+                self._once_gone[key] = weight
+                self._once_gone_weight += weight
+            else:
+                key, weight = self._often.popitem(last=False)
+                self._often_weight -= weight
+                self._often_gone[key] = weight
+                self._often_gone_weight += weight
+            victims.append(key)
+        return victims
 
     def _forget(self) -> None:
-        """Those asked for once, here and gone, weigh a capacity at most; all together two."""
+        """Keys used once, resident or evicted, weigh at most one capacity; all keys at most two."""
         while self._once_gone and self._once_weight + self._once_gone_weight > self._capacity:
             self._once_gone_weight -= self._once_gone.popitem(last=False)[1]
         held = self._once_weight + self._often_weight + self._once_gone_weight

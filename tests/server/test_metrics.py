@@ -1,4 +1,4 @@
-"""Sets of servers on the page of metrics."""
+"""Model servers and recall on the page of metrics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vivace.engine import Engine
 from vivace.run.balance import Endpoint
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import Endpoints
-from vivace.server.metrics import endpoint_rows
+from vivace.server.metrics import endpoint_rows, recall_rows
 from vivace.types import Document
 
 
-async def test_rows() -> None:
+async def test_rows_of_model_servers() -> None:
     servers = [Endpoint("http://a/v1", 2.5, 7), Endpoint('http://b/"v1')]
     models = Endpoints("m", servers, tolerance=Tolerance(in_row=1))
     with await models.lease(avoid=["http://a/v1"]) as lease:
@@ -79,3 +79,26 @@ def test_a_request_to_metrics_shows_every_model_server(
         assert int(started.split()[-1]) >= 1
         assert f'vivace_endpoints_waiting{{for="{purpose}"}} 0' in lines
     assert not any("grass" in line for line in lines)
+
+
+def gauges(mean: float, queries: int) -> dict[str, float]:
+    names = {"low": mean - 0.1, "mean": mean, "high": mean + 0.1, "queries": queries}
+    return {f"recall.{name}": value for name, value in names.items()}
+
+
+def test_recall_is_that_of_the_worst_collection() -> None:
+    lines = list(recall_rows([gauges(0.9, 40), {}, gauges(0.8, 25), gauges(0.0, 0)]))
+    assert lines == [
+        "# HELP vivace_recall Recall@10 of live questions (lowest collection), 95 % interval",
+        "# TYPE vivace_recall gauge",
+        'vivace_recall{bound="low"} 0.7000',
+        'vivace_recall{bound="mean"} 0.8000',
+        'vivace_recall{bound="high"} 0.9000',
+        "# HELP vivace_recall_samples Live questions that it rests on",
+        "# TYPE vivace_recall_samples gauge",
+        "vivace_recall_samples 25",
+    ]
+
+
+def test_no_recall_rows_without_samples() -> None:
+    assert list(recall_rows([{}, gauges(0.0, 0)])) == []

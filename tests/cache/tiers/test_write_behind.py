@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from vivace.cache.failures import TierRefused, TierUnreachable
-from vivace.cache.writebehind import WriteBehind
+from vivace.cache.tiers.connection import TierRefused, TierUnreachable
+from vivace.cache.tiers.resilient import WriteBehind
 
 
 class Sink:
@@ -46,13 +46,13 @@ def made(
     return WriteBehind(sink, entries=entries, max_bytes=max_bytes, count=count), counts
 
 
-async def test_the_last_word_on_a_key_is_written() -> None:
+async def test_the_last_write_of_a_key_is_written() -> None:
     sink = Sink()
     queue, counts = made(sink)
     queue.put(b"a", b"1", None)
     queue.put(b"a", b"2", None)
     queue.put(b"b", b"1", None)
-    queue.forget(b"b")
+    queue.delete(b"b")
     await queue.drained()
     assert sink.there == {b"a": b"2"}
     assert counts == {"written": 1, "erased": 1}
@@ -81,12 +81,12 @@ async def test_deletes_are_never_dropped() -> None:
     sink.well.clear()
     queue, _ = made(sink, entries=10)
     for number in range(10):
-        queue.forget(b"%d" % number)
+        queue.delete(b"%d" % number)
     assert not queue.clearing
     waiting = queue.waiting(b"3")
     assert waiting is not None
     assert waiting.value is None
-    queue.forget(b"10")
+    queue.delete(b"10")
     assert queue.clearing
     queue.put(b"new", b"value", None)
     sink.well.set()
@@ -96,7 +96,7 @@ async def test_deletes_are_never_dropped() -> None:
     await queue.close(0)
 
 
-async def test_what_cannot_be_written_is_tried_again_and_what_is_refused_is_not() -> None:
+async def test_a_failed_write_is_tried_again_and_a_refused_one_is_not() -> None:
     sink = Sink()
     queue, counts = made(sink)
     sink.failing = [TierUnreachable("away")]
@@ -109,13 +109,13 @@ async def test_what_cannot_be_written_is_tried_again_and_what_is_refused_is_not(
     assert b"b" not in sink.there
     assert counts["unwritten"] == 1
     sink.failing = [TierRefused("read-only")]
-    queue.forget(b"a")
+    queue.delete(b"a")
     await queue.drained()
     assert sink.there == {}
     await queue.close(0)
 
 
-async def test_what_has_expired_in_the_queue_is_not_written() -> None:
+async def test_a_value_that_expires_in_the_queue_is_not_written() -> None:
     sink = Sink()
     now = [0.0]
     queue = WriteBehind(sink, count=lambda _: None, clock=lambda: now[0])
