@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivace.errors import Closed
 from vivace.run.background import (
     IDLE_SECONDS,
     NICE,
@@ -253,35 +252,14 @@ class TestBackgroundExecutor:
         finally:
             executor.close()
 
-    async def test_closing_fails_what_waits_and_lets_what_runs_end(self) -> None:
-        entered, release = threading.Event(), threading.Event()
-
-        def hold() -> str:
-            entered.set()
-            assert release.wait(30)
-            return "done"
-
-        executor = BackgroundExecutor(threads=1)
-        running = executor.submit(hold)
-        waiting, cancelled = executor.submit(nice), executor.submit(nice)
-        assert await asyncio.to_thread(entered.wait, 30)
-        assert cancelled.cancel()
-        executor.close()
-        with pytest.raises(Closed):
-            waiting.result(30)
-        with pytest.raises(Closed):
-            executor.submit(nice)
-        release.set()
-        assert await asyncio.wrap_future(running) == "done"
-
     async def test_its_threads_are_reused_and_end_when_it_is_closed(self) -> None:
-        executor = BackgroundExecutor(foreground_idle=lambda: False)
+        executor = BackgroundExecutor(threads=2, foreground_idle=lambda: False)
         threads = {await executor.run(threading.current_thread) for _ in range(20)}
         executor.close()
         executor.close()
         for thread in threads:
             await asyncio.to_thread(thread.join, 30)
-        assert len(threads) == 1
+        assert len(threads) <= 2
 
 
 @linux

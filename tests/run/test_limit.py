@@ -21,8 +21,7 @@ def fixed(n: int, **options: float) -> ConcurrencyLimit:
 
 async def test_a_free_slot_is_given_at_once_and_comes_back() -> None:
     limit = fixed(1)
-    async with limit.admit() as permit:
-        assert permit.waited == 0
+    with await limit.acquire():
         assert limit.try_acquire() is None
         assert limit.statistics().in_flight == 1
     assert limit.statistics().in_flight == 0
@@ -35,9 +34,8 @@ async def test_the_line_is_served_by_urgency_and_then_by_arrival() -> None:
     order: list[str] = []
 
     async def call(name: str, priority: Priority) -> None:
-        with work_context(priority):
-            async with limit.admit():
-                order.append(name)
+        with work_context(priority), await limit.acquire():
+            order.append(name)
 
     tasks = [
         asyncio.create_task(call(name, priority))
@@ -79,9 +77,8 @@ async def test_a_wait_ends_at_its_deadline() -> None:
 
 async def test_a_full_line_refuses_and_says_when_to_come_again() -> None:
     limit = fixed(1, queue=0)
-    async with limit.admit():
-        with pytest.raises(Overloaded) as error:
-            await limit.acquire()
+    with await limit.acquire(), pytest.raises(Overloaded) as error:
+        await limit.acquire()
     assert 0 < error.value.retry_after <= 30
     assert limit.statistics().refused == {"full": 1}
 
@@ -118,10 +115,8 @@ async def test_who_holds_most_has_to_go_for_who_holds_less() -> None:
 
 async def test_one_user_alone_has_all_the_room() -> None:
     limit = fixed(1, queue=0)
-    with work_context(user="only"):
-        async with limit.admit():
-            with pytest.raises(Overloaded) as error:
-                await limit.acquire()
+    with work_context(user="only"), await limit.acquire(), pytest.raises(Overloaded) as error:
+        await limit.acquire()
     assert not isinstance(error.value, ShareExceeded)
 
 

@@ -101,7 +101,7 @@ def test_workers_are_started_as_needed(make: Callable[..., ProcessPool]) -> None
         ("refused", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
         ("leak", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
         ("touch", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
-        ("flood", LIMITS, WorkerFlooded, "gave more than it may"),
+        ("flood", LIMITS, WorkerFlooded, "returned more than it may"),
         ("print", LIMITS, WorkerFlooded, "printed over 16 MiB"),
     ],
 )

@@ -76,27 +76,27 @@ def test_a_service_slower_than_its_deadlines_does_not_lock_it_up() -> None:
 
 def test_nothing_is_learned_while_the_limit_does_not_bind() -> None:
     clock = Clock()
-    vegas = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
+    learner = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
     for number in range(2000):
-        vegas.began()
+        learner.began()
         clock.now += 0.01 if number % 7 else 0.1
-        vegas.ended(0.01)
-    assert vegas.limit == 8
+        learner.ended(0.01)
+    assert learner.limit == 8
 
 
 def test_bounds_hold_at_once_and_always() -> None:
     clock = Clock()
-    vegas = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
-    vegas.bound(20, 30)
-    assert vegas.limit == 20
-    vegas.bound(3, 5)
-    assert vegas.limit == 5
+    learner = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
+    learner.bound(20, 30)
+    assert learner.limit == 20
+    learner.bound(3, 5)
+    assert learner.limit == 5
     for _ in range(1000):
-        while vegas.in_flight < vegas.limit:
-            vegas.began()
+        while learner.in_flight < learner.limit:
+            learner.began()
         clock.now += 0.01
-        vegas.ended(0.01)
-        assert 3 <= vegas.limit <= 5
+        learner.ended(0.01)
+        assert 3 <= learner.limit <= 5
 
 
 def test_the_ladder_has_even_steps() -> None:

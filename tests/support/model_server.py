@@ -158,6 +158,7 @@ _RIGHT: Final[dict[str, Answer]] = {
 def _handler_of(server: ModelServerDouble) -> type[BaseHTTPRequestHandler]:
     class Connection(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             super().setup()

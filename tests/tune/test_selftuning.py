@@ -15,12 +15,13 @@ import pytest
 import vivace
 from vivace.collection.corpus import Corpus
 from vivace.collection.plan_state import StoredPlan
+from vivace.collection.segment_directory import read_manifest
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, Closed, CollectionLocked, InfeasibleObjective, MissingExtra
 from vivace.settings import Tune, load
 from vivace.tune import selftuning
 from vivace.tune.guard import FAILED
-from vivace.tune.selftuning import objective_of
+from vivace.tune.selftuning import SelfTuning, objective_of
 from vivace.tune.tuning import Tuning
 from vivace.types import Chunk, Decision, Objective, Plan, Query, UpkeepProgress, Vectors
 
@@ -47,8 +48,16 @@ async def filled(engine: Engine, folder: Path, vectors: Vectors) -> Collection:
     return docs
 
 
-def families(docs: Collection) -> set[str]:
-    return {s.index.family for s in docs.corpus._dense.segments}
+def families(docs: Collection) -> list[str]:
+    """Of the sealed segments, which hold every row."""
+    manifest = read_manifest(docs.corpus.folder)
+    assert manifest is not None
+    assert sum(entry.files.n for entry in manifest.segments) == len(docs.corpus.store.ids())
+    return [entry.files.family for entry in manifest.segments]
+
+
+def watching() -> bool:
+    return any(thread.name.startswith("vivace-recall") for thread in threading.enumerate())
 
 
 async def told(docs: Collection, what: str) -> list[Decision]:
@@ -70,8 +79,7 @@ class TestTuning:
             assert docs.plan == tuning.plan
             assert docs.stored_plan is not None
             assert docs.stored_plan.objective == Objective(0.9)
-            assert families(docs) == {"pq"}
-            assert len(docs.corpus._dense.segments) == 1
+            assert families(docs) == ["pq"]
             (decision,) = await told(docs, "plan")
             assert decision.before is None
             assert decision.after["family"] == "pq"
@@ -82,7 +90,7 @@ class TestTuning:
         async with engine() as e:
             docs = await e.open(tmp_path / "c")
             assert docs.plan == tuning.plan
-            assert families(docs) == {"pq"}
+            assert families(docs) == ["pq"]
 
     async def test_without_applying_nothing_changes(self, tmp_path: Path) -> None:
         async with engine() as e:
@@ -165,11 +173,7 @@ class TestTuning:
             assert docs.stored_plan is not None
             needed = replace(found.plan, effort=found.plan.effort + 7)
             docs.corpus.set_plan(msgspec.structs.replace(docs.stored_plan, plan=needed))
-
-            async def measured(*_: object) -> Tuning:
-                return found
-
-            monkeypatch.setattr(docs.tuning, "_measured", measured)
+            monkeypatch.setattr(selftuning, "tune", lambda *_, **__: found)
             await docs.tuning.tune(Objective(0.9), low_priority=True)
             assert docs.plan == needed
             decision = (await told(docs, "plan"))[-1]
@@ -318,8 +322,10 @@ class TestGuard:
 
         async with engine(retune_seconds=600) as e:
             docs = await filled(e, tmp_path / "c", clustered(50))
-            tuning, now = docs.tuning, [0.0]
-            tuning._clock = lambda: now[0]
+            now, embedder = [0.0], e.resources.embedder
+            tuning = SelfTuning(
+                docs.corpus, embedder, e.settings, docs.trace, docs.record, lambda: now[0]
+            )
             monkeypatch.setattr(tuning, "tune", tune)
             for at in (0.0, 1.0, 599.0, 600.0, 601.0):
                 now[0] = at
@@ -327,12 +333,21 @@ class TestGuard:
                 tuning.retune()
                 assert tuning.retuning is not None
                 await tuning.retuning
+            await tuning.close()
             assert begun == 2
 
     async def test_it_ends_with_the_collection(self, tmp_path: Path) -> None:
-        async with engine() as e:
-            docs = await filled(e, tmp_path / "c", clustered(50))
+        index = {"seal_chunks": 512, "merge_factor": 2, "family": "pq"}
+        settings = load(embed__model=f"given:{DIM}", index=index, tune__guard_share=1.0)
+        vectors = clustered(1200)
+        async with Engine(settings) as e:
+            docs = await filled(e, tmp_path / "c", vectors)
             watch = docs.tuning.watch
             assert watch is not None
+            for row in vectors[:200]:
+                await docs.search(Query("", 3, vector=row))
+            watch.drain()
+            assert docs.recall().queries > 0
+            assert watching()
             await docs.close()
-            assert watch._closed
+            assert not watching()

@@ -32,8 +32,8 @@ from vivace.retrieve import passages
 from vivace.run.background import IngestThrottle
 from vivace.run.streams import closing
 from vivace.run.work import Priority, work_context
-from vivace.store.changes import Remove
 from vivace.store.operations import Operations
+from vivace.store.transaction import Remove
 from vivace.trace import Trace
 from vivace.tune.metrics import Recall
 from vivace.tune.quality import Quality

@@ -115,7 +115,7 @@ async def workload_for(
         StoreError: the store cannot be read.
     """
     if log:
-        asked = await asyncio.to_thread(store.asked, limit=MOST)
+        asked = await asyncio.to_thread(store.query_texts, limit=MOST)
         asked = [text for text in asked if embedder.reads(language(text))]
         if len(asked) >= LEAST_LOGGED and len(set(asked)) >= _LEAST_DISTINCT:
             return Workload(await _embedded(asked, embedder), "log")
