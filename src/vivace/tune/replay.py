@@ -90,12 +90,10 @@ def _pool(
     # deeper than the width: a chunk that is judged without a part of its text falls back
     keyword = source.keyword(terms(question.text), width + len(question.remainders))
     both = fusion.candidates(keyword, near)
-    ids, bm25 = both.ids, both.bm25.copy()
-    cosine = None
+    ids, bm25, cosine = both.ids, both.bm25, None
     if row is not None:
-        cosine = both.cosine.copy()
-        if both.dense < len(ids):
-            cosine[both.dense :] = np.maximum(source.similarity(row, ids[both.dense :]), -1.0)
+        fusion.score_exactly(both, source, row)
+        cosine = both.cosine
     in_dense = np.arange(len(ids)) < both.dense
     for chunk_id, other in question.remainders.items():
         for at in np.flatnonzero(ids == chunk_id):
@@ -211,6 +209,5 @@ def _searched(source: CandidateSource, question: LabelledQuestion, width: int) -
         near = source.dense(row, width)
     both = fusion.candidates(source.keyword(terms(question.text), width), near)
     if row is not None:
-        if both.dense < len(both.ids):
-            both.cosine[both.dense :] = source.similarity(row, both.ids[both.dense :])
+        fusion.score_exactly(both, source, row)
         fusion.fuse(both.bm25, both.cosine, Fusion())
