@@ -78,7 +78,7 @@ def redis_cut(server: Valkey) -> Iterator[Outage]:
 
 @contextmanager
 def redis_silence(server: Valkey) -> Iterator[Outage]:
-    """Connections stay open and nothing passes, as behind a firewall that has dropped their state."""
+    """Connections stay open and nothing passes, as behind a firewall that dropped their state."""
     with Proxy(server.port) as wire:
         yield Outage(f"redis://127.0.0.1:{wire.port}", wire.silence, wire.mend)
 
