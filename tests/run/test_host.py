@@ -41,7 +41,7 @@ def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
         ("100000 0\n", None),
     ],
 )
-def test_version_2(tmp_path: Path, text: str, expected: float | None) -> None:
+def test_a_quota_of_cgroups_version_2(tmp_path: Path, text: str, expected: float | None) -> None:
     tree(tmp_path, {V2: "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": text})
     assert host.quota(tmp_path) == expected
 
@@ -60,7 +60,7 @@ def test_a_container_sees_only_its_own_mount(tmp_path: Path) -> None:
     assert host.quota(tmp_path) == 3.0
 
 
-def test_version_1(tmp_path: Path) -> None:
+def test_a_quota_of_cgroups_version_1(tmp_path: Path) -> None:
     folder = "sys/fs/cgroup/cpu,cpuacct/docker/x"
     tree(
         tmp_path,
@@ -75,7 +75,7 @@ def test_version_1(tmp_path: Path) -> None:
     assert host.quota(tmp_path) == 2.5
 
 
-def test_a_quota_is_rounded_up_and_bounded_by_theaffinity(
+def test_a_quota_is_rounded_up_and_bounded_by_the_affinity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "affinity", lambda: 8)
@@ -88,7 +88,7 @@ def test_a_quota_is_rounded_up_and_bounded_by_theaffinity(
     assert host.cores(tmp_path) == 8
 
 
-def test_without_anaffinity_every_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_affinity_every_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert host.affinity() == 1
@@ -150,10 +150,10 @@ class TestMemory:
 
 
 class TestRunQueue:
-    def test_nothing_is_told(self, tmp_path: Path) -> None:
+    def test_an_unknown_system_reports_nothing(self, tmp_path: Path) -> None:
         assert host.run_queue(tmp_path) == host.RunQueue(None, None, None)
 
-    def test_all_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_everything_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host, "affinity", lambda: 4)
         files = {
             "proc/pressure/cpu": "some avg10=12.50 avg60=1 total=5\nfull avg10=0.00 total=0\n",
@@ -173,7 +173,7 @@ class TestRunQueue:
         assert host.run_queue(tmp_path).stalled == 0.1
 
 
-def test_throttling(tmp_path: Path) -> None:
+def test_throttling_is_read_from_both_versions(tmp_path: Path) -> None:
     assert host.throttling(tmp_path) is None
     path = "sys/fs/cgroup/a/cpu.stat"
     tree(tmp_path, {V2: "0::/a\n", path: "usage_usec 9\nnr_periods 0\nnr_throttled 0\n"})
@@ -186,7 +186,7 @@ def test_throttling(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_this_machine() -> None:
+def test_this_machine_can_be_read() -> None:
     memory = host.memory()
     assert memory is not None
     assert 0 < memory.used < memory.limit
@@ -195,7 +195,7 @@ def test_this_machine() -> None:
     assert queue.waited is not None
 
 
-async def test_a_loop_that_is_held_up_is_seen() -> None:
+async def test_the_lag_shows_a_blocked_loop() -> None:
     with EventLoopLag() as lag:
         await asyncio.sleep(2 * BEAT_SECONDS)
         time.sleep(0.1)  # noqa: ASYNC251
@@ -204,7 +204,7 @@ async def test_a_loop_that_is_held_up_is_seen() -> None:
         assert lag.seconds > 0.1 - 2 * BEAT_SECONDS
 
 
-def test_the_worst_fades() -> None:
+def test_the_greatest_lag_fades() -> None:
     lag = EventLoopLag()
     lag.observe(0.08)
     lag.observe(0.01)
@@ -214,7 +214,7 @@ def test_the_worst_fades() -> None:
     assert lag.seconds == pytest.approx(0.001)
 
 
-async def test_nothing_beats_afterwards() -> None:
+async def test_the_lag_stops_measuring_at_exit() -> None:
     lag = EventLoopLag()
     with lag:
         pass

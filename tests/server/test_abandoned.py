@@ -174,7 +174,7 @@ def test_leaving_during_the_search_frees_everything(
     config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    monkeypatch.setattr(SearchPipeline, "rank", gate.before(SearchPipeline.rank))
+    monkeypatch.setattr(SearchPipeline, "run", gate.before(SearchPipeline.run))
     with serving(open_to_all(config), [handbook]) as live:
         pool = live.state.engine.resources.search_pool
 
