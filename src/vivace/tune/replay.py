@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log2
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ from vivace.retrieve import fusion
 from vivace.retrieve.rerank import blend
 from vivace.text.terms import terms
 from vivace.tune.labels import LabelledQuestion
+from vivace.tune.metrics import ndcg_of
 from vivace.types import Fusion, Ids, Rerank, Scores, Vectors
 
 WIDTH: Final = 100
@@ -162,18 +162,12 @@ def gain(pool: CandidatePool, ranked: Ids) -> float:
     """nDCG@10 of a ranking of the pool's places; an answer found in several chunks counts once."""
     if not pool.wanted:
         return 0.0
-    seen: set[int] = set()
-    gained = 0.0
+    hits: dict[int, bool] = {}
     for place in ranked.tolist():
-        answer = int(pool.answer[place])
-        if answer in seen:
-            continue
-        if pool.relevant[place]:
-            gained += 1 / log2(len(seen) + 2)
-        seen.add(answer)
-        if len(seen) == AT:
+        hits.setdefault(int(pool.answer[place]), bool(pool.relevant[place]))
+        if len(hits) == AT:
             break
-    return gained / sum(1 / log2(at + 2) for at in range(min(AT, pool.wanted)))
+    return ndcg_of(list(hits.values()), pool.wanted, AT)
 
 
 def replay(
