@@ -206,7 +206,8 @@ class ChunkReader(Protocol):
 class CandidateSource(Protocol):
     """One state of a collection: it proposes and scores chunks, on both sides, by their ids.
 
-    It blocks: call it from the search pool. A whole search is one hop to that pool: one asynchronous call per side took 60 % longer.
+    It blocks: call it from the search pool. A whole search is one hop to that pool: one
+    asynchronous call per side took 60 % longer.
     """
 
     epoch: int

@@ -46,7 +46,7 @@ class _Signs:
 
 
 class Snapshot:
-    """A `CandidateSource` and its `ChunkReader`: both sides of one epoch, under one bitmap of what is live.
+    """A `CandidateSource` and its `ChunkReader`: both sides of one epoch, under one live bitmap.
 
     Chunks it has handed out before come from memory: a later state is another snapshot, so they are
     never stale. Others that have been removed since are not found.
