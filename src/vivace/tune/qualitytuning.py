@@ -180,7 +180,7 @@ class QualityTuning:
         nothing: Signs = np.empty((0, -(-embedder.dim // 8)), np.uint8)
 
         def scores(number: int, ids: Ids) -> Scores:
-            signs = source.signs(ids.tolist())
+            signs = source.reader.signs(ids.tolist())
             return maxsim(tokens[number], [signs.get(at, nothing) for at in ids.tolist()])
 
         return scores
