@@ -97,6 +97,10 @@ class Source:
         held.commit(1)
         self.held: TermSearcher = held.searcher()
 
+    @property
+    def reader(self) -> Source:
+        return self
+
     def snapshot(self) -> Source:
         self.behind = False
         return self

@@ -149,7 +149,7 @@ def by_tokens(context: SearchContext, top: Ranking) -> tuple[Scores, int] | None
     has none; None where no chunk has any."""
     assert context.tokens is not None
     ids = top.ids.tolist()
-    signs = context.source.signs(ids)
+    signs = context.source.reader.signs(ids)
     if not signs:
         return None
     scores = maxsim(context.tokens, [signs.get(chunk, _NO_SIGNS) for chunk in ids])
