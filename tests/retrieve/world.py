@@ -18,6 +18,7 @@ from vivace.index.terms import TantivyTerms, TermSearcher
 from vivace.protocols import Embedder, Kind, Reranker
 from vivace.retrieve.context import StageCosts
 from vivace.retrieve.hybrid import HybridSearcher
+from vivace.retrieve.pipeline import SearchPipeline
 from vivace.run.microbatch import Then
 from vivace.run.pools import ThreadPool
 from vivace.settings import Search
@@ -95,6 +96,10 @@ class Source:
             held.add(number, terms(text))
         held.commit(1)
         self.held: TermSearcher = held.searcher()
+
+    @property
+    def reader(self) -> Source:
+        return self
 
     def snapshot(self) -> Source:
         self.behind = False
@@ -234,15 +239,10 @@ def world(
     learned = costs or StageCosts()
     pool = ThreadPool(2, "test-search")
     try:
-        searcher = HybridSearcher(
-            made,
-            embedder or words,
-            pool,
-            settings or Search(),
-            trace,
-            reranker=reranker,
-            costs=learned,
+        pipeline = SearchPipeline(
+            made, settings or Search(), trace, reranker=reranker, costs=learned
         )
+        searcher = HybridSearcher(pipeline, embedder or words, pool)
         yield World(made, words, trace, searcher, learned)
     finally:
         pool.close()

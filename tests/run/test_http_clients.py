@@ -292,10 +292,10 @@ async def test_nobody_listens(adapter: Adapter) -> None:
 
 async def test_a_server_that_hangs_is_given_up(adapter: Adapter) -> None:
     with ModelServerDouble(always=Reply(hang=True)) as server:
-        async with client_of(adapter, server, seconds=0.05) as client:
-            with pytest.raises(adapter.error, match=r"0\.05 s"):
+        async with client_of(adapter, server, seconds=0.2) as client:
+            with pytest.raises(adapter.error, match=r"0\.2 s"):
                 await adapter.ask(client)
-            await until(server, lambda s: s.given_up == 1)
+            await until(server, lambda s: s.connections == 0)
             assert client.server_statistics().servers[0].failed == 1
 
 
@@ -398,13 +398,10 @@ async def test_a_recovered_server_is_used_again(adapter: Adapter) -> None:
     short = Tolerance(in_row=2, first=0.02)
     with ModelServerDouble(REFUSED, REFUSED) as ill, ModelServerDouble() as good:
         async with client_of(adapter, ill, good, retries=1, tolerance=short) as client:
-            states = set()
             async with asyncio.timeout(WAIT):
                 while len(ill.requests) < 5:
                     await adapter.ask(client)
-                    states.add(client.server_statistics().servers[0].state)
             first = client.server_statistics().servers[0]
-            assert BreakerState.OPEN in states
             assert (first.state, first.ejections) == (BreakerState.CLOSED, 1)
 
 

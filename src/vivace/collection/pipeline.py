@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,12 +24,10 @@ from vivace.run.work import Priority, work_context
 from vivace.settings import Settings
 from vivace.store.store import Store
 from vivace.store.transaction import NewChunk, Put, Remove, VectorGone
-from vivace.types import Failure, IngestProgress, IngestReport, Skipped
+from vivace.types import Failure, IngestProgress, IngestReport, OnIngest, Skipped
 
 _WINDOWS = 3
 """Windows in flight: one is committed, one embedded, one waits so that no embedder idles."""
-
-Progress = Callable[[IngestProgress], None]
 
 
 @dataclass(slots=True)
@@ -81,7 +79,7 @@ class Pipeline:
         sources: Iterable[Source],
         *,
         prune: Sequence[Path] = (),
-        progress: Progress | None = None,
+        progress: OnIngest | None = None,
     ) -> IngestReport:
         """Ingest everything `sources` yields, then remove documents gone from below `prune`.
 
@@ -110,7 +108,7 @@ class Pipeline:
         )
 
     async def _windows(
-        self, sources: Iterable[Source], tally: _Tally, progress: Progress | None
+        self, sources: Iterable[Source], tally: _Tally, progress: OnIngest | None
     ) -> None:
         try:
             await self._overlapping(sources, tally, progress)
@@ -118,7 +116,7 @@ class Pipeline:
             raise _first(failed) from None
 
     async def _overlapping(
-        self, sources: Iterable[Source], tally: _Tally, progress: Progress | None
+        self, sources: Iterable[Source], tally: _Tally, progress: OnIngest | None
     ) -> None:
         preparation = Preparation(sources, self._store, self._count, self._settings)
         slots = asyncio.Semaphore(_WINDOWS)
@@ -140,7 +138,7 @@ class Pipeline:
         before: asyncio.Task[None] | None,
         slots: asyncio.Semaphore,
         tally: _Tally,
-        progress: Progress | None,
+        progress: OnIngest | None,
     ) -> None:
         prepared = window.prepared
         texts = [text for item in prepared for text in item.texts]

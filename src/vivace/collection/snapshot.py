@@ -45,7 +45,7 @@ class _SignCache:
 
 
 class Snapshot:
-    """A `CandidateSource`: both sides of one epoch, under one bitmap of live chunks.
+    """A `CandidateSource` and `ChunkReader`: both sides of one epoch, under one live bitmap.
 
     Chunks are cached; a later state is another snapshot, so they are never stale. Chunks that are
     not cached and have been removed since are not found.
@@ -166,6 +166,11 @@ class Snapshot:
             kept.bytes += size
             found.update(new)
         return {n: signs for n, signs in found.items() if signs is not None}
+
+    @property
+    def reader(self) -> Snapshot:
+        """This state as a `ChunkReader`."""
+        return self
 
     @property
     def plan(self) -> Plan | None:

@@ -20,11 +20,10 @@ from vivace.protocols import Embedder
 from vivace.run.background import BackgroundExecutor
 from vivace.run.work import Priority, work_context
 from vivace.store.connections import WriteLock
-from vivace.store.integrity import Progress
 from vivace.store.operations import FILE, Operations
 from vivace.store.reembed import Reembedding
 from vivace.trace import Trace
-from vivace.types import Decision, Finding, UpkeepProgress
+from vivace.types import Decision, Finding, OnUpkeep, UpkeepProgress
 
 _BATCH = 512
 """Chunks embedded between two durable steps: what an interruption loses."""
@@ -60,10 +59,10 @@ class Upkeep:
         self._embedder = embedder
         self._operations = operations
 
-    async def verify(self, progress: Progress | None) -> list[Finding]:
+    async def verify(self, progress: OnUpkeep | None) -> list[Finding]:
         """See `Collection.verify`."""
 
-        def verify(step: Progress) -> list[Finding]:
+        def verify(step: OnUpkeep) -> list[Finding]:
             bad = [Finding(FILE, what, "It is begun anew") for what in self._operations.verify()]
             # damage that opening the collection has repaired is reported, too
             mended = [
@@ -74,25 +73,25 @@ class Upkeep:
 
         return await stepping(verify, progress)
 
-    async def reembed(self, progress: Progress | None, *, tokens: KeptTokens = "off") -> Reembedded:
+    async def reembed(self, progress: OnUpkeep | None, *, tokens: KeptTokens = "off") -> Reembedded:
         """See `Engine.reembed`; this process may write to the collection meanwhile."""
         async with self._writer.session():
             return await reembed(
                 self._corpus.folder, self._embedder, tokens=tokens, progress=progress, locked=True
             )
 
-    async def rebuild(self, progress: Progress | None) -> None:
+    async def rebuild(self, progress: OnUpkeep | None) -> None:
         """See `Collection.rebuild`."""
         await stepping(self._corpus.rebuild, progress)
 
-    async def compact(self, progress: Progress | None) -> None:
+    async def compact(self, progress: OnUpkeep | None) -> None:
         """See `Collection.compact`."""
         await stepping(self._corpus.compact, progress)
 
 
 async def stepping(
-    work: Callable[[Progress], T],
-    progress: Progress | None,
+    work: Callable[[OnUpkeep], T],
+    progress: OnUpkeep | None,
     *,
     executor: BackgroundExecutor | None = None,
 ) -> T:
@@ -129,7 +128,7 @@ async def reembed(
     embedder: Embedder,
     *,
     tokens: KeptTokens = "off",
-    progress: Progress | None = None,
+    progress: OnUpkeep | None = None,
     locked: bool = False,
 ) -> Reembedded:
     """Replace the vector of every chunk of the collection in `folder` by one of `embedder`.
@@ -175,7 +174,7 @@ async def reembed(
 
 
 async def _embed_all(
-    work: Reembedding, embedder: Embedder, tokens: KeptTokens, progress: Progress
+    work: Reembedding, embedder: Embedder, tokens: KeptTokens, progress: OnUpkeep
 ) -> Reembedded:
     embedded, epoch = 0, None
     progress(UpkeepProgress("embed", work.done, work.total))

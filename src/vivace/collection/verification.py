@@ -20,17 +20,16 @@ from vivace.index import files, segments
 from vivace.index import terms as term_index
 from vivace.run.host import cores
 from vivace.store import integrity
-from vivace.store.integrity import Progress
 from vivace.store.store import FILE as STORE
 from vivace.store.store import Store
-from vivace.types import Finding, Ids, UpkeepProgress
+from vivace.types import Finding, Ids, OnUpkeep, UpkeepProgress
 
 _REBUILD = "Run `vivace rebuild`"
 _TRIES = 3
 _RESTORE = "Restore a backup, or delete the document and ingest it again"
 
 
-def findings(store: Store, folder: Path, progress: Progress) -> list[Finding]:
+def findings(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
     """Everything that is wrong with the files, read as another process would read them."""
     found = [
         Finding(STORE, what, _RESTORE)
@@ -44,7 +43,7 @@ def findings(store: Store, folder: Path, progress: Progress) -> list[Finding]:
     return found
 
 
-def _segments(store: Store, folder: Path, progress: Progress) -> list[Finding]:
+def _segments(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
     for _ in range(_TRIES):
         try:
             manifest = read_manifest(folder)
@@ -62,7 +61,7 @@ def _segments(store: Store, folder: Path, progress: Progress) -> list[Finding]:
 
 
 def _against_store(
-    store: Store, folder: Path, manifest: Manifest, progress: Progress
+    store: Store, folder: Path, manifest: Manifest, progress: OnUpkeep
 ) -> Iterator[Finding]:
     if reason := recovery.stale(manifest, store):
         yield Finding(MANIFEST, reason, _REBUILD)
@@ -104,7 +103,7 @@ def _segment(store: Store, here: Path, entry: SegmentEntry, removed: Ids) -> Ite
         yield "holds chunks that the store does not have"
 
 
-def _terms(store: Store, folder: Path, progress: Progress) -> Iterator[Finding]:
+def _terms(store: Store, folder: Path, progress: OnUpkeep) -> Iterator[Finding]:
     here = folder / keywords.FOLDER
     progress(UpkeepProgress("terms", 0, 1))
     if not here.is_dir():

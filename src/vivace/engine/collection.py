@@ -290,7 +290,7 @@ class Collection:
 
     # -- contents ---------------------------------------------------------------------------
 
-    async def get(self, id: str) -> Document | None:
+    async def get(self, id: str) -> Document | None:  # noqa: A002 (public)
         """The document with this id."""
         return await asyncio.to_thread(self.corpus.store.document, id)
 
@@ -298,7 +298,7 @@ class Collection:
         """Documents without their text, each with its number of chunks."""
         return await asyncio.to_thread(self.corpus.store.documents, limit=limit, offset=offset)
 
-    async def chunks(self, id: str) -> Chunks:
+    async def chunks(self, id: str) -> Chunks:  # noqa: A002 (public)
         """A document's chunks in reading order."""
         return await asyncio.to_thread(self.corpus.store.chunks_of, id)
 

@@ -15,28 +15,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import log
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from vivace.protocols import Embedder
 from vivace.store.store import Store
-from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.tune.docstrings import (
     LEAST_REST,
     LONGEST,
     SHORTEST,
-    CodeDescription,
     Docstrings,
+    QuestionDraft,
+    QuestionKind,
     comments,
     is_code,
 )
 from vivace.tune.labels import ChunkRemainder, LabelledQuestion
-from vivace.types import Chunk, Vector
-
-QuestionKind: TypeAlias = Literal["heading", "docstring", "comment", "sentence"]
+from vivace.tune.workload import vectors_of
+from vivace.types import Chunk
 
 _CJK: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 MOST: Final = 800
@@ -172,23 +171,12 @@ def drawn(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A question, the part of the document it was made from, and what remains of that part."""
-
-    text: str
-    kind: QuestionKind
-    start: int
-    end: int
-    left: str = ""
-
-
 def _made(
     chunk: Chunk,
-    docstrings: Sequence[CodeDescription],
+    docstrings: Sequence[QuestionDraft],
     names: UniqueNames,
     rng: np.random.Generator,
-) -> _Draft | None:
+) -> QuestionDraft | None:
     """One question that the chunk answers, of a random kind that it offers; None without any.
 
     `docstrings` are its document's. A chunk inside a docstring is not prose: people who look for
@@ -199,8 +187,7 @@ def _made(
         described = [*own, *comments(chunk)]
         if not described:
             return None
-        one = described[int(rng.integers(len(described)))]
-        return _Draft(one.text, one.kind, one.start, one.end)
+        return described[int(rng.integers(len(described)))]
     within = (min(one.end, chunk.end) - max(one.start, chunk.start) for one in docstrings)
     if 2 * max(within, default=0) > len(chunk.text):
         return None
@@ -210,7 +197,7 @@ def _made(
     return _sentence(chunk, rng)
 
 
-def _answered(made: _Draft, chunk: Chunk, siblings: Sequence[Chunk]) -> PseudoQuestion:
+def _answered(made: QuestionDraft, chunk: Chunk, siblings: Sequence[Chunk]) -> PseudoQuestion:
     """The question with every chunk of its document that answers it, and what remains of each."""
     rest: dict[int, str] = {}
     answers = set()
@@ -235,7 +222,7 @@ def _answered(made: _Draft, chunk: Chunk, siblings: Sequence[Chunk]) -> PseudoQu
 # -- headings ---------------------------------------------------------------------------------
 
 
-def headings(chunk: Chunk, names: UniqueNames) -> Iterator[_Draft]:
+def headings(chunk: Chunk, names: UniqueNames) -> Iterator[QuestionDraft]:
     """The heading above the chunk or the title of its document, if it is specific and unique."""
     for name, _ in _named(chunk):
         # a file name is a single word
@@ -243,7 +230,7 @@ def headings(chunk: Chunk, names: UniqueNames) -> Iterator[_Draft]:
         said = len(set(terms(name))) >= _LEAST_TERMS and words >= _LEAST_WORDS
         left = len(_without(name, chunk.text)) >= LEAST_REST
         if said and left and names.single(name):
-            yield _Draft(name[:LONGEST], "heading", chunk.start, chunk.end)
+            yield QuestionDraft(name[:LONGEST], "heading", chunk.start, chunk.end)
 
 
 def _without(name: str, text: str) -> str:
@@ -255,7 +242,7 @@ def _without(name: str, text: str) -> str:
 # -- sentences --------------------------------------------------------------------------------
 
 
-def _sentence(chunk: Chunk, rng: np.random.Generator) -> _Draft | None:
+def _sentence(chunk: Chunk, rng: np.random.Generator) -> QuestionDraft | None:
     """A sentence as it stands; in the passage, most of its words are removed."""
     longest = min(LONGEST, _OWN_SHARE * len(chunk.text))
     found = [
@@ -269,7 +256,7 @@ def _sentence(chunk: Chunk, rng: np.random.Generator) -> _Draft | None:
     start, end = found[int(rng.integers(len(found)))]
     text = chunk.text[start:end]
     left = without_words(text, rng.uniform(*_TAKEN_OUT), rng)
-    return _Draft(text, "sentence", chunk.start + start, chunk.start + end, left)
+    return QuestionDraft(text, "sentence", chunk.start + start, chunk.start + end, left)
 
 
 def without_words(text: str, share: float, rng: np.random.Generator) -> str:
@@ -299,11 +286,11 @@ async def labelled(
         StoreError: the store cannot be read.
     """
     made, rarity = await asyncio.to_thread(_prepared, store, most, seed)
-    vectors = await _vectors([item.text for item in made], embedder, "query")
+    vectors = await vectors_of([item.text for item in made], embedder)
     rests = [
         (at, chunk_id, text) for at, item in enumerate(made) for chunk_id, text in item.rest.items()
     ]
-    remaining = await _vectors([text for _, _, text in rests], embedder, "passage")
+    remaining = await vectors_of([text for _, _, text in rests], embedder, "passage")
     remainders: list[dict[int, ChunkRemainder]] = [{} for _ in made]
     whole = await asyncio.to_thread(store.chunks, sorted({chunk_id for _, chunk_id, _ in rests}))
     for (at, chunk_id, text), vector in zip(rests, remaining, strict=True):
@@ -328,18 +315,3 @@ def _prepared(store: Store, most: int, seed: int) -> tuple[list[PseudoQuestion],
     if sum(item.kind == "docstring" for item in found) >= _ENOUGH:
         found = [item for item in found if item.kind != "comment"]
     return found, rarity
-
-
-async def _vectors(
-    texts: Sequence[str], embedder: Embedder, kind: Literal["query", "passage"]
-) -> list[Vector | None]:
-    """A vector of each text; None where the embedder cannot read it."""
-    readable = [at for at, text in enumerate(texts) if embedder.reads(language(text))]
-    found: list[Vector | None] = [None] * len(texts)
-    for first in range(0, len(readable), _AT_ONCE):
-        places = readable[first : first + _AT_ONCE]
-        embedded = await embedder.embed([texts[at] for at in places], kind=kind)
-        for at, vector in zip(places, embedded.vectors, strict=True):
-            if vector.any():
-                found[at] = vector
-    return found

@@ -19,11 +19,12 @@ from vivace.protocols import CandidateSource, Embedder, EmbedsTokens
 from vivace.retrieve.maxsim import maxsim
 from vivace.run.work import Priority, work_context
 from vivace.settings import Search, Settings
-from vivace.text.language import language
 from vivace.tune import fitting, labels, pseudo, quality, replay
-from vivace.tune.labels import JudgedQuestion, LabelledQuestion
+from vivace.tune.docstrings import QuestionKind
+from vivace.tune.labels import LabelledQuestion
 from vivace.tune.quality import Quality, SearchCosts
 from vivace.tune.selftuning import Decide, objective_of
+from vivace.tune.workload import vectors_of
 from vivace.types import (
     Decision,
     Fusion,
@@ -35,7 +36,6 @@ from vivace.types import (
     Signs,
     Stages,
     UpkeepProgress,
-    Vector,
     Vectors,
 )
 
@@ -83,13 +83,13 @@ class QualityTuning:
         progress: OnUpkeep | None = None,
     ) -> Quality:
         """See `Collection.tune_quality`."""
-        tell = progress or (lambda _: None)
+        report = progress or (lambda _: None)
         async with self._one:
             began = time.perf_counter()
             with work_context(Priority.BACKGROUND):
-                tell(UpkeepProgress("questions"))
+                report(UpkeepProgress("questions"))
                 questions, kinds = await self._questions(qrels, seed)
-                found = await self._measured(questions, kinds, qrels is not None, seed, tell)
+                found = await self._measured(questions, kinds, qrels is not None, seed, report)
             found = replace(found, seconds=time.perf_counter() - began)
             if apply:
                 await asyncio.to_thread(self._apply, found)
@@ -97,7 +97,7 @@ class QualityTuning:
 
     async def _questions(
         self, qrels: Path | None, seed: int
-    ) -> tuple[list[LabelledQuestion], list[pseudo.QuestionKind]]:
+    ) -> tuple[list[LabelledQuestion], list[QuestionKind]]:
         if qrels is None:
             made = await pseudo.labelled(self._corpus.store, self._embedder, seed=seed)
             if not made:
@@ -106,39 +106,34 @@ class QualityTuning:
                     fix="Ingest some text, or give questions of your own with --qrels",
                 )
             return [question for question, _ in made], [kind for _, kind in made]
-        given = [item for item in await asyncio.to_thread(_given, qrels) if item.query.text.strip()]
+        given = await asyncio.to_thread(labels.read, qrels)
+        given = [item for item in given if item.query.text.strip()]
         order = np.random.default_rng(seed).permutation(len(given))[:MOST]
         given = [given[at] for at in np.sort(order).tolist()]
-        texts = [item.query.text for item in given]
-        readable = [text for text in texts if self._embedder.reads(language(text))]
-        vectors: dict[str, Vector] = {}
-        for at in range(0, len(readable), _AT_ONCE):
-            batch = readable[at : at + _AT_ONCE]
-            embedded = await self._embedder.embed(batch, kind="query")
-            vectors.update(zip(batch, embedded.vectors, strict=True))
+        vectors = await vectors_of([item.query.text for item in given], self._embedder)
         return [
-            LabelledQuestion(item.query.text, item.relevant, vector=vectors.get(item.query.text))
-            for item in given
+            LabelledQuestion(item.query.text, item.relevant, vector=vector)
+            for item, vector in zip(given, vectors, strict=True)
         ], []
 
     async def _measured(
         self,
         questions: Sequence[LabelledQuestion],
-        kinds: Sequence[pseudo.QuestionKind],
+        kinds: Sequence[QuestionKind],
         given: bool,
         seed: int,
-        tell: OnUpkeep,
+        report: OnUpkeep,
     ) -> Quality:
         source = self._corpus.snapshot()
         rerank = await self._late_interaction(source, questions) if given else None
         before = in_force(self._settings.search, self._corpus.stored_plan)
         loop = asyncio.get_running_loop()
 
-        def tell_later(step: UpkeepProgress) -> None:
-            loop.call_soon_threadsafe(tell, step)
+        def report_later(step: UpkeepProgress) -> None:
+            loop.call_soon_threadsafe(report, step)
 
         def step(done: int, total: int) -> None:
-            tell_later(UpkeepProgress("candidates", done, total))
+            report_later(UpkeepProgress("candidates", done, total))
 
         def work() -> Quality:
             pools = replay.gather(source, questions, rerank_scores=rerank, step=step)
@@ -159,7 +154,7 @@ class QualityTuning:
             )
             # questions made from passages would teach that a passage's own words are what matters
             if given and self._settings.search.rerank == fitting.SETTING:
-                tell_later(UpkeepProgress("weights"))
+                report_later(UpkeepProgress("weights"))
                 model = fitting.fit_collection(self._corpus, source, questions, pools, found.stages)
                 said = f"{found.reason} {fitting.decision(model, None).reason}"
                 found = replace(found, reranker=model, reason=said)
@@ -185,7 +180,7 @@ class QualityTuning:
         nothing: Signs = np.empty((0, -(-embedder.dim // 8)), np.uint8)
 
         def scores(number: int, ids: Ids) -> Scores:
-            signs = source.signs(ids.tolist())
+            signs = source.reader.signs(ids.tolist())
             return maxsim(tokens[number], [signs.get(at, nothing) for at in ids.tolist()])
 
         return scores
@@ -203,12 +198,6 @@ class QualityTuning:
         plan = replace(stored.plan, stages=replace(found.stages, fusion=own))
         self._corpus.set_plan(msgspec.structs.replace(stored, plan=plan))
         self._decide(decision(found))
-
-
-def _given(qrels: Path) -> list[JudgedQuestion]:
-    if qrels.is_dir():
-        return labels.read(qrels)
-    return labels.read_files(qrels, qrels.with_name("queries.jsonl"))
 
 
 def _rerank_milliseconds(
