@@ -214,7 +214,7 @@ class Hanging(Scored):
             await self.release.wait()
         except asyncio.CancelledError:
             await self.release.wait()
-        raise RuntimeError("too late for anybody")
+        raise RuntimeError("nobody waits any more")
 
 
 @dataclass
