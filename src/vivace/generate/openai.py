@@ -53,7 +53,7 @@ class OpenAI:
             self.name, servers, "chat/completions", settings, tolerance=tolerance
         )
         self.endpoints = self._client.endpoints
-        self._probe = CapacityProbe(self._client.session, self.endpoints.set_capacity)
+        self._probe = CapacityProbe(self._client.session, self.endpoints.balance.set_capacity)
         self._omitted: dict[str, set[str]] = {}
         """Of `wire.ADAPTABLE`, what a server has refused before."""
 

@@ -35,7 +35,7 @@ from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import AllEjected, Endpoints, EndpointsStatistics, call_limit
 from vivace.run.model_servers import ModelServer
 from vivace.run.retry import blame, error_body_message, pause, redacted, retry_after
-from vivace.settings import Remote
+from vivace.settings import Generate, Remote
 
 T = TypeVar("T")
 Requests: TypeAlias = Sequence[tuple[bytes, Callable[[bytes], T]]]
@@ -54,10 +54,10 @@ class ServerSetClient:
     Args:
         name: of the model, for errors.
         path: below each server's URL.
+        settings: the key and the number of tries.
         setting, key_setting: that name the servers and the key, for errors.
         limit: learns, below the bound, how many requests a server takes at once.
         bound: most requests at once to a server.
-        retries: further tries of a failed request.
         timeout, headers: of the session.
     """
 
@@ -66,13 +66,12 @@ class ServerSetClient:
         name: str,
         servers: Sequence[ModelServer],
         path: str,
-        limit: LimitFactory,
+        settings: Remote | Generate,
         *,
         setting: str,
         key_setting: str,
+        limit: LimitFactory,
         bound: int,
-        retries: int,
-        api_key: str,
         timeout: aiohttp.ClientTimeout,
         headers: Mapping[str, str] | None = None,
         tolerance: Tolerance | None = None,
@@ -81,13 +80,13 @@ class ServerSetClient:
         self._path = path
         self._setting = setting
         self._key_setting = key_setting
-        self._retries = retries
-        self._api_key = api_key
+        self._retries = settings.retries
+        self._api_key = settings.api_key
         self._timeout = timeout
         self._headers = {"Content-Type": "application/json", "User-Agent": "vivace"}
         self._headers |= headers or {}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        if self._api_key:
+            self._headers["Authorization"] = f"Bearer {self._api_key}"
         self._draw = random.Random()
         members = [Endpoint(server.url, server.weight, bound) for server in servers]
         self.endpoints = Endpoints(name, members, tolerance=tolerance, learned=limit)
@@ -194,7 +193,7 @@ class ServerSetClient:
                 elif self._failed(lease, error, tried, adapt):
                     continue
                 last, tries = error, tries + 1
-                elsewhere = lease is not None and self.endpoints.another(tried)
+                elsewhere = lease is not None and self.endpoints.balance.another(tried)
                 late, draw = self._persistent, self._draw
                 wait = pause(error, tries, elsewhere=elsewhere, late_again=late, draw=draw)
                 if wait is None or tries > self._retries or loop.time() + wait >= total:
@@ -328,12 +327,11 @@ class CallClient(ServerSetClient):
             name,
             servers,
             path,
-            call_limit,
+            settings,
             setting=setting,
             key_setting="remote.api_key",
+            limit=call_limit,
             bound=settings.concurrency,
-            retries=settings.retries,
-            api_key=settings.api_key,
             timeout=aiohttp.ClientTimeout(total=settings.seconds),
             tolerance=tolerance,
         )

@@ -150,12 +150,11 @@ class StreamClient(ServerSetClient):
             name,
             servers,
             path,
-            stream_limit,
+            settings,
             setting="generate.model",
             key_setting="generate.api_key",
+            limit=stream_limit,
             bound=settings.connections,
-            retries=settings.retries,
-            api_key=settings.api_key,
             # the stream keeps the other times
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect),
             # a compressed stream comes in blocks, not in tokens
