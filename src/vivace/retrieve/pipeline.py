@@ -71,7 +71,7 @@ class SearchPipeline:
 
     Args:
         watch: called with every dense answer.
-        reranker: scores the best again, in place of MaxSim; whoever made it closes it.
+        reranker: scores the best again, in place of MaxSim; the caller closes it.
         costs: what the stages took before; by default nothing has been learned yet.
     """
 
