@@ -223,7 +223,8 @@ def _convert(tree: Mapping[str, Any], *, where: str = "settings") -> Settings:
         fix = "`vivace settings` lists every key with its type"
         if "enum value" in text:
             fix = f"Use one of {', '.join(map(str, _choices(key)))}"
-        raise BadSettings(f"{where}: {key}: {text}", fix=fix) from error
+        text = masking.shown_value(text)  # it may quote the value
+        raise BadSettings(f"{where}: {key}: {text}", fix=fix) from None
     if key := _not_a_number(settings):
         raise BadSettings(f"{where}: {key}: this is not a number", fix="Give a number")
     return settings

@@ -12,10 +12,10 @@ from msgspec import Meta
 
 MASK: Final = "***"
 _USER: Final = re.compile(r"(://)[^\s/?#'\"]*@")
-_ANY_USER: Final = re.compile(r"(://)\S*@")
-"""As `_USER`, also of a password that a URL should have escaped. Hides more of the address."""
+_WORD: Final = re.compile(r"\S+")
 _PARAMETER: Final = re.compile(
-    r"([?&;][\w.-]*(?:key|token|secret|password|passwd|pwd|signature|credential)[\w.-]*=)[^&;#\s'\"]+",
+    r"([?&;][\w.-]{0,64}(?:key|token|secret|password|passwd|pwd|signature|credential)[\w.-]{0,64}=)"
+    r"[^&;#\s'\"]+",
     re.IGNORECASE,
 )
 
@@ -74,10 +74,17 @@ def shown(section: msgspec.Struct) -> dict[str, Any]:
 def shown_value(value: Any) -> Any:
     """The value of a setting that is no secret: without the user and password of a URL."""
     if isinstance(value, str):
-        return masked(_ANY_USER.sub(rf"\1{MASK}@", value))
+        return masked(_WORD.sub(_without_user, value))
     if isinstance(value, Mapping):
         return {name: shown_value(inner) for name, inner in value.items()}
     return msgspec.to_builtins(value)
+
+
+def _without_user(word: re.Match[str]) -> str:
+    """As `masked`, also of a password that a URL should have escaped. Hides more of the address."""
+    text = word[0]
+    start, end = text.find("://"), text.rfind("@")
+    return f"{text[: start + 3]}{MASK}{text[end:]}" if 0 <= start < end else text
 
 
 def masked(text: str) -> str:
