@@ -125,7 +125,9 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="vivace-bench-") as temporary, ExitStack() as stack:
         where = await prepare(Path(temporary), 200)
         fake = stack.enter_context(
-            FakeModel(mode="scripted", text="word " * 5_000, delay_ms=20, slots=100, tells=True)
+            FakeModel(
+                mode="scripted", text="word " * 5_000, delay_ms=20, slots=100, reports_slots=True
+            )
         )
         model = f"generate.model=openai:fake@{fake.url}"
         admitted = ("--set", "admission.search=512", "--set", "admission.chat=512")

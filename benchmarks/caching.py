@@ -93,7 +93,7 @@ async def passed(
         docs = await engine.open(folder, create=False)
         await docs.ask("What is asked first loads the model?")
         if not tiers:
-            await engine.caching.clear()
+            await engine.resources.caching.clear()
         gc.collect()
         before, calls = resident(), fake.statistics().requests
         start = time.perf_counter()
@@ -106,7 +106,7 @@ async def passed(
             "model_calls": fake.statistics().requests - calls,
             "cost": round(cost, 4),
         }
-        found = engine.caching.statistics()
+        found = engine.resources.caching.statistics()
         if found is not None:
             total = found.total
             figures |= {
@@ -119,12 +119,12 @@ async def passed(
                 "budget_mib": mib,
                 "evicted": total.evicted,
                 "rss_grown_mib": round((resident() - before) / 2**20, 1),
-                "tokens_saved": engine.caching.tokens_saved,
+                "tokens_saved": engine.resources.caching.tokens_saved,
                 "seconds_saved": round(total.saved / 1e3, 1),
                 "policy": found.policy,
             }
         if tiers:
-            figures["tiers"] = by_tier(engine.caching.trace.counters())
+            figures["tiers"] = by_tier(engine.resources.caching.trace.counters())
     return figures
 
 

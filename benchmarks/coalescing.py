@@ -90,7 +90,7 @@ async def batch(
 ) -> dict[str, Any]:
     asked = requests(options.requests, seed)
     unique = len(set(asked))
-    with scripted(options, slots=slots, slowdown=power, tells=told) as fake:
+    with scripted(options, slots=slots, slowdown=power, reports_slots=told) as fake:
         one = await alone(fake)
         before = fake.statistics().requests
         at = unique // 2
@@ -100,14 +100,14 @@ async def batch(
                 fake.change(slots=change)
 
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:
-            assert engine.model is not None
+            assert engine.resources.model is not None
             if fixed:
-                for server in engine.model.statistics().servers:
-                    engine.model.endpoints.set_capacity(server.name, server.bound)
+                for server in engine.resources.model.server_statistics().servers:
+                    engine.resources.model.endpoints.set_capacity(server.name, server.bound)
             start = time.perf_counter()
             found = await engine.generate_many(asked, progress=progress)
             took = time.perf_counter() - start
-            (server,) = engine.model.statistics().servers
+            (server,) = engine.resources.model.server_statistics().servers
         upstream = fake.statistics().requests - before
     ideal = unique / slots * one if not change else (at / slots + (unique - at) / change) * one
     answered = sum(isinstance(completion, Completion) for completion in found)

@@ -30,7 +30,7 @@ def plain(result: SearchResult) -> list[tuple[int, float]]:
 
 
 def same(one: list[tuple[int, float]], other: list[tuple[int, float]]) -> bool:
-    return [id for id, _ in one] == [id for id, _ in other] and all(
+    return [row for row, _ in one] == [row for row, _ in other] and all(
         abs(a - b) <= 1e-6 for (_, a), (_, b) in zip(one, other, strict=True)
     )
 
@@ -53,7 +53,7 @@ async def compare(
         together[text] = plain(await docs.search(text))
 
     async def embed(text: str) -> None:
-        await engine.embedder.embed([text], kind="query")
+        await engine.resources.embedder.embed([text], kind="query")
 
     searches: list[Pass] = []
     bare: list[Pass] = []

@@ -165,22 +165,22 @@ def _holding(docs: Collection, spans: Sequence[tuple[str, int, int]]) -> frozens
 
 @cache
 def _chunks(docs: Collection, document: str) -> list[Chunk]:
-    return docs._corpus.store.chunks_of(document)
+    return docs.corpus.store.chunks_of(document)
 
 
 async def _made(
     docs: Collection, engine: Engine, weak: bool
 ) -> tuple[list[LabelledQuestion], list[pseudo.QuestionKind]]:
-    embedder: Embedder = Hashed() if weak else engine.embedder
-    found = await pseudo.labelled(docs._corpus.store, embedder)
+    embedder: Embedder = Hashed() if weak else engine.resources.embedder
+    found = await pseudo.labelled(docs.corpus.store, embedder)
     return [question for question, _ in found], [kind for _, kind in found]
 
 
 async def _asked(engine: Engine, texts: list[str], weak: bool) -> list[Any]:
     if weak:
         return list(hashed(texts))
-    read = engine.embedder.reads
-    embedded = await engine.embedder.embed(texts, kind="query")
+    read = engine.resources.embedder.reads
+    embedded = await engine.resources.embedder.embed(texts, kind="query")
     pairs = zip(texts, embedded.vectors, strict=True)
     return [vector if read(language(text)) else None for text, vector in pairs]
 

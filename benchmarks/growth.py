@@ -186,7 +186,7 @@ async def filtering(folder: Path, count: int, cache: Path) -> dict[str, Any]:
 
 async def settled(docs: Collection) -> None:
     """Wait until nothing is sealed or merged in the background."""
-    await asyncio.to_thread(docs._corpus.settle)
+    await asyncio.to_thread(docs.corpus.settle)
 
 
 Batch: TypeAlias = tuple[list[Chunk], NDArray[np.float16]]
@@ -224,7 +224,7 @@ async def searches(
 
 async def recall(docs: Collection, rows: NDArray[np.float32], share: float) -> float:
     """Of the exact ten nearest allowed chunks, how many the dense side returns."""
-    corpus = docs._corpus
+    corpus = docs.corpus
     filters = None if share == 100 else {"share": {"$lte": share}}
 
     def measure() -> float:

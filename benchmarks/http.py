@@ -85,7 +85,7 @@ async def embedding_alone(asked: Iterator[str], clients: int, core: int) -> floa
 
         async def client(share: list[str]) -> None:
             for text in share:
-                await engine.embedder.embed([text], kind="query")
+                await engine.resources.embedder.embed([text], kind="query")
 
         await client(list(islice(asked, 50)))
         shares = [list(islice(asked, _ALONE // clients)) for _ in range(clients)]

@@ -30,7 +30,7 @@ async def measure(documents: int, rounds: int) -> dict[str, object]:
         with corpus.open() as lines:
             (folder / "corpus.jsonl").write_text("".join(islice(lines, documents)))
         async with Engine() as engine:
-            await engine.embedder.embed(["warm up"], kind="query")
+            await engine.resources.embedder.embed(["warm up"], kind="query")
             chunks: list[str] = []
             for number in range(rounds):
                 docs = await engine.open(folder / f"c{number}")
@@ -44,7 +44,7 @@ async def measure(documents: int, rounds: int) -> dict[str, object]:
                             for chunk in await docs.chunks(document.id)
                         ]
                 start = time.perf_counter()
-                await engine.embedder.embed(chunks, kind="passage")
+                await engine.resources.embedder.embed(chunks, kind="passage")
                 bare.append(len(chunks) / (time.perf_counter() - start))
     ratios = [a / b for a, b in zip(whole, bare, strict=True)]
     return {

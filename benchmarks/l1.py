@@ -22,8 +22,10 @@ import numpy as np
 import theine
 
 from benchmarks.report import show
-from vivace.cache.memory import ENTRY_BYTES, Memory
-from vivace.cache.policy import make
+from vivace.cache.adaptation import make_policy
+from vivace.cache.bounded import ENTRY_BYTES
+from vivace.cache.memory import Memory
+from vivace.cache.namespace import CacheNamespace
 
 Get: TypeAlias = Callable[[bytes], Any]
 ROUNDS = 15
@@ -35,12 +37,13 @@ def keys(entries: int, name: str) -> list[bytes]:
     return [blake2b(f"{name} {n}".encode(), digest_size=16).digest() for n in range(entries)]
 
 
-def ours(policy: str, known: Sequence[bytes]) -> Memory[bytes]:
+def ours(policy: str, known: Sequence[bytes]) -> CacheNamespace[bytes]:
     capacity = 2 * len(known) * (_WEIGHT + ENTRY_BYTES)
-    memory: Memory[bytes] = Memory(capacity, make(policy, capacity), weigh=lambda _: _WEIGHT)
+    memory = Memory(capacity, make_policy(policy, capacity), weigh=lambda _: _WEIGHT)
+    counts = memory.store.counts("search")
     for key in known:
-        memory.set(key, key, ttl=86_400, cost=5.0, kind="search")
-    return memory
+        memory.store.set(key, key, counts, ttl=86_400, cost=5.0)
+    return memory.namespace("search")
 
 
 def contestants(policies: Sequence[str], known: Sequence[bytes]) -> dict[str, Get]:
@@ -50,7 +53,7 @@ def contestants(policies: Sequence[str], known: Sequence[bytes]) -> dict[str, Ge
         boxed[key] = key
         there.set(key, key)
     found: dict[str, Get] = {"dict": dict(zip(known, known, strict=True)).get}
-    found |= {f"vivace {name}": ours(name, known).get for name in policies}
+    found |= {f"vivace {name}": ours(name, known).get_local for name in policies}
     return found | {"cachebox": boxed.get, "theine": lambda key: there.get(key)[0]}
 
 

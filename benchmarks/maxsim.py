@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -149,7 +149,7 @@ def _milliseconds(
             if len(ids) < count:
                 continue
             for name, (score, of) in ways.items():
-                chunks = [of[id] for id in ids]
+                chunks = [of[row] for row in ids]
                 start, cpu = time.perf_counter(), time.thread_time()
                 score(question.tokens, chunks)
                 spent = (time.perf_counter() - start, time.thread_time() - cpu)
@@ -190,7 +190,7 @@ def _judged() -> dict[str, set[str]]:
 def _asked(
     source: CandidateSource, text: str, known: tuple[Vectors, Any], relevant: frozenset[int]
 ) -> Asked:
-    """The question through the hybrid, as `retrieve.hybrid` does it."""
+    """The question through the hybrid, as `retrieve.pipeline` does it."""
     vector, tokens = known
     row = vector[None]
     both = candidates(source.keyword(terms(text), WIDTH), source.dense(row, WIDTH))
@@ -205,17 +205,18 @@ async def measure(questions: int, cache: Path | None) -> dict[str, Any]:
     qrels, engine = _judged(), Engine()
     with tempfile.TemporaryDirectory(prefix="vivace-bench-") as folder:
         async with engine:
-            inner = engine.embedder
+            inner = engine.resources.embedder
             texts = [document["text"] for document in corpus]
             passages = await embedded(inner, texts, "passage", cache)
             asks = await embedded(inner, [query["text"] for query in queries], "query", cache)
-            engine.embedder = Known(inner, passages, inner.name, inner.dim)
+            known = Known(inner, passages, inner.name, inner.dim)
+            engine.resources = replace(engine.resources, embedder=known)
             docs = await engine.open(Path(folder) / "squad")
             await docs.add([Chunk(document["id"], document["text"]) for document in corpus])
             info = await docs.info()
-            snapshot, store = docs._corpus.snapshot(), docs._corpus.store
+            snapshot, store = docs.corpus.snapshot(), docs.corpus.store
             chunks = snapshot.chunks(store.ids().tolist())
-            place = {chunk.document_id: id for id, chunk in chunks.items()}
+            place = {chunk.document_id: row for row, chunk in chunks.items()}
             asked = []
             for query in queries:
                 relevant = frozenset(place[document] for document in qrels[query["id"]])
@@ -226,8 +227,8 @@ async def measure(questions: int, cache: Path | None) -> dict[str, Any]:
                 "store": _reading(store.signs, asked),
                 "memory": _reading(snapshot.signs, asked),
             }
-    halves = {id: passages[chunk.text][1] for id, chunk in chunks.items()}
-    pooled = {id: signs(rows.astype(np.float32), pooled=True) for id, rows in halves.items()}
+    halves = {row: passages[chunk.text][1] for row, chunk in chunks.items()}
+    pooled = {row: signs(rows.astype(np.float32), pooled=True) for row, rows in halves.items()}
     ways: dict[str, tuple[Callable[..., Scores], dict[int, Any]]] = {
         "float16": (by_halves, halves),
         "signs": (maxsim, stored),
@@ -255,7 +256,7 @@ def _quality(
     plain = _hits(asked, [question.ids for question in asked])
     reranked: dict[str, dict[str, Any]] = {}
     for name, (score, of) in ways.items():
-        scores = [score(q.tokens, [of[id] for id in q.ids[:DEPTH].tolist()]) for q in asked]
+        scores = [score(q.tokens, [of[row] for row in q.ids[:DEPTH].tolist()]) for q in asked]
         reranked[name] = {}
         for weight in WEIGHTS:
             ranked = [_ranked(*pair, weight) for pair in zip(asked, scores, strict=True)]

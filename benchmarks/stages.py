@@ -120,7 +120,7 @@ async def table(docs: Collection, asked: Sequence[tuple[str, set[str]]]) -> dict
 
 async def plain(docs: Collection, asked: Sequence[tuple[str, set[str]]]) -> dict[str, Any]:
     """Without embedding: every question brings its vector."""
-    embedder = docs._engine.embedder
+    embedder = docs._resources.embedder
     rows = (await embedder.embed([text for text, _ in asked], kind="query")).vectors
     queries = [Query(text, K, vector=row) for (text, _), row in zip(asked, rows, strict=True)]
     await timed(docs, queries)

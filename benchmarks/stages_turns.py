@@ -42,7 +42,7 @@ async def made(folder: Path, name: str, count: int) -> Path:
     async with Engine(_OFF) as engine:
         await stages.filled(await engine.open(folder / name), _SETS[name]())
         texts = [text for text, _ in stages.questions(count)]
-        rows = (await engine.embedder.embed(texts, kind="query")).vectors
+        rows = (await engine.resources.embedder.embed(texts, kind="query")).vectors
     np.save(folder / "vectors.npy", rows)
     return folder / name
 
@@ -59,7 +59,7 @@ async def searching(folder: Path, vectors: Path) -> None:
             for hit in (await docs.search(query)).hits:
                 found.update(repr((hit.chunk.id, hit.score, sorted(hit.stages.items()))).encode())
         print(json.dumps(found.hexdigest()), flush=True)
-        searcher: Any = docs._searcher
+        searcher: Any = docs.searcher
         while not isinstance(searcher, HybridSearcher):
             searcher = searcher._searcher
         for line in sys.stdin:
@@ -72,10 +72,20 @@ async def searching(folder: Path, vectors: Path) -> None:
             cpu = (time.process_time() - used) / len(mine)
             for query in mine:
                 start = time.perf_counter()
-                one = searcher._begun(query)
-                searcher._whole(one, one.vector, start)
+                _inline(searcher, query)
                 inline.append(time.perf_counter() - start)
             print(json.dumps([whole, inline, cpu]), flush=True)
+
+
+def _inline(searcher: Any, query: Query) -> None:
+    """The search on the calling thread."""
+    if not hasattr(searcher, "pipeline"):  # a checkout from before `retrieve.pipeline`
+        one = searcher._begun(query)
+        searcher._whole(one, one.vector, time.monotonic())
+        return
+    pipeline = searcher.pipeline
+    context = pipeline.begin(query, pipeline.settled())
+    pipeline.finish(context, pipeline.rank(context))
 
 
 def turns(processes: dict[str, subprocess.Popen[str]], count: int, rounds: int) -> dict[str, Any]:

@@ -15,17 +15,19 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.report import show
-from tests.support.outages import OUTAGES
-from vivace.cache.guarded import ResilientTier
-from vivace.cache.tiered import Tiered
-from vivace.cache.tiers import load
+from tests.support.outages import OUTAGES, outage_of
+from vivace.cache.adaptation import make_policy
+from vivace.cache.memory import Memory
+from vivace.cache.namespace import CacheNamespace
+from vivace.cache.tiers.loading import load
+from vivace.protocols import CacheTier
 from vivace.trace import Trace
 
 _KEYS: Final = 20_000
@@ -36,32 +38,16 @@ _STREAK: Final = 40
 """Answered reads without a bad one between them: the tier has recovered where they begin."""
 
 
-class Forgetful:
-    """A memory that keeps nothing: every request is the tiers'."""
-
-    def get(self, key: bytes) -> bytes | None:
-        return None
-
-    def set(
-        self, key: bytes, value: bytes, *, ttl: float | None = None, cost: float = 1, kind: str = ""
-    ) -> None: ...
-
-    def delete(self, key: bytes) -> bool:
-        return False
-
-    def clear(self, kind: str | None = None) -> int:
-        return 0
-
-    async def get_or_compute(
-        self, key: bytes, compute: Callable[[], Awaitable[bytes]], **_: Any
-    ) -> bytes:
-        return await compute()
+def namespace(tiers: Sequence[CacheTier] = (), seconds: float = 0.03) -> CacheNamespace[bytes]:
+    """Of a memory that keeps nothing: every request is the tiers'."""
+    memory = Memory(0, make_policy("lru", 0), tiers=tiers, tier_seconds=seconds, lease_seconds=0)
+    return memory.namespace("bytes", encode=bytes, decode=bytes)
 
 
 class Load:
     """Callers that ask at a steady pace, and what each of their requests took."""
 
-    def __init__(self, cache: Tiered[bytes], seed: int = 1) -> None:
+    def __init__(self, cache: CacheNamespace[bytes], seed: int = 1) -> None:
         self._cache = cache
         self._draw = np.random.default_rng(seed)
         self.took: list[float] = []
@@ -96,7 +82,7 @@ class Load:
 
 
 async def _alone(seconds: float, callers: int) -> dict[str, float]:
-    load_ = Load(Tiered(Forgetful(), encode=bytes, decode=bytes))
+    load_ = Load(namespace())
     tasks = [asyncio.create_task(load_.caller()) for _ in range(callers)]
     await asyncio.sleep(seconds)
     for task in tasks:
@@ -120,18 +106,14 @@ async def _recovery(good: Callable[[], int], bad: Callable[[], int]) -> float | 
 
 async def _outage(name: str, seconds: float, callers: int, tier_ms: float) -> dict[str, Any]:
     trace = Trace()
-    with OUTAGES[name]() as outage, tempfile.TemporaryDirectory() as home:
+    with outage_of(name) as outage, tempfile.TemporaryDirectory() as home:
         (tier,) = load(outage.settings(tier_ms), Path(home), trace)
-        assert isinstance(tier, ResilientTier)
 
         def counted(*what: str) -> int:
             counters = trace.counters()
             return sum(counters.get(f"cache.{tier.name}.{one}", 0) for one in what)
 
-        cache = Tiered(
-            Forgetful(), [tier], encode=bytes, decode=bytes, seconds=tier.seconds, lease=0
-        )
-        load_ = Load(cache)
+        load_ = Load(namespace([tier], tier.seconds))
         tasks = [asyncio.create_task(load_.caller()) for _ in range(callers)]
         await asyncio.sleep(1.0)  # connections are made
         load_.phase()

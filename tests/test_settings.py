@@ -23,7 +23,7 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(chunk={"tokens": 130}).chunk.tokens == 130
 
 
-def test_test_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_tests_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIVACE_TEST_DATA", "/anywhere")
     load()
 
@@ -45,6 +45,7 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("VIVACE_CHUNK__TOKENS", "many", r"chunk.tokens: Expected `int`"),
         ("VIVACE_CHUNK__TOKENS", "3", r"chunk.tokens: Expected `int` >= 16"),
         ("VIVACE_EMBED", "x", r"embed: Expected `object`"),
+        ("VIVACE_CACHE__POLICY", "gdsf", r"cache.policy: .*'gdsf'. Use one of auto, lru, lfu"),
     ],
 )
 def test_mistakes_name_the_key(

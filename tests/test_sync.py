@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vivace
-from vivace import Chunk, Document, SearchResult
+from vivace import BlockingCollection, Chunk, Collection, Document, Engine, SearchResult
 
 
 def test_the_readme_in_small(tmp_path: Path) -> None:
@@ -110,3 +112,35 @@ def test_an_interrupt_waits_for_the_clean_up(tmp_path: Path) -> None:
         (tmp_path / "b.txt").write_text("Other text.")
         assert docs.ingest(tmp_path / "b.txt").documents == 1
         assert docs.info().documents == 33
+
+
+ASYNCHRONOUS = {"question_counts", "record", "snapshot", "stages", "warm"}
+"""What only the command line and the engine itself need of a `Collection`."""
+
+
+def public(cls: type) -> Mapping[str, object]:
+    return {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+
+
+def test_the_facade_has_every_method_with_its_signature_and_documentation() -> None:
+    wanted = {name: value for name, value in public(Collection).items() if name not in ASYNCHRONOUS}
+    blocking = public(BlockingCollection)
+    assert blocking.keys() == wanted.keys() | {"generate_many"}
+    for name, method in (wanted | {"generate_many": Engine.generate_many}).items():
+        if inspect.iscoroutinefunction(method) and name != "close":
+            twin = blocking[name]
+            assert callable(twin)
+            assert not inspect.iscoroutinefunction(twin)
+            assert inspect.signature(twin) == inspect.signature(method)
+            assert twin.__doc__ == method.__doc__ is not None
+
+
+def test_a_stream_may_be_left_early(tmp_path: Path) -> None:
+    with vivace.open(tmp_path / "c") as docs:
+        docs.add([Document("a", "The notice period is six weeks. Lunch is at noon.")])
+        stream = docs.stream("How long is the notice period?")
+        assert next(stream).text
+        del stream
+        assert docs.ask("How long is the notice period?", k=3, template="qa").found
+        with pytest.raises(TypeError, match="languge"):
+            docs.ask("How long?", languge="French")  # type: ignore[call-arg]

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, TypeAlias
 
-from vivace.cli.report.style import STYLE
+from vivace.cli.output import number
+from vivace.cli.report import STYLE
 from vivace.cli.report.svg import (
     MARKERS,
     Box,
     LogScale,
     line,
     marker,
-    number,
     path,
     text,
     width,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from vivace.cli.report.style import STYLE
+from vivace.cli.report import STYLE
 from vivace.cli.report.svg import MARKERS, line, marker, path, text, width
 
 _WIDE, _HIGH = 900.0, 420.0

@@ -24,8 +24,7 @@ from typing import Any
 from benchmarks.cache import plot, replays, traces
 from benchmarks.cache.replays import Replayed
 from benchmarks.report import circumstances
-from vivace.cache.adaptation import Adaptive
-from vivace.cache.policy import FIXED, fixed
+from vivace.cache.adaptation import POLICIES, Adaptive, fixed_policy
 
 BEST_OF = ("lru", "lfu", "s3fifo", "arc", "wtinylfu")
 LEAST = 256
@@ -44,7 +43,7 @@ def measure(name: str, keys: list[int], share: float) -> tuple[dict[str, Any], d
     capacity = max(LEAST, int(share * len(set(keys))))
     adaptive = Adaptive(capacity)
     found = {
-        **{one: replays.ours(fixed(one, capacity), keys, PARTS) for one in FIXED},
+        **{one: replays.ours(fixed_policy(one, capacity), keys, PARTS) for one in POLICIES},
         "adaptive": replays.ours(adaptive, keys, PARTS),
     }
     along = dict(found)

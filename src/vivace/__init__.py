@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from vivace.protocols import CandidateSource as CandidateSource
     from vivace.protocols import DecisionSink as DecisionSink
     from vivace.protocols import Embedder as Embedder
-    from vivace.protocols import EmbedsThen as EmbedsThen
     from vivace.protocols import EmbedsTokens as EmbedsTokens
     from vivace.protocols import EvictionPolicy as EvictionPolicy
     from vivace.protocols import Generator as Generator
@@ -111,7 +110,7 @@ _HOMES = {
     " ModelRefused ModelTimeout ModelUnreachable Overloaded RerankError ShareExceeded StoreError"
     " StoreUnwritable StreamCut StreamEmpty StreamMalformed StreamStalled StreamTooLong"
     " VivaceError",
-    "protocols": "Answerer CacheTier CandidateSource DecisionSink Embedder EmbedsThen EmbedsTokens"
+    "protocols": "Answerer CacheTier CandidateSource DecisionSink Embedder EmbedsTokens"
     " EvictionPolicy Generator Reader Reranker Searcher TermIndex VectorIndex",
     "settings": "Settings",
     "sync": "BlockingCollection open reembed",

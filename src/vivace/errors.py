@@ -13,7 +13,7 @@
     │   ├── CollectionTooNew    written by a later version of Vivace
     │   ├── EmbedderMismatch    the collection was made with another embedder
     │   └── StoreUnwritable     read-only or full disk
-    ├── InfeasibleObjective     no plan keeps to the objective; carries the nearest one
+    ├── InfeasibleObjective     no plan meets the objective; carries the nearest one
     ├── CorruptIndex            a derived file is damaged; it is rebuilt from the store
     ├── EmbeddingError          the embedder could not embed
     ├── RerankError             the reranker could not score
@@ -23,16 +23,16 @@
     │   ├── ModelTimeout        no first token, or no whole answer, in time
     │   ├── StreamStalled       tokens stopped coming
     │   ├── StreamCut           the connection ended before the answer did
-    │   ├── StreamMalformed     what came is not the protocol
+    │   ├── StreamMalformed     the server sent something outside the protocol
     │   ├── StreamEmpty         the answer ended without a token
-    │   └── StreamTooLong       more came than was asked for, or an oversized event
-    ├── Overloaded              no room for the work now; carries retry_after
-    │   └── ShareExceeded       one user holds more than their share of the room
+    │   └── StreamTooLong       more text than requested, or an oversized event
+    ├── Overloaded              no capacity for the work now; carries retry_after
+    │   └── ShareExceeded       one user holds more than their share of the capacity
     ├── DeadlineExceeded        there was no time left for the work
     ├── Closed                  a part was closed before the work could run
     └── MissingExtra            an optional dependency is not installed; names the extra
 
-Foreign exceptions are translated once, at the adapter that meets them.
+Foreign exceptions are translated once, by the adapter that meets them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class VivaceError(Exception):
 
 
 def what_of(error: BaseException) -> str:
-    """What happened, without the fix: for a sentence that has one of its own."""
+    """What happened, without the fix, for a message that states its own."""
     return error.what if isinstance(error, VivaceError) else str(error)
 
 
@@ -58,7 +58,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 def copied(error: E) -> E:
-    """The same error for one more who gets it: a traceback is written into each that is raised."""
+    """A copy of an error for another waiter: raising writes a traceback into the exception."""
     own = type(error).__new__(type(error))
     own.args = error.args
     own.__dict__.update(error.__dict__)
@@ -121,7 +121,7 @@ class StoreUnwritable(StoreError):
 
 
 class InfeasibleObjective(VivaceError):
-    """No plan keeps to the objective. `nearest` is the tuning whose choice comes closest."""
+    """No plan meets the objective. `nearest` is the tuning whose choice comes closest."""
 
     def __init__(self, what: str, *, nearest: object, fix: str = "") -> None:
         super().__init__(what, fix=fix)
@@ -141,7 +141,7 @@ class RerankError(VivaceError):
 
 
 class Overloaded(VivaceError):
-    """There is no room for the work now. Nothing of it was begun."""
+    """There is no capacity for the work now; none of it was started."""
 
     def __init__(self, what: str, *, retry_after: float, fix: str = "") -> None:
         super().__init__(what, fix=fix or f"Try again in {retry_after:.1f} s")
@@ -150,11 +150,11 @@ class Overloaded(VivaceError):
 
 
 class ShareExceeded(Overloaded):
-    """One user holds more than their share of the room."""
+    """One user holds more than their share of the capacity."""
 
 
 class DeadlineExceeded(VivaceError):
-    """There was no time left for the work. Nothing of it was begun, or the rest was left."""
+    """There was no time left for the work; it was not started, or not finished."""
 
 
 class Closed(VivaceError):
@@ -195,7 +195,7 @@ class ModelRefused(GenerationError):
         super().__init__(what, fix=fix)
         self.status = status
         self.retry_after = retry_after
-        """Seconds, where the server said."""
+        """Seconds, where the server sent them."""
 
 
 class ModelTimeout(GenerationError):
@@ -211,7 +211,7 @@ class StreamCut(GenerationError):
 
 
 class StreamMalformed(GenerationError):
-    """What the model server sent is not the protocol."""
+    """The model server sent something outside the protocol."""
 
 
 class StreamEmpty(GenerationError):
@@ -219,4 +219,4 @@ class StreamEmpty(GenerationError):
 
 
 class StreamTooLong(GenerationError):
-    """More came than was asked for, or an oversized event."""
+    """More text than requested, or an oversized event."""

@@ -1,4 +1,4 @@
-"""The seams. A part is replaced by implementing one of these; wrappers implement what they wrap."""
+"""The seams: a part is replaced by implementing one, and a wrapper implements what it wraps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from vivace.errors import IngestError, VivaceError
 from vivace.types import (
@@ -36,15 +36,10 @@ from vivace.types import (
     SearchResult,
     Signs,
     Stages,
-    Vector,
     Vectors,
 )
 
-R = TypeVar("R")
-
 Kind: TypeAlias = Literal["query", "passage"]
-Then: TypeAlias = Callable[[Vector, Vectors | None], R]
-"""Goes on with a question's vector and, where they were asked for, its token vectors."""
 TokenCounter: TypeAlias = Callable[[Sequence[str]], list[int]]
 """Tokens of each text as the embedding model counts them, special tokens excluded."""
 
@@ -88,40 +83,24 @@ class Embedder(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop its threads and let go of its model. Idempotent."""
+        """Stop its threads and release its model. Idempotent."""
         ...
 
 
 @runtime_checkable
 class EmbedsTokens(Protocol):
-    """An `Embedder` whose model has token vectors, of the same forward pass."""
+    """An `Embedder` whose model returns token vectors from the same forward pass."""
 
     async def embed_tokens(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
         """As `Embedder.embed`, with the token vectors of every text."""
         ...
 
 
-@runtime_checkable
-class EmbedsThen(Protocol):
-    """An `Embedder` that goes on with a question where it has embedded it, without a hop."""
-
-    async def embed_then(self, text: str, then: Then[R], *, tokens: bool = False) -> R:
-        """What `then` makes of the question's vector (dim,), on the thread that embedded it.
-
-        With `tokens` it gets the question's token vectors too, as `Embedded` has them, else None.
-
-        Raises:
-            EmbeddingError: the model failed.
-            Exception: whatever `then` raised.
-        """
-        ...
-
-
 class VectorIndex(Protocol):
     """Which vectors are near? Synchronous, batched, releases the GIL; immutable once built.
 
-    How one is built and kept is its family's own: `vivace.index.segments` knows the families, and
-    `vivace.testing.conformance` tests one.
+    Each family has its own way to build and store an index: `vivace.index.segments` lists the
+    families, and `vivace.testing.conformance` tests one.
     """
 
     family: ClassVar[str]
@@ -148,8 +127,8 @@ class VectorIndex(Protocol):
         ...
 
     def efforts(self, k: int) -> tuple[int, int]:
-        """The least and the greatest effort worth trying when k are asked for; the greatest finds
-        (nearly) everything."""
+        """The least and the greatest effort worth trying for k neighbours; the greatest finds
+        (nearly) all of them."""
         ...
 
     @property
@@ -211,7 +190,7 @@ class TermIndex(Protocol):
 class CandidateSource(Protocol):
     """One state of a collection, searchable on both sides. Blocks: call it from the search pool.
 
-    A whole search is one hop to that pool: an asynchronous call a side was measured 60 % dearer.
+    A whole search is one hop to that pool: one asynchronous call per side took 60 % longer.
     """
 
     epoch: int
@@ -224,11 +203,11 @@ class CandidateSource(Protocol):
     def dense(
         self, vectors: Vectors, k: int, *, allow: Bitmap | None = None, hurried: bool = False
     ) -> Matches:
-        """The k nearest of each query (q, dim); `hurried` asks with the least effort there is."""
+        """The k nearest of each query (q, dim); `hurried` searches with the least effort."""
         ...
 
     def exact(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
-        """As `dense`, by brute force: what it is judged by."""
+        """As `dense`, by brute force."""
         ...
 
     def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches: ...
@@ -268,12 +247,12 @@ class CandidateSource(Protocol):
 
 
 class Reranker(Protocol):
-    """How well does each passage answer? What fails or is late is skipped by whoever asks."""
+    """How well does each passage answer? Callers go on without scores that fail or are late."""
 
     name: str
 
     async def score(self, query: Query, hits: Sequence[Hit]) -> Scores:
-        """One score a hit (n,) float32, higher is better, on any scale.
+        """One score per hit (n,) float32, higher is better, on any scale.
 
         Raises:
             RerankError: the model or its server failed.
@@ -287,7 +266,7 @@ class Reranker(Protocol):
 
 @runtime_checkable
 class ReranksSeveral(Protocol):
-    """A `Reranker` that gains by being asked for several questions at once, as servers do."""
+    """A `Reranker` that is more efficient on several questions at once, as servers are."""
 
     @property
     def at_once(self) -> int:
@@ -301,7 +280,7 @@ class Searcher(Protocol):
     async def search(self, query: Query) -> SearchResult: ...
 
     async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
-        """One result or error a query, in order."""
+        """One result or error per query, in order."""
         ...
 
 
@@ -313,7 +292,7 @@ class Generator(Protocol):
     def stream(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float
     ) -> AsyncIterator[Delta]:
-        """The completion in pieces; the last carries the finish reason and, if told, the usage.
+        """The completion in pieces; the last carries the finish reason and, if known, the usage.
 
         Raises:
             GenerationError: see its subclasses.
@@ -335,8 +314,8 @@ class Answerer(Protocol):
     def stream(
         self, query: Query, search: Search, options: AnswerOptions = ...
     ) -> AsyncIterator[Delta]:
-        """Calls `search` when it needs passages: once, or never (for a text to translate, or where
-        the answer is cached)."""
+        """The answer in pieces. Calls `search` once when it needs passages; never for a text to
+        translate or a cached answer."""
         ...
 
     async def close(self) -> None: ...
@@ -345,7 +324,7 @@ class Answerer(Protocol):
 class CacheTier(Protocol):
     """A shared store of bytes behind the memory of a process: L2 or L3.
 
-    It may lose anything at any time. What it raises is counted by whoever asks, never passed on.
+    It may lose anything at any time. Its callers count the errors it raises and go on without it.
     """
 
     name: str
@@ -359,50 +338,50 @@ class CacheTier(Protocol):
     async def delete(self, key: bytes) -> None: ...
 
     async def clear(self) -> None:
-        """Forget everything of this namespace."""
+        """Delete everything of this namespace."""
         ...
 
     async def close(self) -> None: ...
 
 
 class EvictionPolicy(Protocol):
-    """Which key goes? Holds keys and numbers, never values; not thread-safe: its cache locks.
+    """Which key is evicted? Holds keys and numbers, no values; not thread-safe: the cache locks.
 
-    Every call is O(1), amortised or sampled. A key that `insert` does not admit is among its own
-    victims. Weights and the capacity are in one unit, entries or bytes.
+    Every call is O(1), amortised or sampled. A key that `insert` does not admit is among those it
+    returns. Weights and the capacity are in one unit, entries or bytes.
     """
 
     name: ClassVar[str]
 
     def hit(self, key: Hashable) -> None:
-        """A resident key was asked for."""
+        """A resident key was requested."""
         ...
 
     def insert(self, key: Hashable, *, weight: int = 1, cost: float = 1.0) -> list[Hashable]:
-        """A key that is not resident comes in, after a miss; what has to go for it.
+        """Insert a key that is not resident, after a miss; returns the keys to evict.
 
         `cost` is what computing it again would take, in any unit (milliseconds, tokens).
         """
         ...
 
     def remove(self, key: Hashable) -> None:
-        """It was deleted or has expired: not a victim. Unknown keys are ignored."""
+        """Remove a key that was deleted or has expired. Unknown keys are ignored."""
         ...
 
     def resize(self, capacity: int) -> list[Hashable]:
-        """Another capacity from now on; what has to go."""
+        """Change the capacity; returns the keys to evict."""
         ...
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Hashable]:
-        """The resident keys, the next victim first, as nearly as the policy knows."""
+        """The resident keys in the order of eviction, as far as the policy knows it."""
         ...
 
 
 class DecisionSink(Protocol):
-    """Where decisions are remembered."""
+    """Where decisions are recorded."""
 
     def record(self, decision: Decision) -> None:
-        """Remember it. Never raises: what cannot be kept is counted. Any thread may call."""
+        """Record a decision. Never raises; failures are counted. Any thread may call."""
         ...

@@ -1,57 +1,25 @@
-"""The blocking facade: the same methods, run on an event loop of its own thread."""
+"""The blocking facade: the methods of a `Collection`, run on an event loop in its own thread."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from vivace.collection.plan_state import StoredPlan
-from vivace.collection.reembedding import Progress as UpkeepProgressed
 from vivace.collection.reembedding import Reembedded
-from vivace.engine import (
-    Chunks,
-    Collection,
-    Decisions,
-    Engine,
-    Findings,
-    Listing,
-)
-from vivace.errors import StoreError, VivaceError
-from vivace.generate.templates import with_wishes
+from vivace.engine import Collection, Engine
+from vivace.errors import StoreError
 from vivace.run.streams import closing
 from vivace.tune.metrics import Recall
-from vivace.tune.quality import Quality
-from vivace.tune.tuning import Tuning
-from vivace.types import (
-    Answer,
-    AnswerOptions,
-    BatchProgress,
-    Chunk,
-    CollectionInfo,
-    Completion,
-    Delta,
-    Document,
-    IngestProgress,
-    IngestReport,
-    Message,
-    Metadata,
-    Objective,
-    Passage,
-    Plan,
-    Query,
-    Request,
-    SearchResult,
-    Vector,
-)
+from vivace.types import OnUpkeep, Plan
 
+P = ParamSpec("P")
 T = TypeVar("T")
-_DEFAULTS = AnswerOptions()
+Owner = TypeVar("Owner")
 
 
 class Loop:
@@ -127,192 +95,101 @@ async def _close(items: AsyncIterator[T]) -> None:
         pass
 
 
+def _blocking(
+    owner: Callable[[BlockingCollection], Owner],
+    method: Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]],
+    *,
+    keep: bool = False,
+) -> Callable[Concatenate[BlockingCollection, P], T]:
+    """The method of the owner as one that blocks; `keep` as in `Loop.run`."""
+
+    @wraps(method)
+    def call(self: BlockingCollection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.loop.run(method(owner(self), *args, **kwargs), keep=keep)
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[Collection, P], AsyncIterator[T]],
+) -> Callable[Concatenate[BlockingCollection, P], Iterator[T]]:
+    """The method as one whose iterator blocks."""
+
+    @wraps(method)
+    def call(self: BlockingCollection, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self.loop.iterate(method(self.collection, *args, **kwargs))
+
+    return call
+
+
+def _collection(docs: BlockingCollection) -> Collection:
+    return docs.collection
+
+
+def _engine(docs: BlockingCollection) -> Engine:
+    return docs.engine
+
+
 class BlockingCollection:
-    """A collection whose methods block. Made by `vivace.open`; see `Collection` for each method."""
+    """A collection whose methods block. Made by `vivace.open`.
+
+    The methods take the arguments of those of `Collection` and raise the same errors. Callbacks run
+    on the loop's thread, from which no blocking method may be called.
+    """
 
     def __init__(self, loop: Loop, engine: Engine, collection: Collection) -> None:
-        self._loop = loop
-        self._engine = engine
-        self._collection = collection
+        self.loop = loop
+        self.engine = engine
+        self.collection = collection
+        """The asynchronous collection; its coroutines run on `loop`."""
         self._closed = False
 
-    def ingest(
-        self,
-        paths: str | Path | Sequence[str | Path],
-        *,
-        prune: bool = False,
-        progress: Callable[[IngestProgress], None] | None = None,
-        password: Callable[[str], str | None] | None = None,
-    ) -> IngestReport:
-        return self._loop.run(
-            self._collection.ingest(paths, prune=prune, progress=progress, password=password)
-        )
+    ingest = _blocking(_collection, Collection.ingest)
+    add = _blocking(_collection, Collection.add)
+    delete = _blocking(_collection, Collection.delete)
 
-    def add(
-        self,
-        items: Sequence[Document] | Sequence[Chunk],
-        vectors: NDArray[np.floating[Any]] | None = None,
-    ) -> IngestReport:
-        return self._loop.run(self._collection.add(items, vectors))
+    search = _blocking(_collection, Collection.search)
+    search_many = _blocking(_collection, Collection.search_many)
+    passages = _blocking(_collection, Collection.passages)
+    ask = _blocking(_collection, Collection.ask)
+    stream = _iterating(Collection.stream)
+    answer_many = _blocking(_collection, Collection.answer_many)
+    generate_many = _blocking(_engine, Engine.generate_many)
 
-    def delete(self, ids: str | Sequence[str]) -> int:
-        return self._loop.run(self._collection.delete(ids))
+    get = _blocking(_collection, Collection.get)
+    list = _blocking(_collection, Collection.list)
+    chunks = _blocking(_collection, Collection.chunks)
+    info = _blocking(_collection, Collection.info)
+    decisions = _blocking(_collection, Collection.decisions)
 
-    def search(
-        self,
-        text: str | Query,
-        k: int = 10,
-        *,
-        filters: Metadata | None = None,
-        min_score: float | None = None,
-        vector: Vector | None = None,
-    ) -> SearchResult:
-        return self._loop.run(
-            self._collection.search(text, k, filters=filters, min_score=min_score, vector=vector)
-        )
+    # Ctrl-C (once) ends a tuning with the best so far
+    tune = _blocking(_collection, Collection.tune, keep=True)
+    tune_quality = _blocking(_collection, Collection.tune_quality)
 
-    def search_many(
-        self, queries: Sequence[str | Query], k: int = 10
-    ) -> list[SearchResult | VivaceError]:
-        return self._loop.run(self._collection.search_many(queries, k))
-
-    def passages(self, result: SearchResult, budget_chars: int = 4000) -> tuple[Passage, ...]:
-        """The hits as pieces to read, of at most so many characters together."""
-        return self._loop.run(self._collection.passages(result, budget_chars))
-
-    def ask(
-        self,
-        question: str | Query,
-        *,
-        k: int = 10,
-        filters: Metadata | None = None,
-        options: AnswerOptions = _DEFAULTS,
-        template: str = "",
-        target_language: str = "",
-        messages: Sequence[Message] = (),
-    ) -> Answer:
-        options = with_wishes(options, template, target_language, messages)
-        return self._loop.run(self._collection.ask(question, k=k, filters=filters, options=options))
-
-    def answer_many(
-        self,
-        questions: Sequence[str | Query],
-        k: int = 10,
-        *,
-        filters: Metadata | None = None,
-        options: AnswerOptions = _DEFAULTS,
-        template: str = "",
-        target_language: str = "",
-        progress: Callable[[BatchProgress], None] | None = None,
-    ) -> list[Answer | VivaceError]:
-        """See `Collection.answer_many`; `progress` is called on the loop's own thread."""
-        return self._loop.run(
-            self._collection.answer_many(
-                questions,
-                k,
-                filters=filters,
-                options=options,
-                template=template,
-                target_language=target_language,
-                progress=progress,
-            )
-        )
-
-    def generate_many(
-        self,
-        requests: Sequence[Request],
-        *,
-        progress: Callable[[BatchProgress], None] | None = None,
-    ) -> list[Completion | VivaceError]:
-        """See `Engine.generate_many`: of the model alone, without the documents."""
-        return self._loop.run(self._engine.generate_many(requests, progress=progress))
-
-    def stream(
-        self,
-        question: str | Query,
-        *,
-        k: int = 10,
-        filters: Metadata | None = None,
-        options: AnswerOptions = _DEFAULTS,
-        template: str = "",
-        target_language: str = "",
-        messages: Sequence[Message] = (),
-    ) -> Iterator[Delta]:
-        options = with_wishes(options, template, target_language, messages)
-        return self._loop.iterate(
-            self._collection.stream(question, k=k, filters=filters, options=options)
-        )
-
-    def get(self, id: str) -> Document | None:
-        return self._loop.run(self._collection.get(id))
-
-    def list(self, *, limit: int = -1, offset: int = 0) -> Listing:
-        return self._loop.run(self._collection.list(limit=limit, offset=offset))
-
-    def chunks(self, id: str) -> Chunks:
-        return self._loop.run(self._collection.chunks(id))
-
-    def info(self) -> CollectionInfo:
-        return self._loop.run(self._collection.info())
-
-    def decisions(self, *, limit: int = 100) -> Decisions:
-        return self._loop.run(self._collection.decisions(limit=limit))
+    verify = _blocking(_collection, Collection.verify)
+    rebuild = _blocking(_collection, Collection.rebuild)
+    compact = _blocking(_collection, Collection.compact)
 
     @property
     def plan(self) -> Plan | None:
-        return self._collection.plan
+        """See `Collection.plan`."""
+        return self.collection.plan
 
     @property
     def stored_plan(self) -> StoredPlan | None:
-        return self._collection.stored_plan
+        """See `Collection.stored_plan`."""
+        return self.collection.stored_plan
 
     def recall(self) -> Recall:
-        return self._collection.recall()
-
-    def tune(
-        self,
-        objective: Objective | None = None,
-        *,
-        budget_seconds: float | None = None,
-        apply: bool = True,
-        families: Sequence[str] | None = None,
-        progress: UpkeepProgressed | None = None,
-    ) -> Tuning:
-        """See `Collection.tune`; Ctrl-C (once) ends it with the best so far."""
-        tuning = self._collection.tune(
-            objective,
-            budget_seconds=budget_seconds,
-            apply=apply,
-            families=families,
-            progress=progress,
-        )
-        return self._loop.run(tuning, keep=True)
-
-    def tune_quality(
-        self,
-        qrels: str | Path | None = None,
-        *,
-        apply: bool = True,
-        progress: UpkeepProgressed | None = None,
-    ) -> Quality:
-        """See `Collection.tune_quality`."""
-        return self._loop.run(self._collection.tune_quality(qrels, apply=apply, progress=progress))
-
-    def verify(self, *, progress: UpkeepProgressed | None = None) -> Findings:
-        return self._loop.run(self._collection.verify(progress=progress))
-
-    def rebuild(self, *, reembed: bool = False, progress: UpkeepProgressed | None = None) -> None:
-        self._loop.run(self._collection.rebuild(reembed=reembed, progress=progress))
-
-    def compact(self, *, progress: UpkeepProgressed | None = None) -> None:
-        self._loop.run(self._collection.compact(progress=progress))
+        """See `Collection.recall`."""
+        return self.collection.recall()
 
     def close(self) -> None:
         """Write what waits and stop every thread. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._loop.run(self._engine.close())
-            self._loop.close()
+            self.loop.run(self.engine.close())
+            self.loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -340,7 +217,7 @@ def open(
 
 
 def reembed(
-    name: str | Path = "default", *, progress: UpkeepProgressed | None = None, **settings: Any
+    name: str | Path = "default", *, progress: OnUpkeep | None = None, **settings: Any
 ) -> Reembedded:
     """Give every chunk of a collection a vector of another embedder: `embed__model="..."`.
 

@@ -11,9 +11,9 @@ from math import exp, log
 
 _BASE_SECONDS = 1e-6
 _GROWTH = log(1.15)
-"""A bucket is 15 % wider than the one before, so a quantile is off by at most 7 %."""
+"""A bucket is 15 % wider than the one before it, so a quantile is off by at most 7 %."""
 _FIRST_BOUND, _LAST_BOUND, _BOUNDS_EVERY = 33, 133, 5
-"""Of the buckets `cumulative` sums up to: five are a factor of two."""
+"""Buckets whose upper bounds `cumulative` reports; five buckets are a factor of two."""
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Histogram:
         self.seconds += seconds
 
     def merge(self, other: Histogram) -> None:
-        """Add the other's observations to these."""
+        """Add the other's observations."""
         self.buckets.update(other.buckets)
         self.count += other.count
         self.seconds += other.seconds
@@ -42,7 +42,7 @@ class Histogram:
     def cumulative(self) -> list[tuple[float, int]]:
         """(upper bound in seconds, observations at or under it), from 0.1 ms to 2 minutes.
 
-        The bounds double and are bounds of buckets, so the counts are exact.
+        Each bound doubles the one before and is a bucket's, so the counts are exact.
         """
         found = sorted(self.buckets.items())
         at = total = 0
@@ -64,8 +64,8 @@ class Histogram:
         return 0.0
 
 
-class Span:
-    """A context manager; made by `Trace.span`. A generator would take twice the time."""
+class TimingSpan:
+    """The context manager of `Trace.span`; a generator function would take twice the time."""
 
     __slots__ = ("_name", "_start", "_trace")
 
@@ -91,12 +91,12 @@ class Trace:
         self._histograms: dict[str, Histogram] = {}
 
     def gauge(self, name: str, value: float) -> None:
-        """How something stands now."""
+        """Set the current value of a gauge."""
         with self._lock:
             self._gauges[name] = value
 
     def gauges(self) -> dict[str, float]:
-        """The last value of each."""
+        """The current value of each gauge."""
         with self._lock:
             return dict(self._gauges)
 
@@ -108,7 +108,7 @@ class Trace:
         self.observe_all(((name, seconds),))
 
     def observe_all(self, observations: Iterable[tuple[str, float]]) -> None:
-        """Of several names and their seconds, as `observe` of each."""
+        """Observe several (name, seconds) under one lock."""
         with self._lock:
             for name, seconds in observations:
                 histogram = self._histograms.get(name)
@@ -116,9 +116,9 @@ class Trace:
                     histogram = self._histograms[name] = Histogram()
                 histogram.add(seconds)
 
-    def span(self, name: str) -> Span:
+    def span(self, name: str) -> TimingSpan:
         """Time a block under `name`, whether it succeeds or not."""
-        return Span(self, name)
+        return TimingSpan(self, name)
 
     def counters(self) -> dict[str, int]:
         with self._lock:

@@ -40,13 +40,15 @@ def spans(answer: str, checked: CheckedCitations) -> list[tuple[str, int]]:
         ("[1]", []),
     ],
 )
-def test_markers(answer: str, expected: list[tuple[str, int]]) -> None:
+def test_spans_are_the_sentences_that_markers_follow(
+    answer: str, expected: list[tuple[str, int]]
+) -> None:
     checked = check(answer)
     assert spans(answer, checked) == expected
     assert checked.unknown == ()
 
 
-def test_a_citation_is_the_sentence_that_supports() -> None:
+def test_a_citation_is_the_sentence_that_supports_the_claim() -> None:
     (one,) = check("In spring the grass turns green [1].").citations
     assert (one.number, one.text) == (1, "Grass is green in spring.")
     assert ONE[one.start - 100 : one.end - 100] == one.text
@@ -60,20 +62,20 @@ def test_two_claims_of_one_passage_are_one_citation_over_both() -> None:
     assert one.text == "The sky is blue. Grass is green in spring."
 
 
-def test_what_nothing_supports_cites_the_passage() -> None:
+def test_a_claim_without_support_cites_the_whole_passage() -> None:
     (one,) = check("Elephants never forget [1].").citations
     assert one.text == ONE
     assert one.end - one.start == len(ONE)
 
 
-def test_unknown_numbers_are_told_and_not_cited() -> None:
+def test_numbers_without_a_passage_are_reported_and_not_cited() -> None:
     checked = check("Grass is green [1][7]. So is moss [0].")
     assert [c.number for c in checked.citations] == [1]
     assert checked.unknown == (7, 0)
 
 
 @pytest.mark.parametrize("answer", ["a{}b [1]", "[1]{}b", "a [1]{}. b"])
-def test_a_run_of_spaces_costs_what_its_length_does(answer: str) -> None:
+def test_a_run_of_spaces_takes_linear_time(answer: str) -> None:
     """Eight times the spaces take eight times the time, not sixty-four."""
 
     def seconds(spaces: int) -> float:
@@ -87,7 +89,7 @@ def test_a_run_of_spaces_costs_what_its_length_does(answer: str) -> None:
     assert seconds(32_000) < 30 * max(seconds(4_000), 1e-3)
 
 
-def test_spaces_before_a_marker_are_not_the_claims() -> None:
+def test_spaces_before_a_marker_are_not_in_the_span() -> None:
     checked = check("Grass is green   [1]  [2] .\n  [1] Snow.")
     assert spans("Grass is green   [1]  [2] .\n  [1] Snow.", checked)[:2] == [
         ("Grass is green", 1),
@@ -95,5 +97,5 @@ def test_spaces_before_a_marker_are_not_the_claims() -> None:
     ]
 
 
-def test_many_brackets_cost_little() -> None:
+def test_many_brackets_take_linear_time() -> None:
     assert check("[1" * 20_000 + "[1, " * 20_000).citations == ()

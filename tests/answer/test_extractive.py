@@ -66,7 +66,7 @@ async def by_id(docs: Collection) -> dict[str, Document]:
     return found
 
 
-async def test_an_english_answer(docs: Collection) -> None:
+async def test_an_english_question_is_answered_by_quotes(docs: Collection) -> None:
     answer = await docs.ask("How long is the notice period?")
     assert answer.found
     assert answer.generator == "extractive"
@@ -75,7 +75,7 @@ async def test_an_english_answer(docs: Collection) -> None:
     exact(answer, await by_id(docs))
 
 
-async def test_a_chinese_answer(docs: Collection) -> None:
+async def test_a_chinese_question_is_answered_by_quotes(docs: Collection) -> None:
     answer = await docs.ask("试用期有多长？")
     assert answer.found
     assert "并非由语言模型撰写" in answer.text
@@ -90,14 +90,16 @@ async def test_a_chinese_answer(docs: Collection) -> None:
         ("火星上有多少座火山？", "文档中没有提到。"),
     ],
 )
-async def test_what_the_documents_do_not_say(docs: Collection, question: str, text: str) -> None:
+async def test_questions_that_the_documents_do_not_answer(
+    docs: Collection, question: str, text: str
+) -> None:
     answer = await docs.ask(question)
     assert not answer.found
     assert answer.text == text
     assert answer.citations == ()
 
 
-async def test_it_streams_and_ends_with_the_whole(docs: Collection) -> None:
+async def test_sentences_are_streamed_and_the_last_delta_has_the_answer(docs: Collection) -> None:
     deltas = [delta async for delta in docs.stream("How many days of holiday are there?")]
     assert len(deltas) >= 3
     answer = deltas[-1].answer
@@ -106,12 +108,12 @@ async def test_it_streams_and_ends_with_the_whole(docs: Collection) -> None:
     assert all(delta.answer is None for delta in deltas[:-1])
 
 
-async def test_without_hits() -> None:
+async def test_nothing_is_quoted_without_hits() -> None:
     generator = Extractive(HashEmbedder(), Settings())
     assert not (await last(generator, Query("anything"), SearchResult((), 0))).found
 
 
-async def test_a_broken_embedder_degrades_to_words() -> None:
+async def test_a_failing_embedder_degrades_to_words() -> None:
     embedder = HashEmbedder()
     embedder.broken = True
     with pytest.raises(EmbeddingError):

@@ -52,7 +52,7 @@ class Model:
     async def close(self) -> None: ...
 
 
-async def test_it_is_rewritten() -> None:
+async def test_a_followup_is_rewritten_with_the_conversation() -> None:
     model, trace = Model(' "When did Goethe write Faust?"\n'), Trace()
     assert (
         await standalone_question("When?", HISTORY, model, trace) == "When did Goethe write Faust?"
@@ -65,13 +65,13 @@ async def test_it_is_rewritten() -> None:
     assert told.endswith("Last question: When?")
 
 
-async def test_a_chinese_one_in_chinese() -> None:
+async def test_a_chinese_followup_is_rewritten_in_chinese() -> None:
     system, user = rewriting_prompt("什么时候？", HISTORY)
     assert "改写" in system.content
     assert user.content.endswith("最后一个问题：什么时候？")
 
 
-async def test_without_history_nothing_is_asked() -> None:
+async def test_without_history_the_model_is_not_asked() -> None:
     model = Model("something")
     assert await standalone_question("When?", (), model, Trace()) == "When?"
     assert model.asked == []
@@ -86,13 +86,13 @@ async def test_without_history_nothing_is_asked() -> None:
         Model(error=ModelUnreachable("nobody there")),
     ],
 )
-async def test_any_failure_leaves_the_question(model: Model) -> None:
+async def test_any_failure_leaves_the_question_unchanged(model: Model) -> None:
     trace = Trace()
     assert await standalone_question("When?", HISTORY, model, trace) == "When?"
     assert trace.counters() == {"standalone.failed": 1}
 
 
-async def test_a_model_that_hangs_is_left_and_stopped() -> None:
+async def test_a_model_that_hangs_is_closed() -> None:
     model, trace = Model("When did"), Trace()
     model.hangs = True
     assert await standalone_question("When?", HISTORY, model, trace, seconds=0.01) == "When?"
@@ -100,7 +100,7 @@ async def test_a_model_that_hangs_is_left_and_stopped() -> None:
 
 
 @pytest.mark.parametrize("on", [True, False])
-async def test_a_collection_searches_for_what_the_model_wrote(on: bool) -> None:
+async def test_a_collection_searches_for_the_rewritten_question(on: bool) -> None:
     with FakeModel(mode="scripted", text="When was the bridge painted?") as fake:
         settings = load(
             embed__model="given:8",

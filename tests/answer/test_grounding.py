@@ -51,7 +51,7 @@ def hit(text: str, number: int = 1, **stages: float) -> Hit:
         (ZH, "今天的天气非常炎热。", "words"),
     ],
 )
-async def test_each_sentence_has_its_support(text: str, answer: str, reason: str) -> None:
+async def test_why_a_sentence_is_not_supported(text: str, answer: str, reason: str) -> None:
     (one,) = await grounded(answer, whole_passages([hit("Something else."), hit(text, 7)]))
     assert (one.supported, one.reason) == (not reason, reason)
     assert answer[one.start : one.end] == answer
@@ -59,11 +59,11 @@ async def test_each_sentence_has_its_support(text: str, answer: str, reason: str
         assert one.chunk == 7
 
 
-def test_markers_and_marks_claim_nothing() -> None:
+def test_citations_and_punctuation_claim_nothing() -> None:
     assert claims("One [1]. [2] — Two.") == [(0, 8), (9, 19)] or len(claims("[1]\n—")) == 0
 
 
-def test_numbers_are_read_alike() -> None:
+def test_numbers_are_compared_in_one_notation() -> None:
     assert numbers("1,200 and 3.50 and twelve") == {"1200", "3.5", "12"}
     assert numbers("一九八四年有二十人，一万二千册") == {"1984", "20", "12000"}
     assert not unknown_names("Located in Paris", "It is in Paris.")
@@ -84,7 +84,7 @@ async def test_unsupported_sentences_are_marked_and_noted() -> None:
     assert (answer.support, answer.degraded) == ((), ())
 
 
-async def test_a_question_about_something_else_is_refused_where_that_is_set() -> None:
+async def test_questions_about_something_else_are_refused_below_the_setting() -> None:
     right, wrong = "Where was Marie Curie born?", "What lift does a swept wing have?"
     found, other = (hit(EN, cosine=0.7), hit(EN, cosine=0.05))
     likely, unlikely = likelihood(right, [found]), likelihood(wrong, [other])

@@ -56,7 +56,7 @@ def engine(fake: FakeModel, **generate: object) -> Engine:
         ("试用期有多长？", "员工的试用期为三个月。"),
     ],
 )
-async def test_a_cited_answer(
+async def test_an_answer_has_citations_usage_and_cost(
     fake: FakeModel, tmp_path: Path, question: str, sentence: str
 ) -> None:
     async with engine(fake, price_prompt=2.0, price_completion=10.0) as made:
@@ -86,7 +86,7 @@ async def test_a_cited_answer(
         ("火星上有多少座火山？", "文档中没有提到。"),
     ],
 )
-async def test_what_the_documents_do_not_say(
+async def test_questions_that_the_documents_do_not_answer(
     fake: FakeModel, tmp_path: Path, question: str, text: str
 ) -> None:
     async with engine(fake) as made:
@@ -118,7 +118,7 @@ async def test_a_dead_server_is_replaced_by_quotes(tmp_path: Path) -> None:
         assert answer.usage is None
 
 
-async def test_a_half_answer_is_not_followed_by_another(tmp_path: Path) -> None:
+async def test_a_half_answer_is_not_followed_by_quotes(tmp_path: Path) -> None:
     with FakeModel(faults=[Fault("cut", after=True)]) as fake:
         async with engine(fake) as made:
             docs = await opened(made, tmp_path)
@@ -129,7 +129,7 @@ async def test_a_half_answer_is_not_followed_by_another(tmp_path: Path) -> None:
             assert raised.value.text == "The"
 
 
-async def test_a_prompt_that_was_not_read_whole(tmp_path: Path) -> None:
+async def test_a_prompt_that_the_server_truncated_is_noted(tmp_path: Path) -> None:
     with FakeModel(context=64) as fake:
         async with engine(fake) as made:
             answer = await (await opened(made, tmp_path)).ask("How long is the notice period?")
@@ -176,7 +176,7 @@ async def answer_of(model: Says, result: SearchResult = RESULT, **options: objec
     return answer
 
 
-async def test_notes_are_added_to_those_of_the_search() -> None:
+async def test_notes_follow_those_of_the_search() -> None:
     answer = await answer_of(Says(Delta("Blue [1][4]."), Delta(finish_reason="length")))
     assert answer.degraded == (
         "slow",
@@ -186,7 +186,7 @@ async def test_notes_are_added_to_those_of_the_search() -> None:
     assert (answer.usage, answer.cost, answer.finish_reason) == (None, None, "length")
 
 
-async def test_what_was_asked_reaches_the_model() -> None:
+async def test_options_reach_the_model() -> None:
     model = Says(Delta("Blue [1]."), STOP)
     history = (Message("user", "a"), Message("assistant", "b"))
     await answer_of(model, history=history, system="Be brief.", max_tokens=7, temperature=0.5)
@@ -197,7 +197,7 @@ async def test_what_was_asked_reaches_the_model() -> None:
 
 
 @pytest.mark.parametrize(("asked", "most"), [(None, 9), (7, 7), (1_000_000, 9)])
-async def test_no_more_tokens_are_asked_for_than_set(asked: int | None, most: int) -> None:
+async def test_max_tokens_is_bounded_by_the_setting(asked: int | None, most: int) -> None:
     model = Says(Delta("Blue [1]."), STOP)
     prompted = Prompted(model, Settings(generate=Generate(max_tokens=9)))
     async for _ in prompted.stream(Query("sky?"), finding(RESULT), AnswerOptions(max_tokens=asked)):
@@ -205,12 +205,12 @@ async def test_no_more_tokens_are_asked_for_than_set(asked: int | None, most: in
     assert model.asked[0][1] == most
 
 
-async def test_what_the_model_was_not_told_is_noted() -> None:
+async def test_parameters_that_the_server_refused_are_noted() -> None:
     answer = await answer_of(Says(Delta("Blue [1]."), Delta(finish_reason="stop", degraded=("x",))))
     assert answer.degraded == ("slow", "x")
 
 
-async def test_an_answer_says_how_many_hits_it_was_written_from() -> None:
+async def test_read_counts_the_hits_in_the_prompt() -> None:
     hits = tuple(Hit(Chunk(f"d{n}", f"wor{n} " * 400, 0, 2000, id=n), 1.0) for n in range(9))
     for budget, read in ((1_500, 2), (100_000, 5)):
         prompted = Prompted(
@@ -223,7 +223,7 @@ async def test_an_answer_says_how_many_hits_it_was_written_from() -> None:
         assert [source.id for source in sources(answer)] == list(range(read))
 
 
-async def test_nothing_found_costs_nothing() -> None:
+async def test_without_hits_the_model_is_not_asked() -> None:
     model = Says(Delta("made up"), STOP)
     answer = await answer_of(model, SearchResult((), 1))
     assert (answer.text, answer.found) == ("The documents do not say.", False)
@@ -232,7 +232,7 @@ async def test_nothing_found_costs_nothing() -> None:
     assert (await answer_of(model, SearchResult((), 1), history=history)).text == "made up"
 
 
-async def test_leaving_closes_the_model() -> None:
+async def test_closing_the_stream_closes_the_models() -> None:
     model = Says(Delta("a"), Delta("b"), STOP)
     stream = Prompted(model, Settings()).stream(Query("q"), finding(RESULT))
     await anext(stream)
@@ -240,7 +240,14 @@ async def test_leaving_closes_the_model() -> None:
     assert model.closed == 1
 
 
-async def test_without_a_fallback_the_error_is_raised() -> None:
+async def test_words_in_a_target_language_are_not_compared_with_the_documents() -> None:
+    answer = await answer_of(Says(Delta("Le ciel est bleu [1]."), STOP), target_language="fr")
+    assert (answer.support, answer.degraded) == ((), ("slow",))
+    answer = await answer_of(Says(Delta("Le ciel est bleu [1]."), STOP))
+    assert answer.degraded == ("slow", "1 of 1 sentences: no passage supports them")
+
+
+async def test_without_quoting_the_error_is_raised() -> None:
     with pytest.raises(ModelTimeout):
         await answer_of(Says(error=ModelTimeout("late")))
 
@@ -259,7 +266,7 @@ def test_says_not_found(text: str, expected: bool) -> None:
     assert says_not_found(text) is expected
 
 
-def test_cost() -> None:
+def test_cost_by_the_prices_set() -> None:
     usage = Usage(1_000_000, 100_000, 400_000)
     assert cost(usage, Generate()) is None
     assert cost(None, Generate(price_prompt=1)) is None

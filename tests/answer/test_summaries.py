@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from tests.answer.searches import finding
 from vivace.answer.prompted import Prompted
-from vivace.answer.summaries import gather_bounded, grouped_by_budget, whole_documents
+from vivace.answer.summaries import grouped_by_budget, whole_documents
 from vivace.errors import ModelTimeout
 from vivace.generate.prompts import PromptBuilder
 from vivace.settings import Answering, Generate, Settings
@@ -82,7 +83,7 @@ async def summary(model: Model, **answer: object) -> Answer:
     return answer_
 
 
-def test_every_character_is_read_once() -> None:
+def test_groups_hold_every_character_once_and_fit() -> None:
     excerpts = whole_documents([CHUNKS])
     assert "".join(e.text for e in excerpts) == TEXT
     groups = grouped_by_budget(excerpts, 400, COST)
@@ -95,7 +96,7 @@ def test_every_character_is_read_once() -> None:
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
-async def test_map_reduce_reads_all_and_runs_few_at_once(parallel: int) -> None:
+async def test_map_reduce_reads_everything_with_bounded_parallelism(parallel: int) -> None:
     model = Model()
     answer = await summary(model, parallel=parallel)
     assert model.most == parallel
@@ -111,7 +112,7 @@ async def test_map_reduce_reads_all_and_runs_few_at_once(parallel: int) -> None:
     assert all(one.supported for one in answer.support)
 
 
-async def test_refine_goes_from_part_to_part() -> None:
+async def test_refine_continues_one_summary_from_part_to_part() -> None:
     model = Model()
     answer = await summary(model, summary="refine")
     assert model.most == 1
@@ -121,23 +122,35 @@ async def test_refine_goes_from_part_to_part() -> None:
     assert answer.citations
 
 
-async def test_a_failed_part_is_an_error_and_ends_the_others() -> None:
+async def test_a_failed_part_raises_and_cancels_the_others() -> None:
     model = Model(fail=2)
     with pytest.raises(ModelTimeout):
         await summary(model)
     assert model.running == 0
 
 
-async def test_order_and_bound() -> None:
-    running = most = 0
+class FirstLast(Model):
+    """Its first reply comes after its second."""
 
-    async def call(number: int) -> int:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0)
-        running -= 1
-        return number
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = asyncio.Event()
 
-    assert await gather_bounded([lambda n=n: call(n) for n in range(9)], 2) == list(range(9))  # type: ignore[misc]
-    assert most == 2
+    async def stream(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float
+    ) -> AsyncIterator[Delta]:
+        deltas = super().stream(messages, max_tokens=max_tokens, temperature=temperature)
+        async for delta in deltas:
+            if messages[-1].content == self.asked[0]:
+                await self.second.wait()
+            yield delta
+        if len(self.asked) > 1 and messages[-1].content == self.asked[1]:
+            self.second.set()
+
+
+async def test_map_reduce_merges_the_parts_in_their_order() -> None:
+    model = FirstLast()
+    await summary(model, parallel=2)
+    numbers = [int(number) for number in re.findall(r"\[(\d+)\]", model.asked[-1])]
+    assert len(numbers) > 2
+    assert numbers == sorted(numbers)

@@ -120,7 +120,7 @@ async def change(docs: Collection, what: str, number: int, words: Sequence[str])
             fusion = {"": Fusion("max_norm", (number % 4) / 4)}
             stages = Stages(10 + number % 3, fusion, Rerank(0))
             stored = StoredPlan(Plan("", stages=stages))
-            await asyncio.to_thread(docs._corpus.set_plan, stored)
+            await asyncio.to_thread(docs.corpus.set_plan, stored)
         elif what == "rebuild":
             await docs.rebuild()
     except CollectionLocked:

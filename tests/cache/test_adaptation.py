@@ -7,8 +7,7 @@ from itertools import cycle, islice
 import pytest
 
 from tests.cache.policy.test_policies import Cache, ratio, zipf
-from vivace.cache.adaptation import Adaptive
-from vivace.cache.policy import fixed
+from vivace.cache.adaptation import Adaptive, fixed_policy
 from vivace.types import Decision
 
 
@@ -58,7 +57,9 @@ def test_it_follows_a_stream_that_changes() -> None:
         *loop(40_000, 600, first=10_000),
         *zipf(40_000, 3_000, seed=1, first=20_000),
     ]
-    best = max(ratio(fixed(name, 400), stream) for name in ("lru", "s3fifo", "arc", "wtinylfu"))
+    best = max(
+        ratio(fixed_policy(name, 400), stream) for name in ("lru", "s3fifo", "arc", "wtinylfu")
+    )
     assert ratio(Adaptive(400), stream) > 0.95 * best
 
 

@@ -9,20 +9,24 @@ import numpy as np
 import pytest
 
 from tests.retrieve.world import Words
-from vivace.cache.embedder import CachedEmbedder, Row, cached, decode, encode
-from vivace.cache.kept import EMBEDDING, Local, weigh
+from vivace.cache.adaptation import make_policy
+from vivace.cache.embedder import CachedEmbedder, EmbeddedText, cached, decode, encode
 from vivace.cache.memory import Memory
-from vivace.cache.policy import make
+from vivace.cache.namespace import CacheNamespace
+from vivace.cache.values import EMBEDDING
 from vivace.embed.precomputed import Precomputed
 from vivace.errors import BadFilter, EmbeddingError
-from vivace.protocols import EmbedsThen, EmbedsTokens
-from vivace.run.pools import Pool
+from vivace.protocols import EmbedsTokens
+from vivace.run.microbatch import EmbedsThen
+from vivace.run.pools import ThreadPool
 from vivace.types import Vector, Vectors
+
+Kept = CacheNamespace[EmbeddedText]
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
-    pool = Pool(1, "test")
+def pool() -> Iterator[ThreadPool]:
+    pool = ThreadPool(1, "test")
     yield pool
     pool.close()
 
@@ -33,13 +37,13 @@ def words() -> Words:
 
 
 @pytest.fixture
-def memory() -> Memory[Row]:
-    return Memory(1 << 20, make("lru", 1 << 20), weigh=weigh)
+def vectors() -> Kept:
+    return Memory(1 << 20, make_policy("lru", 1 << 20)).namespace(EMBEDDING)
 
 
 @pytest.fixture
-def embedder(words: Words, memory: Memory[Row], pool: Pool) -> CachedEmbedder:
-    return cached(words, Local(memory, EMBEDDING), seconds=60, pool=pool)
+def embedder(words: Words, vectors: Kept, pool: ThreadPool) -> CachedEmbedder:
+    return cached(words, vectors, seconds=60, pool=pool)
 
 
 async def test_a_question_is_embedded_once_and_to_the_bit(
@@ -126,18 +130,18 @@ async def test_a_hundred_at_once_are_embedded_once(embedder: CachedEmbedder, wor
 
 
 async def test_another_model_shares_nothing(
-    embedder: CachedEmbedder, memory: Memory[Row], pool: Pool
+    embedder: CachedEmbedder, vectors: Kept, pool: ThreadPool
 ) -> None:
     other = Words()
     other.name = "other words"
     await embedder.embed(["red apple"], kind="query")
-    both = cached(other, Local(memory, EMBEDDING), seconds=60, pool=pool)
+    both = cached(other, vectors, seconds=60, pool=pool)
     await both.embed(["red apple"], kind="query")
     assert other.calls == [["red apple"]]
 
 
-def test_it_can_do_what_the_embedder_can(memory: Memory[Row], pool: Pool) -> None:
-    made = cached(Precomputed(8), Local(memory, EMBEDDING), seconds=60, pool=pool)
+def test_it_can_do_what_the_embedder_can(vectors: Kept, pool: ThreadPool) -> None:
+    made = cached(Precomputed(8), vectors, seconds=60, pool=pool)
     assert not isinstance(made, EmbedsTokens | EmbedsThen)
     assert (made.name, made.dim) == ("given:8", 8)
 
@@ -146,7 +150,7 @@ def test_it_can_do_what_the_embedder_can(memory: Memory[Row], pool: Pool) -> Non
 def test_a_row_comes_back_from_its_bytes(tokens: int | None) -> None:
     rng = np.random.default_rng(0)
     of_tokens = None if tokens is None else rng.normal(size=(tokens, 5)).astype(np.float32)
-    row = Row(rng.normal(size=5).astype(np.float32), of_tokens)
+    row = EmbeddedText(rng.normal(size=5).astype(np.float32), of_tokens)
     back = decode(encode(row))
     assert back.vector.tobytes() == row.vector.tobytes()
     assert (back.tokens is None) is (tokens is None)

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 
 from tests.cache.changing import Salted, engine, settings_of
 from tests.cache.turns import until
-from vivace.cache.embedder import row
-from vivace.cache.kept import weigh
-from vivace.cache.memory import Memory
-from vivace.cache.policy import make
+from vivace.cache.adaptation import POLICIES
 from vivace.cli import main
-from vivace.cli.cache import _of_server
+from vivace.cli.cache import server_statistics
 from vivace.engine import Collection, Engine
+from vivace.engine.resources import TimedSearcher
 from vivace.generate.coalesce import Coalesced
 from vivace.server.metrics import cache_rows
-from vivace.types import Chunk, Document, Hit, Query, SearchResult
+from vivace.types import Document, Query
 
 TEXTS = {"leave": "The notice period is six weeks.", "lunch": "Lunch is at noon.", "rest": "Rest."}
 
@@ -43,7 +38,7 @@ async def docs(made: Engine, tmp_path: Path) -> Collection:
 
 
 def hits(made: Engine) -> dict[str, int]:
-    found = made.caching.statistics()
+    found = made.resources.caching.statistics()
     assert found is not None
     return {kind: counts.hits for kind, counts in found.kinds.items()}
 
@@ -56,7 +51,8 @@ async def test_what_is_asked_twice_is_remembered(made: Engine, docs: Collection)
     assert again.usage is not None
     assert (first.usage.free, again.usage.free) == (False, True)
     assert (first.cached, again.cached) == ("", "exact")
-    assert made.caching.tokens_saved == first.usage.prompt_tokens + first.usage.completion_tokens
+    tokens = first.usage.prompt_tokens + first.usage.completion_tokens
+    assert made.resources.caching.tokens_saved == tokens
 
 
 async def test_an_answer_outlives_the_edit_of_another_document_only(
@@ -77,7 +73,7 @@ async def test_a_hundred_at_once_are_one_search_and_one_embedding(
     made: Engine, docs: Collection
 ) -> None:
     await asyncio.gather(*(docs.search("notice period") for _ in range(100)))
-    found = made.caching.statistics()
+    found = made.resources.caching.statistics()
     assert found is not None
     assert found.kinds["search"].shared == 99
     assert found.kinds["embedding"].sets == 1
@@ -86,12 +82,13 @@ async def test_a_hundred_at_once_are_one_search_and_one_embedding(
 async def test_without_memory_nothing_is_wrapped(tmp_path: Path) -> None:
     async with engine(settings_of(cache={"memory_mib": 0}), "s", "m") as made:
         docs = await made.open(tmp_path / "c")
-        assert isinstance(made.generator, Coalesced)  # of requests at once, not of earlier ones
-        assert isinstance(made.questions, Salted)
-        assert type(docs._searcher).__name__ == "Timed"
-        assert made.caching.statistics() is None
-        assert (await made.caching.clear()).values == 0
-        assert list(cache_rows(made.caching)) == []
+        # requests at once are coalesced, earlier ones are not repeated
+        assert isinstance(made.resources.generator, Coalesced)
+        assert isinstance(made.resources.questions, Salted)
+        assert isinstance(docs.searcher, TimedSearcher)
+        assert made.resources.caching.statistics() is None
+        assert (await made.resources.caching.clear()).values == 0
+        assert list(cache_rows(made.resources.caching)) == []
 
 
 @pytest.mark.parametrize("off", ["embeddings", "searches", "answers"])
@@ -100,7 +97,7 @@ async def test_a_kind_is_switched_off(tmp_path: Path, off: str) -> None:
         docs = await made.open(tmp_path / "c")
         await docs.add([Document("leave", TEXTS["leave"])])
         await docs.ask("notice period")
-        found = made.caching.statistics()
+        found = made.resources.caching.statistics()
         assert found is not None
         assert set(found.kinds) == {"embedding", "search", "answer"} - {
             off.removesuffix("es") if off == "searches" else off.removesuffix("s")
@@ -114,9 +111,9 @@ async def test_the_log_holds_what_was_remembered_too(tmp_path: Path) -> None:
         await docs.add([Document("leave", TEXTS["leave"])])
         for _ in range(3):
             await docs.search("notice period")
-        await asyncio.to_thread(docs._log.flush)
-        assert [row[1] for row in docs._corpus.store.queries()] == ["notice period"] * 3
-        asked = await docs.asked()
+        await asyncio.to_thread(docs.query_log.flush)
+        assert [row[1] for row in docs.corpus.store.queries()] == ["notice period"] * 3
+        asked = await docs.question_counts()
         assert (asked.questions, asked.distinct) == (3, 1)
         assert asked.repeated == pytest.approx(2 / 3)
 
@@ -128,37 +125,55 @@ async def test_what_was_asked_most_is_asked_again(tmp_path: Path) -> None:
         await docs.add([Document("leave", TEXTS["leave"])])
         for text in ("notice", "notice", "weeks", "period", "period", "period"):
             await docs.search(text)
-        await asyncio.to_thread(docs._log.flush)
-        await made.caching.clear()
+        await asyncio.to_thread(docs.query_log.flush)
+        await made.resources.caching.clear()
         assert (await docs.warm(2)).questions == 2
         before = hits(made)["search"]
         for text in ("notice", "period", "weeks"):
             await docs.search(text)
         assert hits(made)["search"] == before + 2
         await docs.rebuild()  # other indexes: what was found in the old ones is not found
-        assert docs._warming is not None
-        assert (await docs._warming).questions == 3
+        assert docs.warming is not None
+        assert (await docs.warming).questions == 3
         before = hits(made)["search"]
         await docs.search("weeks")
         assert hits(made)["search"] == before + 1
-        assert (await asyncio.to_thread(docs._corpus.store.queries))[0][1] != ""
+        assert (await asyncio.to_thread(docs.corpus.store.queries))[0][1] != ""
 
 
 async def test_closing_ends_the_warming(made: Engine, docs: Collection) -> None:
     await docs.rebuild()
     await docs.close()
-    assert docs._warming is not None
-    await until(docs._warming.done)
+    assert docs.warming is not None
+    await until(docs.warming.done)
 
 
 async def test_metrics_tell_of_every_kind(made: Engine, docs: Collection) -> None:
     for _ in range(2):
         await docs.ask("notice period")
-    lines = list(cache_rows(made.caching))
+    lines = list(cache_rows(made.resources.caching))
     assert 'vivace_cache_hits_total{kind="search"} 1' in lines
     assert 'vivace_cache_misses_total{kind="answer"} 1' in lines
-    assert f"vivace_cache_saved_tokens_total {made.caching.tokens_saved}" in lines
+    assert f"vivace_cache_saved_tokens_total {made.resources.caching.tokens_saved}" in lines
     assert any(line.startswith("vivace_cache_capacity_bytes{policy=") for line in lines)
+
+
+async def test_statistics_and_metrics_show_the_live_policy_and_the_pattern_of_keys(
+    tmp_path: Path,
+) -> None:
+    async with engine(settings_of(cache={"memory_mib": 0.05}), "s", "m") as made:
+        docs = await made.open(tmp_path / "c")
+        await docs.add([Document(id, text) for id, text in TEXTS.items()])
+        for n in range(400):
+            await docs.search(f"notice {n % 7 if n % 2 else n}")
+        found = made.resources.caching.statistics()
+        assert found is not None
+        assert found.policy == "auto"
+        assert found.live in POLICIES
+        assert found.pattern is not None
+        assert 0 < found.pattern.scan < 1
+        scan = f'vivace_cache_pattern_scan{{policy="{found.live}"}} 0.'
+        assert any(line.startswith(scan) for line in cache_rows(made.resources.caching))
 
 
 async def test_whatever_a_search_depends_on_is_in_its_scope(tmp_path: Path) -> None:
@@ -178,35 +193,6 @@ async def test_whatever_a_search_depends_on_is_in_its_scope(tmp_path: Path) -> N
             scopes.append(searcher.call_args.kwargs["scope"])
     assert scopes[0] == scopes[-1]
     assert len(set(scopes)) == len(scopes) - 1
-
-
-def test_what_is_counted_is_not_less_than_what_is_taken() -> None:
-    memory: Memory[Any] = Memory(1 << 30, make("lru", 1 << 30), weigh=weigh)
-    rng = np.random.default_rng(0)
-
-    def result(n: int) -> SearchResult:
-        chunks = [
-            Chunk(
-                f"d{n}.{at}", f"{n} " * 300, id=n, title=f"title {n}", metadata={"n": n, "at": "x"}
-            )
-            for at in range(10)
-        ]
-        scores = {"bm25": 1.5 * n, "cosine": 0.5 * n, "fused": 0.25 * n}
-        hits = [Hit(c, 1.0 + n, dict(scores)) for c in chunks]
-        return SearchResult(tuple(hits), n)
-
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        for n in range(200):
-            memory.set(b"%016d" % n, result(n), ttl=60)
-        for n in range(2_000):
-            memory.set(b"%015dv" % n, row(rng.normal(size=384).astype(np.float32), None), ttl=60)
-        grown = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    counted = memory.statistics().total.bytes
-    assert 0.6 * counted < grown <= counted
 
 
 def test_the_command_tells_clears_and_warms(
@@ -282,7 +268,7 @@ async def test_what_a_server_remembers_is_read_from_its_metrics(
     made: Engine, docs: Collection
 ) -> None:
     await docs.search("notice period")
-    text = "\n".join(cache_rows(made.caching)).encode() + b"\n"
+    text = "\n".join(cache_rows(made.resources.caching)).encode() + b"\n"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -293,6 +279,6 @@ async def test_what_a_server_remembers_is_read_from_its_metrics(
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        found = await asyncio.to_thread(_of_server, address)
+        found = await asyncio.to_thread(server_statistics, address)
     assert found["kinds"]["search"]["entries"] == 1
     assert found["capacity_bytes"] == 64 << 20

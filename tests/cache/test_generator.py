@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
 
 from vivace.answer.prompted import cost
-from vivace.cache.generator import CachedGenerator, Recorded, decode, encode
-from vivace.cache.kept import ANSWER, Local, weigh
+from vivace.cache.adaptation import make_policy
+from vivace.cache.generator import CachedGenerator, RecordedAnswer, decode, encode
 from vivace.cache.memory import Memory
-from vivace.cache.policy import make
+from vivace.cache.namespace import CacheNamespace
+from vivace.cache.values import ANSWER
 from vivace.errors import ModelRefused
 from vivace.run.streams import closing
 from vivace.settings import Generate
@@ -52,16 +52,14 @@ class World:
         self.now = 0.0
         self.model = Model()
         self.saved = 0
-        self.memory: Memory[Any] = Memory(
-            1 << 20, make("lru", 1 << 20), weigh=weigh, clock=lambda: self.now, jitter=0
-        )
+        self.memory = Memory(1 << 20, make_policy("lru", 1 << 20), clock=lambda: self.now, jitter=0)
+        self.answers: CacheNamespace[RecordedAnswer] = self.memory.namespace(ANSWER)
         settings = {"seconds": 100.0, **settings}
         self.generator = CachedGenerator(
             self.model,
-            Local(self.memory, ANSWER),
+            self.answers,
             clock=lambda: self.now,
             saved=self._save,
-            count=partial(self.memory.count, ANSWER),
             **settings,
         )
 
@@ -82,7 +80,7 @@ async def test_another_server_with_a_model_of_the_same_name() -> None:
     world = World(scope="openai:fake@http://one/v1")
     await world.ask()
     other = CachedGenerator(
-        world.model, Local(world.memory, ANSWER), seconds=100.0, scope="openai:fake@http://two/v1"
+        world.model, world.answers, seconds=100.0, scope="openai:fake@http://two/v1"
     )
     async for _ in other.stream(ASKED, max_tokens=100, temperature=0.0):
         pass
@@ -224,7 +222,7 @@ async def test_closing_ends_what_is_made_again() -> None:
 
 
 def test_an_answer_comes_back_from_its_bytes() -> None:
-    recorded = Recorded(("a", "试"), "stop", (1, 2), 3.5)
+    recorded = RecordedAnswer(("a", "试"), "stop", (1, 2), 3.5)
     assert decode(encode(recorded)) == recorded
     with pytest.raises(ValueError, match=r"malformed|Expected|invalid"):
         decode(b"nonsense")

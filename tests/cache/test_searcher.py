@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from tests.cache.turns import until
-from vivace.cache.kept import SEARCH, weigh
+from vivace.cache.adaptation import make_policy
 from vivace.cache.memory import Memory
-from vivace.cache.policy import make
+from vivace.cache.namespace import CacheNamespace
 from vivace.cache.searcher import CachedSearcher
+from vivace.cache.values import SEARCH
 from vivace.errors import BadFilter, DeadlineExceeded, VivaceError
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.types import Chunk, Hit, Plan, Query, SearchResult, Stage
 
 
@@ -69,15 +70,14 @@ class World:
     def __init__(self, **inner: Any) -> None:
         self.now = 0.0
         self.inner = Inner(**inner)
-        self.memory: Memory[Any] = Memory(
-            1 << 20, make("lru", 1 << 20), weigh=weigh, clock=lambda: self.now, jitter=0
-        )
+        self.memory = Memory(1 << 20, make_policy("lru", 1 << 20), clock=lambda: self.now, jitter=0)
+        self.results: CacheNamespace[SearchResult] = self.memory.namespace(SEARCH)
         self.searcher = self.another("one")
 
     def another(self, uuid: str) -> CachedSearcher:
         return CachedSearcher(
             self.inner,
-            self.memory,
+            self.results,
             lambda: self.inner.state,
             scope=(uuid, "cosine", "words"),
             seconds=100,
@@ -190,7 +190,7 @@ async def test_of_an_older_epoch_nothing_is_kept() -> None:
     w = World()
     current = SearchState(5)
     searcher = CachedSearcher(
-        w.inner, w.memory, lambda: current, scope=("x",), seconds=9, negative_seconds=9
+        w.inner, w.results, lambda: current, scope=("x",), seconds=9, negative_seconds=9
     )
     assert [await w.run("red", searcher), await w.run("red", searcher)] == [1, 2]
 
@@ -283,10 +283,10 @@ async def test_somebodys_deadline_is_not_everybodys() -> None:
 
 async def test_who_is_in_a_hurry_does_not_wait_for_who_is_not() -> None:
     w = World(go=asyncio.Event())
-    with doing(Priority.BACKGROUND):
+    with work_context(Priority.BACKGROUND):
         slow = asyncio.create_task(w.run("red"))
     urgent = asyncio.create_task(w.run("red"))
-    with doing(seconds=0.0):
+    with work_context(seconds=0.0):
         late = asyncio.create_task(w.run("red"))
     await until(lambda: w.inner.runs == 3)
     assert w.inner.go is not None
@@ -312,7 +312,7 @@ async def test_many_are_of_one_state() -> None:
     w.inner.state = SearchState(2)
     searcher = CachedSearcher(
         w.inner,
-        w.memory,
+        w.results,
         lambda: current,
         scope=("one", "cosine", "words"),
         seconds=9,

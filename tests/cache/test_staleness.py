@@ -29,9 +29,8 @@ from hypothesis.stateful import (
 )
 
 from tests.cache.changing import WORDS, Elsewhere, change, engine, settings_of
-from vivace.cache.kept import weigh
+from vivace.cache.adaptation import make_policy
 from vivace.cache.memory import Memory
-from vivace.cache.policy import make
 from vivace.engine import Collection, Engine
 from vivace.errors import VivaceError
 from vivace.trace import Trace
@@ -71,9 +70,7 @@ class Histories(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp())
         self.now = 0.0
         self.steps = 0
-        self.memory: Memory[Any] = Memory(
-            CAPACITY, make("lru", CAPACITY), weigh=weigh, clock=lambda: self.now
-        )
+        self.memory = Memory(CAPACITY, make_policy("lru", CAPACITY), clock=lambda: self.now)
         self.stack = ExitStack()
         # how long another process's plan may go unnoticed is not what is tried here
         patch = self.stack.enter_context
@@ -205,7 +202,7 @@ class Histories(RuleBasedStateMachine):
         docs = self.docs[place]
 
         async def asked() -> list[SearchResult | VivaceError]:
-            plain = self.plain.searcher(docs._corpus, Trace())
+            plain = self.plain.resources.searcher(docs.corpus, Trace())
             return [await _tried(one.search(query)) for one in (docs, plain, docs)]
 
         first, true, again = map(_plain, self.run(asked()))
@@ -216,7 +213,7 @@ class Histories(RuleBasedStateMachine):
         docs = self.docs[place]
 
         async def asked() -> tuple[list[Any], list[Any]]:
-            plain = self.plain.searcher(docs._corpus, Trace())
+            plain = self.plain.resources.searcher(docs.corpus, Trace())
             found = await docs.search_many(several)
             return found, await plain.search_many(several)
 
@@ -228,8 +225,8 @@ class Histories(RuleBasedStateMachine):
         docs = self.docs[place]
 
         async def true() -> Answer:
-            search = self.plain.searcher(docs._corpus, Trace()).search
-            answerer = self.plain.answerer(docs._corpus, Trace(), docs.record, nullcontext)
+            search = self.plain.resources.searcher(docs.corpus, Trace()).search
+            answerer = self.plain.resources.answerer(docs.corpus, Trace(), docs.record, nullcontext)
             deltas = answerer.stream(query, search)
             return [delta.answer async for delta in deltas if delta.answer][-1]
 

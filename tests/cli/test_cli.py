@@ -9,50 +9,20 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from vivace.cli import main
-from vivace.cli.status import BAD_INPUT, FAILED, INTERRUPTED, OK, SOME_FAILED
+from tests.cli.conftest import Shell
+from vivace.cli.parser import BAD_INPUT, FAILED, INTERRUPTED, OK, SOME_FAILED
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    (folder / "leave.md").write_text("# Leave\n\nThe notice period is six weeks.\n")
-    (folder / "zh.txt").write_text("试用期为三个月。")
-    return folder
+def folder(leave_folder: Path) -> Path:
+    (leave_folder / "zh.txt").write_text("试用期为三个月。")
+    return leave_folder
 
 
-class Shell:
-    """Runs commands in this process, and reads what they print."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        self.out = self.err = ""
-
-    def run(self, *arguments: str | Path) -> int:
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = int(exit.code or 0)
-        self.out, self.err = self._capsys.readouterr()
-        return status
-
-    def json(self, *arguments: str | Path, status: int = OK) -> dict[str, Any]:
-        assert self.run(*arguments, "--json") == status, self.err
-        value: dict[str, Any] = json.loads(self.out.splitlines()[-1])
-        return value
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(capsys)
-
-
-def test_a_password_is_given_and_not_shown(shell: Shell, data: Path) -> None:
+def test_a_password_opens_a_file_and_is_never_printed(shell: Shell, data: Path) -> None:
     path = data / "documents/pdf/libreoffice-writer-password.pdf"
     report = shell.json("ingest", path, status=SOME_FAILED)
     assert "--password" in report["errors"][0]["fix"]
@@ -88,7 +58,7 @@ def test_ingest_search_ask_ls_rm(shell: Shell, folder: Path) -> None:
     assert removed == {"removed": 1, "missing": ["nobody"]}
 
 
-def test_for_people(shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_output(shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shell.run("ingest", folder) == OK
     assert "2 documents, 2 chunks" in shell.out
     assert shell.run("search", "notice period") == OK
@@ -105,7 +75,7 @@ def test_for_people(shell: Shell, folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert "removed 1" in shell.out
 
 
-def test_what_a_shell_makes_of_odd_bytes(shell: Shell, folder: Path) -> None:
+def test_markup_and_undecodable_bytes_in_names(shell: Shell, folder: Path) -> None:
     (folder / "odd [red]name.md").write_text("# weird [/tmp] title\n\nOdd words.\n")
     shell.json("ingest", folder)
     assert shell.run("ls") == OK
@@ -126,7 +96,7 @@ def test_relative_paths_name_the_same_documents(
     assert first["ingest"]["documents"] == 2
 
 
-def test_ask_docs_takes_in_what_is_new(shell: Shell, folder: Path) -> None:
+def test_ask_docs_ingests_only_what_changed(shell: Shell, folder: Path) -> None:
     ask = ("ask", "--docs", folder, "How long is the notice period?")
     assert shell.json(*ask)["ingest"]["documents"] == 2
     assert shell.json(*ask)["ingest"]["unchanged"] == 2
@@ -148,7 +118,7 @@ def test_folders_of_one_name_have_collections_of_their_own(
     assert shell.json("ask", "--docs", other, "when is lunch")["ingest"]["documents"] == 1
 
 
-def test_some_failed(shell: Shell, folder: Path) -> None:
+def test_unreadable_sources_give_exit_status_3(shell: Shell, folder: Path) -> None:
     (folder / "bad.txt").write_bytes(b"caf\xe9")
     report = shell.json("ingest", folder, folder / "missing.md", status=SOME_FAILED)
     assert len(report["errors"]) == 2
@@ -175,7 +145,7 @@ def test_some_failed(shell: Shell, folder: Path) -> None:
         (("eval", "nowhere"), BAD_INPUT, "BadInput"),
     ],
 )
-def test_bad_input(
+def test_bad_input_is_reported_as_json_with_a_fix(
     shell: Shell, folder: Path, arguments: tuple[str, ...], status: int, error: str
 ) -> None:
     shell.json("ingest", folder)
@@ -216,7 +186,9 @@ def test_help_has_an_example(shell: Shell) -> None:
     assert shell.run("nonsense") == BAD_INPUT
 
 
-def test_interrupted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_gives_exit_status_130(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 

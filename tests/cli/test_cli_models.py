@@ -38,7 +38,7 @@ def test_ask_with_a_model(
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_fake_llm_prints_its_address_first_and_stops_when_told(as_json: bool) -> None:
+def test_fake_llm_prints_its_address_and_stops_on_sigterm(as_json: bool) -> None:
     command = [sys.executable, "-m", "vivace", "fake-llm", "--fault", "500@first=1"]
     with subprocess.Popen(
         command + ["--json"] * as_json, stdout=subprocess.PIPE, text=True
@@ -54,7 +54,7 @@ def test_fake_llm_prints_its_address_first_and_stops_when_told(as_json: bool) ->
         assert process.wait(10) == 0
 
 
-def test_a_fault_that_is_none() -> None:
+def test_an_unknown_fault_is_bad_input() -> None:
     assert main(["fake-llm", "--fault", "fire"]) == 2
 
 
@@ -124,12 +124,12 @@ def test_questions_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     "lines", ['{"id": 1}', '{"question": 1}', "{", '{"question": "a"}\nnonsense', "\x00\xff"]
 )
-def test_a_file_of_no_questions(tmp_path: Path, lines: str) -> None:
+def test_a_malformed_file_of_questions_is_bad_input(tmp_path: Path, lines: str) -> None:
     (tmp_path / "q.jsonl").write_bytes(lines.encode("latin-1"))
     assert main(["ask", "--docs", str(tmp_path), "--file", str(tmp_path / "q.jsonl")]) == 2
 
 
-def test_a_question_or_a_file(tmp_path: Path) -> None:
+def test_ask_takes_either_a_question_or_a_file(tmp_path: Path) -> None:
     assert main(["ask"]) == 2
     assert main(["ask", "a", "--file", "b"]) == 2
     assert main(["ask", "--docs", str(tmp_path), "--file", str(tmp_path / "none")]) == 2

@@ -10,8 +10,8 @@ import pytest
 
 import vivace
 from vivace.cli import main
-from vivace.cli.evaluation import spans, staged
-from vivace.cli.status import BAD_INPUT, OK
+from vivace.cli.evaluation import measures, stages
+from vivace.cli.parser import BAD_INPUT, OK
 from vivace.tune import quality
 from vivace.tune.quality import Quality
 from vivace.types import Chunk, Fusion, Hit, Stages
@@ -92,14 +92,14 @@ def test_a_plan_of_stages_alone_changes_no_index(
 
     monkeypatch.setattr(quality, "choose", chosen)
     with vivace.open(collection) as docs:
-        corpus = docs._collection._corpus
+        corpus = docs.collection.corpus
         policy = corpus._plans.policy
         shapes = [policy.layout(rows) for rows in (10, 10_000, 10**6)]
         assert docs.tune_quality().stages == better
         assert docs.plan is not None
         own = Stages(50, {"en": better.fusion["en"]})
         assert (docs.plan.family, docs.plan.stages) == ("", own)
-        assert docs._collection.stages == better
+        assert docs.collection.stages == better
         assert [corpus._plans.policy.layout(rows) for rows in (10, 10_000, 10**6)] == shapes
         assert corpus.snapshot().stages == own
         # a choice of index later keeps the stages
@@ -179,14 +179,14 @@ def test_stages_spans_runs_and_failures(
     ],
 )
 def test_the_stage_that_lost_it(ranks: dict[str, int | None], stage: str) -> None:
-    assert staged.lost(ranks) == stage
+    assert stages.lost(ranks) == stage
 
 
 def test_coverage_of_spans() -> None:
     hits = [Hit(Chunk("d", "x" * 60, start, start + 60), 1.0) for start in (100, 140, 0)]
-    assert spans.in_order(hits, 130) == [("d", 100, 160), ("d", 140, 200), ("d", 0, 10)]
-    assert spans.together(hits, 130) == [("d", 100, 160), ("d", 160, 200), ("d", 0, 30)]
+    assert measures.in_order(hits, 130) == [("d", 100, 160), ("d", 140, 200), ("d", 0, 10)]
+    assert measures.together(hits, 130) == [("d", 100, 160), ("d", 160, 200), ("d", 0, 30)]
     wanted = [("d", 20, 40), ("d", 30, 50), ("e", 0, 10)]
-    assert spans.covered(wanted, [("d", 0, 35)]) == pytest.approx(15 / 40)
-    assert spans.covered(wanted, []) == 0
-    assert spans.covered([], [("d", 0, 1)]) == 0
+    assert measures.covered(wanted, [("d", 0, 35)]) == pytest.approx(15 / 40)
+    assert measures.covered(wanted, []) == 0
+    assert measures.covered([], [("d", 0, 1)]) == 0

@@ -16,18 +16,15 @@ import httpx
 import pytest
 
 from vivace.cli import main
-from vivace.cli.status import BAD_INPUT, FAILED, OK
+from vivace.cli.parser import BAD_INPUT, FAILED, OK
 
 Start = Callable[..., "subprocess.Popen[str]"]
 QUESTION = {"messages": [{"role": "user", "content": "How long is the notice period?"}]}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    (folder / "leave.md").write_text("# Leave\n\nThe notice period is six weeks.\n")
-    return folder
+def folder(leave_folder: Path) -> Path:
+    return leave_folder
 
 
 @pytest.fixture
@@ -71,7 +68,7 @@ def stopped(process: subprocess.Popen[str], how: int) -> str:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_up(start: Start, folder: Path, how: int) -> None:
+def test_up_serves_a_folder_until_a_signal(start: Start, folder: Path, how: int) -> None:
     process = start("up", folder, "--port", "0", "--json")
     value = first_line(process)
     assert value["ingest"]["documents"] == 1
@@ -82,7 +79,9 @@ def test_up(start: Start, folder: Path, how: int) -> None:
     assert stopped(process, how) == ""
 
 
-def test_serve_several_for_people(start: Start, folder: Path, tmp_path: Path) -> None:
+def test_serve_prints_the_address_of_several_collections(
+    start: Start, folder: Path, tmp_path: Path
+) -> None:
     assert main(["ingest", str(folder), "--collection", "one"]) == OK
     assert main(["ingest", str(folder), "--collection", str(tmp_path / "two")]) == OK
     collections = ("--collection", "one", "--collection", tmp_path / "two")
@@ -98,7 +97,7 @@ def test_serve_several_for_people(start: Start, folder: Path, tmp_path: Path) ->
     assert "no keys" in stopped(process, signal.SIGTERM)
 
 
-def test_what_is_wrong_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup_errors_name_the_cause(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["up", str(folder), "--port", port]) == BAD_INPUT

@@ -7,16 +7,16 @@ import subprocess
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import vivace
+from tests.cli.conftest import MakeShell, Shell
 from vivace import settings as settings_module
-from vivace.cli import main, units
+from vivace.cli import main, parser
+from vivace.cli.parser import BAD_INPUT, FAILED, INFEASIBLE, OK
 from vivace.cli.report.texts import CHINESE, ENGLISH
-from vivace.cli.status import BAD_INPUT, FAILED, INFEASIBLE, OK
 from vivace.cli.why import shown
 from vivace.testing.conformance import vectors
 from vivace.types import Chunk
@@ -26,36 +26,24 @@ DIM = 32
 QUICK = ("--recall", "0.9", "--budget", "4s")
 
 
-class Shell:
-    def __init__(self, capsys: pytest.CaptureFixture[str], collection: Path) -> None:
-        self._capsys = capsys
-        self.collection = collection
-        self.out = self.err = ""
-
-    def run(self, command: str, *arguments: str) -> int:
-        status = main([command, *arguments, *given(self.collection)])
-        self.out, self.err = self._capsys.readouterr()
-        return status
-
-    def json(self, *arguments: str, status: int = OK) -> dict[str, Any]:
-        assert self.run(*arguments, "--json") == status, self.err
-        value: dict[str, Any] = json.loads(self.out.splitlines()[-1])
-        return value
-
-
 def given(collection: Path) -> list[str]:
     return ["--collection", str(collection), "--set", f"embed.model=given:{DIM}"]
 
 
 @pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
+def collection(tmp_path: Path) -> Path:
     with vivace.open(tmp_path / "collection", embed__model=f"given:{DIM}") as docs:
         chunks = [Chunk(f"d{n}", f"text {n}") for n in range(ROWS)]
         docs.add(chunks, vectors(ROWS, DIM).astype(np.float32))
-    return Shell(capsys, tmp_path / "collection")
+    return tmp_path / "collection"
 
 
-def test_from_tuning_to_why(shell: Shell, tmp_path: Path) -> None:
+@pytest.fixture
+def shell(make_shell: MakeShell, collection: Path) -> Shell:
+    return make_shell(*given(collection))
+
+
+def test_why_shows_what_tune_applied(shell: Shell, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     found = shell.json("tune", *QUICK, "--report", str(report), "--language", "zh")
     assert found["feasible"]
@@ -85,7 +73,7 @@ def shell_text(shell: Shell, *arguments: str) -> str:
     return " ".join(shell.out.split())
 
 
-def test_what_cannot_be_kept_has_its_own_status(shell: Shell, tmp_path: Path) -> None:
+def test_an_infeasible_objective_gives_exit_status_4(shell: Shell, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     impossible = ("--recall", "1", "--memory", "1kB", "--budget", "3s", "--apply")
     found = shell.json("tune", *impossible, "--report", str(report), status=INFEASIBLE)
@@ -113,7 +101,7 @@ def test_what_cannot_be_kept_has_its_own_status(shell: Shell, tmp_path: Path) ->
         ("--language", "fr"),
     ],
 )
-def test_what_cannot_be_read_is_bad_input(
+def test_unreadable_option_values_are_bad_input(
     wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -122,9 +110,7 @@ def test_what_cannot_be_read_is_bad_input(
     assert wrong[1] in capsys.readouterr().err
 
 
-def test_a_report_that_cannot_be_written_is_said_before_the_work(
-    shell: Shell, tmp_path: Path
-) -> None:
+def test_an_unwritable_report_is_reported_before_the_work(shell: Shell, tmp_path: Path) -> None:
     for where in (tmp_path / "none" / "r.html", tmp_path):
         assert shell.run("tune", *QUICK, "--report", str(where)) == BAD_INPUT
         assert str(tmp_path) in shell.err
@@ -135,9 +121,9 @@ def test_without_a_collection(capsys: pytest.CaptureFixture[str], tmp_path: Path
         assert main([command, "--collection", f"{tmp_path}/none", "--json"]) == FAILED
         value = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert value["error"]["type"] == "CollectionNotFound"
-        with pytest.raises(SystemExit) as help:
+        with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
-        assert help.value.code == OK
+        assert ended.value.code == OK
         assert "example: vivace" in capsys.readouterr().out
 
 
@@ -166,8 +152,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_keeps_the_best_so_far(shell: Shell) -> None:
-    command = [sys.executable, "-c", INTERRUPTED_ONCE, "tune", *given(shell.collection)]
+def test_ctrl_c_keeps_the_best_so_far(collection: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_ONCE, "tune", *given(collection)]
     ended = subprocess.run(
         [*command, "--recall", "0.9", "--budget", "60s"], capture_output=True, text=True
     )
@@ -176,7 +162,7 @@ def test_ctrl_c_keeps_the_best_so_far(shell: Shell) -> None:
     assert "held out" in ended.stdout
 
 
-def test_the_repeating_command_tells_no_secret(shell: Shell) -> None:
+def test_the_repeating_command_leaves_secrets_out(shell: Shell) -> None:
     secret = ("--set", "generate.api_key=hidden", "--set", "chunk.tokens=99")
     found = shell.json("tune", *QUICK, "--p95", "2s", "--memory", "1GiB", *secret)
     assert "hidden" not in found["command"]
@@ -188,11 +174,11 @@ def test_the_repeating_command_tells_no_secret(shell: Shell) -> None:
 
 
 def test_units() -> None:
-    assert [units.milliseconds(t) for t in ("5ms", "5", "0.2s", "250us")] == [5, 5, 200, 0.25]
-    assert [units.seconds(t) for t in ("120s", "120", "2m", "1500 ms")] == [120, 120, 120, 1.5]
-    assert [units.size(t) for t in ("2GiB", "30MB", "1.5kib", "7")] == [2**31, 30_000_000, 1536, 7]
-    assert [units.share(t) for t in ("0.95", "95%", "1")] == [0.95, 0.95, 1.0]
-    for parse in (units.milliseconds, units.seconds, units.size, units.share):
+    assert [parser.milliseconds(t) for t in ("5ms", "5", "0.2s", "250us")] == [5, 5, 200, 0.25]
+    assert [parser.seconds(t) for t in ("120s", "120", "2m", "1500 ms")] == [120, 120, 120, 1.5]
+    assert [parser.size(t) for t in ("2GiB", "30MB", "1.5kib", "7")] == [2**31, 30_000_000, 1536, 7]
+    assert [parser.share(t) for t in ("0.95", "95%", "1")] == [0.95, 0.95, 1.0]
+    for parse in (parser.milliseconds, parser.seconds, parser.size, parser.share):
         for wrong in ("", "x", "-1", "0", "1e999", "nan", "5 parsecs"):
             with pytest.raises(ArgumentTypeError):
                 parse(wrong)

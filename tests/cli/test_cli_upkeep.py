@@ -7,30 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.cli.conftest import MakeShell, Shell
 from vivace.cli import main
-from vivace.cli.status import BAD_INPUT, FAILED, INTERRUPTED, OK
+from vivace.cli.parser import BAD_INPUT, FAILED, INTERRUPTED, OK
 from vivace.errors import EmbeddingError
-
-
-class Shell:
-    def __init__(self, capsys: pytest.CaptureFixture[str], collection: Path) -> None:
-        self._capsys = capsys
-        self._collection = collection
-        self.out = self.err = ""
-
-    def run(self, command: str, *arguments: str) -> int:
-        status = main([command, *arguments, "--collection", str(self._collection)])
-        self.out, self.err = self._capsys.readouterr()
-        return status
-
-    def json(self, *arguments: str, status: int = OK) -> dict[str, Any]:
-        assert self.run(*arguments, "--json") == status, self.err
-        value: dict[str, Any] = json.loads(self.out.splitlines()[-1])
-        return value
 
 
 @pytest.fixture
@@ -39,8 +22,8 @@ def collection(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], collection: Path, tmp_path: Path) -> Shell:
-    shell = Shell(capsys, collection)
+def shell(make_shell: MakeShell, collection: Path, tmp_path: Path) -> Shell:
+    shell = make_shell("--collection", collection)
     (tmp_path / "leave.md").write_text("# Leave\n\nThe notice period is six weeks.\n")
     assert shell.run("ingest", str(tmp_path / "leave.md")) == OK
     return shell
@@ -50,7 +33,7 @@ def _answers(shell: Shell) -> bool:
     return "six weeks" in shell.json("search", "notice period")["hits"][0]["text"]
 
 
-def test_nothing_wrong(shell: Shell) -> None:
+def test_verify_of_an_intact_collection_finds_nothing(shell: Shell) -> None:
     assert shell.json("verify")["findings"] == []
     assert shell.run("verify") == OK
     assert "nothing wrong" in shell.out
@@ -98,9 +81,9 @@ def test_without_a_collection(
         value = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert value["error"]["type"] == "CollectionNotFound"
     assert not (tmp_path / "none").exists()
-    with pytest.raises(SystemExit) as help:
+    with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
-    assert help.value.code == OK
+    assert ended.value.code == OK
     assert "example: vivace" in capsys.readouterr().out
     with pytest.raises(SystemExit) as wrong:
         main([command, "--nonsense"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from string import Formatter
 from typing import Any, Literal, cast
@@ -13,11 +13,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from vivace.cli.output import digits, number
 from vivace.cli.report import page
 from vivace.cli.report.frontier import best
-from vivace.cli.report.reasons import left_out, verdict
-from vivace.cli.report.svg import Box, Label, LogScale, RecallScale, digits, number, placed, width
-from vivace.cli.report.texts import CHINESE, ENGLISH, TEXTS, size
+from vivace.cli.report.svg import Box, Label, LogScale, RecallScale, placed, width
+from vivace.cli.report.texts import (
+    CHINESE,
+    ENGLISH,
+    TEXTS,
+    Bilingual,
+    Texts,
+    left_out,
+    size,
+    verdict,
+)
 from vivace.errors import InfeasibleObjective
 from vivace.index.flat import FlatIndex
 from vivace.testing.conformance import questions, vectors
@@ -106,7 +115,9 @@ class Outline(HTMLParser):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("infeasible", [False, True])
-def test_whole_in_itself(tuning: Tuning, language: Literal["en", "zh"], infeasible: bool) -> None:
+def test_the_page_is_self_contained(
+    tuning: Tuning, language: Literal["en", "zh"], infeasible: bool
+) -> None:
     html = page(tuning, language=language, command=COMMAND, infeasible=infeasible)
     outline = Outline(html)
     assert outline.open == []
@@ -143,7 +154,7 @@ def test_the_picture_is_well_formed_and_says_what_it_shows(
         assert 0 <= float(place[2]) <= high
 
 
-def test_whatever_a_tuning_says_is_text(tuning: Tuning) -> None:
+def test_text_of_a_tuning_is_escaped(tuning: Tuning) -> None:
     evil = "<script>alert(1)</script>&\"'"
     tuning = replace(
         tuning,
@@ -168,7 +179,10 @@ def test_both_languages_say_the_same() -> None:
             return {key: told(inner) for key, inner in value.items()}
         return {name for _, name, _, _ in Formatter().parse(value) if name is not None}
 
-    english, chinese = asdict(ENGLISH), asdict(CHINESE)
+    texts = {name: text for name, text in vars(Texts).items() if isinstance(text, Bilingual)}
+    english = {name: text.english for name, text in texts.items()}
+    chinese = {name: text.chinese for name, text in texts.items()}
+    assert len(texts) > 50
     assert told(english) == told(chinese)
     for words in (english, chinese):
         assert all(words.values())

@@ -47,7 +47,7 @@ async def embed(texts: Sequence[str], *, kind: Kind) -> Embedded:
 def engine(family: str = "flat") -> Engine:
     """Its embedder gives a chunk's text the vector that `put` gives it."""
     made = Engine(settings(family))
-    made.embedder.embed = embed  # type: ignore[method-assign]
+    made.resources.embedder.embed = embed  # type: ignore[method-assign]
     return made
 
 

@@ -1,4 +1,4 @@
-"""The thread that keeps a collection in shape, and whom it lets go first."""
+"""The thread that keeps a collection in shape, and its priority."""
 
 from __future__ import annotations
 
@@ -9,35 +9,39 @@ import threading
 import pytest
 
 from vivace.collection.background import Background
-from vivace.run.yielding import NICE
+from vivace.run.background import NICE, BackgroundExecutor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nice values of threads")
 
 
-@pytest.mark.parametrize(("quiet", "nice"), [(True, 10), (False, NICE)])
-def test_it_gives_way_while_questions_come(quiet: bool, nice: int) -> None:
+@pytest.mark.parametrize(("idle", "nice"), [(True, 10), (False, NICE)])
+def test_it_runs_at_lowered_priority_while_questions_arrive(idle: bool, nice: int) -> None:
     seen: list[int] = []
 
     def work() -> None:
         seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
-    background = Background(work)
-    background.quiet = lambda: quiet
+    executor = BackgroundExecutor(foreground_idle=lambda: idle)
+    background = Background(work, executor)
     for _ in range(2):
         background.wake()
         background.drain()
     background.close()
+    executor.close()
     assert seen == [nice, nice]
 
 
-def test_what_is_said_holds_for_what_begins_after_it() -> None:
+def test_the_foreground_is_looked_at_when_the_work_begins() -> None:
     seen: list[int] = []
+    idle = True
+    executor = BackgroundExecutor(foreground_idle=lambda: idle)
     background = Background(
-        lambda: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        lambda: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())), executor
     )
-    for quiet in (True, False, True):
-        background.quiet = lambda quiet=quiet: quiet  # type: ignore[misc]
+    for now in (True, False, True):
+        idle = now
         background.wake()
         background.drain()
     background.close()
+    executor.close()
     assert seen == [10, NICE, 10]

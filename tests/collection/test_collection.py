@@ -309,7 +309,7 @@ class TestReopening:
         self, docs: Collection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await docs.add(ANIMALS[:2])
-        failing = docs._corpus._keywords._terms
+        failing = docs.corpus._keywords._terms
 
         def fail(epoch: int) -> None:
             raise ValueError("no space left")
@@ -399,7 +399,7 @@ async def test_a_reader_sees_the_words_of_what_the_term_index_has_not_committed(
     await docs.add(ANIMALS[:2])
     reader = Corpus.open(tmp_path / "collection", embedder="hash", dim=32, trace=Trace())
     seen: list[int] = []
-    commit = docs._corpus._keywords.commit
+    commit = docs.corpus._keywords.commit
 
     def late() -> None:
         # the moment between the two commits of the writer
@@ -407,7 +407,7 @@ async def test_a_reader_sees_the_words_of_what_the_term_index_has_not_committed(
         seen.append(reader.snapshot().keyword(["bird", "sing"], 5).ids.size)
         commit()
 
-    monkeypatch.setattr(docs._corpus._keywords, "commit", late)
+    monkeypatch.setattr(docs.corpus._keywords, "commit", late)
     await docs.add(ANIMALS[2:])
     assert seen == [1]
     assert reader.snapshot().keyword(["bird", "sing"], 5).ids.size == 1

@@ -26,7 +26,7 @@ from vivace.types import Document
 async def main():
     folder, start = Path(sys.argv[1]), int(sys.argv[2])
     async with Engine(load(embed__model="given:8", chunk={"tokens": 16, "overlap": 0})) as engine:
-        engine.embedder.embed = zeros
+        engine.resources.embedder.embed = zeros
         docs = await engine.open(folder)
         for number in range(start, start + 100_000):
             words = " ".join(f"Word{number} part{part} of it." for part in range(6))

@@ -174,7 +174,7 @@ async def test_with_the_same_embedder_under_an_open_collection(old: Engine, fold
     assert [(h.chunk.id, h.score) for h in after.hits] == [
         (h.chunk.id, h.score) for h in before.hits
     ]
-    embedder = old.embedder
+    embedder = old.resources.embedder
     assert isinstance(embedder, HashEmbedder)
 
     async def elsewhere(texts: Sequence[str], *, kind: Kind) -> Embedded:

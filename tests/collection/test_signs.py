@@ -67,7 +67,7 @@ async def engine(embedder: TokenEmbedder, monkeypatch: pytest.MonkeyPatch) -> As
 
 async def kept(docs: Collection) -> dict[str, Signs]:
     """By the text of the chunk, as a search gets them."""
-    source = docs._corpus.snapshot()
+    source = docs.corpus.snapshot()
     found = source.signs(range(2_000))
     chunks = source.chunks(found)
     return {chunks[id].text: signs for id, signs in found.items()}
@@ -91,7 +91,7 @@ async def test_every_chunk_has_its_own(docs: Collection, embedder: TokenEmbedder
     found = await kept(docs)
     assert found.keys() == await texts(docs)
     agree(embedder, found)
-    stored = docs._corpus.snapshot().signs(range(2_000)).values()
+    stored = docs.corpus.snapshot().signs(range(2_000)).values()
     assert (await docs.info()).signs_bytes == sum(signs.nbytes for signs in stored)
 
 
@@ -184,7 +184,7 @@ async def test_what_was_read_comes_from_memory(
 ) -> None:
     await docs.add(MANY)
     asked: list[list[int]] = []
-    store = docs._corpus.store
+    store = docs.corpus.store
     read = store.signs
 
     def counting(ids: Iterable[int]) -> dict[int, Signs]:
@@ -192,7 +192,7 @@ async def test_what_was_read_comes_from_memory(
         return read(asked[-1])
 
     monkeypatch.setattr(store, "signs", counting)
-    source = docs._corpus.snapshot()
+    source = docs.corpus.snapshot()
     first = source.signs([3, 1, 999])
     assert source.signs([1, 3]).keys() == first.keys() == {1, 3}
     assert source.signs([999]) == {}
@@ -205,5 +205,5 @@ async def test_what_was_read_comes_from_memory(
     assert asked[2:] == [list(range(4, 10)), [1]]
     assert source._signs.bytes <= 2_000
     await docs.add([Document("later", "Another epoch.")])
-    docs._corpus.snapshot().signs([1])
+    docs.corpus.snapshot().signs([1])
     assert asked[-1] == [1]

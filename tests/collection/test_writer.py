@@ -15,7 +15,7 @@ import pytest
 from vivace.collection.corpus import Corpus
 from vivace.collection.writer import Writer
 from vivace.errors import BadVectors, StoreError
-from vivace.run.yielding import NICE
+from vivace.run.background import NICE
 from vivace.store.changes import Change, Committed, NewChunk, Put
 from vivace.trace import Trace
 from vivace.types import Chunk, Document
@@ -156,23 +156,24 @@ async def test_close_finishes_what_was_submitted(corpus: Corpus) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no nice value")
-async def test_it_gives_way_while_questions_come(
+async def test_it_writes_at_lowered_priority_while_questions_arrive(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet, seen, apply = True, list[int](), corpus.apply
+    idle, seen, apply = True, list[int](), corpus.apply
 
     def noted(changes: list[Change]) -> Committed:
         seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         return apply(changes)
 
     monkeypatch.setattr(corpus, "apply", noted)
-    writer = Writer(corpus, lambda: quiet)
+    corpus.executor.foreground_idle = lambda: idle
+    writer = Writer(corpus)
     plain = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     async with writer.session():
         for number, now in enumerate([True, False, False, True]):
-            quiet = now
+            idle = now
             await writer.apply([put(f"d{number}")])
-    quiet = False
+    idle = False
     await asyncio.to_thread(writer.close)
     assert seen == [plain, NICE, NICE, plain]
     assert not corpus._lock.held

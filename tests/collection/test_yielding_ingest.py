@@ -1,4 +1,4 @@
-"""Ingest gives way, and goes on where it was stopped."""
+"""Ingest runs at lowered priority beside questions, and goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from tests.collection.conftest import HashEmbedder
 from vivace.engine import Collection, Engine
 from vivace.run import work
+from vivace.run.background import NICE
 from vivace.run.work import Priority
-from vivace.run.yielding import NICE
 from vivace.settings import load
 from vivace.types import Document, IngestProgress
 
@@ -67,7 +67,7 @@ async def interrupted(docs: Collection, *, after: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no nice value")
-async def test_reading_and_embedding_give_way_and_questions_do_not(
+async def test_reading_and_embedding_run_at_lowered_priority_and_questions_do_not(
     docs: Collection, embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[tuple[str, int]] = Counter()
@@ -93,10 +93,13 @@ async def test_reading_and_embedding_give_way_and_questions_do_not(
     assert seen["embed", Priority.INTERACTIVE] == 1
 
 
-async def test_reading_threads_end_with_the_ingest(docs: Collection) -> None:
+async def test_threads_of_lowered_priority_end_with_the_collection(docs: Collection) -> None:
     await docs.search("which text")
-    await docs.add(DOCUMENTS[:20])
-    for thread in threading.enumerate():
-        if thread.name.startswith("vivace-reading"):
-            await asyncio.to_thread(thread.join, 30)
-            assert not thread.is_alive()
+    for number in range(3):
+        await docs.add(DOCUMENTS[20 * number : 20 * number + 20])
+    lowered = [t for t in threading.enumerate() if t.name.startswith("vivace-background-")]
+    assert 1 <= len(lowered) <= 2  # reading and writing; each ingest uses them again
+    await docs.close()
+    for thread in lowered:
+        await asyncio.to_thread(thread.join, 30)
+        assert not thread.is_alive()

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.model_server import DIM, ModelServerDouble, Reply
 from vivace.embed import names
 from vivace.embed.openai import OpenAIEmbedder
 from vivace.engine import Engine
 from vivace.errors import BadSettings, EmbeddingError
 from vivace.run import work
-from vivace.run.breaker import BreakerState, Tolerance
+from vivace.run.breaker import Tolerance
 from vivace.run.model_servers import ModelServer
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.settings import Embed, Remote, Settings, load
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -91,29 +90,11 @@ def test_reads_every_language_and_estimates_tokens(fake: FakeModel) -> None:
         model.close()
 
 
-@pytest.mark.parametrize("kind", ["429", "500", "cut"])
-async def test_another_try(kind: str) -> None:
-    with FakeModel(faults=[Fault(kind, first=1)], retry_after=0.01) as fake:
-        model = embedder(fake, retries=1)
-        try:
-            assert model.dim == 64
-        finally:
-            model.close()
-        assert fake.statistics().requests == 2
-
-
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [
-        ("429", "status 429"),
-        ("500", "told to refuse"),
-        ("cut", "openai:e5"),
-        ("slow", "no answer in 0.2 s"),
-        ("malformed", "no embeddings"),
-        ("empty", "0 embeddings"),
-    ],
+    [("429", "openai:e5"), ("malformed", "no embeddings"), ("empty", "0 embeddings")],
 )
-def test_failures_are_named(kind: str, said: str) -> None:
+def test_a_dimension_that_cannot_be_had_leaves_no_thread(kind: str, said: str) -> None:
     before = threading.active_count()
     with FakeModel(faults=[Fault(kind)]) as fake:
         with pytest.raises(EmbeddingError, match=said):
@@ -131,10 +112,10 @@ async def test_a_question_does_not_wait_for_a_stalled_server() -> None:
             with pytest.raises(EmbeddingError, match=r"no answer to a question in 0.2 s"):
                 await model.embed(["x"], kind="query")
             late = pytest.raises(EmbeddingError, match=r"to a question in 0(\.0\d+)? s")
-            with work.doing(seconds=0.05), late:
+            with work.work_context(seconds=0.05), late:
                 await model.embed(["x"], kind="query")
             await asyncio.to_thread(fake.wait, lambda s: s.running == 0)
-            with work.doing(work.Priority.BATCH):
+            with work.work_context(work.Priority.BATCH):
                 task = asyncio.create_task(model.embed(["x"], kind="query"))
             others = asyncio.create_task(model.embed(["x"], kind="passage"))
             await asyncio.to_thread(fake.wait, lambda s: s.running == 2)
@@ -150,59 +131,10 @@ async def test_a_question_does_not_wait_for_a_stalled_server() -> None:
             model.close()
 
 
-async def test_cancelling_closes_the_connection() -> None:
-    with FakeModel(faults=[Fault("slow")]) as fake:
-        model = embedder(fake, dim="64")
-        try:
-            task = asyncio.create_task(model.embed(["x"], kind="query"))
-            await asyncio.to_thread(fake.wait, lambda s: s.running == 1)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await asyncio.to_thread(fake.wait, lambda s: s.cancelled == 1)
-        finally:
-            model.close()
-
-
-async def test_closing_fails_what_runs() -> None:
-    with FakeModel(faults=[Fault("slow")]) as fake:
-        model = embedder(fake, dim="64")
-        task = asyncio.create_task(model.embed(["x"], kind="query"))
-        await asyncio.to_thread(fake.wait, lambda s: s.running == 1)
-        model.close()
-        model.close()
-        with pytest.raises(EmbeddingError, match="is closed"):
-            await task
-        with pytest.raises(EmbeddingError, match="is closed"):
-            await model.embed(["x"], kind="query")
-
-
-class Odd(BaseHTTPRequestHandler):
-    """Answers in its own order, with what `rows` makes of the number of texts."""
-
-    rows: Any = None
-
-    def do_POST(self) -> None:
-        length = int(self.headers["Content-Length"])
-        count = len(json.loads(self.rfile.read(length))["input"])
-        body = json.dumps({"data": type(self).rows(count)}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture
-def odd() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Odd)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def odd() -> Iterator[ModelServerDouble]:
+    with ModelServerDouble() as odd:
+        yield odd
 
 
 def coded(*values: float) -> str:
@@ -210,15 +142,18 @@ def coded(*values: float) -> str:
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-async def test_the_index_orders_and_either_format_is_read(odd: str, as_text: bool) -> None:
-    def rows(count: int) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = [
-            {"index": n, "embedding": coded(3, n) if as_text else [3, n]} for n in range(count)
+async def test_the_index_orders_and_either_format_is_read(
+    odd: ModelServerDouble, as_text: bool
+) -> None:
+    def reversed_rows(body: dict[str, Any]) -> Any:
+        rows = [
+            {"index": n, "embedding": coded(3, n) if as_text else [3, n]}
+            for n in range(len(body["input"]))
         ]
-        return found[::-1]
+        return {"data": rows[::-1]}
 
-    Odd.rows = staticmethod(rows)
-    model = OpenAIEmbedder(ModelServer("m", odd, "2"), Remote())
+    odd.answer = reversed_rows
+    model = OpenAIEmbedder(ModelServer("m", odd.url, "2"), Remote())
     try:
         found = (await model.embed(["a", "b"], kind="query")).vectors
         np.testing.assert_allclose(found, np.array([[1, 0], [3 / 10**0.5, 1 / 10**0.5]]), atol=1e-6)
@@ -238,9 +173,9 @@ async def test_the_index_orders_and_either_format_is_read(odd: str, as_text: boo
         {"index": 0},
     ],
 )
-async def test_what_is_no_embedding(odd: str, row: dict[str, Any]) -> None:
-    Odd.rows = staticmethod(lambda _: [row])
-    model = OpenAIEmbedder(ModelServer("m", odd, "1"), Remote())
+async def test_what_is_no_embedding(odd: ModelServerDouble, row: dict[str, Any]) -> None:
+    odd.answer = lambda _: {"data": [row]}
+    model = OpenAIEmbedder(ModelServer("m", odd.url, "1"), Remote())
     try:
         with pytest.raises(EmbeddingError):
             await model.embed(["a"], kind="query")
@@ -277,51 +212,18 @@ async def test_a_collection_embedded_over_the_wire(fake: FakeModel) -> None:
         assert "openai:e5" in degraded.degraded[0]
 
 
-@pytest.mark.parametrize("kind", ["429", "500", "cut", "dead"])
-async def test_another_server_goes_on(fake: FakeModel, kind: str) -> None:
-    faults = [] if kind == "dead" else [Fault(kind)]
-    with FakeModel(dim=16, faults=faults, retry_after=0.01) as bad:
-        if kind == "dead":
-            bad.stop()
-        several = [ModelServer("e5", bad.url, "16"), ModelServer("e5", fake.url, "16")]
-        model = OpenAIEmbedder(several, Remote(batch=1, concurrency=2, retries=1))
-        try:
-            for _ in range(4):
-                found = await model.embed([f"text {n}" for n in range(8)], kind="passage")
-                assert found.vectors.any(axis=1).all()
-            first, second = model.statistics().servers
-            assert second.succeeded == 32
-            assert 1 <= second.idle <= 2
-            assert fake.statistics().most_running <= 2
-            assert (first.state is BreakerState.CLOSED) is (kind == "429")
-            assert first.in_use == second.in_use == 0
-        finally:
-            model.close()
-
-
-async def test_servers_that_are_down_are_told_at_once_and_waited_for_by_those_who_can() -> None:
-    with FakeModel(dim=16, faults=[Fault("500", first=5)]) as fake:
-        model = embedder(fake, dim="16", retries=0)
-        try:
-            for _ in range(5):
-                with pytest.raises(EmbeddingError, match="status 500"):
-                    await model.embed(["x"], kind="query")
-            with pytest.raises(EmbeddingError, match="every server"):
-                await model.embed(["x"], kind="query")
-            assert fake.statistics().requests == 5
-        finally:
-            model.close()
-        short = Tolerance(in_row=1, first=0.05)
-        patient = OpenAIEmbedder(
-            ModelServer("e5", fake.url, "16"), Remote(retries=8), tolerance=short
+async def test_ingestion_waits_for_ejected_servers() -> None:
+    short, refused = Tolerance(in_row=1, first=0.05), Reply(500, headers={"retry-after-ms": "1"})
+    with ModelServerDouble(refused, refused) as server:
+        model = OpenAIEmbedder(
+            ModelServer("e5", server.url, str(DIM)), Remote(retries=8), tolerance=short
         )
-        fake.change(faults=(Fault("500", first=7),))
         try:
-            with doing(Priority.INGEST):
-                assert (await patient.embed(["x"], kind="passage")).vectors.any()
-            assert patient.statistics().servers[0].ejections == 2
+            with work_context(Priority.INGEST):
+                assert (await model.embed(["x"], kind="passage")).vectors.any()
+            assert model.server_statistics().servers[0].ejections == 2
         finally:
-            patient.close()
+            model.close()
 
 
 def test_several_by_name(fake: FakeModel) -> None:
@@ -331,6 +233,6 @@ def test_several_by_name(fake: FakeModel) -> None:
         try:
             assert isinstance(model, OpenAIEmbedder)
             assert (model.name, model.dim) == ("openai:bge", 16)
-            assert [s.weight for s in model.statistics().servers] == [2, 1]
+            assert [s.weight for s in model.server_statistics().servers] == [2, 1]
         finally:
             model.close()

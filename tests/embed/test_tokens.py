@@ -11,7 +11,8 @@ from vivace.embed.local import LocalEmbedder, Text
 from vivace.embed.minilm import MiniLM
 from vivace.embed.precomputed import Precomputed
 from vivace.embed.signs import signs
-from vivace.protocols import EmbedsThen, EmbedsTokens
+from vivace.protocols import EmbedsTokens
+from vivace.run.microbatch import EmbedsThen
 from vivace.types import Vector, Vectors
 
 TEXTS = [

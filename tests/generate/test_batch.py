@@ -10,7 +10,6 @@ import pytest
 from vivace.engine import Engine
 from vivace.errors import BadSettings, GenerationError, ModelRefused
 from vivace.generate.batch import generate_many, run_batch
-from vivace.run.limit import Limit
 from vivace.run.work import Priority, current
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.faults import Fault
@@ -81,16 +80,6 @@ async def test_sampled_requests_are_asked_each_unless_shared(sampled: bool) -> N
     assert {temperature for *_, temperature in echo.asked} == {0.0, 0.5}
 
 
-async def test_a_limit_where_the_generator_has_none() -> None:
-    echo = Echo()
-    limit = Limit("echo", highest=2, paced=True)
-    found = await generate_many(
-        echo, [request(str(n)) for n in range(20)], max_tokens=9, limit=limit
-    )
-    assert [r.text for r in found if isinstance(r, Completion)] == [str(n) for n in range(20)]
-    assert (echo.most, limit.statistics().in_flight) == (2, 0)
-
-
 async def test_nothing_is_asked_of_nobody() -> None:
     assert await generate_many(Echo(), [], max_tokens=9) == []
 
@@ -142,18 +131,20 @@ async def test_without_a_model() -> None:
 
 
 async def test_the_slots_a_server_tells_are_taken_at_once() -> None:
-    with FakeModel(mode="scripted", text="a b c d", delay_ms=2, slots=3, tells=True) as fake:
+    with FakeModel(
+        mode="scripted", text="a b c d", delay_ms=2, slots=3, reports_slots=True
+    ) as fake:
         async with Engine(generate__model=f"openai:fake@{fake.url}") as engine:
             await engine.generate_many([request(str(n)) for n in range(30)])
-            assert engine.model is not None
-            (server,) = engine.model.statistics().servers
+            assert engine.resources.model is not None
+            (server,) = engine.resources.model.server_statistics().servers
             assert server.limit == 3
             assert fake.statistics().most_running <= 4  # how many are let in before it has told
 
 
 async def test_waiting_in_a_batch_is_not_waiting_for_a_token() -> None:
     """The clock of the first token begins with a place at the server."""
-    with FakeModel(mode="scripted", text="a", ttft_ms=30, slots=1, tells=True) as fake:
+    with FakeModel(mode="scripted", text="a", ttft_ms=30, slots=1, reports_slots=True) as fake:
         model = f"openai:fake@{fake.url}"
         async with Engine(
             generate__model=model,

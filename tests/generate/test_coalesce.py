@@ -12,7 +12,7 @@ import pytest
 from vivace.errors import DeadlineExceeded, ModelRefused, StreamCut
 from vivace.generate.coalesce import Coalesced
 from vivace.generate.names import load
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.settings import Generate
 from vivace.testing.fake_llm import FakeModel
 from vivace.types import Delta, Message
@@ -20,10 +20,10 @@ from vivace.types import Delta, Message
 ASKED = (Message("system", "Answer."), Message("user", "How long?"))
 
 
-class Told:
-    """A generator that says what it is given, when it is given; counts what was asked of it."""
+class ScriptedGenerator:
+    """A generator that says what the test lets it say; keeps what was asked of it."""
 
-    name = "told"
+    name = "scripted"
 
     def __init__(self) -> None:
         self.streams: list[asyncio.Queue[Delta | Exception | None]] = []
@@ -69,24 +69,22 @@ async def settled() -> None:
 
 
 async def test_a_hundred_at_once_are_one_upstream() -> None:
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     tasks = [asyncio.create_task(whole(ask(model))) for _ in range(100)]
     await settled()
-    told.say("a ", "b ")
+    behind.say("a ", "b ")
     await settled()
     late = asyncio.create_task(whole(ask(model)))
     await settled()
-    told.say("c", None)
+    behind.say("c", None)
     assert set(await asyncio.gather(*tasks, late)) == {"a b c"}
-    assert (len(told.streams), told.ended) == (1, ["whole"])
-    found = model.statistics()
-    assert (found.asked, found.shared, found.running) == (1, 100, 0)
+    assert (len(behind.streams), behind.ended) == (1, ["whole"])
 
 
 async def test_what_differs_is_asked_for_itself_and_what_has_ended_again() -> None:
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     others = [
         model.stream(ASKED, max_tokens=50, temperature=0.0),
         model.stream(ASKED, max_tokens=51, temperature=0.0),
@@ -95,118 +93,123 @@ async def test_what_differs_is_asked_for_itself_and_what_has_ended_again() -> No
     tasks = [asyncio.create_task(whole(one)) for one in others]
     await settled()
     for stream in range(3):
-        told.say("x", None, stream=stream)
+        behind.say("x", None, stream=stream)
     assert await asyncio.gather(*tasks) == ["x"] * 3
     again = asyncio.create_task(whole(ask(model)))
     await settled()
-    told.say("y", None)
+    behind.say("y", None)
     assert await again == "y"
-    assert len(told.streams) == 4
+    assert len(behind.streams) == 4
 
 
 @pytest.mark.parametrize("sampled", [False, True])
 async def test_sampled_answers_are_shared_only_where_wanted(sampled: bool) -> None:
-    told = Told()
-    model = Coalesced(told, sampled=sampled)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind, sampled=sampled)
     tasks = [asyncio.create_task(whole(ask(model, 0.7))) for _ in range(2)]
     await settled()
-    assert len(told.streams) == (1 if sampled else 2)
-    for stream in range(len(told.streams)):
-        told.say("x", None, stream=stream)
+    assert len(behind.streams) == (1 if sampled else 2)
+    for stream in range(len(behind.streams)):
+        behind.say("x", None, stream=stream)
     assert await asyncio.gather(*tasks) == ["x", "x"]
 
 
 @pytest.mark.parametrize("begun", [False, True])
 async def test_ninety_nine_that_leave_harm_none(begun: bool) -> None:
     """Before the first token and after it; the first of them, who asked, among them."""
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     tasks = [asyncio.create_task(whole(ask(model))) for _ in range(100)]
     await settled()
     if begun:
-        told.say("a")
+        behind.say("a")
         await settled()
     for task in tasks[:-1]:
         task.cancel()
     await settled()
-    assert not told.ended
-    told.say("b", "c")
+    assert not behind.ended
+    behind.say("b", "c")
     await settled()
-    told.say("d", None)
+    behind.say("d", None)
     assert await tasks[-1] == ("abcd" if begun else "bcd")
-    assert (len(told.streams), told.ended) == (1, ["whole"])
+    assert (len(behind.streams), behind.ended) == (1, ["whole"])
 
 
 @pytest.mark.parametrize("readers", [1, 2, 100])
 @pytest.mark.parametrize("begun", [False, True])
 async def test_when_all_leave_the_stream_ends(readers: int, begun: bool) -> None:
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     tasks = [asyncio.create_task(whole(ask(model))) for _ in range(readers)]
     await settled()
     if begun:
-        told.say("a")
+        behind.say("a")
         await settled()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    assert (told.ended, model.statistics().running) == (["cancelled"], 0)
+    assert behind.ended == ["cancelled"]
+    again = asyncio.create_task(whole(ask(model)))
+    await settled()
+    behind.say("b", None)
+    assert await again == "b", "nobody joins what was left"
+    assert len(behind.streams) == 2
 
 
 async def test_closing_ends_the_stream_before_it_returns() -> None:
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     async with aclosing(ask(model)) as stream:  # type: ignore[type-var]
         first = asyncio.ensure_future(anext(stream))
         await settled()
-        told.say("a", "b")
+        behind.say("a", "b")
         assert (await first).text == "a"
-    assert told.ended == ["cancelled"]
+    assert behind.ended == ["cancelled"]
 
 
 async def test_the_only_reader_leaves_as_another_one_joins() -> None:
     """It took the stream's deltas itself: who has just joined has read nothing, and begins anew."""
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     only = asyncio.create_task(whole(ask(model)))
     await settled()
-    told.say("a")
+    behind.say("a")
     await settled()
     joined = [asyncio.create_task(whole(ask(model))) for _ in range(3)]
     await settled()
     only.cancel()
     await settled()
-    assert (len(told.streams), told.ended) == (2, ["cancelled"])
-    told.say("a", "b", None)
+    assert (len(behind.streams), behind.ended) == (2, ["cancelled"])
+    behind.say("a", "b", None)
     assert await asyncio.gather(*joined) == ["ab"] * 3
-    assert len(told.streams) == 2
+    assert len(behind.streams) == 2
 
 
 async def test_one_joins_while_the_only_reader_waits_or_rests() -> None:
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     first = ask(model)
     began = asyncio.ensure_future(anext(first))
     await settled()
-    told.say("a", "b")
+    behind.say("a", "b")
     assert (await began).text == "a"  # and now it rests
     joined = asyncio.create_task(whole(ask(model)))
     await settled()
-    told.say("c", None)
+    behind.say("c", None)
     assert await joined == "abc"  # not held up by the one that rests
     assert await whole(first) == "bc"
-    assert len(told.streams) == 1
+    assert len(behind.streams) == 1
 
 
 async def test_a_failure_reaches_each_as_its_own() -> None:
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     tasks = [asyncio.create_task(whole(ask(model))) for _ in range(3)]
     await settled()
     cause = OSError("gone")
     failure = ModelRefused("no", status=503, retry_after=2.0, fix="Wait")
     failure.__cause__ = cause
-    told.say("a", failure)
+    behind.say("a", failure)
     found = await asyncio.gather(*tasks, return_exceptions=True)
     errors = [error for error in found if isinstance(error, ModelRefused)]
     assert len({id(error) for error in errors}) == 3
@@ -216,44 +219,44 @@ async def test_a_failure_reaches_each_as_its_own() -> None:
         assert error.__cause__ is cause
     after = asyncio.create_task(whole(ask(model)))
     await settled()
-    told.say("b", None)
+    behind.say("b", None)
     assert await after == "b"
 
 
 async def test_a_slow_reader_slows_no_other_and_the_stream_waits_for_the_fastest() -> None:
-    told = Told()
-    model = Coalesced(told, ahead=4)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind, ahead=4)
     slow, fast = ask(model), ask(model)
     began = [asyncio.ensure_future(anext(one)) for one in (slow, fast)]
     await settled()
-    told.say(*"abcdefghijkl", None)
+    behind.say(*"abcdefghijkl", None)
     assert [one.text for one in await asyncio.gather(*began)] == ["a", "a"]
     await settled()
-    assert told.taken == 1 + 4
+    assert behind.taken == 1 + 4
     assert await whole(fast) == "bcdefghijkl"
     assert await whole(slow) == "bcdefghijkl"
 
 
 async def test_a_single_slow_reader_holds_the_stream() -> None:
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
     slow = ask(model)
     began = asyncio.ensure_future(anext(slow))
     await settled()
-    told.say(*"abcdefghijkl", None)
+    behind.say(*"abcdefghijkl", None)
     await began
     await settled()
-    assert told.taken == 1
+    assert behind.taken == 1
     assert await whole(slow) == "bcdefghijkl"
 
 
 async def test_an_endless_answer_is_not_kept_for_a_reader_that_stands_still() -> None:
-    told = Told()
-    model = Coalesced(told, most_chars=100, ahead=4)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind, most_chars=100, ahead=4)
     slow, fast = ask(model), ask(model)
     began = [asyncio.ensure_future(anext(one)) for one in (slow, fast)]
     await settled()
-    told.say("a", *["b" * 10] * 50, None)
+    behind.say("a", *["b" * 10] * 50, None)
     await asyncio.gather(*began)
     assert len(await whole(fast)) == 500
     with pytest.raises(StreamCut, match="behind the fastest"):
@@ -261,53 +264,55 @@ async def test_an_endless_answer_is_not_kept_for_a_reader_that_stands_still() ->
 
 
 async def test_an_endless_answer_of_one_reader_is_not_kept() -> None:
-    told = Told()
-    model = Coalesced(told, most_chars=100)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind, most_chars=100)
     only = asyncio.create_task(whole(ask(model)))
     await settled()
-    told.say(*["b" * 10] * 50)
+    behind.say(*["b" * 10] * 50)
     await settled()
-    call = next(iter(model._calls.values()), None)
-    assert call is None  # nobody may join it
-    told.say(None)
-    assert await only == "b" * 500
+    later = asyncio.create_task(whole(ask(model)))
+    await settled()
+    assert len(behind.streams) == 2, "nobody may join it"
+    behind.say(None, stream=0)
+    behind.say("b", None, stream=1)
+    assert list(await asyncio.gather(only, later)) == ["b" * 500, "b"]
 
 
 async def test_a_deadline_is_the_readers_own() -> None:
     """One who has no time left leaves; the others and the work upstream have no such deadline."""
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
 
     async def hurried() -> str:
-        with doing(seconds=0.001):
+        with work_context(seconds=0.001):
             return await whole(ask(model))
 
     late, patient = asyncio.create_task(hurried()), asyncio.create_task(whole(ask(model)))
     with pytest.raises(DeadlineExceeded):
         await late
-    told.say("a", None)
+    behind.say("a", None)
     assert await patient == "a"
-    assert len(told.streams) == 1
+    assert len(behind.streams) == 1
 
 
 async def test_an_urgent_one_does_not_wait_with_a_batch() -> None:
-    told = Told()
-    model = Coalesced(told)
+    behind = ScriptedGenerator()
+    model = Coalesced(behind)
 
     async def batch() -> str:
-        with doing(Priority.BATCH):
+        with work_context(Priority.BATCH):
             return await whole(ask(model))
 
     patient = asyncio.create_task(batch())
     await settled()
     urgent = asyncio.create_task(whole(ask(model)))
     await settled()
-    assert len(told.streams) == 2
+    assert len(behind.streams) == 2
     patient_too = asyncio.create_task(batch())
     await settled()
-    assert len(told.streams) == 2
-    told.say("a", None, stream=0)
-    told.say("a", None, stream=1)
+    assert len(behind.streams) == 2
+    behind.say("a", None, stream=0)
+    behind.say("a", None, stream=1)
     assert list(await asyncio.gather(patient, urgent, patient_too)) == ["a"] * 3
 
 
@@ -315,9 +320,9 @@ async def test_over_the_wire() -> None:
     """A hundred readers, one request; when the last one leaves it is cancelled."""
     text = " ".join(f"word{n}" for n in range(200))
     with FakeModel(mode="scripted", text=text, delay_ms=1) as fake:
-        behind = load(Generate(model=f"openai:fake@{fake.url}"))
-        assert behind is not None
-        model = Coalesced(behind)
+        upstream = load(Generate(model=f"openai:fake@{fake.url}"))
+        assert upstream is not None
+        model = Coalesced(upstream)
 
         def stream() -> Any:
             return model.stream(ASKED, max_tokens=400, temperature=0.0)

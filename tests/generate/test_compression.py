@@ -61,7 +61,9 @@ def test_a_citation_of_compressed_text_has_the_documents_offsets() -> None:
 
 
 @given(st.text(max_size=300), st.integers(0, 400), st.text(max_size=40))
-def test_nothing_is_made_up_and_the_budget_holds(text: str, budget: int, question: str) -> None:
+def test_compression_shows_spans_of_the_passage_within_the_budget(
+    text: str, budget: int, question: str
+) -> None:
     excerpts = whole_passages([hit(text), hit(TEXT, 0.7, 900)])
     made = compress(question, excerpts, budget, COST)
     assert len(made) == 1 or sum(map(COST, made)) <= budget
@@ -71,7 +73,7 @@ def test_nothing_is_made_up_and_the_budget_holds(text: str, budget: int, questio
             assert excerpt.chunk.text[start:end] in excerpt.text
 
 
-def test_what_was_shown_is_not_shown_again() -> None:
+def test_repeated_sentences_are_shown_once() -> None:
     tail = TEXT[TEXT.index("Guests") :]
     made = deduplicated(
         whole_passages([hit(TEXT), hit(f"{tail} It closes at nine.", 0.5), hit(tail, 0.2)])
@@ -80,12 +82,12 @@ def test_what_was_shown_is_not_shown_again() -> None:
     assert [excerpt.rank for excerpt in made] == [0, 1]
 
 
-def test_the_best_are_at_both_ends() -> None:
+def test_ends_first_puts_the_best_at_both_ends() -> None:
     ranks = [e.rank for e in ends_first(whole_passages([hit("x")] * 5))]
     assert ranks == [0, 2, 4, 3, 1]
 
 
-def test_the_budget_is_by_rank_and_the_best_is_cut() -> None:
+def test_the_budget_is_filled_by_rank_and_the_best_truncated() -> None:
     excerpts = whole_passages([hit(TEXT), hit(TEXT, 0.5)])
     assert within_budget(excerpts, COST(excerpts[0]), COST) == excerpts[:1]
     (short,) = within_budget(excerpts, 40, COST)
@@ -96,7 +98,7 @@ def test_the_budget_is_by_rank_and_the_best_is_cut() -> None:
     assert 0 < end <= 10
 
 
-def test_each_is_on_or_off_by_a_setting() -> None:
+def test_each_step_is_switched_by_a_setting() -> None:
     hits = [hit(TEXT), hit(TEXT, 0.5), hit("Other. Text.", 0.4)]
     off = Answering(deduplicate=False)
     assert select_excerpts("notice?", hits, off, 9999, COST) == whole_passages(hits)
@@ -106,7 +108,7 @@ def test_each_is_on_or_off_by_a_setting() -> None:
     assert sum(map(COST, made)) <= sum(map(COST, whole_passages(hits))) / 2
 
 
-def test_structure_is_told_at_the_end_of_the_instructions() -> None:
+def test_structure_is_the_end_of_the_instructions() -> None:
     def told(**more: bool) -> str:
         answering = Answering(**more)  # type: ignore[arg-type]
         options = AnswerOptions()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +55,7 @@ def fakes() -> Iterator[dict[tuple[str, bool], FakeModel]]:
 
 
 def client(fake: FakeModel, *, streaming: bool = True, settings: Generate = PATIENT) -> OpenAI:
-    draw = random.Random(0)
-    return OpenAI(ModelServer("fake", fake.url), settings, streaming=streaming, draw=draw)
+    return OpenAI(ModelServer("fake", fake.url), settings, streaming=streaming)
 
 
 async def answer_of(model: OpenAI) -> Answer:

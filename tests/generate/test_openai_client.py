@@ -153,41 +153,6 @@ async def test_a_web_page_is_no_answer() -> None:
             await deltas(model)
 
 
-async def test_the_key_may_not_follow_a_redirect() -> None:
-    reply = refused(302, "", "Location: http://127.0.0.1:1/v1/chat/completions")
-    async with canned(reply) as server, client(server, api_key="sk-1") as model:
-        with pytest.raises(ModelRefused) as raised:
-            await deltas(model)
-        assert raised.value.status == 302
-
-
-async def test_an_echoed_key_is_hidden() -> None:
-    reply = refused(401, "bad key sk-12")
-    async with canned(reply) as server, client(server, api_key="sk-12") as model:
-        with pytest.raises(ModelRefused, match=r"bad key \*\*\*. Set generate.api_key"):
-            await deltas(model)
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
-async def test_what_no_other_try_mends_is_not_tried_again(status: int) -> None:
-    async with canned(refused(status)) as server, client(server, retries=3) as model:
-        with pytest.raises(ModelRefused):
-            await deltas(model)
-        assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize(
-    "header",
-    ["retry-after-ms: 5", "Retry-After: 0.005", "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT"],
-)
-async def test_a_refusal_is_tried_again_when_the_server_says(header: str) -> None:
-    good = SSE + chunk("a") + END + DONE
-    replies = (refused(429, "", header), refused(503, "", header), good)
-    async with canned(*replies) as server, client(server, retries=2) as model:
-        assert (await deltas(model))[0].text == "a"
-        assert len(server.requests) == 3
-
-
 async def test_a_wait_past_the_end_is_not_begun() -> None:
     async with canned(refused(429, "", "Retry-After: 9999")) as server:
         async with client(server, retries=5) as model:
@@ -279,18 +244,6 @@ async def test_no_part_of_the_key_is_in_an_error(reply: bytes) -> None:
         assert KEY[:8] not in str(raised.value)
 
 
-async def test_nobody_listens() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        model = OpenAI(ModelServer("m", url), Generate(retries=0))
-        try:
-            with pytest.raises(ModelUnreachable, match=r"cannot be reached.*Start it"):
-                await deltas(model)
-        finally:
-            await model.close()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="a full backlog refuses elsewhere")
 async def test_connecting_has_a_clock_of_its_own() -> None:
     with ExitStack() as stack:
@@ -357,22 +310,6 @@ async def test_a_slow_reader_is_not_a_slow_server() -> None:
             await asyncio.sleep(0.25)  # the reader's own time, which is what is tested
             found.append(delta.text)
         assert found == ["a", "b", ""]
-
-
-async def test_one_connection_serves_one_answer_after_another() -> None:
-    from vivace.testing.fake_llm import FakeModel
-
-    with FakeModel() as fake:
-        model = OpenAI(ModelServer("fake", fake.url), Generate())
-        try:
-            for _ in range(3):
-                await deltas(model)
-            assert fake.statistics().connections == 1
-        finally:
-            await model.close()
-        await model.close()
-        with pytest.raises(ModelUnreachable, match="is closed"):
-            await deltas(model)
 
 
 def test_models_by_name() -> None:

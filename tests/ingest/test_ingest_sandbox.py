@@ -62,9 +62,9 @@ def test_a_batch_with_every_kind_of_bad_file(tmp_path: Path, sandbox: Sandbox) -
             assert isinstance(item, Document)
             if item.source.endswith(".pdf"):
                 pids.add(int(item.text.split()[1]))
-    assert sandbox.statistics().started >= 5
+    assert sandbox.pool.started >= 5
     sandbox.close()
-    assert sandbox.statistics().alive == 0
+    assert sandbox.pool.processes == 0
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -73,7 +73,7 @@ def test_a_batch_with_every_kind_of_bad_file(tmp_path: Path, sandbox: Sandbox) -
 def test_text_needs_no_process(tmp_path: Path, sandbox: Sandbox) -> None:
     found = batch(tmp_path, sandbox, "a.txt", "b.md", "c.rst", "d.csv")
     assert all(isinstance(item, Document) for item in found)
-    assert sandbox.statistics().started == 0
+    assert sandbox.pool.started == 0
 
 
 def test_a_large_table_or_tree_and_any_web_page_needs_one(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -87,7 +87,7 @@ def test_a_large_table_or_tree_and_any_web_page_needs_one(tmp_path: Path, sandbo
     limits = {"max_bytes": 64 << 20, "parse": LIMITS, "sandbox": sandbox}
     found = list(from_paths([tmp_path], **limits))  # type: ignore[arg-type]
     assert len(found) == 8
-    assert sandbox.statistics().tasks.done == 4
+    assert sandbox.pool.statistics().done == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")

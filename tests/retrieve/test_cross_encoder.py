@@ -117,7 +117,7 @@ async def test_a_long_pair_is_cut_on_its_longer_side(model: CrossEncoder) -> Non
 
 
 async def test_closed_or_late_is_a_rerank_error(model: CrossEncoder) -> None:
-    with work.doing(seconds=0), pytest.raises(RerankError, match="fastembed:tiny"):
+    with work.work_context(seconds=0), pytest.raises(RerankError, match="fastembed:tiny"):
         await model.score(Query("how"), hits("how"))
     await model.close()
     await model.close()

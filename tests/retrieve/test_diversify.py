@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from tests.retrieve.world import TEXTS, Source, vector, world
-from vivace.retrieve.diversify import Distinct, marginal
+from vivace.retrieve.diversify import DistinctTexts, marginal
 from vivace.settings import Search
 from vivace.types import Query
 
 LONG = " ".join(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(120))
 
 
-def new(*texts: str) -> list[bool]:
-    distinct = Distinct()
-    return [distinct.new(text) for text in texts]
+def added(*texts: str) -> list[bool]:
+    distinct = DistinctTexts()
+    return [distinct.add(text) for text in texts]
 
 
 def test_equal_but_for_case_and_space() -> None:
-    assert new("A  red apple", "a red\napple", "a red pear", "A  red apple") == [
+    assert added("A  red apple", "a red\napple", "a red pear", "A  red apple") == [
         True,
         False,
         True,
@@ -30,30 +30,30 @@ def test_equal_but_for_case_and_space() -> None:
 def test_nearly_equal() -> None:
     changed = LONG.replace("wordca", "another")
     half = " ".join(LONG.split()[:60]) + " " + " ".join(f"other{i}" for i in range(60))
-    assert new(LONG, changed, half) == [True, False, True]
+    assert added(LONG, changed, half) == [True, False, True]
 
 
 def test_other_numbers_are_another_text() -> None:
-    assert new(LONG + " in 2024", LONG + " in 2025", LONG + " in 2024") == [True, True, False]
+    assert added(LONG + " in 2024", LONG + " in 2025", LONG + " in 2024") == [True, True, False]
 
 
 def test_ideographs_count_as_words() -> None:
     text = (
         "北京大学位于中国首都北京市海淀区是一所综合性的研究型大学历史悠久" + "学科齐全师资力量雄厚"
     )
-    assert new(text, text[:-1] + "等", "上海交通大学" + text[6:20]) == [True, False, True]
+    assert added(text, text[:-1] + "等", "上海交通大学" + text[6:20]) == [True, False, True]
 
 
 def test_empty_texts_are_not_alike() -> None:
-    assert new("", "", " ") == [True, True, True]
+    assert added("", "", " ") == [True, True, True]
 
 
-def test_texts_with_other_scores_are_not_looked_at() -> None:
-    distinct = Distinct()
-    assert distinct.new("x y z", 10.0, 0.5)
-    assert distinct.new("x y z", 20.0, 0.5)
-    assert distinct.new("x y z", 10.0, 0.2)
-    assert not distinct.new("x y z", 10.0, 0.5)
+def test_texts_with_other_scores_are_not_compared() -> None:
+    distinct = DistinctTexts()
+    assert distinct.add("x y z", 10.0, 0.5)
+    assert distinct.add("x y z", 20.0, 0.5)
+    assert distinct.add("x y z", 10.0, 0.2)
+    assert not distinct.add("x y z", 10.0, 0.5)
 
 
 async def test_duplicates_are_left_out_and_others_take_their_place() -> None:
@@ -85,9 +85,9 @@ async def test_unlike_hits_come_first(weight: float) -> None:
     assert result.hits[0] == plain.hits[0]
     assert result.stages["diversify"].width == 4
 
-    def likeness(hits: tuple[int, ...]) -> float:
-        rows = np.stack([vector(TEXTS[id]) for id in hits])
+    def similarity(hits: tuple[int, ...]) -> float:
+        rows = np.stack([vector(TEXTS[hit]) for hit in hits])
         return float((rows @ rows.T).sum())
 
     before, after = (tuple(h.chunk.id for h in r.hits) for r in (plain, result))
-    assert likeness(after) <= likeness(before)
+    assert similarity(after) <= similarity(before)

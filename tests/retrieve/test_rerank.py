@@ -1,8 +1,12 @@
-"""The best scored again, whatever the reranker does."""
+"""The rerank step: the best scored again, whatever the reranker does."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -61,7 +65,7 @@ async def test_a_reranker_reorders_the_best() -> None:
     assert [h.score for h in result.hits] == sorted((h.score for h in result.hits), reverse=True)
 
 
-async def test_it_sees_more_than_are_asked_for() -> None:
+async def test_the_reranker_sees_more_hits_than_are_returned() -> None:
     reranker = Scored(reversing)
     with world(Search(rerank_weight=1.0), reranker=reranker) as w:
         result = await w.searcher.search(Query(ASKED.text, k=1))
@@ -89,7 +93,7 @@ def refusing(_: Sequence[Hit]) -> Scores:
         (lambda hits: ["good"] * len(hits), "something else than scores"),
     ],
 )
-async def test_one_that_fails_is_skipped(
+async def test_a_failure_leaves_the_ranking_and_is_named(
     does: Callable[[Sequence[Hit]], Scores], told: str
 ) -> None:
     plain = await unreranked()
@@ -103,7 +107,7 @@ async def test_one_that_fails_is_skipped(
 
 
 @pytest.mark.parametrize("deadline", [None, 0.5])
-async def test_one_that_hangs_is_not_waited_for(deadline: float | None) -> None:
+async def test_a_reranker_that_hangs_is_not_waited_for(deadline: float | None) -> None:
     plain = await unreranked()
     reranker = Hanging()
     seconds = 0.02 if deadline is None else 60.0
@@ -122,7 +126,7 @@ async def test_off_is_off() -> None:
     assert reranker.seen == []
 
 
-async def test_the_least_score_counts_after_it() -> None:
+async def test_the_least_score_applies_to_reranked_scores() -> None:
     plain = await unreranked()
     least = plain.hits[1].score
     with world(reranker=Scored(lambda hits: np.ones(len(hits), np.float32))) as w:
@@ -135,8 +139,9 @@ async def test_the_least_score_counts_after_it() -> None:
 async def test_maxsim_where_there_are_token_vectors(together: bool) -> None:
     settings = Search(rerank_depth=6, rerank_weight=1.0)
     with world(settings, source=Source(signed=True)) as w:
-        w.searcher._asking = 5 if together else 0
-        result = await w.searcher.search(Query("red apple", k=12))
+        # from the third one at once, a question continues on the embedding's thread
+        searches = [w.searcher.search(Query("red apple", k=12)) for _ in range(1 + 4 * together)]
+        result = (await asyncio.gather(*searches))[-1]
     first = result.hits[:6]
     scores = [hit.stages["reranked"] for hit in first]
     assert scores == sorted(scores, reverse=True)
@@ -144,7 +149,7 @@ async def test_maxsim_where_there_are_token_vectors(together: bool) -> None:
     assert result.degraded == ()
 
 
-async def test_without_token_vectors_nothing_is_said() -> None:
+async def test_without_token_vectors_nothing_is_degraded() -> None:
     plain = await unreranked()
     with world() as w:
         result = await w.searcher.search(ASKED)
@@ -185,15 +190,60 @@ async def test_the_plans_stages_are_taken() -> None:
         assert result.hits[0].score == pytest.approx(result.hits[0].stages["cosine"])
 
 
-async def test_token_vectors_are_not_made_where_no_plan_wants_them() -> None:
+async def test_token_vectors_are_made_where_the_plan_in_force_wants_them() -> None:
     source = Source(signed=True, stages=Stages(rerank=Rerank(0)))
     with world(source=source) as w:
-        await w.searcher.search(ASKED)  # learns what the plan says
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(w.embedder, "embed_tokens", None)
             result = await w.searcher.search(ASKED)
             assert "reranked" not in result.hits[0].stages
+            assert isinstance((await w.searcher.search_many([ASKED]))[0], SearchResult)
         source.stages = None
-        await w.searcher.search(ASKED)
         result = await w.searcher.search(ASKED)
         assert "reranked" in result.hits[0].stages
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_state_that_has_to_catch_up_is_searched_with_its_plan(many: bool) -> None:
+    planned = Stages(3, {"": Fusion("dense")}, Rerank(2, 1.0))
+    with world(source=Source(signed=True, stages=planned, behind=True)) as w:
+        query = Query("red apple", k=1, explain=True)
+        result = (await w.searcher.search_many([query]))[0] if many else None
+        result = result or await w.searcher.search(query)
+    assert isinstance(result, SearchResult)
+    assert result.stages["dense"].width == 3
+    assert result.stages["rerank"].width == 2
+
+
+class Inline(Scored):
+    """A `Reranker` that scores on the search thread."""
+
+    async def score(self, query: Query, hits: Sequence[Hit]) -> Scores:
+        raise AssertionError("it is called inline")
+
+    def score_inline(self, question: str, hits: Sequence[Hit]) -> Scores:
+        self.seen.append((question, threading.get_ident()))
+        return self._do(hits)
+
+
+async def test_a_quick_reranker_runs_on_the_search_thread() -> None:
+    settings, awaited, quick = Search(rerank_depth=4, mmr=0.2), Scored(reversing), Inline(reversing)
+    query = Query("red apple -teacher", k=8, min_score=0.1, explain=True)
+    with world(settings, reranker=awaited) as w:
+        expected = await w.searcher.search(query)
+    with world(settings, reranker=quick) as w:
+        result = await w.searcher.search(query)
+        assert await w.searcher.search_many([query]) == [replace(result, stages=ANY)]
+    assert result.hits == expected.hits
+    assert result.stages.keys() == expected.stages.keys()
+    assert {text for text, _ in quick.seen} == {"red apple"}
+    assert threading.get_ident() not in {thread for _, thread in quick.seen}
+
+
+async def test_a_quick_reranker_that_fails_is_skipped() -> None:
+    plain = await unreranked()
+    with world(reranker=Inline(raising)) as w:
+        result = await w.searcher.search(ASKED)
+        assert w.trace.counters()["rerank.failed"] == 1
+    assert ids(result) == ids(plain)
+    assert result.degraded == ("not reranked: ValueError('no model')",)

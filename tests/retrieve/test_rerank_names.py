@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vivace.errors import BadSettings
-from vivace.retrieve.rerankers import names
+from vivace.retrieve import rerankers
 from vivace.retrieve.rerankers.cross_encoder import CrossEncoder
 from vivace.retrieve.rerankers.http import HttpReranker
 from vivace.settings import Embed, Remote, Search, Settings
@@ -21,15 +21,15 @@ def named(name: str, key: str = "") -> Settings:
 
 @pytest.mark.parametrize("name", ["auto", "off", "maxsim"])
 def test_what_a_search_does_itself(name: str) -> None:
-    assert names.load(named(name)) is None
+    assert rerankers.load(named(name)) is None
 
 
 async def test_servers() -> None:
-    found = names.load(named("BAAI/bge-reranker:v2@http://a:1/v1,https://b/v2*3#tei"))
+    found = rerankers.load(named("BAAI/bge-reranker:v2@http://a:1/v1,https://b/v2*3#tei"))
     assert isinstance(found, HttpReranker)
     try:
         assert found.name == "rerank:BAAI/bge-reranker:v2"
-        servers = found.statistics().servers
+        servers = found.server_statistics().servers
         assert [(one.name, one.weight) for one in servers] == [
             ("http://a:1/v1", 1),
             ("https://b/v2", 3),
@@ -41,7 +41,7 @@ async def test_servers() -> None:
 async def test_a_folder(tmp_path: Path) -> None:
     write_model(tmp_path / "model.onnx")
     write_tokenizer(tmp_path / "tokenizer.json")
-    found = names.load(named(f"fastembed:{tmp_path}"))
+    found = rerankers.load(named(f"fastembed:{tmp_path}"))
     assert isinstance(found, CrossEncoder)
     await found.close()
 
@@ -64,7 +64,7 @@ async def test_a_folder(tmp_path: Path) -> None:
 )
 def test_anything_else_is_refused_with_a_fix_and_without_secrets(name: str) -> None:
     with pytest.raises(BadSettings, match=r"search\.rerank") as raised:
-        names.load(named(name))
+        rerankers.load(named(name))
     assert raised.value.fix
     assert "hush" not in str(raised.value)
     assert "openai:N" not in raised.value.fix
@@ -72,5 +72,5 @@ def test_anything_else_is_refused_with_a_fix_and_without_secrets(name: str) -> N
 
 def test_a_key_that_is_none() -> None:
     with pytest.raises(BadSettings, match=r"remote\.api_key") as raised:
-        names.load(named("bge@http://h/v1", key="hush\n"))
+        rerankers.load(named("bge@http://h/v1", key="hush\n"))
     assert "hush" not in str(raised.value)

@@ -1,5 +1,4 @@
-"""A small state of a collection in memory, an embedder and rerankers, all of whose answers are
-known."""
+"""A small collection in memory, an embedder and rerankers, all of whose answers are known."""
 
 from __future__ import annotations
 
@@ -16,10 +15,11 @@ from vivace.errors import BadFilter, EmbeddingError
 from vivace.index import matches
 from vivace.index.flat import FlatIndex
 from vivace.index.terms import TantivyTerms, TermSearcher
-from vivace.protocols import Embedder, Kind, Reranker, Then
+from vivace.protocols import Embedder, Kind, Reranker
+from vivace.retrieve.context import StageCosts
 from vivace.retrieve.hybrid import HybridSearcher
-from vivace.retrieve.ladder import Costs
-from vivace.run.pools import Pool
+from vivace.run.microbatch import Then
+from vivace.run.pools import ThreadPool
 from vivace.settings import Search
 from vivace.text.terms import terms
 from vivace.trace import Trace
@@ -74,13 +74,15 @@ def tokens(text: str) -> Vectors:
 
 @dataclass
 class Source:
-    """A `CandidateSource` over texts; counts what is asked of it."""
+    """A `CandidateSource` over texts, and its own `Snapshots`; counts its dense searches."""
 
     texts: Sequence[str] = TEXTS
     signed: bool = False
     approximate: bool = False
     stages: Stages | None = None
     broken_signs: bool = False
+    behind: bool = False
+    """Whether a snapshot has to catch up with other processes first."""
     epoch: int = 7
     dense_calls: list[tuple[int, bool]] = field(default_factory=list)
 
@@ -89,10 +91,17 @@ class Source:
         rows = np.stack([vector(text) for text in self.texts]).astype(np.float16)
         self.index = FlatIndex.build(ids, rows)
         held = TantivyTerms.volatile()
-        for id, text in enumerate(self.texts):
-            held.add(id, terms(text))
+        for number, text in enumerate(self.texts):
+            held.add(number, terms(text))
         held.commit(1)
         self.held: TermSearcher = held.searcher()
+
+    def snapshot(self) -> Source:
+        self.behind = False
+        return self
+
+    def settled(self) -> Source | None:
+        return None if self.behind else self
 
     def dense(
         self, vectors: Vectors, k: int, *, allow: Bitmap | None = None, hurried: bool = False
@@ -119,14 +128,14 @@ class Source:
 
     def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
         texts = self.texts
-        return {id: Chunk(f"d{id}", texts[id], 0, len(texts[id]), id) for id in ids if id >= 0}
+        return {n: Chunk(f"d{n}", texts[n], 0, len(texts[n]), n) for n in ids if n >= 0}
 
     def signs(self, ids: Iterable[int]) -> dict[int, Signs]:
         if self.broken_signs:
             raise OSError("the signs are gone")
         if not self.signed:
             return {}
-        return {id: np.packbits(tokens(self.texts[id]) > 0, axis=1) for id in ids}
+        return {n: np.packbits(tokens(self.texts[n]) > 0, axis=1) for n in ids}
 
     def vectors(self, ids: Ids) -> Vectors:
         return self.index.vectors[ids].astype(np.float32)
@@ -173,7 +182,7 @@ class Words:
 
 
 class Scored:
-    """A `Reranker` that does what it is told to."""
+    """A `Reranker` whose scores are those of a function."""
 
     name = "scored"
 
@@ -189,7 +198,7 @@ class Scored:
 
 
 class Hanging(Scored):
-    """Never answers, and takes no notice of being cancelled once."""
+    """Never answers, and ignores being cancelled once."""
 
     def __init__(self) -> None:
         super().__init__(lambda hits: np.zeros(len(hits), np.float32))
@@ -209,6 +218,7 @@ class World:
     embedder: Words
     trace: Trace
     searcher: HybridSearcher
+    costs: StageCosts
 
 
 @contextmanager
@@ -218,28 +228,29 @@ def world(
     source: Source | None = None,
     embedder: Embedder | None = None,
     reranker: Reranker | None = None,
-    costs: Costs | None = None,
+    costs: StageCosts | None = None,
 ) -> Iterator[World]:
     made, trace, words = source or Source(), Trace(), Words()
-    pool = Pool(2, "test-search")
+    learned = costs or StageCosts()
+    pool = ThreadPool(2, "test-search")
     try:
         searcher = HybridSearcher(
-            lambda: made,
+            made,
             embedder or words,
             pool,
             settings or Search(),
             trace,
             reranker=reranker,
-            costs=costs,
+            costs=learned,
         )
-        yield World(made, words, trace, searcher)
+        yield World(made, words, trace, searcher, learned)
     finally:
         pool.close()
 
 
-def slow(**seconds: float) -> Costs:
-    """Costs as they are after stages that took so long; a blank in a name is `_`."""
-    costs = Costs()
+def slow(**seconds: float) -> StageCosts:
+    """Costs learned from stages that took so long; `_` in a name stands for a space."""
+    costs = StageCosts()
     for stage, each in seconds.items():
         for _ in range(20):
             costs.observe(stage.replace("_", " "), each)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vivace.errors import VivaceError
-from vivace.run.limit import Limit
-from vivace.run.permit import Outcome, Permit
+from vivace.run.limit import ConcurrencyLimit, Outcome, Permit
 from vivace.run.work import Work
 
 Curve = Callable[[int], float]
@@ -74,7 +73,7 @@ class Simulation:
         self.clock = Clock()
         self.curve = curve
         self.arrivals = arrivals
-        self.limit = Limit("simulated", clock=self.clock, **limit)
+        self.limit = ConcurrencyLimit("simulated", clock=self.clock, **limit)
         self._deadline = deadline
         self._spread = spread
         self._draw = random.Random(seed)

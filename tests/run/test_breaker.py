@@ -15,13 +15,15 @@ def breaker() -> Breaker:
     return Breaker(T, random.Random(0))
 
 
-def fail(one: Breaker, now: float, *, spare: bool = False, told: float | None = None) -> bool:
-    return one.failed(one.begin(), now, spare=spare, told=told)
+def fail(
+    one: Breaker, now: float, *, spare: bool = False, retry_after: float | None = None
+) -> bool:
+    return one.failed(one.begin(), now, spare=spare, retry_after=retry_after)
 
 
-def opened(now: float = 0.0, *, told: float | None = None) -> Breaker:
+def opened(now: float = 0.0, *, retry_after: float | None = None) -> Breaker:
     one = breaker()
-    assert [fail(one, now, told=told) for _ in range(3)] == [False, False, True]
+    assert [fail(one, now, retry_after=retry_after) for _ in range(3)] == [False, False, True]
     return one
 
 
@@ -75,9 +77,9 @@ def test_pauses_of_many_do_not_coincide() -> None:
 
 
 def test_a_time_that_the_server_tells_is_kept_within_bounds() -> None:
-    assert opened(told=20).until == 20
-    assert opened(told=9999).until == T.longest
-    assert opened(told=0.1).until >= T.first / 2
+    assert opened(retry_after=20).until == 20
+    assert opened(retry_after=9999).until == T.longest
+    assert opened(retry_after=0.1).until >= T.first / 2
 
 
 def test_a_trial_on_probation_fails_at_once() -> None:

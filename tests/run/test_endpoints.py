@@ -13,11 +13,11 @@ import pytest
 from tests.run.simulated import SimulatedLoop
 from vivace.errors import BadInput, Closed, DeadlineExceeded, Overloaded
 from vivace.run import work
-from vivace.run.balance import Endpoint
+from vivace.run.balance import Endpoint, Lease
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import AllEjected, Endpoints, Lease
+from vivace.run.endpoints import AllEjected, Endpoints
 from vivace.run.fair_queue import LOWER_EVERY
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 from vivace.run.work import Priority
 
 
@@ -201,7 +201,7 @@ def test_the_urgent_go_first_and_nobody_starves(loop: SimulatedLoop) -> None:
     order: list[Priority] = []
 
     async def one(priority: Priority) -> None:
-        with work.doing(priority), await endpoints.lease() as lease:
+        with work.work_context(priority), await endpoints.lease() as lease:
             order.append(priority)
             await asyncio.sleep(1)
             lease.alive()
@@ -223,12 +223,9 @@ def test_a_deadline_ends_the_wait(loop: SimulatedLoop) -> None:
     one = take(loop, endpoints)
 
     async def hurried() -> Lease:
-        # `doing` reads the real clock; here the deadline is of the simulated one
-        token = work._current.set(work.Work(deadline=loop.time() + 2))
-        try:
+        # `work_context` reads the real clock; here the deadline is on the simulated one
+        with work.working_on(work.Work(deadline=loop.time() + 2)):
             return await endpoints.lease()
-        finally:
-            work._current.reset(token)
 
     waiting = loop.create_task(hurried())
     loop.advance(1)
@@ -337,11 +334,13 @@ def test_what_is_no_set(loop: SimulatedLoop, bad: list[Endpoint]) -> None:
 
 def test_a_server_has_a_limit_of_its_own(loop: SimulatedLoop) -> None:
     """Below its bound; what is held counts, and a limit that grows lets in who waits."""
-    limits: dict[str, Limit] = {}
+    limits: dict[str, ConcurrencyLimit] = {}
 
-    def learned(server: Endpoint, grown: Callable[[], None]) -> Limit:
+    def learned(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
         most = {"a": 1, "b": 2}[server.name]
-        limits[server.name] = Limit(server.name, highest=most, grown=grown, clock=loop.time)
+        limits[server.name] = ConcurrencyLimit(
+            server.name, highest=most, grown=grown, clock=loop.time
+        )
         return limits[server.name]
 
     endpoints = servers(loop, Endpoint("a"), Endpoint("b"), learned=learned)

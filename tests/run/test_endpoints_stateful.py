@@ -15,10 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.run.simulated import SimulatedLoop
 from vivace.errors import BadInput, DeadlineExceeded
 from vivace.run import work
-from vivace.run.balance import Endpoint
+from vivace.run.balance import Endpoint, Lease, ServerStatistics
 from vivace.run.breaker import BreakerState, Tolerance
-from vivace.run.endpoints import AllEjected, Endpoints, Lease, ServerStatistics
-from vivace.run.limit import Limit
+from vivace.run.endpoints import AllEjected, Endpoints
+from vivace.run.limit import ConcurrencyLimit
 from vivace.run.work import Priority, Work
 
 NAMES = ("a", "b", "c", "d")
@@ -37,10 +37,12 @@ class Servers(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = SimulatedLoop()
-        self.limits: dict[str, Limit] = {}
+        self.limits: dict[str, ConcurrencyLimit] = {}
 
-        def learned(server: Endpoint, grown: Callable[[], None]) -> Limit:
-            limit = Limit(server.name, highest=server.bound, grown=grown, clock=self.loop.time)
+        def learned(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
+            limit = ConcurrencyLimit(
+                server.name, highest=server.bound, grown=grown, clock=self.loop.time
+            )
             self.limits[server.name] = limit
             return limit
 
@@ -55,6 +57,7 @@ class Servers(RuleBasedStateMachine):
         self.tasks: list[asyncio.Task[Lease]] = []
         self.held: list[Held] = []
         self.avoided: dict[asyncio.Task[Lease], set[str]] = {}
+        self.rests_until: dict[str, float] = {}
 
     def _limited(self) -> int:
         return sum(limit.statistics().in_flight for limit in self.limits.values())
@@ -70,8 +73,8 @@ class Servers(RuleBasedStateMachine):
         deadline = None if seconds is None else self.loop.now + seconds
 
         async def one() -> Lease:
-            work._current.set(Work(priority, deadline))
-            return await self.endpoints.lease(avoid=avoid)
+            with work.working_on(Work(priority, deadline)):
+                return await self.endpoints.lease(avoid=avoid)
 
         self.tasks.append(self.loop.create_task(one()))
         self.avoided[self.tasks[-1]] = avoid
@@ -97,6 +100,8 @@ class Servers(RuleBasedStateMachine):
             lease.failed("it broke", retry_after=at % 3 or None)
         if how == "refuse":
             lease.busy(at % 4)
+            until = self.loop.now + at % 4
+            self.rests_until[lease.server] = max(self.rests_until.get(lease.server, 0.0), until)
         lease.end()
         lease.end()
         if cancel:  # whoever was given the place in this moment
@@ -144,6 +149,8 @@ class Servers(RuleBasedStateMachine):
     def settle(self) -> None:
         self.loop.settle()
         seen = self.servers()
+        for name in self.rests_until.keys() - seen.keys():  # a later server of that name is new
+            del self.rests_until[name]
         ready = [s for s in seen.values() if s.state is BreakerState.CLOSED and not s.draining]
         waiting = []
         for task in self.tasks:
@@ -172,28 +179,37 @@ class Servers(RuleBasedStateMachine):
         assert self._limited() == len(self.held)
         assert self.endpoints.statistics().waiting == len(self.tasks)
 
+    def trials(self, server: ServerStatistics) -> int:
+        """Requests that the server got since it was ejected."""
+        return sum(
+            held.lease.server == server.name and held.ejections == server.ejections
+            for held in self.held
+        )
+
     @invariant()
     def an_ejected_server_gets_one_trial_at_a_time(self) -> None:
-        for name, server in self.servers().items():
+        for server in self.servers().values():
             if server.state is not BreakerState.CLOSED:
-                since = [
-                    held
-                    for held in self.held
-                    if held.lease.server == name and held.ejections == server.ejections
-                ]
-                assert len(since) <= (server.state is BreakerState.HALF_OPEN)
+                assert self.trials(server) <= (server.state is BreakerState.HALF_OPEN)
 
     @invariant()
     def nobody_waits_where_a_server_has_room(self) -> None:
-        now = self.loop.now
-        members = [m for m in self.endpoints._balance.members.values() if not m.draining]
-        usable = [m for m in members if m.breaker.admits(now)]
+        usable = [
+            server
+            for server in self.servers().values()
+            if not server.draining
+            and (
+                server.state is BreakerState.CLOSED
+                or (server.state is BreakerState.HALF_OPEN and not self.trials(server))
+            )
+        ]
         assert usable or not self.tasks
-        awake = [m for m in usable if m.rests_until <= now] or usable
+        now = self.loop.now
+        awake = [one for one in usable if self.rests_until.get(one.name, 0.0) <= now] or usable
         for task in self.tasks:
             avoid = self.avoided[task]
-            wanted = [m for m in awake if m.server.name not in avoid] or awake
-            assert not any(m.room for m in wanted)
+            wanted = [one for one in awake if one.name not in avoid] or awake
+            assert not any(one.in_use < min(one.limit, one.bound) for one in wanted)
 
     @invariant()
     def counts_add_up(self) -> None:

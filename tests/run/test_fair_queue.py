@@ -11,7 +11,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vivace.errors import Overloaded
 from vivace.run.fair_queue import LOWER_EVERY, FairQueue, Waiter
 from vivace.run.work import Priority, Work
 
@@ -278,18 +277,6 @@ def test_who_cannot_use_what_is_free_lets_the_next_one_go_first() -> None:
         queue.take(head)
         order.append(names[head])
     assert order == ["b", "c", "a"]
-
-
-def test_it_is_bounded_where_it_should_be() -> None:
-    queue: FairQueue[Waiter] = FairQueue(most=2)
-    first = waiter()
-    queue.put(first, 0)
-    queue.put(waiter(), 0)
-    with pytest.raises(Overloaded, match="2 already wait") as raised:
-        queue.put(waiter(), 0)
-    assert raised.value.retry_after > 0
-    queue.remove(first)
-    queue.put(waiter(), 0)
 
 
 def test_what_is_withdrawn_is_let_go_of() -> None:

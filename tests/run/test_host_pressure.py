@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.run.test_host import V2, tree
-from vivace.run import host, pressure
-from vivace.run.pressure import Memory, Process, Throttling
+from vivace.run import host
+from vivace.run.host import MemoryUse, ProcessMemory, Throttling
 
 MIB = 1 << 20
 MEMINFO = {"proc/meminfo": "MemTotal: 4096 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\n"}
@@ -18,10 +18,10 @@ MEMINFO = {"proc/meminfo": "MemTotal: 4096 kB\nMemFree: 1 kB\nMemAvailable: 1024
 
 class TestMemory:
     def test_of_the_machine(self, tmp_path: Path) -> None:
-        assert pressure.memory(tmp_path) is None
+        assert host.memory(tmp_path) is None
         tree(tmp_path, {V2: "0::/\n", "sys/fs/cgroup/memory.max": "max\n", **MEMINFO})
-        found = pressure.memory(tmp_path)
-        assert found == Memory(4096 << 10, 3072 << 10)
+        found = host.memory(tmp_path)
+        assert found == MemoryUse(4096 << 10, 3072 << 10)
         assert found.free == 1 * MIB
 
     def test_version_2(self, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ class TestMemory:
             f"{folder}/memory.stat": "anon 5\ninactive_file 4096\n",
         }
         tree(tmp_path, {V2: "0::/a\n", **files, **MEMINFO})
-        assert pressure.memory(tmp_path) == Memory(2 * MIB, MIB)
+        assert host.memory(tmp_path) == MemoryUse(2 * MIB, MIB)
 
     def test_the_ancestor_that_leaves_less_counts(self, tmp_path: Path) -> None:
         files = {
@@ -42,7 +42,7 @@ class TestMemory:
             "sys/fs/cgroup/a/b/memory.current": "0\n",
         }
         tree(tmp_path, {V2: "0::/a/b\n", **files, **MEMINFO})
-        found = pressure.memory(tmp_path)
+        found = host.memory(tmp_path)
         assert found is not None
         assert (found.limit, found.free) == (3 * MIB, 1)
 
@@ -56,7 +56,7 @@ class TestMemory:
             "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{MIB}\n",
         }
         tree(tmp_path, {V2: "5:memory:/docker/x\n4:cpu,cpuacct:/\n", **files})
-        assert pressure.memory(tmp_path) == Memory(2 * MIB, 0)
+        assert host.memory(tmp_path) == MemoryUse(2 * MIB, 0)
 
     def test_a_limit_above_the_machine_is_none(self, tmp_path: Path) -> None:
         files = {
@@ -64,12 +64,12 @@ class TestMemory:
             "sys/fs/cgroup/memory.current": f"{MIB}\n",
         }
         tree(tmp_path, {V2: "0::/\n", **files, **MEMINFO})
-        assert pressure.memory(tmp_path) == Memory(4096 << 10, 3072 << 10)
+        assert host.memory(tmp_path) == MemoryUse(4096 << 10, 3072 << 10)
 
 
 class TestRunQueue:
     def test_nothing_is_told(self, tmp_path: Path) -> None:
-        assert pressure.run_queue(tmp_path) == pressure.RunQueue(None, None, None)
+        assert host.run_queue(tmp_path) == host.RunQueue(None, None, None)
 
     def test_all_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host, "_affinity", lambda: 4)
@@ -80,7 +80,7 @@ class TestRunQueue:
             "proc/self/task/2/schedstat": "10 500000000 3\n",
         }
         tree(tmp_path, files)
-        assert pressure.run_queue(tmp_path) == pressure.RunQueue(0.125, 1.5, 2.5)
+        assert host.run_queue(tmp_path) == host.RunQueue(0.125, 1.5, 2.5)
 
     def test_our_groups_pressure_comes_first(self, tmp_path: Path) -> None:
         files = {
@@ -88,19 +88,19 @@ class TestRunQueue:
             "sys/fs/cgroup/a/cpu.pressure": "some avg10=10.00 avg60=1 total=5\n",
         }
         tree(tmp_path, {V2: "0::/a\n", **files})
-        assert pressure.run_queue(tmp_path).stalled == 0.1
+        assert host.run_queue(tmp_path).stalled == 0.1
 
 
 def test_throttling(tmp_path: Path) -> None:
-    assert pressure.throttling(tmp_path) is None
+    assert host.throttling(tmp_path) is None
     path = "sys/fs/cgroup/a/cpu.stat"
     tree(tmp_path, {V2: "0::/a\n", path: "usage_usec 9\nnr_periods 0\nnr_throttled 0\n"})
-    assert pressure.throttling(tmp_path) is None
+    assert host.throttling(tmp_path) is None
     tree(tmp_path, {path: "nr_periods 10\nnr_throttled 4\nthrottled_usec 1500000\n"})
-    assert pressure.throttling(tmp_path) == Throttling(10, 4, 1.5)
+    assert host.throttling(tmp_path) == Throttling(10, 4, 1.5)
     # version 1 counts nanoseconds
     tree(tmp_path, {path: "nr_periods 10\nnr_throttled 4\nthrottled_time 2500000000\n"})
-    assert pressure.throttling(tmp_path) == Throttling(10, 4, 2.5)
+    assert host.throttling(tmp_path) == Throttling(10, 4, 2.5)
 
 
 def test_a_process_and_its_children(tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_a_process_and_its_children(tmp_path: Path) -> None:
     }
     tree(tmp_path, files)
     (tmp_path / "proc/self").symlink_to("7")
-    assert pressure.processes(tmp_path) == [
-        Process(7, "vivace", 200 << 10),
-        Process(8, "worker", 3 * pressure._PAGE),
-        Process(11, "worker", 2 * pressure._PAGE),
+    assert host.processes(tmp_path) == [
+        ProcessMemory(7, "vivace", 200 << 10),
+        ProcessMemory(8, "worker", 3 * host._PAGE),
+        ProcessMemory(11, "worker", 2 * host._PAGE),
     ]
 
 
@@ -129,14 +129,14 @@ def test_a_process_and_its_children(tmp_path: Path) -> None:
 def test_this_machine() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        found = pressure.processes()
+        found = host.processes()
         assert found[0].resident > 5 * MIB
         assert child.pid in {process.pid for process in found}
     finally:
         child.communicate()
-    memory = pressure.memory()
+    memory = host.memory()
     assert memory is not None
     assert 0 < memory.used < memory.limit
-    queue = pressure.run_queue()
+    queue = host.run_queue()
     assert queue.load is not None
     assert queue.waited is not None

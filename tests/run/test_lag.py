@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from vivace.run.lag import EVERY, FADES, Lag
+from vivace.run.host import EVERY, FADES, EventLoopLag
 
 
 async def test_a_loop_that_is_held_up_is_seen() -> None:
-    with Lag() as lag:
+    with EventLoopLag() as lag:
         await asyncio.sleep(2 * EVERY)
         time.sleep(0.1)  # noqa: ASYNC251
         await asyncio.sleep(0)
@@ -20,7 +20,7 @@ async def test_a_loop_that_is_held_up_is_seen() -> None:
 
 
 def test_the_worst_fades() -> None:
-    lag = Lag()
+    lag = EventLoopLag()
     lag.late(0.08)
     lag.late(0.01)
     assert lag.seconds == pytest.approx(0.08 * FADES)
@@ -30,7 +30,7 @@ def test_the_worst_fades() -> None:
 
 
 async def test_nothing_beats_afterwards() -> None:
-    lag = Lag()
+    lag = EventLoopLag()
     with lag:
         pass
     assert len(asyncio.all_tasks()) == 1

@@ -11,13 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.run.service import Clock
 from vivace.errors import Closed, DeadlineExceeded, Overloaded, ShareExceeded, VivaceError
-from vivace.run.limit import Limit, QueuedCall
-from vivace.run.permit import Outcome, Permit
-from vivace.run.work import Priority, Work, doing
+from vivace.run.limit import ConcurrencyLimit, Outcome, Permit, QueuedCall
+from vivace.run.work import Priority, Work, work_context
 
 
-def fixed(n: int, **options: float) -> Limit:
-    return Limit("tests", lowest=n, highest=n, **options)  # type: ignore[arg-type]
+def fixed(n: int, **options: float) -> ConcurrencyLimit:
+    return ConcurrencyLimit("tests", lowest=n, highest=n, **options)  # type: ignore[arg-type]
 
 
 async def test_a_free_slot_is_given_at_once_and_comes_back() -> None:
@@ -36,7 +35,7 @@ async def test_the_line_is_served_by_urgency_and_then_by_arrival() -> None:
     order: list[str] = []
 
     async def call(name: str, priority: Priority) -> None:
-        with doing(priority):
+        with work_context(priority):
             async with limit.admit():
                 order.append(name)
 
@@ -72,7 +71,7 @@ async def test_a_call_cancelled_in_the_line_or_as_it_is_served_gives_its_slot_ba
 async def test_a_wait_ends_at_its_deadline() -> None:
     limit = fixed(1)
     held = await limit.acquire()
-    with doing(seconds=0.01), pytest.raises(DeadlineExceeded):
+    with work_context(seconds=0.01), pytest.raises(DeadlineExceeded):
         await limit.acquire()
     assert limit.statistics().refused == {"expired": 1}
     held.release()
@@ -90,7 +89,7 @@ async def test_a_full_line_refuses_and_says_when_to_come_again() -> None:
 async def test_a_more_urgent_call_takes_the_place_of_the_newest_less_urgent_one() -> None:
     limit = fixed(1, queue=1)
     held = await limit.acquire()
-    with doing(Priority.INGEST):
+    with work_context(Priority.INGEST):
         ingest = asyncio.create_task(limit.acquire())
     await asyncio.sleep(0)
     search = asyncio.create_task(limit.acquire())
@@ -102,15 +101,15 @@ async def test_a_more_urgent_call_takes_the_place_of_the_newest_less_urgent_one(
 
 async def test_who_holds_most_has_to_go_for_who_holds_less() -> None:
     limit = fixed(1, queue=2)
-    with doing(user="greedy"):
+    with work_context(user="greedy"):
         held = await limit.acquire()
         greedy = [asyncio.create_task(limit.acquire()) for _ in range(2)]
     await asyncio.sleep(0)
-    with doing(user="modest"):
+    with work_context(user="modest"):
         modest = asyncio.create_task(limit.acquire())
     with pytest.raises(ShareExceeded):
         await greedy[1]
-    with doing(user="greedy"), pytest.raises(ShareExceeded):
+    with work_context(user="greedy"), pytest.raises(ShareExceeded):
         await limit.acquire()
     held.release()
     (await greedy[0]).release()  # it came first, and holds nothing any more
@@ -119,7 +118,7 @@ async def test_who_holds_most_has_to_go_for_who_holds_less() -> None:
 
 async def test_one_user_alone_has_all_the_room() -> None:
     limit = fixed(1, queue=0)
-    with doing(user="only"):
+    with work_context(user="only"):
         async with limit.admit():
             with pytest.raises(Overloaded) as error:
                 await limit.acquire()
@@ -158,7 +157,7 @@ async def test_a_refusal_is_remembered_until_anything_changes() -> None:
     limit = fixed(1, queue=0)
     held = await limit.acquire()
     assert limit.refusal("", 1.0) is None  # nobody was refused yet
-    with doing(seconds=1.0), pytest.raises(Overloaded) as error:
+    with work_context(seconds=1.0), pytest.raises(Overloaded) as error:
         await limit.acquire()
     assert limit.refusal("", 0.5) is error.value
     assert limit.refusal("", 0.501) is error.value  # the one refused had spent that on the way
@@ -178,7 +177,7 @@ class LimitMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.limit = Limit("tests", lowest=1, highest=4, queue=6, clock=self.clock)
+        self.limit = ConcurrencyLimit("tests", lowest=1, highest=4, queue=6, clock=self.clock)
         self.holding: list[Permit] = []
         self.waiting: dict[int, QueuedCall] = {}
         self.count = 0

@@ -11,7 +11,7 @@ import pytest
 from vivace.errors import Closed, DeadlineExceeded, VivaceError
 from vivace.run import microbatch
 from vivace.run.microbatch import MicroBatcher
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 
 
 class Doubler:
@@ -60,7 +60,7 @@ async def hold(function: Doubler, made: MicroBatcher[int, int]) -> asyncio.Task[
 async def queue(
     made: MicroBatcher[int, int], item: int, priority: Priority = Priority.INTERACTIVE
 ) -> asyncio.Task[int]:
-    with doing(priority):
+    with work_context(priority):
         task = asyncio.create_task(made.run(item))
     await asyncio.sleep(0)
     return task
@@ -243,7 +243,7 @@ async def test_an_error_that_no_future_carries_is_translated(error: BaseExceptio
 async def test_a_function_with_too_few_results_is_named() -> None:
     made: MicroBatcher[int, int] = MicroBatcher(lambda items: [], workers=1, cap=2, name="short")
     try:
-        with pytest.raises(VivaceError, match="short: the batch function gave 0 results for 1"):
+        with pytest.raises(VivaceError, match="short: the batch function returned 0 results for 1"):
             await made.run(1)
     finally:
         made.close()
@@ -267,7 +267,7 @@ async def test_close_fails_what_is_queued() -> None:
             await made.run(1)
         made.close()
     assert function.batches == []
-    assert not made._crew._threads
+    assert not any(thread.name.startswith("test-batch") for thread in threading.enumerate())
 
 
 async def test_a_running_call_with_more_to_feed_fails_after_close(
@@ -279,7 +279,7 @@ async def test_a_running_call_with_more_to_feed_fails_after_close(
         many = asyncio.create_task(made.run_many([HOLD, 1, 2]))
         assert await asyncio.to_thread(function.held.wait, 30)
         closing = asyncio.create_task(asyncio.to_thread(made.close))
-        while not made._crew.closed:  # noqa: ASYNC110 - yields until the thread has run, never sleeps
+        while not made.closed:  # noqa: ASYNC110 - yields until the thread has run, never sleeps
             await asyncio.sleep(0)
         function.release.set()
         await closing
@@ -338,7 +338,7 @@ async def test_64_concurrent_callers() -> None:
     function = Doubler()
 
     async def caller(number: int, made: MicroBatcher[int, int]) -> list[int]:
-        with doing(Priority(number % 3), user=f"user {number % 5}"):
+        with work_context(Priority(number % 3), user=f"user {number % 5}"):
             return [await made.run(1_000 * number + i) for i in range(20)]
 
     with batcher(function, workers=2, cap=8) as made:
@@ -356,9 +356,9 @@ async def test_what_is_late_never_runs_and_fails_its_call() -> None:
     try:
         first = await hold(function, made)
         now = time.monotonic()
-        with doing(seconds=1):
+        with work_context(seconds=1):
             late = asyncio.create_task(made.run_many([50, 51]))
-        with doing(seconds=1000):
+        with work_context(seconds=1000):
             early = asyncio.create_task(made.run(60))
         await asyncio.sleep(0)
         now += 10
@@ -378,7 +378,7 @@ async def test_a_bound_keeps_a_worker_for_what_is_urgent() -> None:
     function = Doubler()
     with batcher(function, workers=2) as made:
         made.bound(Priority.INGEST, 1)
-        with doing(Priority.INGEST):
+        with work_context(Priority.INGEST):
             holding = await hold(function, made)
         waiting = await queue(made, 50, Priority.BACKGROUND)
         assert await made.run(60) == 120
@@ -401,4 +401,4 @@ async def test_workers_can_be_added_and_taken_away() -> None:
         assert await first == 2 * HOLD
         assert await made.run_many([1, 2, 3]) == [2, 4, 6]
         assert made.statistics().threads == 1
-        assert len(made._crew._seats) == 1
+        assert len(made.slots) == 1

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vivace.errors import Closed, DeadlineExceeded, Overloaded
-from vivace.run.pools import Pool
-from vivace.run.work import Priority, doing
+from vivace.errors import Closed, DeadlineExceeded
+from vivace.run.pools import ThreadPool
+from vivace.run.work import Priority, work_context
 
 
 class Gate:
@@ -26,8 +26,8 @@ class Gate:
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
-    pool = Pool(1, "test-pool")
+def pool() -> Iterator[ThreadPool]:
+    pool = ThreadPool(1, "test-pool")
     yield pool
     pool.close()
 
@@ -36,11 +36,11 @@ async def entered(gate: Gate) -> None:
     assert await asyncio.to_thread(gate.entered.wait, 30)
 
 
-def waiting(pool: Pool) -> int:
+def waiting(pool: ThreadPool) -> int:
     return sum(pool.statistics().queued.values())
 
 
-async def test_a_call_runs_on_a_named_thread(pool: Pool) -> None:
+async def test_a_call_runs_on_a_named_thread(pool: ThreadPool) -> None:
     def name(a: int, b: str) -> tuple[int, str, str]:
         return a, b, threading.current_thread().name
 
@@ -52,19 +52,19 @@ async def test_a_call_runs_on_a_named_thread(pool: Pool) -> None:
     assert set(found.queued.values()) == {0}
 
 
-async def test_an_error_reaches_its_caller(pool: Pool) -> None:
+async def test_an_error_reaches_its_caller(pool: ThreadPool) -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         await pool.run(int, "x")
     assert pool.statistics().failed == 1
 
 
-async def test_a_stray_stop_iteration_does_not_hang(pool: Pool) -> None:
+async def test_a_stray_stop_iteration_does_not_hang(pool: ThreadPool) -> None:
     empty: Iterator[int] = iter([])
     with pytest.raises(RuntimeError, match="StopIteration"):
         await pool.run(lambda: next(empty))
 
 
-async def test_a_cancelled_call_never_starts(pool: Pool) -> None:
+async def test_a_cancelled_call_never_starts(pool: ThreadPool) -> None:
     gate, ran = Gate(), threading.Event()
     try:
         first = asyncio.create_task(pool.run(gate))
@@ -82,7 +82,7 @@ async def test_a_cancelled_call_never_starts(pool: Pool) -> None:
     assert not ran.is_set()
 
 
-async def test_close_fails_what_is_queued_and_waits_for_what_runs(pool: Pool) -> None:
+async def test_close_fails_what_is_queued_and_waits_for_what_runs(pool: ThreadPool) -> None:
     gate = Gate()
     try:
         running = asyncio.create_task(pool.run(gate))
@@ -90,7 +90,7 @@ async def test_close_fails_what_is_queued_and_waits_for_what_runs(pool: Pool) ->
         queued = asyncio.create_task(pool.run(int, "1"))
         await asyncio.sleep(0)
         closing = asyncio.create_task(asyncio.to_thread(pool.close))
-        while not pool._crew.closed:  # noqa: ASYNC110 - close() has no event; this yields, never sleeps
+        while not pool.closed:  # noqa: ASYNC110 - close() has no event; this yields, never sleeps
             await asyncio.sleep(0)
     finally:
         gate.open.set()
@@ -103,7 +103,7 @@ async def test_close_fails_what_is_queued_and_waits_for_what_runs(pool: Pool) ->
     pool.close()
 
 
-async def test_the_context_says_who_is_first(pool: Pool) -> None:
+async def test_the_context_says_who_is_first(pool: ThreadPool) -> None:
     gate, order = Gate(), list[str]()
     try:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(pool.run(gate))]
@@ -114,7 +114,7 @@ async def test_the_context_says_who_is_first(pool: Pool) -> None:
             (Priority.INTERACTIVE, "a"),
             (Priority.INTERACTIVE, "b"),
         ]:
-            with doing(priority, user=user):
+            with work_context(priority, user=user):
                 tasks.append(asyncio.create_task(pool.run(order.append, f"{user}{priority}")))
         await asyncio.sleep(0)
     finally:
@@ -123,31 +123,15 @@ async def test_the_context_says_who_is_first(pool: Pool) -> None:
     assert order == ["a0", "b0", "a0", "a3"]
 
 
-async def test_what_is_late_never_begins(pool: Pool) -> None:
-    with doing(seconds=-1), pytest.raises(DeadlineExceeded, match="test-pool: the deadline"):
+async def test_what_is_late_never_begins(pool: ThreadPool) -> None:
+    with work_context(seconds=-1), pytest.raises(DeadlineExceeded, match="test-pool: the deadline"):
         await pool.run(int, "1")
     statistics = pool.statistics()
     assert (statistics.expired, statistics.done) == (1, 0)
 
 
-async def test_a_bounded_pool_refuses() -> None:
-    pool, gate = Pool(1, "test-pool", most=1), Gate()
-    try:
-        first = asyncio.create_task(pool.run(gate))
-        await entered(gate)
-        second = asyncio.create_task(pool.run(int, "2"))
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="1 already wait"):
-            await pool.run(int, "3")
-        gate.open.set()
-        assert (await first, await second) == ("through", 2)
-    finally:
-        gate.open.set()
-        pool.close()
-
-
 async def test_threads_are_added_for_what_waits_and_leave_when_they_are_too_many(
-    pool: Pool,
+    pool: ThreadPool,
 ) -> None:
     gates = [Gate() for _ in range(3)]
     try:
@@ -163,15 +147,15 @@ async def test_threads_are_added_for_what_waits_and_leave_when_they_are_too_many
             gate.open.set()
     assert await asyncio.gather(*tasks) == ["through"] * 3
     assert await pool.run(int, "1") == 1
-    assert len(pool._crew._seats) == 1
+    assert len(pool.slots) == 1
 
 
-def test_two_event_loops_take_turns(pool: Pool) -> None:
+def test_two_event_loops_take_turns(pool: ThreadPool) -> None:
     for number in range(3):
         assert asyncio.run(pool.run(int, str(number))) == number
 
 
-async def test_a_result_for_someone_who_left_is_dropped(pool: Pool) -> None:
+async def test_a_result_for_someone_who_left_is_dropped(pool: ThreadPool) -> None:
     gate = Gate()
     task = asyncio.create_task(pool.run(gate))
     await entered(gate)

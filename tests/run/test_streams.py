@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from vivace.run.streams import Deferred, closing
+from vivace.run.streams import LazyStream, closing
 
 
 class Counted:
@@ -30,18 +30,18 @@ class Counted:
 
 async def test_deferred_gives_every_item_and_ends() -> None:
     counted = Counted()
-    assert [item async for item in Deferred(counted.begin)] == [0, 1, 2]
+    assert [item async for item in LazyStream(counted.begin)] == [0, 1, 2]
     assert counted.ended
 
 
 async def test_leaving_early_ends_the_inner_iterator() -> None:
     counted = Counted()
-    async with aclosing(Deferred(counted.begin)) as items:
+    async with aclosing(LazyStream(counted.begin)) as items:
         assert await anext(items) == 0
         assert not counted.ended
     assert counted.ended
     again = Counted()
-    async with closing(Deferred(again.begin)) as others:
+    async with closing(LazyStream(again.begin)) as others:
         async for _ in others:
             break
     assert again.ended
@@ -49,7 +49,7 @@ async def test_leaving_early_ends_the_inner_iterator() -> None:
 
 async def test_closed_before_the_first_item_begins_nothing() -> None:
     counted = Counted()
-    items = Deferred(counted.begin)
+    items = LazyStream(counted.begin)
     await items.aclose()
     assert [item async for item in items] == []
     assert not counted.begun
@@ -60,7 +60,7 @@ async def test_what_fails_to_begin_raises_at_the_first_item() -> None:
     async def fails() -> AsyncIterator[int]:
         raise ValueError("no")
 
-    items = Deferred(fails)
+    items = LazyStream(fails)
     with pytest.raises(ValueError, match="no"):
         await anext(items)
     await items.aclose()

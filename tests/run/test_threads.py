@@ -7,8 +7,8 @@ import pytest
 
 from vivace.run import host
 from vivace.run.microbatch import MicroBatcher
-from vivace.run.pools import Pool
-from vivace.run.threads import Cores, Holding, divide
+from vivace.run.pools import ThreadPool
+from vivace.run.threads import CoreHold, Cores, divide
 
 
 def test_a_thread_a_core_of_each_kind_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def test_who_waited_longest_gets_the_core() -> None:
         thread = threading.Thread(target=work, args=(number,))
         thread.start()
         started.append(thread)
-        while len(cores._waiting) <= number:
+        while cores.waiting <= number:
             thread.join(0.001)
     cores.release()
     for thread in started:
@@ -43,9 +43,11 @@ def test_who_waited_longest_gets_the_core() -> None:
     assert cores.free
 
 
-def test_a_thread_gives_way_only_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_yields_its_core_only_when_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cores = Cores(1)
-    holding = Holding(cores)
+    holding = CoreHold(cores)
     holding.take()
 
     def pass_through() -> None:
@@ -54,15 +56,15 @@ def test_a_thread_gives_way_only_when_its_time_is_over(monkeypatch: pytest.Monke
 
     other = threading.Thread(target=pass_through)
     other.start()
-    while not cores.wanted:
+    while not cores.waiting:
         other.join(0.001)
     monkeypatch.setattr("vivace.run.threads.time.monotonic", lambda: 0.0)
-    holding.give_way()
-    assert cores.wanted
+    holding.yield_if_due()
+    assert cores.waiting
     monkeypatch.setattr("vivace.run.threads.time.monotonic", lambda: 1e9)
-    holding.give_way()
+    holding.yield_if_due()
     other.join(30)
-    assert not cores.wanted
+    assert not cores.waiting
     holding.give()
     assert cores.free
 
@@ -85,9 +87,9 @@ class Running:
         return items
 
 
-async def test_crews_that_share_cores_never_run_more_at_once() -> None:
+async def test_workers_that_share_cores_never_run_more_at_once() -> None:
     cores, running = Cores(2), Running()
-    pool = Pool(4, "search", cores=cores)
+    pool = ThreadPool(4, "search", cores=cores)
     batcher: MicroBatcher[int, int] = MicroBatcher(running, workers=4, cap=4, cores=cores)
     try:
 
@@ -102,4 +104,4 @@ async def test_crews_that_share_cores_never_run_more_at_once() -> None:
         batcher.close()
     assert running.total == 2 * 16 * 20
     assert running.most <= 2
-    assert cores._free == 2
+    assert cores.free == 2

@@ -7,10 +7,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-from vivace.collection.corpus import Corpus
-from vivace.engine import Engine
+from vivace.engine import Collection, Engine
 from vivace.protocols import Answerer, Search
 from vivace.server.app import create
 from vivace.server.run import address_of, listen, server
@@ -121,8 +120,10 @@ def serving(
     """A server in a thread of its own, stopped and drained at the end."""
 
     class StubEngine(Engine):
-        def answerer(self, corpus: Corpus, *parts: Any) -> Answerer:
-            return answerer or super().answerer(corpus, *parts)
+        async def open(self, name: str | Path = "default", *, create: bool = True) -> Collection:
+            docs = await super().open(name, create=create)
+            docs.answerer = answerer or docs.answerer
+            return docs
 
     state = AppState(settings, collections, engine=StubEngine)
     ready = threading.Event()

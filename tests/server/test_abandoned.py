@@ -16,8 +16,8 @@ import pytest
 
 from tests.server.live import WAIT, Live, serving
 from vivace.embed.minilm import MiniLM
-from vivace.retrieve.hybrid import HybridSearcher
-from vivace.run.yielding import YieldingBatcher
+from vivace.retrieve.pipeline import SearchPipeline
+from vivace.run.background import BackgroundBatcher
 from vivace.settings import Admission, Cache, Settings
 from vivace.testing.fake_llm import FakeModel
 
@@ -96,8 +96,8 @@ def until(live: Live, true: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
-def batcher(live: Live) -> YieldingBatcher[Any, Any]:
-    embedder = live.state.engine.embedder
+def batcher(live: Live) -> BackgroundBatcher[Any, Any]:
+    embedder = live.state.engine.resources.embedder
     assert isinstance(embedder, MiniLM)
     return embedder._batcher
 
@@ -141,7 +141,7 @@ def open_to_all(config: Settings) -> Settings:
     )
 
 
-def test_in_the_queue_and_in_the_forward_pass(
+def test_leaving_while_queued_and_embedding_frees_everything(
     config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
@@ -167,11 +167,13 @@ def waiting(live: Live) -> int:
     return sum(plain.queued.values()) + plain.running
 
 
-def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_during_the_search_frees_everything(
+    config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate()
-    monkeypatch.setattr(HybridSearcher, "_fused", gate.before(HybridSearcher._fused))
+    monkeypatch.setattr(SearchPipeline, "rank", gate.before(SearchPipeline.rank))
     with serving(open_to_all(config), [handbook]) as live:
-        pool = live.state.engine._pool
+        pool = live.state.engine.resources.search_pool
 
         def leave() -> None:
             gate.shut()
@@ -188,9 +190,11 @@ def test_in_the_search(config: Settings, handbook: str, monkeypatch: pytest.Monk
         let_go(live, leave)
 
 
-def test_in_the_stream(config: Settings, handbook: str) -> None:
+def test_leaving_during_a_stream_frees_everything(config: Settings, handbook: str) -> None:
 
-    fake = FakeModel(mode="scripted", text="word " * 5000, delay_ms=5, slots=100, tells=True)
+    fake = FakeModel(
+        mode="scripted", text="word " * 5000, delay_ms=5, slots=100, reports_slots=True
+    )
     with fake:
         generate = msgspec.structs.replace(config.generate, model=f"openai:fake@{fake.url}")
         settings = msgspec.structs.replace(config, generate=generate)

@@ -14,9 +14,8 @@ import msgspec
 import pytest
 
 from tests.server.live import WAIT, Live, serving
-from vivace.run.limit import LimitStatistics
-from vivace.run.permit import Outcome, Permit
-from vivace.run.work import doing
+from vivace.run.limit import LimitStatistics, Outcome, Permit
+from vivace.run.work import work_context
 from vivace.settings import Admission, Settings
 
 BODY = {"query": "notice period"}
@@ -36,7 +35,7 @@ def held(live: Live, user: str = "", n: int = 1) -> Iterator[None]:
     """Slots for searches that somebody else holds."""
 
     async def take() -> list[Permit]:
-        with doing(user=user):
+        with work_context(user=user):
             return [await live.state.limits["search"].acquire() for _ in range(n)]
 
     async def give(permits: list[Permit]) -> None:
@@ -67,7 +66,7 @@ def client(live: Live, **headers: str) -> httpx.Client:
     return httpx.Client(base_url=live.address, headers=headers, timeout=WAIT)
 
 
-def test_without_room_it_says_503_and_when_to_come_again(config: Settings, handbook: str) -> None:
+def test_a_full_queue_gives_503_with_retry_after(config: Settings, handbook: str) -> None:
     with admitting(config, handbook, search=1, queue=0) as live, client(live) as http:
         with held(live):
             answer = http.post("/v1/search", json=BODY)
@@ -86,7 +85,7 @@ def test_without_room_it_says_503_and_when_to_come_again(config: Settings, handb
     assert 'route="/v1/search",status="5xx"' in refused
 
 
-def test_who_holds_more_than_a_share_is_told_429(config: Settings, handbook: str) -> None:
+def test_exceeding_a_users_share_gives_429(config: Settings, handbook: str) -> None:
     greedy = "Bearer greedy"
     user = blake2b(greedy.encode(), digest_size=12).hexdigest()
     with (
@@ -112,13 +111,13 @@ def test_a_wait_ends_at_the_clients_deadline(config: Settings, handbook: str) ->
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-5", "nan", "inf"])
-def test_a_deadline_that_is_none_is_a_bad_request(live: Live, value: str) -> None:
+def test_an_unreadable_deadline_is_a_bad_request(live: Live, value: str) -> None:
     with client(live) as http:
         answer = http.post("/v1/search", json=BODY, headers={"X-Request-Timeout-Ms": value})
     assert answer.status_code == 400
 
 
-def test_who_waits_is_served_when_there_is_room(config: Settings, handbook: str) -> None:
+def test_waiting_requests_are_served_when_a_slot_is_free(config: Settings, handbook: str) -> None:
     with (
         admitting(config, handbook, search=1) as live,
         client(live) as http,
@@ -146,7 +145,7 @@ def test_a_client_that_leaves_loses_its_place(config: Settings, handbook: str) -
         assert live.state.trace.counters()["clients.gone"] == 1
 
 
-def test_it_is_not_ready_while_it_turns_most_away(config: Settings, handbook: str) -> None:
+def test_readyz_gives_503_while_most_requests_are_refused(config: Settings, handbook: str) -> None:
     with admitting(config, handbook, search=1, queue=0) as live, client(live) as http:
         assert http.get("/readyz").status_code == 200
         with held(live):
@@ -156,7 +155,7 @@ def test_it_is_not_ready_while_it_turns_most_away(config: Settings, handbook: st
             assert http.get("/healthz").status_code == 200
 
 
-def test_a_server_that_stops_begins_nothing_new(config: Settings, handbook: str) -> None:
+def test_a_draining_server_refuses_new_requests(config: Settings, handbook: str) -> None:
     with admitting(config, handbook) as live, client(live) as http:
         live.state.draining = True
         answer = http.post("/v1/search", json=BODY)

@@ -178,7 +178,7 @@ class TestFailures:
         assert response.headers["retry-after-ms"] == "1500"
         assert error_of(response)["type"] == "rate_limit_error"
 
-    def test_after_it_an_event_says_so_and_there_is_no_end(self, serve: Serve) -> None:
+    def test_after_the_first_byte_an_event_carries_the_error(self, serve: Serve) -> None:
         running = serve(failing(errors.StreamCut("the model server hung up"), "one"))
         url = f"{running.address}/v1/chat/completions"
         response = httpx.post(url, json={**ASKED, "stream": True})
@@ -191,7 +191,7 @@ class TestFailures:
         assert httpx.post(url, json=ASKED).status_code == 502
         assert running.state.trace.counters() == {"errors.stream_cut": 2}
 
-    def test_the_unknown_is_counted_logged_and_not_told(
+    def test_unexpected_errors_are_counted_and_logged_but_hidden(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         running = serve(failing(ZeroDivisionError("secret path /etc/x")))
@@ -205,7 +205,7 @@ class TestFailures:
         assert running.state.trace.counters() == {"errors.internal_error": 2}
         assert "secret path" in caplog.text
 
-    def test_the_unknown_in_midstream_cuts_it_off(self, serve: Serve) -> None:
+    def test_an_unexpected_error_in_midstream_cuts_the_connection(self, serve: Serve) -> None:
         running = serve(failing(ZeroDivisionError("secret"), "one"))
         url = f"{running.address}/v1/chat/completions"
         with pytest.raises(httpx.RemoteProtocolError):
@@ -337,7 +337,9 @@ class TestStopping:
         assert not running.thread.is_alive()
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_those_that_take_too_long_are_cut(self, serve: Serve, stream: bool) -> None:
+    def test_answers_still_running_after_the_drain_time_are_cut(
+        self, serve: Serve, stream: bool
+    ) -> None:
         stub = Stub(silence)
         running = serve(stub)
 

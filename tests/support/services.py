@@ -127,12 +127,11 @@ class Valkey(Server):
     Args:
         password: asked for, if any.
         memory: most bytes of it, after which writes are refused; 0 is no bound.
-        cluster: it can become a server of a cluster, see `Cluster`.
     """
 
-    def __init__(self, *, password: str = "", memory: int = 0, cluster: bool = False) -> None:
+    def __init__(self, *, password: str = "", memory: int = 0) -> None:
         super().__init__("valkey")
-        self.password, self._memory, self._cluster = password, memory, cluster
+        self.password, self._memory = password, memory
 
     @property
     def url(self) -> str:
@@ -160,14 +159,6 @@ class Valkey(Server):
         }
         if self.password:
             options["requirepass"] = self.password
-        if self._cluster:
-            options |= {
-                "cluster-enabled": "yes",
-                "cluster-node-timeout": 1000,
-                # the others go on with their slots
-                "cluster-require-full-coverage": "no",
-                "cluster-port": free_port(),
-            }
         return [_redis_server(), *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
 
     def _answers(self) -> bool:
@@ -176,64 +167,6 @@ class Valkey(Server):
         with suppress(RedisError, OSError):
             return bool(self.ask("PING"))
         return False
-
-
-class Cluster:
-    """Three Valkey servers that share the slots, without replicas."""
-
-    def __init__(self) -> None:
-        self.servers = [Valkey(cluster=True) for _ in range(3)]
-
-    @property
-    def url(self) -> str:
-        return f"redis+cluster://127.0.0.1:{self.servers[0].port}"
-
-    def __enter__(self) -> Self:
-        try:
-            for server in self.servers:
-                server.start()
-            self._meet()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for server in self.servers:
-            server.close()
-
-    def settled(self) -> bool:
-        """Whether every server knows the three and their slots."""
-        state = [server.ask("CLUSTER", "INFO") for server in self.servers]
-        wanted = (b"cluster_state:ok", b"cluster_known_nodes:3", b"cluster_slots_ok:16384")
-        texts = [_bytes(one) for one in state]
-        return all(word in text for text in texts for word in wanted)
-
-    def _meet(self) -> None:
-        first = self.servers[0]
-        for number, server in enumerate(self.servers):
-            low, high = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
-            server.ask("CLUSTER", "ADDSLOTSRANGE", low, high)
-            server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            if server is not first:
-                bus = _bytes(server.ask("CONFIG", "GET", "cluster-port")).decode()
-                first.ask("CLUSTER", "MEET", "127.0.0.1", server.port, int(bus))
-        self.await_settled()
-
-    def await_settled(self) -> None:
-        ends = time.monotonic() + _START_SECONDS
-        while not self.settled():
-            if time.monotonic() > ends:
-                raise RuntimeError("the cluster does not settle")
-            time.sleep(0.02)
 
 
 class Postgres(Server):

@@ -91,7 +91,7 @@ def test_models_and_embeddings() -> None:
                 assert error.code == 400
 
 
-def test_a_refusal_tells_when_to_come_back() -> None:
+def test_a_429_carries_retry_after() -> None:
     with FakeModel(faults=[Fault("429", every=2)], retry_after=1.5) as fake:
         chat(fake)
         with pytest.raises(urllib.error.HTTPError) as raised:
@@ -133,7 +133,7 @@ def test_schedules() -> None:
         "429@p=1.5",
     ],
 )
-def test_what_is_no_fault(text: str) -> None:
+def test_malformed_faults_are_refused(text: str) -> None:
     with pytest.raises(BadInput):
         parse(text)
 
@@ -182,7 +182,7 @@ def test_a_port_in_use_and_an_unknown_mode() -> None:
         FakeModel(mode="psychic")
 
 
-def test_stopping_breaks_off_what_runs_and_twice_is_once() -> None:
+def test_stopping_aborts_running_requests_and_is_idempotent() -> None:
     fake = FakeModel(faults=[Fault("slow")]).start()
     with socket.create_connection(("127.0.0.1", int(fake.url.split(":")[2].split("/")[0]))) as one:
         body = b'{"messages":[{"role":"user","content":"x"}]}'

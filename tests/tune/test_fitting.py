@@ -12,8 +12,7 @@ import pytest
 
 from vivace.errors import BadSettings, CorruptIndex
 from vivace.retrieve import fitted
-from vivace.retrieve.features import NAMES
-from vivace.retrieve.fitted import FittedReranker, Model
+from vivace.retrieve.fitted import NAMES, FittedModel, FittedReranker
 from vivace.tune import fitting
 from vivace.tune.fitting import FEWEST, JudgedRanking, weigh
 from vivace.types import Chunk, Hit, Query
@@ -22,7 +21,7 @@ PHRASE = NAMES.index("phrase")
 HERE = "this collection"
 
 
-def fit(judged: Sequence[JudgedRanking]) -> Model:
+def fit(judged: Sequence[JudgedRanking]) -> FittedModel:
     return fitting.fit(judged, HERE)
 
 
@@ -98,7 +97,7 @@ async def test_it_is_kept_and_used(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
     assert fitted.load(path, HERE) is None
     weights = tuple(float(name == "coverage") for name in NAMES)
-    model = Model(HERE, weights, 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
+    model = FittedModel(HERE, weights, 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
     fitted.save(model, path)
     found = fitted.load(path, HERE)
     assert found == model
@@ -113,14 +112,16 @@ async def test_it_is_kept_and_used(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_known(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
-    model = Model(HERE, (0.5,) * len(NAMES), 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
+    model = FittedModel(HERE, (0.5,) * len(NAMES), 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
     fitted.save(model, path)
     whole = path.read_bytes()
     for damaged in (b"", whole[:-9], whole.replace(b"0.15", b"0.16"), b"\xff", b"{}"):
         path.write_bytes(damaged)
         with pytest.raises(CorruptIndex, match=r"reranker\.json"):
             fitted.load(path, HERE)
-    fitted.save(Model(HERE, (1.0,), 0.5, 1, 1, 0.1, 0.1, 0.1, enabled=True, names=("other",)), path)
+    fitted.save(
+        FittedModel(HERE, (1.0,), 0.5, 1, 1, 0.1, 0.1, 0.1, enabled=True, names=("other",)), path
+    )
     with pytest.raises(CorruptIndex, match="other features"):
         fitted.load(path, HERE)
 

@@ -44,7 +44,7 @@ def store_of(path: Path, documents: list[Document]) -> BlockingCollection:
 
 
 def drawn(docs: BlockingCollection, seed: int = 0) -> list[pseudo.PseudoQuestion]:
-    store = docs._collection._corpus.store
+    store = docs.collection.corpus.store
     names = UniqueNames()
     for chunk, _ in store.texts():
         names.add(chunk)
@@ -92,7 +92,7 @@ def test_a_docstring_that_goes_on_in_other_chunks_is_wholly_out(tmp_path: Path) 
     body = "    rows = sorted(rows, key=weight)\n    return rows[: len(rows) // 2]\n"
     code = f'def balance(rows):\n    """{said}\n\n{notes}    """\n{3 * body}'
     with store_of(tmp_path / "c", [Document("balance.py", code)]) as docs:
-        chunks = docs._collection._corpus.store.chunks_of("balance.py")
+        chunks = docs.collection.corpus.store.chunks_of("balance.py")
         assert len(chunks) > 4
         (item,) = drawn(docs)  # none of a sentence of the notes
     assert (item.kind, item.text) == ("docstring", said)
@@ -174,7 +174,7 @@ async def test_what_the_model_cannot_read_has_no_vector(tmp_path: Path) -> None:
     async with Engine(load()) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document("a", PROSE), Document("z", CHINESE)])
-        found = await pseudo.labelled(docs._corpus.store, engine.embedder)
+        found = await pseudo.labelled(docs.corpus.store, engine.resources.embedder)
         by = {question.language: question for question, _ in found}
         assert set(by) == {"en", "zh"}
         assert by["zh"].vector is None

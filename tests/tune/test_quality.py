@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from vivace.tune.labels import LabelledQuestion
-from vivace.tune.metrics import difference, simultaneous
 from vivace.tune.quality import SearchCosts, choose, fusion_of
 from vivace.tune.replay import CandidatePool, ranks
 from vivace.types import Fusion, Rerank, Stages
@@ -117,33 +116,3 @@ def test_reranking_is_judged_by_people_s_labels_alone() -> None:
     made = choose(asked, found, HELD, source="pseudo")
     assert made.stages.rerank == HELD.rerank
     assert not [row for row in made.tried if row.stage == "rerank"]
-
-
-def test_a_difference_and_its_interval() -> None:
-    rng = np.random.default_rng(0)
-    better = difference(rng.normal(0.1, 0.2, 400))
-    assert better.better
-    assert better.low < 0.1 < better.high
-    assert difference(-np.abs(rng.normal(0.1, 0.2, 400))).worse
-    nothing = difference(np.zeros(50))
-    assert (nothing.low, nothing.high) == (0, 0)
-    assert difference(np.empty(0)).mean == 0
-
-
-def test_many_at_once_are_wider_than_one() -> None:
-    rows = np.random.default_rng(1).normal(0.02, 0.2, (300, 20))
-    each = simultaneous(rows)
-    alone = difference(rows[:, 0])
-    assert each[0].low < alone.low
-    assert each[0].high > alone.high
-    assert len(simultaneous(np.empty((0, 3)))) == 3
-    with_a_constant = simultaneous(np.column_stack([rows[:, 0], np.zeros(300)]))
-    assert (with_a_constant[1].low, with_a_constant[1].high) == (0, 0)
-
-
-def test_what_varies_together_counts_as_one() -> None:
-    one = np.random.default_rng(2).normal(0.05, 0.2, 40)
-    groups = [at // 10 for at in range(400)]
-    together = difference(np.repeat(one, 10), groups)
-    alone = difference(np.repeat(one, 10))
-    assert together.high - together.low > 2 * (alone.high - alone.low)

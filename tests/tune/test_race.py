@@ -10,8 +10,8 @@ import pytest
 from vivace.errors import BadInput, InfeasibleObjective
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
-from vivace.run import pressure
-from vivace.run.pressure import Memory
+from vivace.run import host
+from vivace.run.host import MemoryUse
 from vivace.testing.conformance import questions, vectors
 from vivace.tune import measure
 from vivace.tune import workload as workloads
@@ -98,7 +98,7 @@ def test_what_takes_too_long_is_not_built(flat: FlatIndex, workload: Workload) -
 def test_what_the_machine_has_no_memory_for_is_not_built(
     flat: FlatIndex, workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pressure, "memory", lambda: Memory(1 << 30, (1 << 30) - 1000))
+    monkeypatch.setattr(host, "memory", lambda: MemoryUse(1 << 30, (1 << 30) - 1000))
     tuning = tune(flat, workload, Objective(0.9), budget_seconds=20)
     assert (tuning.plan.family, tuning.builds) == ("flat", 0)
     assert any("the machine has 0.001 MB free" in r.reason for r in tuning.rejected)

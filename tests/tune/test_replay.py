@@ -52,7 +52,7 @@ async def test_it_ranks_as_the_search_does(tmp_path: Path, question: str) -> Non
     async with Engine(load(search__rerank="off")) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document(f"d{at}", text) for at, text in enumerate(TEXTS)])
-        vector = (await engine.embedder.embed([question], kind="query")).vectors[0]
+        vector = (await engine.resources.embedder.embed([question], kind="query")).vectors[0]
         hits = (await docs.search(Query(question, 10, vector=vector))).hits
         asked = LabelledQuestion(question, frozenset({hits[1].chunk.document_id}), vector=vector)
         (found,) = replay.gather(docs.snapshot(), [asked])
@@ -65,7 +65,7 @@ async def test_a_passage_without_what_it_was_asked_by(tmp_path: Path) -> None:
     async with Engine(load()) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document(f"d{at}", text) for at, text in enumerate(TEXTS)])
-        vector = (await engine.embedder.embed(["Owls hunt"], kind="query")).vectors[0]
+        vector = (await engine.resources.embedder.embed(["Owls hunt"], kind="query")).vectors[0]
         (plain,) = replay.gather(docs.snapshot(), [LabelledQuestion("Owls hunt", vector=vector)])
         first = int(plain.ids[replay.order(plain, Fusion("keyword"))[0]])
         asked = LabelledQuestion(

@@ -15,12 +15,13 @@ import pytest
 import vivace
 from vivace.collection.corpus import Corpus
 from vivace.collection.plan_state import StoredPlan
+from vivace.collection.segment_directory import read_manifest
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, Closed, CollectionLocked, InfeasibleObjective, MissingExtra
 from vivace.settings import Tune, load
 from vivace.tune import selftuning
 from vivace.tune.guard import FAILED
-from vivace.tune.selftuning import objective_of
+from vivace.tune.selftuning import SelfTuning, objective_of
 from vivace.tune.tuning import Tuning
 from vivace.types import Chunk, Decision, Objective, Plan, Query, UpkeepProgress, Vectors
 
@@ -43,12 +44,20 @@ def clustered(n: int = ROWS, seed: int = 0) -> Vectors:
 async def filled(engine: Engine, folder: Path, vectors: Vectors) -> Collection:
     docs = await engine.open(folder)
     await docs.add([Chunk(f"d{n}", f"text {n}") for n in range(len(vectors))], vectors)
-    await asyncio.to_thread(docs._corpus.settle)
+    await asyncio.to_thread(docs.corpus.settle)
     return docs
 
 
-def families(docs: Collection) -> set[str]:
-    return {s.index.family for s in docs._corpus._dense.segments}
+def families(docs: Collection) -> list[str]:
+    """Of the sealed segments, which hold every row."""
+    manifest = read_manifest(docs.corpus.folder)
+    assert manifest is not None
+    assert sum(entry.files.n for entry in manifest.segments) == len(docs.corpus.store.ids())
+    return [entry.files.family for entry in manifest.segments]
+
+
+def watching() -> bool:
+    return any(thread.name.startswith("vivace-recall") for thread in threading.enumerate())
 
 
 async def told(docs: Collection, what: str) -> list[Decision]:
@@ -70,8 +79,7 @@ class TestTuning:
             assert docs.plan == tuning.plan
             assert docs.stored_plan is not None
             assert docs.stored_plan.objective == Objective(0.9)
-            assert families(docs) == {"pq"}
-            assert len(docs._corpus._dense.segments) == 1
+            assert families(docs) == ["pq"]
             (decision,) = await told(docs, "plan")
             assert decision.before is None
             assert decision.after["family"] == "pq"
@@ -82,15 +90,15 @@ class TestTuning:
         async with engine() as e:
             docs = await e.open(tmp_path / "c")
             assert docs.plan == tuning.plan
-            assert families(docs) == {"pq"}
+            assert families(docs) == ["pq"]
 
     async def test_without_applying_nothing_changes(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered(1200))
-            before = docs._corpus.snapshot()
+            before = docs.corpus.snapshot()
             await docs.tune(Objective(0.9), budget_seconds=4, families=["pq"], apply=False)
             assert docs.plan is None
-            assert docs._corpus.snapshot() is before
+            assert docs.corpus.snapshot() is before
             assert await told(docs, "plan") == []
 
     async def test_what_cannot_be_met_is_said(self, tmp_path: Path) -> None:
@@ -164,13 +172,9 @@ class TestTuning:
             found = await docs.tune(Objective(0.9), budget_seconds=4, families=["pq"])
             assert docs.stored_plan is not None
             needed = replace(found.plan, effort=found.plan.effort + 7)
-            docs._corpus.set_plan(msgspec.structs.replace(docs.stored_plan, plan=needed))
-
-            async def measured(*_: object) -> Tuning:
-                return found
-
-            monkeypatch.setattr(docs._tuning, "_measured", measured)
-            await docs._tuning.tune(Objective(0.9), low_priority=True)
+            docs.corpus.set_plan(msgspec.structs.replace(docs.stored_plan, plan=needed))
+            monkeypatch.setattr(selftuning, "tune", lambda *_, **__: found)
+            await docs.tuning.tune(Objective(0.9), low_priority=True)
             assert docs.plan == needed
             decision = (await told(docs, "plan"))[-1]
             assert f"stays at {needed.effort}" in decision.reason
@@ -254,16 +258,16 @@ class TestGuard:
         async with Engine(settings) as e:
             docs = await filled(e, tmp_path / "c", base)
             low = Plan("pq", {}, 10)
-            docs._corpus.set_plan(StoredPlan(low, objective_of(settings.tune)))
-            watch = docs._tuning.watch
+            docs.corpus.set_plan(StoredPlan(low, objective_of(settings.tune)))
+            watch = docs.tuning.watch
             assert watch is not None
             for row in asked[:300]:
                 await docs.search(Query("", 5, vector=row))
                 watch.drain()
             assert docs.plan is not None
             assert docs.plan.effort > 10
-            if docs._tuning.retuning is not None:
-                await docs._tuning.retuning
+            if docs.tuning.retuning is not None:
+                await docs.tuning.retuning
             for row in asked[300:400]:
                 await docs.search(Query("", 5, vector=row))
                 watch.drain()
@@ -285,7 +289,7 @@ class TestGuard:
             docs = await filled(e, tmp_path / "c", clustered(50))
             await docs.search(Query("", 3, vector=clustered(1)[0]))
             assert docs.recall().queries == 0
-            assert docs._tuning.watch is None
+            assert docs.tuning.watch is None
 
     async def test_a_failure_is_counted_and_the_answer_stands(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -298,7 +302,7 @@ class TestGuard:
         settings = load(embed__model=f"given:{DIM}", index=index, tune__guard_share=1.0)
         async with Engine(settings) as e:
             docs = await filled(e, tmp_path / "c", vectors)
-            watch = docs._tuning.watch
+            watch = docs.tuning.watch
             assert watch is not None
             monkeypatch.setattr("vivace.collection.dense.Dense.exact", broken)
             for row in vectors[:200]:
@@ -318,8 +322,10 @@ class TestGuard:
 
         async with engine(retune_seconds=600) as e:
             docs = await filled(e, tmp_path / "c", clustered(50))
-            tuning, now = docs._tuning, [0.0]
-            tuning._clock = lambda: now[0]
+            now, embedder = [0.0], e.resources.embedder
+            tuning = SelfTuning(
+                docs.corpus, embedder, e.settings, docs.trace, docs.record, lambda: now[0]
+            )
             monkeypatch.setattr(tuning, "tune", tune)
             for at in (0.0, 1.0, 599.0, 600.0, 601.0):
                 now[0] = at
@@ -327,12 +333,21 @@ class TestGuard:
                 tuning.retune()
                 assert tuning.retuning is not None
                 await tuning.retuning
+            await tuning.close()
             assert begun == 2
 
     async def test_it_ends_with_the_collection(self, tmp_path: Path) -> None:
-        async with engine() as e:
-            docs = await filled(e, tmp_path / "c", clustered(50))
-            watch = docs._tuning.watch
+        index = {"seal_chunks": 512, "merge_factor": 2, "family": "pq"}
+        settings = load(embed__model=f"given:{DIM}", index=index, tune__guard_share=1.0)
+        vectors = clustered(1200)
+        async with Engine(settings) as e:
+            docs = await filled(e, tmp_path / "c", vectors)
+            watch = docs.tuning.watch
             assert watch is not None
+            for row in vectors[:200]:
+                await docs.search(Query("", 3, vector=row))
+            watch.drain()
+            assert docs.recall().queries > 0
+            assert watching()
             await docs.close()
-            assert watch._closed
+            assert not watching()

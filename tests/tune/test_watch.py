@@ -11,7 +11,15 @@ import pytest
 
 from vivace.index import matches
 from vivace.trace import Trace
-from vivace.tune.guard import FAILED, LOST, MOST_WAITING, FloorMissed, RecallGuard, RecallWatch
+from vivace.tune.guard import (
+    FAILED,
+    LOST,
+    MOST_WAITING,
+    FloorMissed,
+    RecallGuard,
+    RecallTicket,
+    RecallWatch,
+)
 from vivace.types import (
     Bitmap,
     Chunk,
@@ -94,12 +102,21 @@ class Watched:
 
     def __init__(self) -> None:
         self.trace = Trace()
+        self.dropped = threading.Semaphore(0)
+        """Released once for every question that is dropped."""
         self.missed: list[FloorMissed] = []
         self.spent = 0.0
         self.watch = RecallWatch(self.guarding, OBJECTIVE, self.trace, self.missed.append)
 
     def guarding(self, floor: float) -> RecallGuard:
-        return RecallGuard(floor, share=1.0, cost=1e-9, cpu=self.cpu)
+        watched = self
+
+        class Guard(RecallGuard):
+            def dropped(self, ticket: RecallTicket) -> None:
+                super().dropped(ticket)
+                watched.dropped.release()
+
+        return Guard(floor, share=1.0, cost=1e-9, cpu=self.cpu)
 
     def cpu(self) -> float:
         self.spent += 1e3
@@ -180,8 +197,8 @@ def test_what_waits_when_it_is_closed_is_left() -> None:
         watched.watch(row(question), answer(question, K), None, source)
     closing = threading.Thread(target=watched.watch.close)
     closing.start()
-    while watched.watch._waiting:
-        pass
+    for _ in range(4):  # the fifth may be on its way
+        assert watched.dropped.acquire(timeout=60)
     source.hold.set()
     closing.join()
     assert source.asked <= 1

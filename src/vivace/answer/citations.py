@@ -103,10 +103,6 @@ def _citation(number: int, excerpt: Excerpt, claims: Sequence[str]) -> Citation:
         scores = [sum(weights[t] for t in wanted & words) for words in held]
         if scores and max(scores) > 0:
             best.append(scores.index(max(scores)))
-    start, end = (spans[min(best)][0], spans[max(best)][1]) if best else (0, _shown(excerpt))
+    shown = excerpt.spans[-1][1] if excerpt.spans else len(chunk.text)
+    start, end = (spans[min(best)][0], spans[max(best)][1]) if best else (0, shown)
     return Citation(number, chunk, chunk.start + start, chunk.start + end, chunk.text[start:end])
-
-
-def _shown(excerpt: Excerpt) -> int:
-    """The end of the last shown sentence."""
-    return excerpt.spans[-1][1] if excerpt.spans else len(excerpt.chunk.text)

@@ -1,4 +1,4 @@
-"""An answer without a language model: the sentences that best answer, quoted and cited."""
+"""An answer without a language model: the sentences that answer best, quoted and cited."""
 
 from __future__ import annotations
 
@@ -11,29 +11,14 @@ import numpy as np
 
 from vivace.answer.templated import AnswerRequest, TemplateAnswerer
 from vivace.errors import EmbeddingError
-from vivace.generate.templates import (
-    DEFAULT,
-    NOT_FOUND,
-    ResolvedTemplate,
-    Templates,
-    answer_language,
-)
+from vivace.generate.templates import DEFAULT, NOT_FOUND, Templates, answer_language
 from vivace.protocols import Embedder
 from vivace.settings import Settings
 from vivace.text.asking import without_asking
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
-from vivace.types import (
-    Answer,
-    Citation,
-    Delta,
-    Hit,
-    Query,
-    Scores,
-    SearchResult,
-    Span,
-)
+from vivace.types import Answer, Citation, Delta, Hit, Query, Scores, SearchResult, Span
 
 _MOST_SENTENCES = 60
 _LONGEST = 600
@@ -41,12 +26,12 @@ _LONGEST = 600
 _NEAR_BEST = 0.8
 """Further sentences are quoted only when they score this share of the best one."""
 _HIT_SHARE = 0.15
-"""Of a sentence's score that comes from the rank of its passage."""
+"""Of a sentence's score that is the score of its passage."""
 
 FOUND = 0.4
-"""A sentence this like the question answers it: the mean of cosine and covered words, or the words
-alone. Calibrated: of questions that the documents answer 97 % reach it in English (SQuAD) and 90 %
-in Chinese (CMRC 2018), of questions about something else 2 % and 10 %."""
+"""A sentence answers from this likeness to the question, the mean of cosine and covered words, or
+covered words alone. Calibrated: of questions that the documents answer 97 % reach it in English
+(SQuAD) and 90 % in Chinese (CMRC 2018), of questions about something else 2 % and 10 %."""
 
 _MARKUP = re.compile(r"^(#{1,6}\s|[|>]|```|[-=*_]{3,}\s*$)")
 
@@ -66,7 +51,7 @@ class _Sentence:
 
 
 class Extractive(TemplateAnswerer):
-    """An `Answerer` that quotes. It says plainly that no model wrote the answer."""
+    """Quotes the passages, and says that no model wrote the answer."""
 
     name = "extractive"
 
@@ -75,23 +60,23 @@ class Extractive(TemplateAnswerer):
     ) -> None:
         super().__init__(settings, templates)
         self._embedder = embedder
-        self._settings = settings.answer
 
     async def begin(self, request: AnswerRequest) -> AsyncIterator[Delta]:
-        return self.quotes(request, await self.passages(request, request.searched))
+        return self.quotes(request, await self.passages(request, request.template.text))
 
     async def quotes(self, request: AnswerRequest, result: SearchResult) -> AsyncIterator[Delta]:
-        """The answer a sentence a delta; the last delta carries the whole of it.
+        """The answer sentence by sentence; the last delta carries the whole of it.
 
-        The request's options are for models: they change nothing here, and `degraded` says so where
-        something else than an answer was asked for.
+        The options change nothing: they are for models. `degraded` says so where a template or a
+        target language was asked for.
         """
         query, template = request.query, request.template
         code = answer_language(query.text)
-        read = min(self._settings.passages, len(result.hits))
+        read = min(self.settings.answer.passages, len(result.hits))
         degraded = result.degraded
         if template.name != DEFAULT or request.options.target_language:
-            degraded = (*degraded, f"without a language model: quotes, no {_named(template)}")
+            wanted = "translation" if template.name == DEFAULT else template.name
+            degraded = (*degraded, f"without a language model: quotes, no {wanted}")
         chosen, note = await self._best(query, result.hits[:read])
         answer = Answer(
             NOT_FOUND[code],
@@ -126,43 +111,33 @@ class Extractive(TemplateAnswerer):
     async def _best(
         self, query: Query, hits: Sequence[Hit]
     ) -> tuple[list[_Sentence], tuple[str, ...]]:
-        """The sentences to quote, and a note where the embedder failed."""
+        """The sentences to quote, in reading order, and a note where the embedder failed."""
         candidates = _candidates(hits)
-        coverage = _coverage(query.text, candidates)
-        if not candidates or not self._embedder.reads(language(query.text)):
-            return self._choose(candidates, coverage, None), ()
-        try:
-            cosine = await self._cosine(query, candidates)
-        except EmbeddingError as error:
-            note = f"sentences chosen by words alone: {error.what}"
-            return self._choose(candidates, coverage, None), (note,)
-        return self._choose(candidates, coverage, cosine), ()
+        likeness = _coverage(query.text, candidates)
+        note: tuple[str, ...] = ()
+        if candidates and self._embedder.reads(language(query.text)):
+            texts = [query.text, *(sentence.text for sentence in candidates)]
+            try:
+                vectors = (await self._embedder.embed(texts, kind="query")).vectors
+                likeness = (likeness + vectors[1:] @ vectors[0]) / 2
+            except EmbeddingError as error:
+                note = (f"sentences chosen by words alone: {error.what}",)
+        return _choose(candidates, likeness, self.settings.answer.sentences), note
 
-    async def _cosine(self, query: Query, candidates: Sequence[_Sentence]) -> Scores:
-        texts = [query.text, *(sentence.text for sentence in candidates)]
-        vectors = (await self._embedder.embed(texts, kind="query")).vectors
-        scores: Scores = vectors[1:] @ vectors[0]
-        return scores
 
-    def _choose(
-        self, candidates: Sequence[_Sentence], coverage: Scores, cosine: Scores | None
-    ) -> list[_Sentence]:
-        """The best sentences in reading order, none where none answers."""
-        if not candidates:
-            return []
-        likeness = coverage if cosine is None else (coverage + cosine) / 2
-        answers = likeness >= FOUND
-        top = max(sentence.hit.score for sentence in candidates) or 1.0
-        prior = np.array([sentence.hit.score / top for sentence in candidates], np.float32)
-        scores = (1 - _HIT_SHARE) * likeness + _HIT_SHARE * prior
-        if not answers.any():
-            return []
-        best = float(scores[answers].max())
-        order = [at for at in np.argsort(-scores, kind="stable") if answers[at]]
-        near = [at for at in order if scores[at] >= _NEAR_BEST * best]
-        chosen = _distinct([candidates[at] for at in near])[: self._settings.sentences]
-        first = {id(c): at for at, c in enumerate(candidates)}
-        return sorted(chosen, key=lambda sentence: first[id(sentence)])
+def _choose(candidates: Sequence[_Sentence], likeness: Scores, most: int) -> list[_Sentence]:
+    answers = np.flatnonzero(likeness >= FOUND)
+    if not len(answers):
+        return []
+    top = max(sentence.hit.score for sentence in candidates) or 1.0
+    prior = np.array([sentence.hit.score / top for sentence in candidates], np.float32)
+    scores = (1 - _HIT_SHARE) * likeness + _HIT_SHARE * prior
+    best = float(scores[answers].max())
+    near = [int(at) for at in answers if scores[at] >= _NEAR_BEST * best]
+    first: dict[str, int] = {}
+    for at in sorted(near, key=lambda at: -scores[at]):
+        first.setdefault(candidates[at].text, at)
+    return [candidates[at] for at in sorted(list(first.values())[:most])]
 
 
 def _candidates(hits: Sequence[Hit]) -> list[_Sentence]:
@@ -189,17 +164,3 @@ def _coverage(question: str, candidates: Sequence[_Sentence]) -> Scores:
     weights = {t: log(1 + total / (1 + sum(t in words for words in held))) for t in wanted}
     whole = sum(weights.values()) or 1.0
     return np.array([sum(weights[t] for t in words) / whole for words in held], np.float32)
-
-
-def _distinct(sentences: Sequence[_Sentence]) -> list[_Sentence]:
-    seen: set[str] = set()
-    kept = []
-    for sentence in sentences:
-        if sentence.text not in seen:
-            seen.add(sentence.text)
-            kept.append(sentence)
-    return kept
-
-
-def _named(wanted: ResolvedTemplate) -> str:
-    return "translation" if wanted.name == DEFAULT else wanted.name

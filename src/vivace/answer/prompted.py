@@ -28,7 +28,6 @@ from vivace.types import (
     Delta,
     Hit,
     Message,
-    Query,
     SearchResult,
     Support,
     Usage,
@@ -41,6 +40,8 @@ _READ_SHARE: Final = 0.8
 """Of the fewest tokens that a prompt can have: a server that counted fewer did not read it all."""
 _NEAR_BEST: Final = 0.8
 """Of the best hit's score: only documents with a hit this good are summarised."""
+_GROUNDED: Final = ("passages", "documents")
+"""What is read where every sentence has to rest on it."""
 _SMALL: Final = 200
 """Tokens: a shorter prompt is never cut, and its count says little."""
 
@@ -94,7 +95,7 @@ class Prompted(TemplateAnswerer):
             GenerationError: from the stream: the model failed after its first token, or nothing
                 quotes instead.
         """
-        result = await self.passages(request, await self._searched(request))
+        result = await self.passages(request, await self._standalone(request))
         template, answering = request.template, self.settings.answer
         self._check_room(request)
         hits = result.hits[: answering.passages]
@@ -107,17 +108,15 @@ class Prompted(TemplateAnswerer):
         if refused:
             # nothing to read: the model could only make something up
             return _not_found(template.language, result, answerable)
-        prompt, deltas = await self._asked(request, result)
+        prompt, deltas = await self._ask(request, result)
         return self._written(_Reading(request, result, answerable, prompt, deltas))
 
-    async def _searched(self, request: AnswerRequest) -> Query:
-        """The query to search with; a follow-up question is rewritten to stand alone."""
-        query, history = request.searched, request.options.history
-        wanted = self.settings.generate.standalone and request.template.reads != "nothing"
-        if not history or not wanted:
-            return query
-        text = await standalone_question(query.text, history, self._generator, self._trace)
-        return query if text == query.text else replace(query, text=text)
+    async def _standalone(self, request: AnswerRequest) -> str:
+        """The question to search for; the model rewrites a follow-up."""
+        text, history = request.template.text, request.options.history
+        if request.template.reads == "nothing" or not self.settings.generate.standalone:
+            return text
+        return await standalone_question(text, history, self._generator, self._trace)
 
     def _check_room(self, request: AnswerRequest) -> None:
         if request.template.reads != "nothing":
@@ -129,7 +128,7 @@ class Prompted(TemplateAnswerer):
                 fix="Ask for it in parts, or raise generate.context_tokens",
             )
 
-    async def _asked(
+    async def _ask(
         self, request: AnswerRequest, result: SearchResult
     ) -> tuple[Prompt, AsyncIterator[Delta]]:
         """The prompt, and the model's reply to it."""
@@ -191,7 +190,9 @@ class Prompted(TemplateAnswerer):
             notes.append("the answer was cut at the most tokens allowed")
         found = bool(checked.citations) or not says_not_found(text)
         support: tuple[Support, ...] = ()
-        if found and self.settings.answer.ground and template.reads in ("passages", "documents"):
+        # words in another language cannot be compared with the documents'
+        comparable = found and not reading.request.options.target_language
+        if comparable and self.settings.answer.ground and template.reads in _GROUNDED:
             support = await grounded(text, prompt.excerpts)
         if unsupported := sum(not one.supported for one in support):
             notes.append(f"{unsupported} of {len(support)} sentences: no passage supports them")
@@ -213,8 +214,7 @@ class Prompted(TemplateAnswerer):
             cost=cost(usage, self.settings.generate),
             finish_reason=last.finish_reason,
             read=read,
-            # words in another language are not the documents'
-            support=() if reading.request.options.target_language else support,
+            support=support,
             answerable=reading.answerable,
             cached="exact" if usage is not None and usage.free else "",
         )

@@ -1,48 +1,50 @@
-"""An answerer that repeats answers from a collection's semantic cache."""
+"""Answers repeated from a collection's semantic cache."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from vivace.answer.templated import AnswerRequest, TemplateAnswerer
 from vivace.cache.semantic.cache import SemanticCache, SemanticEntry, SharedBudget
-from vivace.collection.corpus import Corpus
 from vivace.errors import DeadlineExceeded, EmbeddingError, Overloaded, StoreError
 from vivace.generate.templates import Templates
 from vivace.protocols import Answerer, Embedder
 from vivace.run.streams import closing
-from vivace.run.work import doing
+from vivace.run.work import work_context
 from vivace.settings import Settings
 from vivace.trace import Trace
 from vivace.types import Answer, Chunk, Decision, Delta, Query, Vector, Vectors
 
+ReadChunks: TypeAlias = Callable[[Iterable[int]], Mapping[int, Chunk]]
+"""The chunks with these ids that exist; raises `StoreError`."""
+
 
 class SemanticAnswerer(TemplateAnswerer):
-    """Repeats an earlier answer to the same question in other words; else `inner` answers.
+    """Repeats the answer to an earlier question that asks the same in other words.
 
-    Only questions that are answered from passages are looked up. One for each collection; used on
-    the event loop alone.
+    Where there is none, and for whatever is not answered from passages, `inner` answers. One for
+    each collection; used on the event loop alone.
 
     Args:
         templates: those of `inner`.
         embedder: of questions; `inner`'s search embeds the same text again, so it should cache.
-        corpus: where the passages of a kept answer are checked.
+        chunks: reads the collection's present chunks; called on a thread.
         decide: records the decisions on thresholds.
-        room: the byte budget of the semantic answers of all collections.
-        in_flight: entered around a lookup, so that closing waits for it.
+        room: the byte budget of the semantic caches of all collections.
+        in_flight: entered around a lookup, so that closing the collection waits for it.
     """
 
     def __init__(
         self,
         inner: Answerer,
         embedder: Embedder,
-        corpus: Corpus,
+        chunks: ReadChunks,
         settings: Settings,
         templates: Templates | None = None,
         *,
@@ -54,7 +56,7 @@ class SemanticAnswerer(TemplateAnswerer):
         super().__init__(settings, templates)
         self.name = inner.name
         self._inner = inner
-        self._corpus = corpus
+        self._chunks = chunks
         self._embedder = embedder
         self._trace = trace
         self._in_flight = in_flight
@@ -86,7 +88,7 @@ class SemanticAnswerer(TemplateAnswerer):
         if not self._fits(request):
             return await self._answer(request)
         query, scope = request.query, self._scope(request)
-        with self._in_flight(), doing(seconds=query.deadline, user=query.user):
+        with self._in_flight(), work_context(seconds=query.deadline, user=query.user):
             kept, vector = await self._find(query, scope)
         if kept is not None:
             return _replayed(kept)
@@ -125,10 +127,10 @@ class SemanticAnswerer(TemplateAnswerer):
     def _scope(self, request: AnswerRequest) -> bytes:
         """A digest of everything that an answer depends on except its question."""
         query, options = request.query, request.options
-        wishes: list[Any] = [options.system, options.max_tokens, options.temperature]
-        wishes += [options.template, options.target_language]
-        wishes += [query.k, query.min_score, query.filters]
-        own = msgspec.json.encode(wishes, order="deterministic", enc_hook=repr)
+        values: list[Any] = [options.system, options.max_tokens, options.temperature]
+        values += [options.template, options.target_language]
+        values += [query.k, query.min_score, query.filters]
+        own = msgspec.json.encode(values, order="deterministic", enc_hook=repr)
         return hashlib.blake2b(self._fixed + b"\0" + own, digest_size=16).digest()
 
     async def _find(self, query: Query, scope: bytes) -> tuple[Answer | None, Vector | None]:
@@ -148,7 +150,8 @@ class SemanticAnswerer(TemplateAnswerer):
         async with closing(deltas):
             async for delta in deltas:
                 if delta.answer is not None:
-                    used = _used(delta.answer)
+                    # whole chunks, because a filter may read any of their fields
+                    used = {h.chunk.id: h.chunk for h in delta.answer.hits[: delta.answer.read]}
                     if used:
                         self._cache.keep(query.text, vector, scope, delta.answer, used)
                     else:
@@ -162,17 +165,12 @@ class SemanticAnswerer(TemplateAnswerer):
         """Whether every passage that the answer was written from is unchanged."""
         used: dict[int, Any] = entry.sources
         try:
-            found = await asyncio.to_thread(self._corpus.snapshot().chunks, used)
+            found = await asyncio.to_thread(self._chunks, used)
         except StoreError:
             # the search that follows raises it again
             self._trace.count("semantic.unreadable")
             return False
         return all(found.get(number) == chunk for number, chunk in used.items())
-
-
-def _used(answer: Answer) -> dict[int, Chunk]:
-    """The passages that the answer was written from, whole: a filter may read any field."""
-    return {hit.chunk.id: hit.chunk for hit in answer.hits[: answer.read]}
 
 
 async def _replayed(answer: Answer) -> AsyncIterator[Delta]:

@@ -8,10 +8,9 @@ the last summary cites the passages themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from vivace.generate.compression import Excerpt, TokenCost
 from vivace.generate.prompts import PromptBuilder, message
@@ -20,7 +19,6 @@ from vivace.run.streams import closing
 from vivace.settings import Answering
 from vivace.types import Chunk, Delta, Message, Usage
 
-T = TypeVar("T")
 _SHARE: Final = 4
 """The summary of a part takes at most one in so many tokens of the budget, so each round of
 map_reduce leaves fewer."""
@@ -120,8 +118,20 @@ class SummaryWriter:
         return note if cost <= most else note[: max(1, len(note) * most // cost)]
 
     async def _replies(self, requests: Sequence[str]) -> list[str]:
-        calls = [partial(self._reply, request) for request in requests]
-        return await gather_bounded(calls, self._answering.parallel)
+        """In order, a bounded number at once; the first failure cancels the others."""
+        slots = asyncio.Semaphore(self._answering.parallel)
+
+        async def reply(request: str) -> str:
+            async with slots:
+                return await self._reply(request)
+
+        tasks = [asyncio.create_task(reply(request)) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _reply(self, request: str) -> str:
         parts: list[str] = []
@@ -180,23 +190,6 @@ def _divided(excerpt: Excerpt, budget: int, cost: TokenCost) -> list[Excerpt]:
 def _first_numbers(groups: Sequence[Sequence[Excerpt]]) -> list[int]:
     """The number of each group's first passage."""
     return [1 + sum(map(len, groups[:at])) for at in range(len(groups))]
-
-
-async def gather_bounded(calls: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
-    """The results in order, at most `most` at once; the first failure cancels the others."""
-    slots = asyncio.Semaphore(most)
-
-    async def run(call: Callable[[], Awaitable[T]]) -> T:
-        async with slots:
-            return await call()
-
-    tasks = [asyncio.ensure_future(run(call)) for call in calls]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _total(one: Usage, other: Usage | None) -> Usage:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from vivace.generate.templates import ResolvedTemplate, Templates, built_in, resolve
 from vivace.protocols import Search
-from vivace.retrieve.questions import check
-from vivace.run.streams import Deferred
+from vivace.retrieve.query import check
+from vivace.run.streams import LazyStream
 from vivace.settings import Settings
 from vivace.types import AnswerOptions, Delta, Query, SearchResult
 
@@ -24,12 +24,6 @@ class AnswerRequest:
     search: Search
     options: AnswerOptions
     template: ResolvedTemplate
-
-    @property
-    def searched(self) -> Query:
-        """The query to search with: of a request for a translation, its subject alone."""
-        text = self.template.text
-        return self.query if text == self.query.text else replace(self.query, text=text)
 
 
 class TemplateAnswerer(ABC):
@@ -47,7 +41,7 @@ class TemplateAnswerer(ABC):
 
     def stream(
         self, query: Query, search: Search, options: AnswerOptions = _DEFAULTS
-    ) -> Deferred[Delta]:
+    ) -> LazyStream[Delta]:
         """The answer in pieces; the last delta carries the whole `Answer`.
 
         Raises:
@@ -59,7 +53,7 @@ class TemplateAnswerer(ABC):
             template = resolve(query, options, self.templates)
             return await self.begin(AnswerRequest(query, search, options, template))
 
-        return Deferred(begin)
+        return LazyStream(begin)
 
     @abstractmethod
     async def begin(self, request: AnswerRequest) -> AsyncIterator[Delta]:
@@ -68,9 +62,12 @@ class TemplateAnswerer(ABC):
     async def close(self) -> None:  # noqa: B027  # most have nothing to stop
         """Stop background work. Idempotent."""
 
-    async def passages(self, request: AnswerRequest, query: Query) -> SearchResult:
-        """What the answer is written from. A text to translate is neither searched nor logged."""
+    async def passages(self, request: AnswerRequest, question: str) -> SearchResult:
+        """What a search finds for `question`; nothing where a text is to be translated."""
+        query = request.query
         if request.template.reads == "nothing":
-            check(request.query, self.settings.search.max_question_chars)
+            check(query, self.settings.search.max_question_chars)
             return SearchResult((), 0)
-        return await request.search(query)
+        return await request.search(
+            query if question == query.text else replace(query, text=question)
+        )

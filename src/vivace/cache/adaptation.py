@@ -14,8 +14,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from math import sqrt
 from typing import ClassVar, Final
 
-from vivace.cache.pattern import AccessPattern, AccessPatternAnalyzer
-from vivace.cache.policy import Seeded, fixed
+from vivace.cache.policy import PortablePolicy
+from vivace.cache.policy.frequency import Lfu, WTinyLfu
+from vivace.cache.policy.predictive import Predictive
+from vivace.cache.policy.recency import Arc, Lru
+from vivace.cache.policy.s3fifo import S3Fifo
+from vivace.cache.statistics import AccessPattern, AccessPatternAnalyzer
+from vivace.errors import BadSettings
 from vivace.protocols import EvictionPolicy
 from vivace.types import Decision
 
@@ -51,13 +56,43 @@ _GROWN: Final = 4
 """Times as many keys with which the sample becomes smaller."""
 
 
+POLICIES: Final[dict[str, type[PortablePolicy]]] = {
+    policy.name: policy for policy in (Lru, Lfu, S3Fifo, Arc, WTinyLfu, Predictive)
+}
+
+
+def make_policy(
+    name: str, capacity: int, decide: Callable[[Decision], None] | None = None
+) -> EvictionPolicy:
+    """The policy that `cache.policy` names; `decide` is called when `auto` changes its policy.
+
+    Raises:
+        BadSettings: there is none of that name.
+    """
+    return Adaptive(capacity, decide) if name == "auto" else fixed_policy(name, capacity)
+
+
+def fixed_policy(name: str, capacity: int) -> PortablePolicy:
+    """The policy of that name.
+
+    Raises:
+        BadSettings: there is none.
+    """
+    if name not in POLICIES:
+        raise BadSettings(
+            f"cache.policy: there is no policy {name!r}",
+            fix=f"Use auto, {', '.join(sorted(POLICIES))}",
+        )
+    return POLICIES[name](capacity)
+
+
 class _Ghost:
     """A policy over the keys of the sample."""
 
     __slots__ = ("held", "policy")
 
     def __init__(self, name: str, capacity: int) -> None:
-        self.policy = fixed(name, capacity)
+        self.policy = fixed_policy(name, capacity)
         self.held: set[Hashable] = set()
 
     def use(self, key: Hashable, weight: int, cost: float) -> bool:
@@ -71,7 +106,7 @@ class _Ghost:
         return False
 
 
-class Adaptive:
+class Adaptive(PortablePolicy):
     """An `EvictionPolicy` that is, at any time, the one of `candidates` that suits the stream.
 
     It learns from `hit` and `insert` alone, so every use has to be told: an insert is a use that
@@ -94,7 +129,7 @@ class Adaptive:
         self._decide = decide
         self._names = tuple(candidates)
         self._at = 0
-        self._live: Seeded = fixed(self._names[0], capacity)
+        self._live: PortablePolicy = fixed_policy(self._names[0], capacity)
         self._hit = self._live.hit
         self._bound = _ALL
         """A key is in the sample if its mixed hash is not above it."""
@@ -278,7 +313,7 @@ class Adaptive:
     def _switch(self, at: int, lead: float, error: float) -> None:
         before, ratios = self.live, self.ratios()
         weights = self._live.weights()
-        policy = fixed(self._names[at], self._capacity)
+        policy = fixed_policy(self._names[at], self._capacity)
         policy.seed((key, weights[key]) for key in list(self._live))
         policy.learn(self._ghosts[at].policy, self._share)
         self._at, self._live, self._hit = at, policy, policy.hit
@@ -295,9 +330,6 @@ class Adaptive:
                     {"hit_ratios": ratios, "resident": len(policy)},
                 )
             )
-
-    def learn(self, ghost: EvictionPolicy, share: float) -> None:
-        """Nothing is learned: it has ghosts of its own."""
 
     def weights(self) -> dict[Hashable, int]:
         return self._live.weights()

@@ -1,4 +1,4 @@
-"""What the model answered to the very same prompt."""
+"""The model's answers to prompts it has been given before, replayed as streams."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final, Literal, TypeVar
+from typing import Final
 
 import msgspec
 
-from vivace.cache.kept import ANSWER, Kept
-from vivace.cache.keys import key
-from vivace.cache.renewals import Revalidation
+from vivace.cache.namespace import CacheNamespace
+from vivace.cache.single_flight import Revalidation
+from vivace.cache.values import ANSWER, key
 from vivace.protocols import Generator
-from vivace.run.streams import Deferred, closing
+from vivace.run.streams import LazyStream, closing
 from vivace.run.work import current, too_late
 from vivace.types import Delta, Message, Usage
 
-T = TypeVar("T")
-
 _COMPLETE: Final = frozenset(("stop", "length"))
-"""Finish reasons of answers that are as they were to be; `length` is what was asked for, too."""
+"""Finish reasons of answers that are as they were asked for; so is one of `length`."""
 _PIECE: Final = 64
-"""Least characters of a replayed piece: nobody waits between two of them, and each costs a write.
+"""Least characters of a replayed piece: no one waits between two of them, and each costs a write.
 """
 
 
-class Recorded(msgspec.Struct, frozen=True, array_like=True):
+class RecordedAnswer(msgspec.Struct, frozen=True, array_like=True):
     """An answer from its first piece to its finish reason."""
 
     pieces: tuple[str, ...]
@@ -37,7 +35,7 @@ class Recorded(msgspec.Struct, frozen=True, array_like=True):
     usage: tuple[int, int] | None = None
     """Prompt and completion tokens, as they were billed then."""
     until: float = 0.0
-    """Seconds of the epoch (`time.time`) after which it is stale; it goes by its time to live."""
+    """Seconds since 1970 after which it is stale; its time to live may end later."""
 
     @property
     def nbytes(self) -> int:
@@ -49,19 +47,19 @@ class Recorded(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Recorded)
+_decoder = msgspec.msgpack.Decoder(RecordedAnswer)
 
 
-def encode(value: Recorded) -> bytes:
+def encode(value: RecordedAnswer) -> bytes:
     """For a tier."""
     return _encoder.encode(value)
 
 
-def decode(data: bytes) -> Recorded:
-    """What `encode` wrote.
+def decode(data: bytes) -> RecordedAnswer:
+    """The inverse of `encode`.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the data is something else.
     """
     return _decoder.decode(data)
 
@@ -69,48 +67,45 @@ def decode(data: bytes) -> Recorded:
 class CachedGenerator:
     """A `Generator` that asks the model once for each prompt.
 
-    An answer is kept under the model's name and scope, the messages, the most tokens and the
-    temperature.
-    The prompt holds the passages that were shown, so an answer outlives every edit but of one of
-    them. It is kept when its stream has come to its end with a finish reason of its own; one that
-    failed, was cut or was left early is not. It is replayed as a stream, with the usage it had then
-    marked `free`. Of several processes that share a tier with leases one asks; the others wait for
-    the whole answer, no longer than their deadline.
+    An answer is kept under the model's name and scope, the messages, the maximum of tokens and the
+    temperature. The prompt holds the passages, so an answer outlives every edit but one of its own
+    passages. It is kept when its stream has come to its end with a finish reason; one that failed,
+    was cut or was abandoned is not. It is replayed as a stream, with its former usage marked
+    `free`. Of several processes that share a tier with leases one asks the model; the others wait
+    for the whole answer, until their deadline at most.
 
     Args:
+        answers: where they are kept.
         seconds: that an answer lives.
-        stale_seconds: after that, in which it is still given while it is made again.
-        sampled: keep answers of a temperature above 0, too.
-        clock: seconds of the epoch.
-        saved: told of the prompt and completion tokens that a replay did not cost.
-        count: told of every stale answer that was given, and of those that could not be made again.
-        scope: what else tells models apart: two servers may have another one under the same name.
+        stale_seconds: after that, in which it is replayed while it is made again.
+        sampled: keep answers of a temperature above 0 as well.
+        clock: seconds since 1970.
+        saved: called with the prompt and completion tokens that a replay did not cost.
+        scope: tells models apart that have the same name on different servers.
     """
 
     def __init__(
         self,
         generator: Generator,
-        kept: Kept[Recorded],
+        answers: CacheNamespace[RecordedAnswer],
         *,
         seconds: float,
         stale_seconds: float = 0.0,
         sampled: bool = False,
         clock: Callable[[], float] = time.time,
         saved: Callable[[int], None] | None = None,
-        count: Callable[[Literal["stale", "failed"]], None] = lambda _: None,
         scope: str = "",
     ) -> None:
         self.name = generator.name
         self._scope = scope
         self._generator = generator
-        self._kept = kept
+        self._answers = answers
         self._seconds = seconds
         self._stale_seconds = stale_seconds
         self._sampled = sampled
         self._clock = clock
         self._saved = saved
-        self._count = count
-        self._renewals = Revalidation()
+        self._revalidation = Revalidation()
 
     def stream(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float
@@ -120,15 +115,15 @@ class CachedGenerator:
             return self._generator.stream(messages, max_tokens=max_tokens, temperature=temperature)
         said = [text for message in messages for text in (message.role, message.content)]
         one = key(ANSWER, self.name, self._scope, max_tokens, float(temperature), *said)
-        return Deferred(lambda: self._begun(one, messages, max_tokens, temperature))
+        return LazyStream(lambda: self._begun(one, messages, max_tokens, temperature))
 
     async def close(self) -> None:
-        await self._renewals.close()
+        await self._revalidation.close()
         await self._generator.close()
 
     async def settle(self) -> None:
-        """Wait until nothing is made again behind a stale answer."""
-        await self._renewals.settle()
+        """Wait until no stale answer is being made again."""
+        await self._revalidation.settle()
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -138,15 +133,15 @@ class CachedGenerator:
         lead = AsyncExitStack()
         try:
             async with asyncio.timeout_at(current().deadline):
-                known = await lead.enter_async_context(self._kept.lead(one))
+                known = await lead.enter_async_context(self._answers.lead(one))
         except TimeoutError as error:  # another process was making it
             raise too_late(self.name) from error
         if known is None:
             return self._asked(one, messages, max_tokens, temperature, lead)
         await lead.aclose()
         if self._clock() >= known.until:
-            self._count("stale")
-            self._renew(one, messages, max_tokens, temperature)
+            self._answers.count("stale")
+            self._revalidate(one, messages, max_tokens, temperature)
         if self._saved is not None:
             self._saved(known.tokens)
         return _replayed(known)
@@ -159,7 +154,7 @@ class CachedGenerator:
         temperature: float,
         lead: AsyncExitStack,
     ) -> AsyncIterator[Delta]:
-        """The model's own stream, kept where it comes to its end; then the lead is given up."""
+        """The model's own stream, kept when it has come to its end; then the lead is given up."""
         parts: list[str] = []
         last: Delta | None = None
         start = time.perf_counter()
@@ -178,18 +173,17 @@ class CachedGenerator:
         if last is None or last.finish_reason not in _COMPLETE or not parts:
             return
         if last.degraded:
-            return  # the model did not do as asked: it may have taken a temperature of its own
+            return  # the model did not do as asked: it may have used a temperature of its own
         usage = last.usage
-        recorded = Recorded(
+        recorded = RecordedAnswer(
             _pieces(parts),
             last.finish_reason,
             None if usage is None else (usage.prompt_tokens, usage.completion_tokens),
             self._clock() + self._seconds,
         )
-        ttl = self._seconds + self._stale_seconds
-        await self._kept.set(one, recorded, ttl=ttl, cost=cost, kind=ANSWER)
+        await self._answers.set(one, recorded, ttl=self._seconds + self._stale_seconds, cost=cost)
 
-    def _renew(
+    def _revalidate(
         self, one: bytes, messages: Sequence[Message], max_tokens: int, temperature: float
     ) -> None:
         async def again() -> None:
@@ -198,10 +192,10 @@ class CachedGenerator:
                 async for _ in deltas:
                     pass
 
-        self._renewals.begin(one, again, partial(self._count, "failed"))
+        self._revalidation.begin(one, again, partial(self._answers.count, "failed"))
 
 
-async def _replayed(known: Recorded) -> AsyncIterator[Delta]:
+async def _replayed(known: RecordedAnswer) -> AsyncIterator[Delta]:
     for piece in known.pieces:
         yield Delta(piece)
     usage = None
@@ -212,7 +206,7 @@ async def _replayed(known: Recorded) -> AsyncIterator[Delta]:
 
 
 def _pieces(parts: Sequence[str]) -> tuple[str, ...]:
-    """Joined to pieces of at least `_PIECE` characters, the last one excepted."""
+    """Joined to pieces of at least `_PIECE` characters, except the last."""
     pieces: list[str] = []
     waiting = ""
     for part in parts:

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from vivace.cli.parser import parse
-from vivace.cli.status import BAD_INPUT, FAILED, INTERRUPTED, OK
+from vivace.cli.parser import BAD_INPUT, FAILED, INTERRUPTED, OK, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

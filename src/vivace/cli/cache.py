@@ -14,7 +14,7 @@ import msgspec
 
 from vivace.cache.statistics import CacheCounts, CacheStatistics
 from vivace.cli.output import json_line, settings_of, table
-from vivace.cli.status import FAILED, OK
+from vivace.cli.parser import FAILED, OK
 from vivace.engine import Engine
 from vivace.errors import BadInput
 from vivace.settings.tree import Cache
@@ -31,16 +31,18 @@ def run(options: argparse.Namespace) -> int:
 
 async def _stats(options: argparse.Namespace) -> int:
     if options.server:
-        found = await asyncio.to_thread(_of_server, options.server)
+        found = await asyncio.to_thread(server_statistics, options.server)
         if options.json:
             json_line({"server": options.server, **found})
         else:
-            rows = [[kind, *_served(values)] for kind, values in found["kinds"].items()]
+            rows = [[kind, *_served_row(values)] for kind, values in found["kinds"].items()]
             table(options.server, _COLUMNS, rows)
+            if "pattern_skew" in found:
+                print(_pattern(found))
         return OK
     async with Engine(settings_of(options)) as engine:
         docs = await engine.open(options.collection or "default", create=False)
-        asked, statistics = await docs.asked(), engine.caching.statistics()
+        asked, statistics = await docs.question_counts(), engine.resources.caching.statistics()
         info = await docs.info()
     value: dict[str, Any] = {
         "collection": info.path,
@@ -70,13 +72,15 @@ async def _clear(options: argparse.Namespace) -> int:
             fix="Leave --server out; a server with the same cache.redis forgets, too",
         )
     async with Engine(settings_of(options)) as engine:
-        cleared = await engine.caching.clear()
+        cleared = await engine.resources.caching.clear()
     if options.json:
         json_line({"tiers": cleared.tiers})
     else:
         for tier, empty in cleared.tiers.items():
             said = "everything is forgotten" if empty else "does not answer; nothing is forgotten"
             print(f"{tier}: {said}")
+            if tier in cleared.failures:
+                print(f"  {cleared.failures[tier]}")
         told = cleared.tiers.get("redis", False)
         others = "now, too" if told else "when it restarts, for nothing tells it (cache.redis)"
         print(f"memory: a running server forgets its own {others}")
@@ -89,9 +93,9 @@ async def _warm(options: argparse.Namespace) -> int:
     async with Engine(settings) as engine:
         docs = await engine.open(options.collection or "default", create=False)
         warmed = await docs.warm(options.limit)
-        statistics = engine.caching.statistics()
+        statistics = engine.resources.caching.statistics()
     # a closed engine has written all that the tiers take
-    tiers = _reached(engine.caching.trace.counters())
+    tiers = _reached(engine.resources.caching.trace.counters())
     value = {**msgspec.to_builtins(warmed), "stays": bool(tiers), "tiers": tiers}
     if options.json:
         json_line({**value, "memory": _value(statistics)})
@@ -105,10 +109,10 @@ async def _warm(options: argparse.Namespace) -> int:
 
 
 def _check_stays(options: argparse.Namespace, cache: Cache) -> None:
-    """Whether anything could outlive this process: only vectors do, in a tier.
+    """Check that warming leaves something behind: only vectors in a tier outlive this process.
 
     Raises:
-        BadInput: nothing could.
+        BadInput: nothing would stay.
     """
     if options.server:
         raise BadInput(
@@ -130,7 +134,7 @@ def _check_stays(options: argparse.Namespace, cache: Cache) -> None:
 
 
 def _reached(counters: Mapping[str, int]) -> list[str]:
-    """The tiers that have some of it: written now, or found there."""
+    """The tiers that hold warmed vectors: written now, or found there."""
     parts = [(name.split("."), count) for name, count in counters.items()]
     there = {part[1] for part, count in parts if part[2:] in (["written"], ["hits"]) and count}
     return sorted(there)
@@ -144,11 +148,11 @@ def _value(statistics: CacheStatistics | None) -> dict[str, Any] | None:
     return {**value, "bytes": total.bytes, "entries": total.entries, "hit_ratio": total.ratio}
 
 
-def _of_server(address: str) -> dict[str, Any]:
-    """What a running server tells of its caches.
+def server_statistics(address: str) -> dict[str, Any]:
+    """The cache metrics of a running server, by kind, and those of the whole cache.
 
     Raises:
-        BadInput: there is no server of ours at the address.
+        BadInput: no Vivace server answers at the address.
     """
     if not address.startswith(("http://", "https://")):
         address = f"http://{address}"
@@ -166,7 +170,15 @@ def _of_server(address: str) -> dict[str, Any]:
     return value
 
 
-def _served(values: dict[str, float]) -> list[str]:
+def _pattern(values: Mapping[str, float]) -> str:
+    return (
+        f"keys requested: Zipf exponent {values['pattern_skew']:.2f},"
+        f" {values['pattern_recency']:.0%} used again soon, {values['pattern_scan']:.0%} not seen"
+        f" lately; median distance of two requests for a key: {values['pattern_reuse']:.0f}"
+    )
+
+
+def _served_row(values: dict[str, float]) -> list[str]:
     hits, misses = int(values["hits"]), int(values["misses"])
     ratio = CacheCounts(hits=hits, misses=misses).ratio
     return [

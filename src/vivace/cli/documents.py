@@ -1,18 +1,20 @@
-"""vivace ingest, ls, rm."""
+"""vivace ingest, ls, rm; the collection of a folder."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vivace.cli.output import ingest_progress, json_line, place, settings_of, table
-from vivace.cli.status import BAD_INPUT, OK, SOME_FAILED
-from vivace.engine import Engine
+from vivace.cli.output import ingest_progress, json_line, opened, place, settings_of, table
+from vivace.cli.parser import BAD_INPUT, OK, SOME_FAILED
+from vivace.engine import Collection
 from vivace.errors import BadInput
 from vivace.ingest.decode import absolute
 from vivace.ingest.formats import known_suffixes
@@ -29,8 +31,7 @@ async def _ingest(options: argparse.Namespace) -> int:
     if options.password:
         parse = msgspec.structs.replace(settings.parse, password=options.password)
         settings = msgspec.structs.replace(settings, parse=parse)
-    async with Engine(settings) as engine:
-        docs = await engine.open(options.collection or "default")
+    async with opened(options, settings=settings, create=True) as docs:
         with ingest_progress("Reading") as progress:
             report = await docs.ingest(options.paths, prune=options.prune, progress=progress)
     if not (report.documents or report.unchanged or report.removed or report.errors):
@@ -42,12 +43,11 @@ async def _ingest(options: argparse.Namespace) -> int:
         json_line(report_value(report))
     else:
         show_report(report)
-    return SOME_FAILED if report.errors else 0
+    return SOME_FAILED if report.errors else OK
 
 
 async def _list(options: argparse.Namespace) -> int:
-    async with Engine(settings_of(options)) as engine:
-        docs = await engine.open(options.collection or "default", create=False)
+    async with opened(options) as docs:
         found = await docs.list(limit=options.limit)
         info = await docs.info()
     if options.json:
@@ -74,30 +74,49 @@ async def _list(options: argparse.Namespace) -> int:
             [place(Chunk(d.id, "", source=d.source)), d.title, str(chunks)] for d, chunks in found
         ]
         table(f"{info.path}: {info.documents} documents", ["document", "title", "chunks"], rows)
-    return 0
+    return OK
 
 
 async def _remove(options: argparse.Namespace) -> int:
-    async with Engine(settings_of(options)) as engine:
-        docs = await engine.open(options.collection or "default", create=False)
+    """Remove documents by their own ids, or by the absolute paths of their files."""
+    async with opened(options) as docs:
         removed, missing = 0, []
-        for id in options.ids:
-            if n := await docs.delete(_ids(id)):
+        for name in options.ids:
+            if n := await docs.delete([name, absolute(Path(name)).as_posix()]):
                 removed += n
             else:
-                missing.append(id)
+                missing.append(name)
     if options.json:
         json_line({"removed": removed, "missing": missing})
     else:
         print(f"removed {removed}")
-        for id in missing:
-            print(f"vivace: no such document: {id}. `vivace ls` lists them", file=sys.stderr)
+        for name in missing:
+            print(f"vivace: no such document: {name}. `vivace ls` lists them", file=sys.stderr)
     return BAD_INPUT if missing else OK
 
 
-def _ids(name: str) -> list[str]:
-    """A document's own id, or a file's: its absolute path."""
-    return [name, absolute(Path(name)).as_posix()]
+def folder_collection(folder: Path) -> str:
+    """The name of a folder's own collection: readable, and different for equal names elsewhere."""
+    path = absolute(folder)
+    word = re.sub(r"[^\w-]+", "-", path.name).strip("-") or "docs"
+    return f"{word}-{hashlib.blake2b(path.as_posix().encode(), digest_size=4).hexdigest()}"
+
+
+async def ingest_folder(docs: Collection, folder: str) -> IngestReport:
+    """Ingest what is new in the folder and remove what is gone, with progress on stderr.
+
+    Raises:
+        BadInput: the folder holds nothing that can be read.
+    """
+    with ingest_progress("Reading") as progress:
+        report = await docs.ingest(folder, prune=True, progress=progress)
+    if not (await docs.info()).documents:
+        reasons = "; ".join(f"{f.source}: {f.reason}" for f in report.errors[:3])
+        raise BadInput(
+            f"nothing to read in {folder}" + (f" ({reasons})" if reasons else ""),
+            fix=f"Give a folder that holds {known_suffixes()} files",
+        )
+    return report
 
 
 def report_value(report: IngestReport) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import signal
 import threading
 
 from vivace.cli.output import json_line
-from vivace.testing.fake_llm import Behaviour, FakeModel
+from vivace.testing.fake_llm import FakeModel
+from vivace.testing.fake_wire import Behaviour
 from vivace.testing.faults import parse
 
 

@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vivace.cli.answers import answer_file
-from vivace.cli.documents import report_value, show_report
-from vivace.cli.folder import collection_of, take_in
-from vivace.cli.output import (
-    filter_of,
-    json_line,
-    place,
-    settings_of,
-)
-from vivace.cli.status import SOME_FAILED
-from vivace.engine import Collection, Engine
-from vivace.errors import BadInput
+from vivace.cli.documents import folder_collection, ingest_folder, report_value, show_report
+from vivace.cli.output import batch_progress, filter_of, json_line, opened, place
+from vivace.cli.parser import OK, SOME_FAILED
+from vivace.engine import Collection
+from vivace.errors import BadInput, VivaceError
 from vivace.server.wire import answer_body, search_response
-from vivace.types import Answer
+from vivace.types import Answer, AnswerOptions, IngestReport
+
+_FIELDS = ("question", "text", "query")
+"""Names that the question may have in a line of JSON."""
+
+
+@dataclass(frozen=True)
+class AnswerReport:
+    """The answer to one question of a file, with the other fields of the question's line."""
+
+    question: str
+    fields: dict[str, Any]
+    answer: Answer | VivaceError
+
+    def value(self) -> dict[str, Any]:
+        """As JSON."""
+        error = self.answer
+        if isinstance(error, VivaceError):
+            name = type(error).__name__
+            answer = {"error": {"type": name, "what": error.what, "fix": error.fix}}
+        else:
+            answer = msgspec.structs.asdict(answer_body(error))
+        return {**self.fields, "question": self.question, **answer}
+
+    def show(self) -> None:
+        """As text, on stdout."""
+        answer = self.answer
+        text = f"error: {answer}" if isinstance(answer, VivaceError) else answer.text
+        print(f"? {self.question}\n{text}\n")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,14 +54,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _search(options: argparse.Namespace) -> int:
-    async with Engine(settings_of(options)) as engine:
-        docs = await engine.open(options.collection or "default", create=False)
+    async with opened(options) as docs:
         result = await docs.search(
             options.question, options.k, filters=filter_of(options), min_score=options.min_score
         )
     if options.json:
         json_line(search_response(result))
-        return 0
+        return OK
     for rank, hit in enumerate(result.hits, start=1):
         stages = "  ".join(f"{name} {score:.3f}" for name, score in hit.stages.items())
         print(f"{rank}. {place(hit.chunk)}  [{hit.score:.3f}: {stages}]")
@@ -46,52 +68,115 @@ async def _search(options: argparse.Namespace) -> int:
     if not result.hits:
         print("nothing found")
     _show_degraded(result.degraded)
-    return 0
+    return OK
 
 
 async def _ask(options: argparse.Namespace) -> int:
     if (options.question is None) == (options.file is None):
         raise BadInput("ask takes a question or --file", fix="Give one of the two")
     if options.docs and options.collection is None:
-        options.collection = collection_of(Path(options.docs))
+        options.collection = folder_collection(Path(options.docs))
     filters = filter_of(options)
-    async with Engine(settings_of(options)) as engine:
-        docs = await engine.open(options.collection or "default", create=bool(options.docs))
-        report = await take_in(docs, options.docs) if options.docs else None
-        if options.file is not None:
-            return await answer_file(docs, options, filters, report)
-        answer = await _answer(docs, options, filters)
+    answering = AnswerOptions(template=options.template or "qa", target_language=options.to)
+    async with opened(options, create=bool(options.docs)) as docs:
+        report = await ingest_folder(docs, options.docs) if options.docs else None
+        ask = _ask_one if options.file is None else _ask_file
+        failed = await ask(docs, options, filters, answering, report)
+    return SOME_FAILED if failed or (report is not None and report.errors) else OK
+
+
+async def _ask_one(
+    docs: Collection,
+    options: argparse.Namespace,
+    filters: dict[str, Any] | None,
+    answering: AnswerOptions,
+    report: IngestReport | None,
+) -> bool:
+    """Answer one question, as it is written or as one JSON line."""
+    answer: Answer | None = None
+    async for delta in docs.stream(
+        options.question, k=options.k, filters=filters, options=answering
+    ):
+        if not options.json:
+            print(delta.text, end="", flush=True)
+        answer = delta.answer or answer
+    assert answer is not None  # an Answerer's last delta carries it
     if options.json:
         value = msgspec.structs.asdict(answer_body(answer))
         if report is not None:
             value["ingest"] = report_value(report)
         json_line(value)
     else:
+        print()
         _show_sources(answer)
         if report is not None and report.errors:
             show_report(report)
-    return SOME_FAILED if report is not None and report.errors else 0
+    return False
 
 
-async def _answer(
-    docs: Collection, options: argparse.Namespace, filters: dict[str, Any] | None
-) -> Answer:
-    answer: Answer | None = None
-    deltas = docs.stream(
-        options.question,
-        k=options.k,
-        filters=filters,
-        template=options.template,
-        target_language=options.to,
-    )
-    async for delta in deltas:
-        if not options.json:
-            print(delta.text, end="", flush=True)
-        answer = delta.answer or answer
-    assert answer is not None  # an Answerer's last delta carries it
-    if not options.json:
-        print()
-    return answer
+async def _ask_file(
+    docs: Collection,
+    options: argparse.Namespace,
+    filters: dict[str, Any] | None,
+    answering: AnswerOptions,
+    report: IngestReport | None,
+) -> bool:
+    """Answer the questions of `--file` in order, as JSON lines or text; whether any failed."""
+    questions = _questions_of(options.file)
+    with batch_progress("answering") as progress:
+        answers = await docs.answer_many(
+            [question for question, _ in questions],
+            options.k,
+            filters=filters,
+            options=answering,
+            progress=progress,
+        )
+    reports = [AnswerReport(*one, answer) for one, answer in zip(questions, answers, strict=True)]
+    for one in reports:
+        if options.json:
+            json_line(one.value())
+        else:
+            one.show()
+    if report is not None and options.json:
+        json_line({"ingest": report_value(report)})
+    elif report is not None and report.errors:
+        show_report(report)
+    failed = sum(isinstance(answer, VivaceError) for answer in answers)
+    print(f"{len(questions):,} questions, {failed:,} failed", file=sys.stderr)
+    return bool(failed)
+
+
+def _questions_of(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The questions of a file, one a line or of JSON Lines, each with its other fields.
+
+    Raises:
+        BadInput: the file cannot be read, or a line is no question.
+    """
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"{name}: {why}", fix="Give a UTF-8 file of questions") from error
+    lines = [(at, line.strip()) for at, line in enumerate(text.split("\n"), start=1)]
+    lines = [(at, line) for at, line in lines if line]
+    if not (name.endswith((".jsonl", ".ndjson")) or (lines and lines[0][1].startswith("{"))):
+        return [(line, {}) for _, line in lines]
+    return [_question_of_json(name, at, line) for at, line in lines]
+
+
+def _question_of_json(name: str, at: int, line: str) -> tuple[str, dict[str, Any]]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{name}, line {at}: this is no JSON: {error}") from error
+    if isinstance(value, str):
+        return value, {}
+    field = next((f for f in _FIELDS if isinstance(value, dict) and f in value), None)
+    if field is None or not isinstance(value[field], str):
+        raise BadInput(
+            f"{name}, line {at}: there is no question", fix='Write {"question": "..."} a line'
+        )
+    return value.pop(field), value
 
 
 def _show_sources(answer: Answer) -> None:

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vivace.cli.documents import report_value, show_report
-from vivace.cli.folder import collection_of, take_in
+from vivace.cli.documents import folder_collection, ingest_folder, report_value, show_report
 from vivace.cli.output import json_line, settings_of
 from vivace.engine import Engine
 from vivace.server.run import address_of, is_loopback, listen, serve
@@ -25,17 +24,17 @@ _NO_KEYS = (
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns when a signal has stopped the server and its answers are done."""
+    """Serve; returns when a signal has stopped the server and running answers are done."""
     settings = _settings(options)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     if options.command == "up":
-        collections = [collection_of(Path(options.dir))]
+        collections = [folder_collection(Path(options.dir))]
     else:
         collections = options.collection or ["default"]
     state = AppState(settings, collections)
-    # before the ingest: an address in use is better known now than after it
+    # before the ingest: an address in use is reported at once, not after the work
     bound = listen(settings.server.host, settings.server.port)
     try:
         if not is_loopback(bound):
@@ -65,7 +64,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 async def _ingest(collection: str, folder: str, settings: Settings) -> IngestReport:
     async with Engine(settings) as engine:
-        return await take_in(await engine.open(collection), folder)
+        return await ingest_folder(await engine.open(collection), folder)
 
 
 def _announce(address: str, state: AppState, report: IngestReport | None, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""vivace tune."""
+"""vivace tune: the index that meets an objective, or with --quality the best stages of a search."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,50 +14,63 @@ from typing import Any
 import msgspec
 
 from vivace import settings as settings_module
-from vivace.cli import quality
-from vivace.cli.output import figures, json_line, settings_of, upkeep_progress
+from vivace.cli.output import (
+    check_writable,
+    digits,
+    figures,
+    index_name,
+    json_line,
+    number,
+    opened,
+    settings_of,
+    upkeep_progress,
+)
+from vivace.cli.parser import INFEASIBLE, OK
 from vivace.cli.report import page
-from vivace.cli.report.svg import digits, number
-from vivace.cli.report.texts import described
-from vivace.cli.status import INFEASIBLE, OK
-from vivace.engine import Engine
 from vivace.errors import BadInput, InfeasibleObjective
 from vivace.settings import Settings
 from vivace.tune import choice
+from vivace.tune.quality import Quality, StageTrial, named
 from vivace.tune.selftuning import objective_of
 from vivace.tune.tuning import Tuning
 from vivace.types import Objective, Trial
 
+TRIAL_COLUMNS = ["index", "effort", "recall", "low", "CPU ms", "p95 ms", "MB", "build s", ""]
+"""`low` is the lower end of the interval of recall, MB what is held in memory."""
+QUALITY_COLUMNS = ["stage", "language", "value", "nDCG@10", "points", "low", "high", "ms", ""]
+"""Points and their interval are of the difference to the stages in force."""
+_SHOWN = 6
+"""Rows shown of a stage and language: what is in force, and the best."""
+
 
 def run(options: argparse.Namespace) -> int:
     if options.quality:
-        return quality.run(options)
+        return _tune_quality(options)
     if options.qrels:
         raise BadInput("--qrels judges passages, not indexes", fix="Add --quality")
     settings = settings_of(options)
-    report = Path(options.report) if options.report else None
-    if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):
-        # said before the work, not after it
-        raise BadInput(f"{report} cannot be written", fix="Name a file in a folder that exists")
+    report = check_writable(options.report)
     try:
         tuning, failed = asyncio.run(_tuned(settings, options)), None
     except InfeasibleObjective as error:
         if not isinstance(error.nearest, Tuning):
             raise
         tuning, failed = error.nearest, error
+    command = _repeating(tuning, options)
     if report is not None:
-        report.write_text(_page(tuning, options, infeasible=failed is not None), "utf-8")
+        language = options.language or settings_module.language()
+        html = page(tuning, language=language, command=command, infeasible=failed is not None)
+        report.write_text(html, "utf-8")
     if options.json:
-        json_line(_value(tuning, options, failed))
+        json_line(_value(tuning, options, failed, command))
     else:
-        show(tuning, infeasible=failed is not None)
-        _say_what_next(tuning, options, failed)
+        _show(tuning, infeasible=failed is not None)
+        _show_next_step(tuning, options, failed)
     return OK if failed is None else INFEASIBLE
 
 
 async def _tuned(settings: Settings, options: argparse.Namespace) -> Tuning:
-    async with Engine(settings) as engine:
-        docs = await engine.open(options.collection or "default", create=False)
+    async with opened(options, settings=settings) as docs:
         with upkeep_progress("Tuning") as progress:
             return await docs.tune(
                 _objective(settings, options),
@@ -68,14 +81,14 @@ async def _tuned(settings: Settings, options: argparse.Namespace) -> Tuning:
 
 
 def _objective(settings: Settings, options: argparse.Namespace) -> Objective:
-    """What the settings ask for, where the command line does not say otherwise."""
+    """The objective of the settings, overridden by the command line."""
     given = {"recall": options.recall, "p95_ms": options.p95, "memory_bytes": options.memory}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return replace(objective_of(settings.tune), **changes)
 
 
-def repeating(tuning: Tuning, options: argparse.Namespace) -> str:
-    """The command line that asks for the same again, without secrets."""
+def _repeating(tuning: Tuning, options: argparse.Namespace) -> str:
+    """The command line that repeats the tuning, without secrets."""
     wanted = tuning.objective
     words = ["vivace", "tune"]
     words += ["--collection", options.collection] if options.collection else []
@@ -90,19 +103,13 @@ def repeating(tuning: Tuning, options: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _page(tuning: Tuning, options: argparse.Namespace, *, infeasible: bool) -> str:
-    language = options.language or settings_module.language()
-    command = repeating(tuning, options)
-    return page(tuning, language=language, command=command, infeasible=infeasible)
-
-
 def _value(
-    tuning: Tuning, options: argparse.Namespace, failed: InfeasibleObjective | None
+    tuning: Tuning, options: argparse.Namespace, failed: InfeasibleObjective | None, command: str
 ) -> dict[str, Any]:
     value: dict[str, Any] = msgspec.to_builtins(tuning)
     value["feasible"] = failed is None
     value["applied"] = options.apply and failed is None and tuning.conclusive
-    value["command"] = repeating(tuning, options)
+    value["command"] = command
     value["report"] = options.report
     if failed is not None:
         name = type(failed).__name__
@@ -110,19 +117,18 @@ def _value(
     return value
 
 
-def show(tuning: Tuning, *, infeasible: bool = False) -> None:
-    """The choice and what it was chosen among, on stdout."""
+def _show(tuning: Tuning, *, infeasible: bool) -> None:
+    """Print the choice and its alternatives."""
     label = "nearest" if infeasible else "chosen"
     trials = _one_each(tuning)
     best = min((t.cpu_ms for t in trials if t.plan == tuning.chosen.plan), default=None)
     rows = [trial_row(tuning.chosen, "held out")]
     for trial in trials:
-        is_it = trial.plan == tuning.chosen.plan
-        said = label if is_it else short_verdict(trial, tuning.objective, best)
-        rows.append(trial_row(trial, said))
+        chosen = trial.plan == tuning.chosen.plan
+        rows.append(trial_row(trial, label if chosen else verdict(trial, tuning.objective, best)))
     figures(TRIAL_COLUMNS, rows)
     for item in tuning.rejected:
-        print(f"left out: {described(item.family, item.params)}: {item.reason}")
+        print(f"left out: {index_name(item.family, item.params)}: {item.reason}")
     seen = tuning.pattern
     print(
         f"{tuning.queries} questions ({tuning.source}), {seen.duplicates:.0%} near-duplicates,"
@@ -133,15 +139,40 @@ def show(tuning: Tuning, *, infeasible: bool = False) -> None:
         print(tuning.reason)
 
 
-TRIAL_COLUMNS = ["index", "effort", "recall", "low", "CPU ms", "p95 ms", "MB", "build s", ""]
-"""`low` is the lower end of the interval of recall, MB what is held in memory."""
+def _one_each(tuning: Tuning) -> list[Trial]:
+    """The best effort of every index; those that meet the objective come first."""
+    found: dict[str, tuple[tuple[bool, bool, float], Trial]] = {}
+    for trial in tuning.trials:
+        keeps = not choice.lacks(trial, tuning.objective)
+        # of the chosen index the chosen effort, though another was timed as cheaper
+        other = trial.plan != tuning.plan
+        rank = (not keeps, other, trial.cpu_ms if keeps else -trial.recall)
+        name = index_name(trial.plan.family, trial.plan.params)
+        if name not in found or rank < found[name][0]:
+            found[name] = rank, trial
+    return [trial for _, trial in sorted(found.values(), key=lambda item: item[0])]
 
 
-def trial_row(trial: Trial, said: str) -> list[str]:
+def _show_next_step(
+    tuning: Tuning, options: argparse.Namespace, failed: InfeasibleObjective | None
+) -> None:
+    if failed is not None:
+        print(f"vivace: {failed}", file=sys.stderr)
+    if tuning.interrupted:
+        print("ended early: this is the best so far", file=sys.stderr)
+    if failed is None and not options.apply:
+        print("nothing was changed; --apply uses it")
+    elif failed is None:
+        print("applied" if tuning.conclusive else "not applied: nothing was compared in time")
+    if options.report:
+        print(f"report: {options.report}")
+
+
+def trial_row(trial: Trial, label: str) -> list[str]:
     """A trial's cells in a table of `TRIAL_COLUMNS`."""
     plan = trial.plan
     return [
-        described(plan.family, plan.params),
+        index_name(plan.family, plan.params),
         str(plan.effort) if plan.effort else "",
         f"{trial.recall:.3f}",
         f"{trial.recall_low:.3f}",
@@ -149,42 +180,74 @@ def trial_row(trial: Trial, said: str) -> list[str]:
         digits(trial.p95_ms),
         number(trial.footprint.resident / 1e6),
         number(trial.build_seconds),
-        said,
+        label,
     ]
 
 
-def short_verdict(trial: Trial, objective: Objective, best: float | None) -> str:
-    """What of the objective it misses, else how its CPU compares with the best's."""
+def verdict(trial: Trial, objective: Objective, best: float | None) -> str:
+    """What a trial lacks of the objective, else its CPU time relative to the best's."""
     if missed := choice.lacks(trial, objective):
         return f"misses {', '.join(missed)}"
     return f"{trial.cpu_ms / best:.2f} x CPU" if best else "keeps to it"
 
 
-def _one_each(tuning: Tuning) -> list[Trial]:
-    """Of every index the effort that serves best; those that keep to the objective come first."""
-    found: dict[str, tuple[tuple[bool, bool, float], Trial]] = {}
-    for trial in tuning.trials:
-        keeps = not choice.lacks(trial, tuning.objective)
-        # of the chosen index the effort that was chosen, though another was timed as cheaper
-        other = trial.plan != tuning.plan
-        rank = (not keeps, other, trial.cpu_ms if keeps else -trial.recall)
-        name = described(trial.plan.family, trial.plan.params)
-        if name not in found or rank < found[name][0]:
-            found[name] = rank, trial
-    return [trial for _, trial in sorted(found.values(), key=lambda item: item[0])]
+# -- vivace tune --quality ------------------------------------------------------------------
 
 
-def _say_what_next(
-    tuning: Tuning, options: argparse.Namespace, failed: InfeasibleObjective | None
-) -> None:
-    if failed is not None:
-        print(f"vivace: {failed}", file=sys.stderr)
-    if tuning.interrupted:
-        print("ended early: this is the best so far", file=sys.stderr)
-    said: Sequence[str] = ()
-    if failed is None:
-        said = ["nothing was changed; --apply uses it"]
-        if options.apply:
-            said = ["applied" if tuning.conclusive else "not applied: nothing was compared in time"]
-    for line in [*said, *([f"report: {options.report}"] if options.report else [])]:
-        print(line)
+def _tune_quality(options: argparse.Namespace) -> int:
+    found = asyncio.run(_tuned_quality(options))
+    applied = options.apply and found.changed
+    if options.json:
+        value: dict[str, Any] = msgspec.to_builtins(found)
+        json_line({**value, "changed": found.changed, "applied": applied})
+        return OK
+    show_tried(found.tried)
+    questions = ", ".join(f"{count} in {name}" for name, count in found.questions.items())
+    kinds = ", ".join(f"{count} of a {name}" for name, count in found.kinds.items())
+    made = f"made of the corpus: {kinds}" if found.source == "pseudo" else "given"
+    print(f"questions: {questions} ({made}); {found.seconds:.1f} s")
+    print(found.reason)
+    if found.changed:
+        print("applied" if applied else "nothing was changed; --apply uses it")
+    return OK
+
+
+async def _tuned_quality(options: argparse.Namespace) -> Quality:
+    async with opened(options) as docs:
+        qrels = Path(options.qrels) if options.qrels else None
+        with upkeep_progress("Tuning") as progress:
+            return await docs.tune_quality(qrels, apply=options.apply, progress=progress)
+
+
+def show_tried(tried: Sequence[StageTrial]) -> None:
+    """Print, for each stage and language, the value in force and the best ones tried."""
+    figures(QUALITY_COLUMNS, [_tried_row(row) for row in _best(tried)])
+
+
+def _best(tried: Sequence[StageTrial]) -> Iterator[StageTrial]:
+    stages: dict[tuple[str, str], list[StageTrial]] = {}
+    for row in tried:
+        stages.setdefault((row.stage, row.language), []).append(row)
+    for rows in stages.values():
+        ordered = sorted(rows[1:], key=lambda row: (not row.chosen, -row.ndcg))
+        yield from [rows[0], *ordered[: _SHOWN - 1]]
+
+
+def _tried_row(row: StageTrial) -> list[str]:
+    in_force = row.difference == row.low == row.high == 0
+    points = [f"{100 * value:+.2f}" for value in (row.difference, row.low, row.high)]
+    label = "in force" if in_force else "chosen" if row.chosen else ""
+    value = {
+        "fusion": named(row.fusion),
+        "candidates": str(row.candidates),
+        "rerank": f"{row.rerank.depth} at {row.rerank.weight:g}" if row.rerank.depth else "none",
+    }[row.stage]
+    return [
+        row.stage,
+        row.language or "all",
+        value,
+        f"{row.ndcg:.4f}",
+        *(["", "", ""] if in_force else points),
+        digits(row.milliseconds) if row.milliseconds else "",
+        label,
+    ]

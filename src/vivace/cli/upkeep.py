@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from vivace.cli.output import json_line, settings_of, upkeep_progress
-from vivace.cli.status import FAILED, OK
+from vivace.cli.output import json_line, opened, settings_of, upkeep_progress
+from vivace.cli.parser import FAILED, OK
 from vivace.engine import Collection, Engine
 
 
@@ -21,8 +21,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _verify(options: argparse.Namespace) -> int:
-    async with Engine(settings_of(options)) as engine:
-        docs = await _opened(engine, options)
+    async with opened(options) as docs:
         with upkeep_progress("Checking") as progress:
             findings = await docs.verify(progress=progress)
         info = await docs.info()
@@ -38,12 +37,13 @@ async def _verify(options: argparse.Namespace) -> int:
 async def _rebuild(options: argparse.Namespace) -> int:
     start = time.monotonic()
     embedded: int | None = None
+    # re-embedding opens the collection by itself: its vectors need not fit the embedder
     async with Engine(settings_of(options)) as engine:
         if options.reembed:
             with upkeep_progress("Embedding") as progress:
                 done = await engine.reembed(options.collection or "default", progress=progress)
             embedded = done.embedded
-        docs = await _opened(engine, options)
+        docs = await engine.open(options.collection or "default", create=False)
         with upkeep_progress("Rebuilding") as progress:
             await docs.rebuild(progress=progress)
         await _report(docs, options, {"embedded": embedded, "seconds": _since(start)})
@@ -52,16 +52,11 @@ async def _rebuild(options: argparse.Namespace) -> int:
 
 async def _compact(options: argparse.Namespace) -> int:
     start = time.monotonic()
-    async with Engine(settings_of(options)) as engine:
-        docs = await _opened(engine, options)
+    async with opened(options) as docs:
         with upkeep_progress("Compacting") as progress:
             await docs.compact(progress=progress)
         await _report(docs, options, {"seconds": _since(start)})
     return OK
-
-
-async def _opened(engine: Engine, options: argparse.Namespace) -> Collection:
-    return await engine.open(options.collection or "default", create=False)
 
 
 async def _report(docs: Collection, options: argparse.Namespace, what: dict[str, Any]) -> None:

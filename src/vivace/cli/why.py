@@ -1,4 +1,4 @@
-"""vivace why."""
+"""vivace why: the decisions made for a collection, with their evidence."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vivace.cli import quality
-from vivace.cli.output import figures, json_line, settings_of
-from vivace.cli.report.texts import described
-from vivace.cli.status import OK
-from vivace.cli.tuning import TRIAL_COLUMNS, short_verdict, trial_row
-from vivace.engine import Engine
+from vivace.cli.output import figures, index_name, json_line, opened
+from vivace.cli.parser import OK
+from vivace.cli.tuning import TRIAL_COLUMNS, show_tried, trial_row, verdict
 from vivace.tune import choice
 from vivace.tune.quality import StageTrial, named
 from vivace.types import Decision, Objective, Stages, Trial
@@ -25,7 +22,7 @@ _TRIALS = 8
 """Most trials shown of a decision."""
 _SIGNALS = 12
 _ELSEWHERE = frozenset({"tried", "trials", "machine", "data", "chosen"})
-"""Evidence that is shown as a table, or that says little to a reader."""
+"""Evidence that is shown as a table, or that means little to a reader."""
 _LONGEST = 160
 """Characters of one value."""
 
@@ -35,8 +32,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _why(options: argparse.Namespace) -> int:
-    async with Engine(settings_of(options)) as engine:
-        docs = await engine.open(options.collection or "default", create=False)
+    async with opened(options) as docs:
         decisions = await docs.decisions(limit=options.limit)
         info = await docs.info()
     if options.json:
@@ -52,7 +48,7 @@ async def _why(options: argparse.Namespace) -> int:
 
 
 def show(decision: Decision) -> None:
-    """When, what, from what to what, why, and on what grounds."""
+    """Print when it was made, what changed from what to what, the reason and the evidence."""
     when = decision.time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     before, after = shown(decision.before), shown(decision.after)
     change = after if decision.before is None or before == after else f"{before} -> {after}"
@@ -61,7 +57,7 @@ def show(decision: Decision) -> None:
     if trials := _evidence(decision, "trials", list[Trial]):
         _show_trials(decision, trials)
     if tried := _evidence(decision, "tried", list[StageTrial]):
-        quality.show(tried)
+        show_tried(tried)
     signals = list(_signals(decision.evidence))
     if signals:
         more = f", and {len(signals) - _SIGNALS} more" if len(signals) > _SIGNALS else ""
@@ -85,7 +81,7 @@ def shown(value: Any) -> str:
             return "stages alone"
         if "family" in value:
             params = value.get("params")
-            name = described(str(value["family"]), params if isinstance(params, Mapping) else {})
+            name = index_name(str(value["family"]), params if isinstance(params, Mapping) else {})
             return f"{name}, effort {value['effort']}" if value.get("effort") else name
         if value.keys() >= {"candidates", "fusion", "rerank"}:
             return _stages(value)
@@ -99,7 +95,7 @@ def shown(value: Any) -> str:
 
 
 def _stages(value: Mapping[str, Any]) -> str:
-    """The stages of a search, as `en max_norm 0.2, 50 candidates, rerank 20 at 0.5`."""
+    """The stages of a search, e.g. `en max_norm 0.2, 50 candidates, rerank 20 at 0.5`."""
     try:
         stages = msgspec.convert(value, Stages)
     except msgspec.ValidationError:
@@ -117,7 +113,7 @@ def _rejection(item: Any) -> str:
 
 
 def _evidence(decision: Decision, name: str, kind: type[T]) -> T | None:
-    """A part of the evidence; None where there is none of this kind."""
+    """A part of the evidence; None where it is missing or of another type."""
     try:
         return msgspec.convert(decision.evidence.get(name), kind)
     except msgspec.ValidationError:
@@ -125,7 +121,7 @@ def _evidence(decision: Decision, name: str, kind: type[T]) -> T | None:
 
 
 def _show_trials(decision: Decision, trials: Sequence[Trial]) -> None:
-    """The likeliest, by the objective they were tried for."""
+    """Print the trials that meet the objective best."""
     objective = _evidence(decision, "objective", Objective) or Objective()
     held = _evidence(decision, "chosen", Trial)
     keeping = choice.ranked(trials, objective)
@@ -134,15 +130,15 @@ def _show_trials(decision: Decision, trials: Sequence[Trial]) -> None:
     best = own[0].cpu_ms if own else None
     rows = [trial_row(held, "held out")] if held is not None else []
     for trial in ordered[:_TRIALS]:
-        said = "chosen" if trial in own else short_verdict(trial, objective, best)
-        rows.append(trial_row(trial, said))
+        label = "chosen" if trial in own else verdict(trial, objective, best)
+        rows.append(trial_row(trial, label))
     figures(TRIAL_COLUMNS, rows)
     if len(ordered) > _TRIALS:
         print(f"  {len(ordered) - _TRIALS} more trials with --json")
 
 
 def _signals(evidence: Mapping[str, Any]) -> Iterator[str]:
-    """What is told by single values; lists are for --json."""
+    """Evidence that consists of single values; lists are only in --json."""
     for name, value in evidence.items():
         if name in _ELSEWHERE or value is False:
             continue

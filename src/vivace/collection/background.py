@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import short_turns, stepping_back
+from vivace.run.background import BackgroundExecutor, short_switch_interval
+from vivace.run.work import Priority, work_context
 
 _NICENESS = 10
 
@@ -16,14 +16,13 @@ _NICENESS = 10
 class Background:
     """Runs `work` on a thread of low priority whenever it is woken; never twice at once.
 
-    `work` does everything there is to do and reports its own failures. What is begun while it is
-    not `quiet` gives way to every other thread: one that has stepped back stays so, hence it is on
-    a thread of its own.
+    `work` does everything there is to do and reports its own failures. It runs on `executor`, so
+    at lowered priority while questions arrive.
     """
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], None], executor: BackgroundExecutor) -> None:
         self._work = work
-        self.quiet: Callable[[], bool] = lambda: True
+        self._executor = executor
         self._changed = threading.Condition()
         self._wanted = self._busy = self._closed = False
         self._thread: threading.Thread | None = None
@@ -56,7 +55,7 @@ class Background:
             self._thread.join()
 
     def _do(self) -> None:
-        with doing(Priority.BACKGROUND), short_turns:
+        with work_context(Priority.BACKGROUND), short_switch_interval:
             self._work()
 
     def _run(self) -> None:
@@ -69,14 +68,7 @@ class Background:
                     return
                 self._wanted, self._busy = False, True
             try:
-                if self.quiet():
-                    self._do()
-                else:
-                    aside = threading.Thread(
-                        target=stepping_back(self._do), name="vivace-background-yielding"
-                    )
-                    aside.start()
-                    aside.join()
+                self._executor.call(self._do)
             finally:
                 with self._changed:
                     self._busy = False

@@ -19,6 +19,7 @@ from vivace.collection.segment_directory import SegmentDirectory
 from vivace.collection.snapshot import Snapshot
 from vivace.errors import CollectionLocked, CorruptIndex, MissingExtra, StoreError, StoreUnwritable
 from vivace.index.flat import FlatIndex
+from vivace.run.background import BackgroundExecutor
 from vivace.settings import Index
 from vivace.store.changes import Change, Committed
 from vivace.store.lock import WriteLock
@@ -58,7 +59,8 @@ class Corpus:
         """Of the state; never held while vectors are read or written."""
         self._working = threading.Lock()
         """Of segments: one seal or merge at a time. Taken before the others."""
-        self.background = Background(self._tend)
+        self.executor = BackgroundExecutor()
+        self.background = Background(self._tend, self.executor)
         self._removed_since = 0
         """Chunks, since the manifest was written: whoever opens it has to replay them."""
         self._plans = PlanState(folder, settings, trace, decide)
@@ -96,6 +98,7 @@ class Corpus:
     def close(self) -> None:
         """Finish the sealing that was begun, let go of the files."""
         self.background.close()
+        self.executor.close()
         with self._changing:
             try:
                 self._keywords.release()

@@ -1,7 +1,7 @@
 """Documents in: read and chunk in a thread, embed, commit, in overlapping windows.
 
-While questions come, it gives way to them: reading and embedding on threads that step back,
-committing in windows that shrink while questions are slow. What is committed stays: an ingest that
+While questions arrive it yields to them: it reads, embeds and commits on threads of lowered
+priority, in windows that shrink while questions are slow. What is committed stays: an ingest that
 was cancelled or killed goes on where it was when it is run again, for unchanged documents are
 skipped.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from vivace.collection.passages import Passages
 from vivace.collection.preparation import Preparation, Prepared, Source, Window
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder, TokenCounter
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import Pace, step_back
+from vivace.run.background import BackgroundExecutor, IngestThrottle
+from vivace.run.work import Priority, work_context
 from vivace.settings import Settings
 from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import Store
@@ -57,7 +56,8 @@ class Pipeline:
 
     Args:
         count: tokens of texts, as the embedder counts them.
-        pace: how many chunks a window has.
+        throttle: how many chunks a window has.
+        executor: reads and chunks.
     """
 
     def __init__(
@@ -67,14 +67,16 @@ class Pipeline:
         embedder: Embedder,
         count: TokenCounter,
         settings: Settings,
-        pace: Pace,
+        throttle: IngestThrottle,
+        executor: BackgroundExecutor,
     ) -> None:
         self._store = store
         self._writer = writer
         self._embedder = embedder
         self._count = count
         self._settings = settings
-        self._pace = pace
+        self._throttle = throttle
+        self._executor = executor
 
     async def run(
         self,
@@ -93,7 +95,7 @@ class Pipeline:
         start = time.monotonic()
         tally = _Tally()
         async with self._writer.session():
-            with doing(Priority.INGEST):
+            with work_context(Priority.INGEST):
                 await self._windows(sources, tally, progress)
             if prune:
                 await self._prune(prune, tally)
@@ -122,25 +124,16 @@ class Pipeline:
     ) -> None:
         preparation = Preparation(sources, self._store, self._count, self._settings)
         slots = asyncio.Semaphore(_WINDOWS)
-        loop = asyncio.get_running_loop()
-        reading = ThreadPoolExecutor(1, "vivace-reading", initializer=step_back)
-        try:
-            async with asyncio.TaskGroup() as group:
-                before: asyncio.Task[None] | None = None
-                while True:
-                    await slots.acquire()
-                    window = await loop.run_in_executor(
-                        None if self._pace.quiet else reading,
-                        preparation.next_window,
-                        self._pace.size(),
-                    )
-                    if window is None:
-                        break
-                    before = group.create_task(
-                        self._window(window, preparation, before, slots, tally, progress)
-                    )
-        finally:
-            reading.shutdown(wait=False)  # cancelled, it ends with the file it reads
+        async with asyncio.TaskGroup() as group:
+            before: asyncio.Task[None] | None = None
+            while True:
+                await slots.acquire()
+                window = await self._executor.run(preparation.next_window, self._throttle.size())
+                if window is None:
+                    break
+                before = group.create_task(
+                    self._window(window, preparation, before, slots, tally, progress)
+                )
 
     async def _window(
         self,

@@ -14,7 +14,7 @@ from vivace.collection import passages
 from vivace.errors import BadInput, BadVectors
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
-from vivace.run.yielding import aside, short_turns
+from vivace.run.background import BackgroundExecutor, short_switch_interval
 from vivace.store.changes import NewChunk, Put
 from vivace.types import Chunk, Document, Metric, Signs, Vectors
 
@@ -60,15 +60,15 @@ async def changes(
     chunks: Sequence[Chunk],
     vectors: NDArray[np.floating] | None,
     embedder: Embedder,
+    executor: BackgroundExecutor,
     metric: Metric = "cosine",
     *,
-    quiet: bool = True,
     tokens: passages.Kept = "off",
 ) -> tuple[list[Put], int]:
     """One `Put` a document, and how many of the chunks were embedded for it: all or none.
 
-    Unless it is `quiet`, the work gives way. Of the tokens' vectors of embedded chunks `tokens` is
-    kept.
+    Of the tokens' vectors of embedded chunks `tokens` is kept. Everything but the embedding runs on
+    `executor`.
 
     Raises:
         BadInput: see `puts`; of vectors `BadVectors`, see `ready`.
@@ -82,11 +82,11 @@ async def changes(
         vectors, signs = found.vectors, found.signs
 
     def prepared() -> list[Put]:
-        with short_turns:
+        with short_switch_interval:
             rows = ready(vectors, count=len(chunks), dim=embedder.dim, metric=metric)
             return puts(chunks, rows, signs)
 
-    return await aside(prepared, quiet=quiet), embedded
+    return await executor.run(prepared), embedded
 
 
 def puts(

@@ -14,7 +14,7 @@ from vivace.collection import passages
 from vivace.collection.corpus import LOCK
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.store.lock import WriteLock
 from vivace.store.operations import Operations
 from vivace.store.reembed import Reembedding
@@ -74,7 +74,7 @@ async def reembed(
             undo=Reembedding.close,
         )
         try:
-            with doing(Priority.INGEST):
+            with work_context(Priority.INGEST):
                 done = await _through(work, embedder, tokens, progress or (lambda _: None))
         finally:
             await asyncio.shield(asyncio.to_thread(work.close))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeAlias, TypeVar
 
@@ -14,8 +13,8 @@ from vivace.collection.passages import Kept
 from vivace.collection.reembedding import Reembedded, reembed
 from vivace.collection.writer import Writer
 from vivace.protocols import Embedder
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.background import BackgroundExecutor
+from vivace.run.work import Priority, work_context
 from vivace.store.operations import FILE, Operations
 from vivace.types import Finding, UpkeepProgress
 
@@ -73,11 +72,14 @@ class Upkeep:
 
 
 async def stepping(
-    work: Callable[[Progress], T], progress: Progress | None, *, gives_way: bool = False
+    work: Callable[[Progress], T],
+    progress: Progress | None,
+    *,
+    executor: BackgroundExecutor | None = None,
 ) -> T:
-    """`work` on a thread, at low priority, until it is done or the caller is cancelled.
+    """`work` on a thread, as background work, until it is done or the caller is cancelled.
 
-    With `gives_way` every other thread of the machine goes first.
+    With an `executor` it runs at lowered priority, even while the foreground is idle.
     """
     loop = asyncio.get_running_loop()
     stop = threading.Event()
@@ -88,14 +90,12 @@ async def stepping(
         if progress is not None:
             loop.call_soon_threadsafe(progress, now)
 
-    with doing(Priority.BACKGROUND):
-        if gives_way:
-            # a thread of its own: one that has stepped back can never step forward
-            thread = ThreadPoolExecutor(1, "vivace-upkeep", step_back)
-            task = asyncio.wrap_future(thread.submit(copy_context().run, work, step))
-            thread.shutdown(wait=False)
-        else:
+    with work_context(Priority.BACKGROUND):
+        task: asyncio.Future[T]
+        if executor is None:
             task = asyncio.ensure_future(asyncio.to_thread(work, step))
+        else:
+            task = asyncio.wrap_future(executor.submit(copy_context().run, work, step))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

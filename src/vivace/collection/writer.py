@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 
 from vivace.collection.corpus import Corpus
 from vivace.errors import BadInput, StoreError
-from vivace.run.yielding import short_turns, stepping_back
+from vivace.run.background import short_switch_interval
 from vivace.store.changes import Change, VectorGone
 
 _MOST_CHANGES = 4096
@@ -36,8 +36,13 @@ class _Apply:
     done: Future[int] = field(default_factory=Future)
 
 
+@dataclass(slots=True)
+class _Stop:
+    """The end of the queue."""
+
+
 T = TypeVar("T", _Enter, _Leave, _Apply)
-_Item: TypeAlias = _Enter | _Leave | _Apply | None
+_Item: TypeAlias = _Enter | _Leave | _Apply | _Stop
 
 
 class Writer:
@@ -45,14 +50,13 @@ class Writer:
 
     Group commit: the disk is synced once for all that queued up while it was synced for the last.
 
-    While it is not `quiet` another thread does the work, which gives way: one that has stepped back
-    can never step forward, nor can those that it starts.
+    It works on the corpus's executor, so at lowered priority while questions arrive; the threads
+    that such a thread starts have lowered priority, too.
     """
 
-    def __init__(self, corpus: Corpus, quiet: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
-        self._quiet = quiet
-        self._queue: queue.SimpleQueue[_Enter | _Leave | _Apply | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._sessions = 0
         self._session = corpus.writing()
         self._closed = False
@@ -91,7 +95,7 @@ class Writer:
         with self._submitting:
             if not self._closed:
                 self._closed = True
-                self._queue.put(None)
+                self._queue.put(_Stop())
         self._thread.join()
 
     def _submit(self, item: T) -> T:
@@ -103,45 +107,26 @@ class Writer:
         return item
 
     def _run(self) -> None:
-        held: _Item = None
-        while True:
-            held, ended = self._serve(held, gives_way=False)
-            if not ended:
-                held, ended = self._served_aside(held)
-            if ended:
-                break
+        item = self._queue.get()
+        while not isinstance(item, _Stop):
+            item = self._corpus.executor.call(self._serve, item) or self._queue.get()
         if self._sessions:
             self._session.__exit__(None, None, None)
 
-    def _served_aside(self, held: _Item) -> tuple[_Item, bool]:
-        """As `_serve`, on a thread that gives way."""
-        left: list[tuple[_Item, bool]] = []
-        serve = stepping_back(lambda: left.append(self._serve(held, gives_way=True)))
-        thread = threading.Thread(target=serve, name="vivace-writer-yielding", daemon=True)
-        thread.start()
-        thread.join()
-        return left[0]
+    def _serve(self, item: _Enter | _Leave | _Apply) -> _Item | None:
+        """Do what the item asks for; returns the next item, where it was taken from the queue."""
+        following: _Item | None = None
+        if isinstance(item, _Enter):
+            self._enter(item)
+        elif isinstance(item, _Leave):
+            self._leave(item)
+        else:
+            group, following = self._gather(item)
+            self._apply_group(group)
+        return following
 
-    def _serve(self, held: _Item, *, gives_way: bool) -> tuple[_Item, bool]:
-        """Do what is submitted until it ends, or is to be done otherwise: returns what is left."""
-        while True:
-            item = held or self._queue.get()
-            held = None
-            if item is None:
-                return None, True
-            if gives_way == self._quiet():
-                return item, False
-            if isinstance(item, _Enter):
-                self._enter(item)
-            elif isinstance(item, _Leave):
-                self._leave(item)
-            else:
-                group, held, stop = self._gather(item)
-                self._apply_group(group)
-                if stop:
-                    return None, True
-
-    def _gather(self, first: _Apply) -> tuple[list[_Apply], _Enter | _Leave | None, bool]:
+    def _gather(self, first: _Apply) -> tuple[list[_Apply], _Item | None]:
+        """The changes that wait together, and the item of another kind behind them."""
         group, size = [first], len(first.changes)
         while size < _MOST_CHANGES:
             try:
@@ -149,10 +134,10 @@ class Writer:
             except queue.Empty:
                 break
             if not isinstance(item, _Apply):
-                return group, item, item is None
+                return group, item
             group.append(item)
             size += len(item.changes)
-        return group, None, False
+        return group, None
 
     def _enter(self, item: _Enter) -> None:
         if not item.done.set_running_or_notify_cancel():
@@ -182,7 +167,7 @@ class Writer:
         if not waiting:
             return
         try:
-            with short_turns:
+            with short_switch_interval:
                 committed = self._corpus.apply([c for item in waiting for c in item.changes])
         except (BadInput, VectorGone) as error:
             if len(waiting) > 1:

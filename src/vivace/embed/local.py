@@ -12,11 +12,12 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 
 from vivace.errors import Closed, EmbeddingError
-from vivace.protocols import Kind, Then
-from vivace.run.crew import Statistics
+from vivace.protocols import Kind
+from vivace.run.background import BackgroundBatcher
+from vivace.run.microbatch import Then
 from vivace.run.threads import Cores
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import YieldingBatcher
+from vivace.run.work import Priority, work_context
+from vivace.run.workers import WorkerStatistics
 from vivace.types import Embedded, Vector, Vectors
 
 R = TypeVar("R")
@@ -80,7 +81,7 @@ class LocalEmbedder(ABC):
     ) -> None:
         self._passes: set[_Pass] = set()
         self._passing = threading.Lock()
-        self._batcher: YieldingBatcher[Text, Any] = YieldingBatcher(
+        self._batcher: BackgroundBatcher[Text, Any] = BackgroundBatcher(
             self._done,
             workers=workers,
             cap=batch,
@@ -109,7 +110,7 @@ class LocalEmbedder(ABC):
         """
         asker = Asker()
         items = [Text(text[:MAX_CHARS], kind, asker) for text in texts]
-        with doing(Priority.INGEST if kind == "passage" else None):
+        with work_context(Priority.INGEST if kind == "passage" else None):
             rows = await self._run(items, asker)
         return Embedded(np.stack(rows) if rows else np.zeros((0, self.dim), np.float32))
 
@@ -130,7 +131,7 @@ class LocalEmbedder(ABC):
         result: R = outcome
         return result
 
-    def statistics(self) -> tuple[Statistics, Statistics]:
+    def statistics(self) -> tuple[WorkerStatistics, WorkerStatistics]:
         """Of questions and whatever else is not ingest; of ingest and background work."""
         return self._batcher.statistics()
 
@@ -210,7 +211,7 @@ class LocalTokenEmbedder(LocalEmbedder):
         """
         asker = Asker()
         items = [Text(text[:MAX_CHARS], kind, asker, tokens=True) for text in texts]
-        with doing(Priority.INGEST if kind == "passage" else None):
+        with work_context(Priority.INGEST if kind == "passage" else None):
             rows: list[Encoded] = await self._run(items, asker)
         vectors = [row.vector for row in rows]
         return Embedded(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -18,7 +17,7 @@ from vivace.protocols import Kind
 from vivace.run import work
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import EndpointsStatistics
-from vivace.run.http import CallClient, ServerSet, sendable
+from vivace.run.http import CallClient, sendable
 from vivace.run.model_servers import ModelServer
 from vivace.run.retry import FailureKind, RequestFailure, malformed
 from vivace.settings import Remote
@@ -56,7 +55,6 @@ class OpenAIEmbedder:
         settings: Remote,
         *,
         tolerance: Tolerance | None = None,
-        draw: random.Random | None = None,
     ) -> None:
         servers = [servers] if isinstance(servers, ModelServer) else servers
         self._model = servers[0].model
@@ -65,19 +63,12 @@ class OpenAIEmbedder:
         self._settings = settings
         self.dim = _dimension(servers[0].fragment)
         self.client = CallClient(
-            ServerSet(
-                self.name,
-                servers,
-                "embeddings",
-                bound=settings.concurrency,
-                api_key=settings.api_key,
-                retries=settings.retries,
-                tolerance=tolerance,
-                draw=draw,
-            ),
-            seconds=settings.seconds,
+            self.name,
+            servers,
+            "embeddings",
+            settings,
             max_body=MAX_BODY,
-            thread="vivace-embed-openai",
+            tolerance=tolerance,
         )
         if not self.dim:
             try:
@@ -142,9 +133,9 @@ class OpenAIEmbedder:
             vectors[row] = part
         return Embedded(vectors)
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread."""
-        return self.client.statistics()
+        return self.client.server_statistics()
 
     def close(self) -> None:
         """Close the connections and stop the thread; running calls fail. Idempotent, blocks."""

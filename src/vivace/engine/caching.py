@@ -2,89 +2,78 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from threading import Thread
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from vivace.cache import embedder as embedders
 from vivace.cache import generator as generators
-from vivace.cache import kept
-from vivace.cache import policy as policies
+from vivace.cache.adaptation import make_policy
 from vivace.cache.generator import CachedGenerator
-from vivace.cache.guarded import ResilientTier
-from vivace.cache.memory import Memory
+from vivace.cache.memory import Cleared, Memory
 from vivace.cache.searcher import CachedSearcher
 from vivace.cache.semantic.cache import SharedBudget
 from vivace.cache.statistics import CacheStatistics
-from vivace.cache.tiered import Tiered, invalidation
-from vivace.cache.tiers import OF_TIMEOUT, load
+from vivace.cache.tiers.loading import OF_TIMEOUT, load
+from vivace.cache.values import ANSWER, EMBEDDING, SEARCH
 from vivace.collection.corpus import Corpus
 from vivace.collection.paths import resolved
-from vivace.errors import VivaceError
 from vivace.protocols import Embedder, Generator, Searcher
-from vivace.run.pools import Pool
+from vivace.run.pools import ThreadPool
 from vivace.settings import Settings
 from vivace.trace import Trace
-from vivace.types import Decision, Query, SearchResult
-
-V = TypeVar("V")
+from vivace.types import Decision
 
 _CLEAR_SECONDS: Final = 60.0
-"""For tiers that answer: who clears wants to know that it is done."""
+"""For tiers that can be reached: the caller wants to know that they are empty."""
 _SEMANTIC_SHARE: Final = 0.25
 """Of the memory, where there are semantic answers."""
-_LEASE: Final = 2.0
-"""Seconds after which another process answers in the place of one that has died."""
-
-
-class Cleared(msgspec.Struct, frozen=True):
-    """Values that the memory had, and of every tier whether it is empty by now."""
-
-    values: int
-    tiers: dict[str, bool] = {}
 
 
 class Caching:
-    """Of all collections of an engine. Where the settings want no cache, nothing is wrapped."""
+    """The caches of all collections of an engine. Without a cache nothing is wrapped."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, record: Callable[[Decision], None]) -> None:
+        """Args:
+        record: called, on a thread of its own, with every decision on the policy.
+        """
         self.trace = Trace()
-        """Of the tiers: timeouts, open breakers, what was dropped."""
+        """Counters of the tiers: timeouts, open breakers, dropped writes."""
         self._settings = settings
         self._cache = cache = settings.cache
         self.tokens_saved = 0
         """Prompt and completion tokens that replayed answers did not cost."""
-        self.sink: Callable[[Decision], None] | None = None
-        """Told, on a thread of its own, of every change of the policy."""
-        self.memory: Memory[Any] | None = None
+        self._record = record
+        self.memory: Memory | None = None
         capacity = int(cache.memory_mib * (1 << 20))
         self.room: SharedBudget | None = None
         """Of all semantic answers; None where there are to be none."""
-        if capacity:
-            if cache.semantic:
-                self.room = SharedBudget(int(_SEMANTIC_SHARE * capacity))
-                capacity -= self.room.capacity
-            policy = policies.make(cache.policy, capacity, self._decided)
-            self.memory = Memory(capacity, policy, weigh=kept.weigh)
-        self._tiers = (
-            load(cache, resolved(settings.home), self.trace) if self.memory is not None else []
+        if not capacity:
+            return
+        if cache.semantic:
+            self.room = SharedBudget(int(_SEMANTIC_SHARE * capacity))
+            capacity -= self.room.capacity
+        self.memory = Memory(
+            capacity,
+            make_policy(cache.policy, capacity, self._decided),
+            tiers=load(cache, resolved(settings.home), self.trace),
+            tier_seconds=OF_TIMEOUT * cache.tier_ms / 1000,
+            trace=self.trace,
         )
-        self._channel = invalidation(self._tiers)
-        self._tiered: list[Tiered[Any]] = []
-        if self._channel is not None:
-            self._channel.subscribe(self._forget_semantic)
+        if self.room is not None:
+            self.memory.on_clear(self.room.clear)
 
-    def embedder(self, embedder: Embedder, pool: Pool) -> Embedder:
+    def embedder(self, embedder: Embedder, pool: ThreadPool) -> Embedder:
         """For questions."""
         if self.memory is None or not self._cache.embeddings:
             return embedder
-        # a process that dies meanwhile costs less than waiting for another one's: no lease
-        stays = self._kept(kept.EMBEDDING, embedders.encode, embedders.decode, lease=0.0)
-        return embedders.cached(embedder, stays, seconds=self._cache.seconds, pool=pool)
+        # no lease: waiting for another process would cost more than embedding twice
+        vectors = self.memory.namespace(
+            EMBEDDING, encode=embedders.encode, decode=embedders.decode, lease=False
+        )
+        return embedders.cached(embedder, vectors, seconds=self._cache.seconds, pool=pool)
 
     def searcher(
         self, searcher: Searcher, corpus: Corpus, embedder: Embedder, weights: bytes = b""
@@ -103,7 +92,7 @@ class Caching:
         )
         return CachedSearcher(
             searcher,
-            self.memory,
+            self.memory.namespace(SEARCH),
             corpus.settled,
             scope=scope,
             seconds=self._cache.seconds,
@@ -116,12 +105,11 @@ class Caching:
             return generator
         return CachedGenerator(
             generator,
-            self._kept(kept.ANSWER, generators.encode, generators.decode),
+            self.memory.namespace(ANSWER, encode=generators.encode, decode=generators.decode),
             seconds=cache.seconds,
             stale_seconds=cache.stale_seconds,
             sampled=cache.sampled,
             saved=self._save,
-            count=partial(self.memory.count, kept.ANSWER),
             scope=self._settings.generate.model,
         )
 
@@ -131,75 +119,16 @@ class Caching:
 
     async def clear(self) -> Cleared:
         """Forget everything, in the tiers and in other processes too."""
-        self._forget_semantic(None, None)
-        if self.memory is None:
-            return Cleared(0)
-        count = self.memory.clear()
-        for tiered in self._tiered:
-            tiered.forget(None, None)
-        for tiered in self._tiered[:1]:  # they share their tiers
-            await tiered.clear(seconds=_CLEAR_SECONDS)
-        tiers = [tier for tier in self._tiers if isinstance(tier, ResilientTier)]
-        return Cleared(count, {tier.name: not tier.queue.clearing for tier in tiers})
+        return Cleared(0) if self.memory is None else await self.memory.clear(_CLEAR_SECONDS)
 
     async def close(self) -> None:
-        """Write what waits for the tiers, as far as they take it, and let go of them."""
-        if self._channel is not None:
-            await self._channel.close()
-        for tier in self._tiers:
-            await tier.close()
+        """Write what is queued for the tiers, as far as they take it, and disconnect from them."""
         if self.memory is not None:
-            self.memory.close()
-
-    def _forget_semantic(self, key: bytes | None, kind: str | None) -> None:
-        if key is None and self.room is not None:
-            self.room.clear()
-
-    def _kept(
-        self,
-        kind: str,
-        encode: Callable[[V], bytes],
-        decode: Callable[[bytes], V],
-        *,
-        lease: float = _LEASE,
-    ) -> kept.Kept[V]:
-        assert self.memory is not None
-        if not self._tiers:
-            return kept.Local(self.memory, kind)
-        tiered = Tiered(
-            kept.OfKind(self.memory, kind),
-            self._tiers,
-            encode=encode,
-            decode=decode,
-            lease=lease,
-            seconds=OF_TIMEOUT * self._cache.tier_ms / 1000,
-            channel=self._channel,
-            trace=self.trace,
-        )
-        self._tiered.append(tiered)
-        return tiered
+            await self.memory.close()
 
     def _decided(self, decision: Decision) -> None:
-        """Called in the middle of a get, so nothing is written here."""
-        if self.sink is not None:
-            Thread(target=self.sink, args=(decision,), name="vivace-decision", daemon=True).start()
+        """Called in the middle of a get, so a thread of its own writes the decision."""
+        Thread(target=self._record, args=(decision,), name="vivace-decision", daemon=True).start()
 
     def _save(self, tokens: int) -> None:
         self.tokens_saved += tokens
-
-
-class Timed:
-    """A `Searcher` that says what its searches took: those that were not remembered."""
-
-    def __init__(self, searcher: Searcher, took: Callable[[float], None]) -> None:
-        self._searcher = searcher
-        self._took = took
-
-    async def search(self, query: Query) -> SearchResult:
-        start = time.perf_counter()
-        result = await self._searcher.search(query)
-        self._took(time.perf_counter() - start)
-        return result
-
-    async def search_many(self, queries: Sequence[Query]) -> list[SearchResult | VivaceError]:
-        return await self._searcher.search_many(queries)

@@ -1,24 +1,23 @@
-"""Many requests in one call: what is the same is asked once, the order is kept."""
+"""Many requests in one call: equal ones are sent once, the order is kept."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import nullcontext
 from typing import Final, TypeAlias, TypeVar
 
 from vivace.errors import VivaceError, copied
 from vivace.protocols import Generator
-from vivace.run.limit import Limit
 from vivace.run.streams import closing
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.types import BatchProgress, Completion, Delta, Request
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 Progress: TypeAlias = Callable[[BatchProgress], None]
 PARALLEL: Final = 64
-"""Requests handed on at once; how many of them run is for the limits of the servers to say."""
+"""Requests handed to the generator at once; the limits of the servers decide how many run."""
 
 
 async def generate_many(
@@ -29,40 +28,34 @@ async def generate_many(
     temperature: float = 0.0,
     sampled: bool = False,
     parallel: int = PARALLEL,
-    limit: Limit | None = None,
     progress: Progress | None = None,
 ) -> list[Completion | VivaceError]:
     """One completion or error a request, in order; one failure does not lose the others.
 
-    Requests with the same messages, most tokens and temperature are asked once; those with a
-    temperature above zero only where `sampled`. They run as a batch: whoever waits for one answer
-    goes first at the servers. Cancelling it ends all of them.
+    Requests with the same messages, `max_tokens` and temperature are sent once; those with a
+    temperature above zero only where `sampled`. They run as a batch: at the servers, interactive
+    requests go first. Cancelling the call ends all of them.
 
     Args:
-        max_tokens, temperature: of requests that say none.
-        parallel: handed to the generator at once; the rest waits here, as cheap as a list.
-        limit: where the generator has none of its own.
+        max_tokens, temperature: of requests without their own.
+        parallel: requests handed to the generator at once; the rest waits here, in a list.
         progress: called on the event loop whenever a request has ended.
     """
 
     async def whole(key: tuple[Request, int]) -> Completion:
         request, _ = key
-        async with nullcontext() if limit is None else limit.admit() as permit:
-            parts: list[str] = []
-            last = Delta()
-            deltas = generator.stream(
-                request.messages,
-                max_tokens=request.max_tokens or max_tokens,
-                temperature=_given(request.temperature, temperature),
-            )
-            async with closing(deltas):
-                async for delta in deltas:
-                    if delta.text:
-                        parts.append(delta.text)
-                        if permit is not None:
-                            permit.came(1)
-                    if delta.finish_reason:
-                        last = delta
+        parts: list[str] = []
+        last = Delta()
+        deltas = generator.stream(
+            request.messages,
+            max_tokens=request.max_tokens or max_tokens,
+            temperature=_given(request.temperature, temperature),
+        )
+        async with closing(deltas):
+            async for delta in deltas:
+                parts.append(delta.text)
+                if delta.finish_reason:
+                    last = delta
         finish = last.finish_reason or "stop"
         return Completion("".join(parts), finish, last.usage, last.degraded)
 
@@ -80,13 +73,12 @@ async def run_batch(
     parallel: int,
     progress: Progress | None = None,
 ) -> list[T | VivaceError]:
-    """What `ask` makes of each key, in order; equal keys are asked once, as work of a batch.
+    """The result of `ask` for each key, in order; equal keys are asked once, as work of a batch.
 
-    An error of ours is the result of its own key, an object for each; any other ends all.
+    A `VivaceError` is the result of its own key, one object for each; any other error ends the
+    whole batch.
     """
-    counts: dict[K, int] = {}
-    for key in keys:
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter(keys)
     found: dict[K, T | VivaceError] = {}
     waiting = iter(list(counts))
     done = failed = 0
@@ -103,7 +95,7 @@ async def run_batch(
             if progress is not None:
                 progress(BatchProgress(done, len(keys), failed, len(found)))
 
-    with doing(Priority.BATCH):
+    with work_context(Priority.BATCH):
         tasks = [asyncio.ensure_future(work()) for _ in range(min(parallel, len(counts)))]
     try:
         await asyncio.gather(*tasks)
@@ -112,13 +104,13 @@ async def run_batch(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     results: list[T | VivaceError] = []
-    told: set[K] = set()
+    seen: set[K] = set()
     for key in keys:
         result = found[key]
         results.append(
-            copied(result) if isinstance(result, VivaceError) and key in told else result
+            copied(result) if isinstance(result, VivaceError) and key in seen else result
         )
-        told.add(key)
+        seen.add(key)
     return results
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from vivace.run.endpoints import Lease
+from vivace.run.balance import Lease
 from vivace.run.http import read_whole
 from vivace.run.retry import RequestFailure
 

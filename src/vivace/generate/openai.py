@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -22,9 +21,9 @@ from vivace.errors import (
 from vivace.generate.capacity_probe import CapacityProbe
 from vivace.generate.stream import EventDecoder, StreamAccumulator
 from vivace.generate.wire import AdaptedRequest
+from vivace.run.balance import Lease
 from vivace.run.breaker import Tolerance
-from vivace.run.endpoints import EndpointsStatistics, Lease
-from vivace.run.http import ServerSet
+from vivace.run.endpoints import EndpointsStatistics
 from vivace.run.http_stream import OpenStream, StreamClient
 from vivace.run.model_servers import ModelServer
 from vivace.run.retry import FailureKind, RequestFailure, blame
@@ -60,7 +59,6 @@ class OpenAI:
         *,
         streaming: bool = True,
         tolerance: Tolerance | None = None,
-        draw: random.Random | None = None,
     ) -> None:
         servers = [servers] if isinstance(servers, ModelServer) else servers
         self._model = servers[0].model
@@ -68,20 +66,7 @@ class OpenAI:
         self._settings = settings
         self._streaming = streaming
         self._client = StreamClient(
-            ServerSet(
-                self.name,
-                servers,
-                "chat/completions",
-                bound=settings.connections,
-                api_key=settings.api_key,
-                retries=settings.retries,
-                tolerance=tolerance,
-                draw=draw,
-            ),
-            connect=settings.connect_seconds,
-            first=settings.first_token_seconds,
-            between=settings.between_seconds,
-            total=settings.total_seconds,
+            self.name, servers, "chat/completions", settings, tolerance=tolerance
         )
         self.endpoints = self._client.endpoints
         self._probe = CapacityProbe(self._client.session, self.endpoints.set_capacity)
@@ -122,7 +107,7 @@ class OpenAI:
                 return
             _check_content_type(stream)
             events = EventDecoder()
-            read, clock, count_tokens = stream.read, stream.clock, stream.lease.count_tokens
+            read, count_tokens = stream.read, stream.lease.count_tokens
             data, size = stream.data, 0
             while True:
                 size += len(data)
@@ -135,13 +120,13 @@ class OpenAI:
                         moved += 1
                         if not answer.running:
                             answer.running = True
-                            clock.started()
+                            stream.started()
                     if delta is not None:
-                        clock.reading = False
+                        stream.reading = False
                         yield delta
-                        clock.reading = True
+                        stream.reading = True
                 if moved:
-                    clock.progress()
+                    stream.progress()
                     count_tokens(moved)
                 if answer.done or not data:
                     break
@@ -163,9 +148,9 @@ class OpenAI:
         await self._probe.close()
         await self._client.close()
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them."""
-        return self._client.statistics()
+        return self._client.server_statistics()
 
     def _body(
         self, messages: Sequence[Message], max_tokens: int, temperature: float

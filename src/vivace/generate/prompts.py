@@ -67,27 +67,18 @@ class PromptBuilder:
         self._answering = answering
 
     def build(
-        self,
-        template: ResolvedTemplate,
-        hits: Sequence[Hit],
-        options: AnswerOptions,
-        *,
-        nonce: str = "",
+        self, template: ResolvedTemplate, hits: Sequence[Hit], options: AnswerOptions
     ) -> Prompt:
-        """The prompt for one request; of the hits, as much as the budget holds.
-
-        Args:
-            nonce: marks the fences; by default a digest of the passages.
-        """
+        """The prompt for one request, with as much of the hits as the budget holds."""
         excerpts = select_excerpts(template.text, hits, self._answering, self.budget, self.cost)
         system, *history = self.opening(template, options)
-        last = Message("user", message(template, excerpts, nonce=nonce))
+        last = Message("user", message(template, excerpts))
         dropped = len(options.history) - len(history)
         return Prompt((system, *history, last), excerpts, dropped)
 
     def opening(self, template: ResolvedTemplate, options: AnswerOptions) -> tuple[Message, ...]:
-        """The system message, the same for every question of a kind, and the end of the
-        conversation, as much as the budget holds."""
+        """The system message, the same for every question with this template, and as much of the
+        conversation's end as the budget holds."""
         parts = [template.instructions + (template.structure if self._answering.structure else "")]
         wishes = [wish for wish in (self._system, options.system.strip()) if wish]
         if wishes:
@@ -113,7 +104,6 @@ def message(
     template: ResolvedTemplate,
     excerpts: Sequence[Excerpt],
     *,
-    nonce: str = "",
     first: int = 1,
     notes: Sequence[str] = (),
     request: str = "",
@@ -125,7 +115,7 @@ def message(
         notes: summaries of parts, fenced before the passages.
         request: instead of the template's.
     """
-    nonce = nonce or _nonce([*(excerpt.chunk.text for excerpt in excerpts), *notes])
+    nonce = _nonce([*(excerpt.chunk.text for excerpt in excerpts), *notes])
     code = template.language
     parts: list[str] = []
     if notes:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,7 @@ import msgspec
 
 from vivace.errors import BadInput, BadSettings
 from vivace.text.language import ZH, language
-from vivace.types import AnswerOptions, Message, Query
+from vivace.types import AnswerOptions, Query
 
 Retrieves: TypeAlias = Literal["passages", "optional", "documents", "given", "nothing"]
 """What the model reads:
@@ -156,26 +156,6 @@ def _target(given: str) -> str:
             fix="Give its name or code, e.g. French, fr, 法语",
         )
     return target
-
-
-def with_wishes(
-    options: AnswerOptions, template: str, target_language: str, messages: Sequence[Message]
-) -> AnswerOptions:
-    """`options` with what else was said: messages of the role system join its instructions."""
-    if not (template or target_language or messages):
-        return options
-    told = [m.content for m in messages if m.role in ("system", "developer")]
-    turns = [m for m in messages if m.role not in ("system", "developer")]
-    return replace(
-        options,
-        history=(*options.history, *turns),
-        system="\n\n".join(filter(None, [options.system, *told])),
-        template=template or options.template,
-        target_language=target_language or options.target_language,
-    )
-
-
-# -- files ---------------------------------------------------------------------------------------
 
 
 def load(folder: str = "") -> Templates:

@@ -13,7 +13,9 @@ from vivace.errors import IngestError
 from vivace.ingest import wire
 from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute
 from vivace.ingest.protected import NeedsPassword
-from vivace.run.confined import (
+from vivace.run.host import cores
+from vivace.run.pools import ProcessPool, ProcessTask
+from vivace.run.worker_process import (
     TaskLimits,
     WorkerDied,
     WorkerError,
@@ -22,8 +24,6 @@ from vivace.run.confined import (
     WorkerTimeout,
     WorkFailed,
 )
-from vivace.run.host import cores
-from vivace.run.processes import ProcessPool, ProcessStatistics, Task
 from vivace.settings import Parse
 from vivace.types import Document
 
@@ -64,7 +64,7 @@ class Reading:
         wanted = self._ask is not None and isinstance(found, NeedsPassword)
         return self._ask(source) if self._ask is not None and wanted else None
 
-    def _replies(self, task: Task, source: str) -> Iterator[Document | IngestError]:
+    def _replies(self, task: ProcessTask, source: str) -> Iterator[Document | IngestError]:
         try:
             for frame in task:
                 reply = wire.reply.decode(frame)
@@ -101,12 +101,12 @@ class Sandbox:
             self.parse.chars * _BYTES_A_CHAR + _OVERHEAD,
         )
         workers = self.parse.workers or cores()
-        self._pool = ProcessPool(command, workers=workers, limits=limits, name="parse worker")
+        self.pool = ProcessPool(command, workers=workers, limits=limits, name="parse worker")
 
     @property
     def ahead(self) -> int:
         """Files worth having under way at once: one a worker and one that waits for it."""
-        return self._pool.workers + 1
+        return self.pool.size + 1
 
     def read(
         self, path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, ask: Passwords | None = None
@@ -118,12 +118,12 @@ class Sandbox:
         """
         return Reading(self, path, max_bytes, ask)
 
-    def task(self, path: Path, max_bytes: int, password: str = "") -> Task:
+    def task(self, path: Path, max_bytes: int, password: str = "") -> ProcessTask:
         parse = self.parse
         if password:
             parse = msgspec.structs.replace(parse, password=password)
         request = wire.Request(path.as_posix(), max_bytes, parse)
-        return self._pool.submit(wire.encode(request))
+        return self.pool.submit(wire.encode(request))
 
     def explain(self, error: WorkerError) -> tuple[str, str]:
         """(reason, fix) in terms of the file and the settings."""
@@ -148,9 +148,6 @@ class Sandbox:
         assert isinstance(error, WorkFailed)
         return f"its reader failed ({error.what})", "Report it with this file, and leave it out"
 
-    def statistics(self) -> ProcessStatistics:
-        return self._pool.statistics()
-
     def close(self) -> None:
         """Kill the workers and wait for them. Idempotent, blocks for milliseconds."""
-        self._pool.close()
+        self.pool.close()

@@ -1,4 +1,4 @@
-"""Which hits say nothing new?"""
+"""Leaving out hits that say nothing new: near-duplicates, and hits much like better ones."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from vivace.types import Scores, Vectors
 
-_LIKE: Final = 0.9
-"""Of the runs of three words of two texts, the share that both have, from which they are one."""
-_WORDS_LIKE: Final = 0.85
-"""The same of single words: a cheap look before the dear one."""
+_MIN_SHINGLES: Final = 0.9
+"""Share of common runs of three words from which two texts count as the same."""
+_MIN_WORDS: Final = 0.85
+"""The same of single words: a cheap test before the expensive one."""
 _FEWEST_WORDS: Final = 16
-"""A shorter text is another one as soon as one word is."""
+"""A shorter text is a different one as soon as one word differs."""
 _SAMPLED: Final = 200
 """Characters from which a text is sampled before it is split into words."""
 _LENGTHS: Final = 0.1
 _EVIDENCE: Final = 0.05
-"""Texts whose length (a share of it), or whose keyword or dense score for the question, differ by
-more are not alike. This spares nearly all pairs of hits the look at their words."""
+"""Texts whose length (as a share of it), or whose keyword or dense score for the question, differ
+by more are not alike. This spares nearly all pairs of hits the comparison of their words."""
 
 
-class _Text:
+class _SplitText:
     __slots__ = ("distinct", "text", "words")
 
     def __init__(self, text: str) -> None:
@@ -31,28 +31,29 @@ class _Text:
         self.distinct: frozenset[str] = frozenset()
 
 
-class Distinct:
-    """Texts taken one by one, the best first; tells which are like one before.
+class DistinctTexts:
+    """A set of texts without near-duplicates, filled with the best ones first.
 
-    Two are alike that differ in white space and case alone, or that share nine in ten of their runs
-    of three words (Broder, "On the resemblance and containment of documents", 1997) and all their
-    numbers: a table of another year is another table. Ideographs count as words.
+    Two texts are near-duplicates if they differ in white space and case alone, or if they share
+    nine in ten of their runs of three words (Broder, "On the resemblance and containment of
+    documents", 1997) and all their numbers: a table of another year is another table. Ideographs
+    count as words.
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[int, float, float, _Text]] = []
+        self._kept: list[tuple[int, float, float, _SplitText]] = []
         """Length, keyword score and dense score of each."""
 
-    def new(self, text: str, bm25: float = 0.0, cosine: float = 0.0) -> bool:
-        """Whether no text before is like this one; it is remembered if so.
+    def add(self, text: str, bm25: float = 0.0, cosine: float = 0.0) -> bool:
+        """Add the text unless the set has a near-duplicate; returns whether it was added.
 
-        `bm25` and `cosine` are its scores for the question: alike texts have like ones.
+        `bm25` and `cosine` are its scores for the question: near-duplicates have similar ones.
         """
-        this, length = _Text(text), len(text)
+        this, length = _SplitText(text), len(text)
         most, apart = _LENGTHS * length, _EVIDENCE * max(1.0, bm25)
         low, high = bm25 - apart, bm25 + apart
         for its_length, its_bm25, its_cosine, other in self._kept:
-            # the keyword score first: it tells most pairs apart
+            # the keyword score first: it differs for most pairs
             if (
                 low <= its_bm25 <= high
                 and -most <= its_length - length <= most
@@ -64,7 +65,7 @@ class Distinct:
         return True
 
 
-def _alike(a: _Text, b: _Text) -> bool:
+def _alike(a: _SplitText, b: _SplitText) -> bool:
     if a.text == b.text:
         return bool(a.text)
     if len(a.text) >= _SAMPLED and not _sampled(a.text.lower(), b.text.lower()):
@@ -77,16 +78,16 @@ def _alike(a: _Text, b: _Text) -> bool:
     assert b.words is not None
     if a.words == b.words:
         return bool(a.words)
-    if len(a.words) < _FEWEST_WORDS or not _share(a.distinct, b.distinct, _WORDS_LIKE):
+    if len(a.words) < _FEWEST_WORDS or not _share(a.distinct, b.distinct, _MIN_WORDS):
         return False
     if any(any(map(str.isdigit, word)) for word in a.distinct ^ b.distinct):
         return False
-    return _share(_shingles(a.words), _shingles(b.words), _LIKE)
+    return _share(_shingles(a.words), _shingles(b.words), _MIN_SHINGLES)
 
 
 def _sampled(a: str, b: str) -> bool:
-    """Whether one of five samples of a text stands in another: nine in ten words cannot be shared
-    otherwise, and splitting both into words takes ten times as long."""
+    """Whether one of five samples of a text occurs in the other: otherwise they cannot share nine
+    in ten words, and splitting both into words takes ten times as long."""
     sixth = len(a) // 6
     return any(a[at : at + 12] in b for at in range(sixth, 6 * sixth, sixth))
 
@@ -98,7 +99,7 @@ def _share(a: frozenset[object], b: frozenset[object], least: float) -> bool:
 
 def _words(text: str) -> list[str]:
     words = text.casefold().split()
-    # a script without blanks between words
+    # a script without spaces between words
     return words if len(text) < 12 * len(words) else list("".join(words))
 
 
@@ -107,14 +108,14 @@ def _shingles(words: list[str]) -> frozenset[object]:
 
 
 def marginal(scores: Scores, vectors: Vectors, k: int, weight: float) -> list[int]:
-    """Places of k hits, each the best of those left by `(1-w) * score - w * likeness`.
+    """Places of k hits, each the best of those left by `(1-w) * score - w * similarity`.
 
-    Likeness is the greatest cosine with a hit chosen before; scores are stretched over 0 to 1.
+    Similarity is the largest cosine with a hit chosen before; scores are stretched over 0 to 1.
     Maximal marginal relevance: Carbonell, Goldstein, SIGIR 1998. O(k n dim).
 
     Args:
         scores: (n,) best first.
-        vectors: (n, dim) of the hits; a zero vector is like nothing.
+        vectors: (n, dim) of the hits; a zero vector is similar to nothing.
     """
     n = len(scores)
     if n < 2 or not weight:
@@ -123,13 +124,13 @@ def marginal(scores: Scores, vectors: Vectors, k: int, weight: float) -> list[in
     worth = (scores - low) / (high - low) if high > low else np.ones_like(scores)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = vectors / np.where(lengths > 0, lengths, 1)
-    likeness = np.full(n, -1.0, np.float32)
+    similarity = np.full(n, -1.0, np.float32)
     left = np.ones(n, np.bool_)
     chosen: list[int] = []
     while len(chosen) < min(n, k):
-        gain = (1 - weight) * worth - (weight * likeness if chosen else 0.0)
+        gain = (1 - weight) * worth - (weight * similarity if chosen else 0.0)
         best = int(np.where(left, gain, -np.inf).argmax())
         chosen.append(best)
         left[best] = False
-        likeness = np.maximum(likeness, rows @ rows[best])
+        similarity = np.maximum(similarity, rows @ rows[best])
     return chosen

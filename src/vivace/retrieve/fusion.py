@@ -1,20 +1,21 @@
-"""Two rankings into one, as functions over arrays."""
+"""Two candidate lists into one ranking, as functions over arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from vivace.types import Fusion, Ids, Matches, Scores
+from vivace.types import Chunk, Fusion, Hit, Ids, Matches, Scores
 
 _RRF: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What either side proposed, each id once; the scores are of the same length as `ids`."""
+    """What either side proposed, each id once; the scores have the length of `ids`."""
 
     ids: Ids
     bm25: Scores
@@ -22,20 +23,55 @@ class Candidates:
     cosine: Scores
     """-inf where the dense side did not propose it."""
     dense: int
-    """So many of the first ones it did."""
+    """How many of them the dense side proposed: they come first."""
+
+
+class Ranking(NamedTuple):
+    """Candidates, best first: every array has the length of `ids`."""
+
+    ids: Ids
+    scores: Scores
+    stages: Mapping[str, Scores]
+    """Scores by the stage that gave them, as `Hit.stages` shows them. NaN: it gave none."""
+    chunks: Sequence[Chunk] | None = None
+    """Their chunks, once they have been read."""
+
+    def take(self, places: Ids | slice, chunks: Sequence[Chunk] | None = None) -> Ranking:
+        """The candidates at these places, in this order; `chunks` are those of the result."""
+        stages = {name: column[places] for name, column in self.stages.items()}
+        return Ranking(self.ids[places], self.scores[places], stages, chunks)
+
+    def first(self, n: int) -> Ranking:
+        """The n best."""
+        if n >= len(self.ids):
+            return self
+        return self.take(slice(n), None if self.chunks is None else self.chunks[:n])
+
+    def hits(self) -> tuple[Hit, ...]:
+        """As hits; their chunks have been read before."""
+        assert self.chunks is not None
+        names = tuple(self.stages)
+        rows = zip(*[column.tolist() for column in self.stages.values()], strict=True)
+        hits = []
+        for chunk, score, row in zip(self.chunks, self.scores.tolist(), rows, strict=True):
+            given = dict(zip(names, row, strict=True))
+            if (reranked := given.get("reranked")) is not None and reranked != reranked:
+                del given["reranked"]  # NaN: it was too far down to be reranked
+            hits.append(Hit(chunk, score, given))
+        return tuple(hits)
 
 
 def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
     """The union of two rankings of one query: the dense side's in its order, then the others.
 
-    Over some hundred ids plain dictionaries are twice as fast as numpy's set functions.
+    For some hundred ids plain dictionaries are twice as fast as numpy's set functions.
     """
     bm25 = dict(zip(keyword.ids[0].tolist(), keyword.scores[0].tolist(), strict=True))
     near = [] if dense is None else dense.ids[0].tolist()
     while near and near[-1] < 0:  # padding
         near.pop()
-    # what the dense side has too is taken out, so what stays is the others: no set is made for it
-    scores = [bm25.pop(id, 0.0) for id in near]
+    # taking out what the dense side has too leaves the others, without building a set of them
+    scores = [bm25.pop(chunk, 0.0) for chunk in near]
     scores += bm25.values()
     cosine = np.full(len(scores), -np.inf, np.float32)
     if dense is not None:
@@ -45,16 +81,16 @@ def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
 
 
 def fuse(bm25: Scores, cosine: Scores, how: Fusion) -> Scores:
-    """One score a candidate (n,), higher is better, of both sides' scores of them.
+    """One score a candidate (n,), higher is better, from both sides' scores.
 
     - `max_norm`: `w * bm25/max + (1-w) * cosine`. Dividing by the best keyword score puts it on the
       scale of a cosine. On English paragraphs it beats reciprocal ranks (R@1 83.5 against 76.2).
     - `min_max`: both stretched over 0 to 1 among the candidates, then weighted.
     - `rrf`: the sum of 1 / (60 + rank) over both (Cormack, Clarke, Buettcher, "Reciprocal Rank
-      Fusion", 2009); who has no term of the question has no rank on the keyword side.
+      Fusion", 2009); without a term of the question there is no rank on the keyword side.
     - `dense`, `keyword`: one side alone.
 
-    Where no candidate has a term of the question, the keyword side says nothing and has no weight.
+    Where no candidate has a term of the question, the keyword side has no weight.
     """
     if how.mode == "keyword":
         return _scaled(bm25)
@@ -83,7 +119,7 @@ def _stretched(scores: Scores) -> Scores:
 
 
 def _reciprocal(scores: Scores) -> Scores:
-    """Of ranks from 1; equal scores share the better one, and no score (0 or less) has none."""
+    """By ranks from 1; equal scores share the better rank, a score of 0 or less has none."""
     falling = np.sort(scores)[::-1]
     ranks = 1 + np.searchsorted(-falling, -scores, side="left")
     return np.where(scores > 0, 1 / (_RRF + ranks), 0).astype(np.float32)

@@ -1,31 +1,31 @@
-"""Which server of a set gets the next request? Without a clock or waiting of its own."""
+"""Which server of a set gets the next request? Nothing waits here; see `endpoints`."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
-from typing import Final
+from types import TracebackType
+from typing import Final, Self, TypeAlias
 
 from vivace.errors import BadInput
 from vivace.run.breaker import Attempt, Breaker, BreakerState, Tolerance
-from vivace.run.limit import Limit
-from vivace.run.permit import Outcome, Permit
+from vivace.run.limit import ConcurrencyLimit, Outcome, Permit
 from vivace.run.work import Work
 
 MOST_EJECTED: Final = 0.5
 """The share of a set that may be ejected at once for failing in part."""
-_NOBODYS: Final = Work()
-"""Who waits, waits in the set's queue, not in that of a server's limit."""
+_NO_WORK: Final = Work()
+"""Requests wait in the queue of the set, not in that of a server's limit."""
 _SMOOTHING: Final = 0.1
-"""Of the mean of latencies: what the newest counts."""
+"""Weight of the newest latency in their mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One of a set. `name` is its URL or address."""
+    """A server of a set. `name` is its URL or address."""
 
     name: str
     weight: float = 1.0
@@ -34,60 +34,146 @@ class Endpoint:
     """Most requests at once."""
 
 
+LimitFactory: TypeAlias = Callable[[Endpoint, Callable[[], None]], ConcurrencyLimit]
+"""Makes the limit of a server, below its bound; gets what the limit calls when it has grown."""
+
+
+@dataclass(slots=True)
+class ServerStatistics:
+    """One server, since it joined the set. Times are in seconds."""
+
+    name: str
+    state: BreakerState = BreakerState.CLOSED
+    weight: float = 1.0
+    bound: int = 0
+    limit: int = 0
+    """Requests at once as learned; the bound where nothing is."""
+    draining: bool = False
+    in_use: int = 0
+    idle: int = 0
+    """Connections kept open for the next request, where its client knows."""
+    started: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    dropped: int = 0
+    """Given up by their user before the server began to answer."""
+    ejections: int = 0
+    latency: float = 0.0
+    """Mean time until the server begins to answer, the newest counting most; 0 before the first."""
+    waited: int = 0
+    """Requests that had to wait for a place before they came here."""
+    wait_seconds: float = 0.0
+    """Their waiting times, summed."""
+    failure: str = ""
+    """The last one, in words."""
+
+
 @dataclass(slots=True)
 class Member:
     """A server of the set and what became of its requests."""
 
     server: Endpoint
     breaker: Breaker
-    passed: float
+    counts: ServerStatistics
+    pass_value: float
     """Requests begun by weight: of servers equally busy, the one with the least is next."""
-    limit: Limit | None = None
-    """Learned, below the bound."""
+    limit: ConcurrencyLimit | None
     draining: bool = False
     rests_until: float = 0.0
-    """It said that it has too much to do."""
-    in_use: int = 0
-    started: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    dropped: int = 0
-    ejections: int = 0
-    seconds: float = 0.0
-    """Mean time to the first sign of life, the newest counting most."""
-    waited: int = 0
-    wait_seconds: float = 0.0
-    failure: str = ""
-    """The last one, in words."""
+    """While it is overloaded, as it said."""
 
     @property
-    def room(self) -> bool:
+    def load(self) -> float:
+        return self.counts.in_use / self.server.weight
+
+    @property
+    def most(self) -> int:
+        """Requests at once as learned."""
+        return self.server.bound if self.limit is None else self.limit.statistics().limit
+
+    @property
+    def has_room(self) -> bool:
         """Whether one more request may be sent to it."""
-        return self.in_use < self.server.bound and (self.limit is None or self.limit.free)
+        free = self.limit is None or self.limit.free
+        return free and self.counts.in_use < self.server.bound
+
+    def make_room(self) -> bool:
+        """Whether its limit admits one more urgent request, above what it has learned."""
+        if self.limit is None or self.counts.in_use >= self.server.bound:
+            return False
+        return self.limit.urge()
 
 
-@dataclass(slots=True)
-class ServerGrant:
-    """One request's place at a server, from `choose` to `end`."""
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A place at one server, as a context manager. It is given back once, however often it ends.
 
+    A lease that ends without `alive` or `failed` counts as dropped: neither for nor against the
+    server.
+    """
+
+    _balance: Balance
     member: Member
     attempt: Attempt
+    permit: Permit | None
     began: float
-    permit: Permit | None = None
-    alive: bool = False
-    """The server has begun to answer."""
+    answered: bool = False
+    overloaded: bool = False
+    ended: bool = False
     failure: str | None = None
     retry_after: float | None = None
-    """Seconds that the server asks to be left alone for."""
-    busy: bool = False
-    """It said that it has too much to do."""
 
     @property
-    def outcome(self) -> Outcome:
-        """What the request says of how much the server can do at once."""
-        if self.busy:
-            return Outcome.DROPPED
-        return Outcome.DONE if self.alive and self.failure is None else Outcome.IGNORED
+    def server(self) -> str:
+        """The server's name."""
+        return self.member.server.name
+
+    @property
+    def others(self) -> bool:
+        """Whether there is another server to ask."""
+        return self._balance.another((self.server,))
+
+    @property
+    def in_use(self) -> int:
+        """Requests at the server now, this one included."""
+        return self.member.counts.in_use
+
+    def alive(self) -> None:
+        """The server has begun to answer: a success, unless it fails later."""
+        if not self.answered:
+            self.answered = True
+            self._balance.answered(self)
+
+    def count_tokens(self, tokens: int) -> None:
+        """So many tokens came together: the server's limit is learned from them."""
+        if self.permit is not None:
+            self.permit.came(tokens)
+
+    def failed(self, why: str, *, retry_after: float | None = None) -> None:
+        """The server failed. `retry_after`: seconds for which it asks to get no request."""
+        self.failure, self.retry_after = why, retry_after
+
+    def busy(self, seconds: float) -> None:
+        """The server is healthy but overloaded: prefer the others for so many seconds."""
+        self.overloaded = True
+        self._balance.rest(self.member, seconds)
+
+    def end(self) -> None:
+        """Give the place back. Idempotent."""
+        if not self.ended:
+            self.ended = True
+            self._balance.end(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.end()
 
 
 class Balance:
@@ -99,8 +185,13 @@ class Balance:
     stay outstanding.
 
     A server that fails several times in a row is ejected whatever the others do; one that fails
-    only in part, only while at most `MOST_EJECTED` of the set are out. `now` is of any monotonic
-    clock. `learned` makes the limit of a server, within its bound.
+    only in part, only while at most `MOST_EJECTED` of the set are out.
+
+    Args:
+        learned: makes the limit of each server; the limit's own queue is not used.
+        changed: called when a place may have come free.
+        clock: any monotonic one, in seconds.
+        draw: spreads the pauses of ejected servers.
 
     Raises:
         BadInput: no server, two of one name, a weight or a bound out of range.
@@ -111,34 +202,46 @@ class Balance:
         servers: Sequence[Endpoint],
         *,
         tolerance: Tolerance,
+        learned: LimitFactory | None,
+        changed: Callable[[], None],
+        clock: Callable[[], float],
         draw: random.Random,
-        learned: Callable[[Endpoint], Limit] | None = None,
     ) -> None:
         self._tolerance = tolerance
         self._learned = learned
+        self._changed = changed
+        self._clock = clock
         self._draw = draw
-        self.members: dict[str, Member] = {}
+        self._members: dict[str, Member] = {}
         for server in servers:
-            if server.name in self.members:
+            if server.name in self._members:
                 raise BadInput(f"the server {server.name} is named twice", fix="Name it once")
             self.put(server)
-        if not self.members:
+        if not self._members:
             raise BadInput("a set of servers is empty", fix="Name one")
 
     def put(self, server: Endpoint) -> None:
-        """Add a server, or change the weight and the bound of one; one on its way out stays."""
+        """Add a server, or change the weight and the bound of the one with its name.
+
+        Raises:
+            BadInput: a weight or a bound out of range.
+        """
         if not (isfinite(server.weight) and server.weight > 0):
             raise BadInput(f"{server.name}: {server.weight} is no weight", fix="Give one over 0")
         if server.bound < 1:
             raise BadInput(f"{server.name}: no request at once", fix="Allow at least 1")
-        found = self.members.get(server.name)
+        found = self._members.get(server.name)
         if found is None:
-            breaker = Breaker(self._tolerance, self._draw)
-            limit = None if self._learned is None else self._learned(server)
-            self.members[server.name] = Member(server, breaker, self._least_passed(), limit)
+            self._members[server.name] = Member(
+                server,
+                Breaker(self._tolerance, self._draw),
+                ServerStatistics(server.name),
+                self._least_pass(),
+                None if self._learned is None else self._learned(server, self._changed),
+            )
             return
         if found.draining:
-            found.passed = max(found.passed, self._least_passed())
+            found.pass_value = max(found.pass_value, self._least_pass())
         found.server, found.draining = server, False
         if found.limit is not None:
             found.limit.bound(1, server.bound)
@@ -149,142 +252,167 @@ class Balance:
         Raises:
             BadInput: there is none of that name, or no other.
         """
-        staying = [member for member in self.members.values() if not member.draining]
-        if name not in self.members:
+        staying = [member.server.name for member in self._staying()]
+        if name not in self._members:
             raise BadInput(f"the set has no server {name}", fix="See its statistics")
-        if [member.server.name for member in staying] == [name]:
+        if staying == [name]:
             raise BadInput(f"{name} is the last server of its set", fix="Add another one before")
-        self.members[name].draining = True
-        self._forget(self.members[name])
+        self._members[name].draining = True
+        self._forget(self._members[name])
 
-    def choose(
-        self, now: float, avoid: Collection[str] = (), *, urgent: bool = False
-    ) -> ServerGrant | None:
-        """Take a place at the best server; None where none has room.
+    def draining(self, name: str) -> bool:
+        """Whether the server was removed and still has requests."""
+        return name in self._members and self._members[name].draining
+
+    def set_capacity(self, name: str, at_once: int | None) -> None:
+        """See `Endpoints.set_capacity`."""
+        member = self._members.get(name)
+        if member is None or member.limit is None:
+            return
+        bound = member.server.bound
+        if at_once is None:
+            member.limit.bound(1, bound)
+        else:
+            member.limit.bound(min(at_once, bound), min(at_once, bound))
+
+    def statistics(self) -> tuple[ServerStatistics, ...]:
+        now = self._clock()
+        return tuple(
+            replace(
+                member.counts,
+                state=member.breaker.state(now),
+                weight=member.server.weight,
+                bound=member.server.bound,
+                limit=member.server.bound
+                if member.limit is None
+                else member.limit.statistics().limit,
+                draining=member.draining,
+            )
+            for member in list(self._members.values())
+        )
+
+    # -- choosing -------------------------------------------------------------------------------
+
+    def choose(self, avoid: Collection[str] = (), *, urgent: bool = False) -> Lease | None:
+        """A place at the best server; None where none has room.
 
         Args:
-            avoid: names that are grant only where no other can be asked. One that can but is full
-                is waited for: a server that fails at once always has room.
-            urgent: somebody waits for it; a learned limit may then give way.
+            avoid: names of servers that get the request only where no other can. One that can but
+                is full is waited for: a server that fails at once always has room.
+            urgent: a user waits for it; a learned limit may admit it above what it has learned.
         """
+        now = self._clock()
         awake = self._awake(now)
         wanted = [m for m in awake if m.server.name not in avoid] or awake
-        fit = [m for m in wanted if m.room]
+        fit = [m for m in wanted if m.has_room]
         if not fit and urgent:
-            ordered = sorted(wanted, key=lambda m: m.in_use / m.server.weight)
-            fit = list(islice(filter(_urged, ordered), 1))
+            by_load = sorted(wanted, key=lambda m: m.load)
+            fit = list(islice((m for m in by_load if m.make_room()), 1))
         if not fit:
             return None
-        best = min(fit, key=lambda m: (m.in_use / m.server.weight, m.passed))
-        best.passed += 1 / best.server.weight
-        best.in_use += 1
-        best.started += 1
-        grant = ServerGrant(best, best.breaker.begin(), now)
+        best = min(fit, key=lambda m: (m.load, m.pass_value))
+        best.pass_value += 1 / best.server.weight
+        best.counts.in_use += 1
+        best.counts.started += 1
+        permit = None
         if best.limit is not None:
-            entered = best.limit.enter(_NOBODYS, lambda _: False)
+            entered = best.limit.enter(_NO_WORK, lambda _: False)
             assert isinstance(entered, Permit)  # there is room
-            grant.permit = entered
-        return grant
+            permit = entered
+        return Lease(self, best, best.breaker.begin(), permit, now)
 
-    def has_room(self, now: float) -> bool:
+    def has_room(self) -> bool:
         """Whether a request that avoids nothing would find a place."""
-        return any(m.room for m in self._awake(now))
+        return any(m.has_room for m in self._awake(self._clock()))
 
-    def all_out(self, now: float) -> bool:
-        """Whether every server is ejected, and none may be tried."""
-        return not self._usable(now)
-
-    def another(self, now: float, avoid: Collection[str]) -> bool:
+    def another(self, avoid: Collection[str]) -> bool:
         """Whether a server that is not to be avoided can be asked, now or when it has room."""
-        return any(member.server.name not in avoid for member in self._usable(now))
+        return any(m.server.name not in avoid for m in self._usable(self._clock()))
 
     def next_change(self, now: float) -> float | None:
         """When time alone next lets a server be asked; None where it does not."""
         times = [
             time
-            for member in self.members.values()
-            if not member.draining
+            for member in self._staying()
             for time in (member.breaker.until, member.rests_until)
             if time > now
         ]
         return min(times, default=None)
 
-    def alive(self, grant: ServerGrant, now: float) -> None:
-        """The server has begun to answer."""
-        if grant.alive:
-            return
-        grant.alive = True
-        self._closing(grant, now)
-        grant.member.breaker.alive(grant.attempt)
-        seconds = now - grant.began
-        mean = grant.member.seconds
-        grant.member.seconds = mean + _SMOOTHING * (seconds - mean) if mean else seconds
+    def last_failure(self) -> str:
+        """In words, of the first server that has one."""
+        return next((m.counts.failure for m in self._members.values() if m.counts.failure), "")
 
-    def rest(self, grant: ServerGrant, now: float, seconds: float) -> None:
-        """The server has too much to do: leave it alone so long, while there are others."""
-        grant.busy = True
-        until = now + min(seconds, self._tolerance.longest)
-        grant.member.rests_until = max(grant.member.rests_until, until)
+    # -- what becomes of a lease ----------------------------------------------------------------
 
-    def end(self, grant: ServerGrant, now: float) -> None:
+    def answered(self, lease: Lease) -> None:
+        """The server has begun to answer. Once."""
+        member, now = lease.member, self._clock()
+        trial = lease.attempt.trial
+        if trial:  # a server that comes back is not given all the requests that it missed
+            member.pass_value = max(member.pass_value, self._least_pass(now))
+        member.breaker.alive(lease.attempt)
+        seconds, mean = now - lease.began, member.counts.latency
+        member.counts.latency = mean + _SMOOTHING * (seconds - mean) if mean else seconds
+        if trial:
+            self._changed()
+
+    def rest(self, member: Member, seconds: float) -> None:
+        """Prefer the other servers for so long."""
+        until = self._clock() + min(seconds, self._tolerance.longest)
+        member.rests_until = max(member.rests_until, until)
+
+    def end(self, lease: Lease) -> None:
         """Give the place back. Once."""
-        member = grant.member
-        member.in_use -= 1
-        if grant.permit is not None:
-            grant.permit.release(grant.outcome)
-        if grant.failure is not None:
-            member.failed += 1
-            member.failure = grant.failure
-            opened = member.breaker.failed(
-                grant.attempt, now, spare=self._spare(now), told=grant.retry_after
+        member, counts, now = lease.member, lease.member.counts, self._clock()
+        counts.in_use -= 1
+        if lease.permit is not None:
+            done = lease.answered and lease.failure is None
+            outcome = Outcome.DONE if done else Outcome.IGNORED
+            lease.permit.release(Outcome.DROPPED if lease.overloaded else outcome)
+        if lease.failure is not None:
+            counts.failed += 1
+            counts.failure = lease.failure
+            counts.ejections += member.breaker.failed(
+                lease.attempt, now, spare=self._spare(now), retry_after=lease.retry_after
             )
-            member.ejections += opened
-        elif grant.alive:
-            member.succeeded += 1
-            member.breaker.succeeded(grant.attempt, now)
+        elif lease.answered:
+            counts.succeeded += 1
+            member.breaker.succeeded(lease.attempt, now)
         else:
-            member.dropped += 1
-            member.breaker.dropped(grant.attempt)
+            counts.dropped += 1
+            member.breaker.dropped(lease.attempt)
         self._forget(member)
+        self._changed()
 
-    def _spare(self, now: float) -> bool:
-        """Whether one more server may be out."""
-        staying = [member for member in self.members.values() if not member.draining]
-        out = sum(member.breaker.state(now) is not BreakerState.CLOSED for member in staying)
-        return out + 1 <= MOST_EJECTED * len(staying)
+    def _staying(self) -> list[Member]:
+        return [member for member in self._members.values() if not member.draining]
 
     def _usable(self, now: float) -> list[Member]:
-        return [m for m in self.members.values() if not m.draining and m.breaker.admits(now)]
+        return [m for m in self._members.values() if not m.draining and m.breaker.admits(now)]
 
     def _awake(self, now: float) -> list[Member]:
-        """Those that can be asked and do not rest; where all rest, all."""
+        """The usable servers that do not rest; where all rest, all of them."""
         usable = self._usable(now)
         return [m for m in usable if m.rests_until <= now] or usable
 
-    def _closing(self, grant: ServerGrant, now: float) -> None:
-        """A server that comes back shall not be given all that it missed."""
-        if grant.attempt.trial:
-            member = grant.member
-            member.passed = max(member.passed, self._least_passed(now))
+    def _spare(self, now: float) -> bool:
+        """Whether one more server may be out."""
+        states = [member.breaker.state(now) for member in self._staying()]
+        out = sum(state is not BreakerState.CLOSED for state in states)
+        return out + 1 <= MOST_EJECTED * len(states)
 
-    def _least_passed(self, now: float | None = None) -> float:
+    def _least_pass(self, now: float | None = None) -> float:
+        """The least pass value; at a time, among the servers that are not ejected then."""
         return min(
             (
-                member.passed
-                for member in self.members.values()
-                if not member.draining
-                and (now is None or member.breaker.state(now) is BreakerState.CLOSED)
+                member.pass_value
+                for member in self._staying()
+                if now is None or member.breaker.state(now) is BreakerState.CLOSED
             ),
             default=0.0,
         )
 
     def _forget(self, member: Member) -> None:
-        if member.draining and not member.in_use:
-            self.members.pop(member.server.name, None)
-
-
-def _urged(member: Member) -> bool:
-    """Whether the limit of a server with connections left gave way."""
-    if member.limit is None or member.in_use >= member.server.bound:
-        return False
-    return member.limit.urge()
+        if member.draining and not member.counts.in_use:
+            self._members.pop(member.server.name, None)

@@ -1,7 +1,7 @@
-"""May this server be asked? Closed: yes. Open: no. Half-open: by one trial at a time.
+"""A circuit breaker (Nygard, "Release It!", 2007): may this server be asked?
 
-A circuit breaker (Nygard, "Release It!", 2007) without a clock or randomness of its own. It opens
-after some failures in a row, and after a share of failures where others can do the work instead.
+Closed: yes. Open: no. Half-open: by one trial at a time. It opens after some failures in a row, and
+after a share of failures where other servers can take the requests. The caller brings the clock.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ class BreakerState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
-    """The pause is over and a trial may begin, or has begun."""
+    """The pause is over; a trial may begin, or runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What a server may do wrong before it is ejected, and for how long. Times are in seconds."""
+    """How much a server may fail before it is ejected, and for how long. Times are in seconds."""
 
     in_row: int = 5
-    """Failures without a success between them that eject, whatever the others do."""
+    """Failures without a success between them that eject a server, whatever the others do."""
     share: float = 0.5
-    """Of failures among the outcomes of the window that ejects, where others are left."""
+    """Share of failures in the window that ejects a server, where others are left."""
     window: float = 30.0
     least: int = 10
-    """Outcomes in the window before their share says anything."""
+    """Outcomes in the window before their share counts."""
     most: int = 100
     """Outcomes that the window keeps."""
     first: float = 1.0
     """The first pause; it doubles with each trial that fails."""
     longest: float = 30.0
+    """The longest pause."""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One request, as the breaker knows it."""
+    """One request to the server."""
 
     trial: bool
     generation: int
 
 
 class Breaker:
-    """Of one server. `now` is of any monotonic clock, always the same one."""
+    """The breaker of one server. `now` is a time of any monotonic clock, always the same one."""
 
     def __init__(self, tolerance: Tolerance, draw: random.Random) -> None:
         self._tolerance = tolerance
@@ -55,12 +56,12 @@ class Breaker:
         self._trial = False
         self._in_row = 0
         self._pauses = 0
-        """In a row: a whole success ends it."""
+        """Since the last whole success."""
         self._generation = 0
-        """Grows by opening. What a request of an older one comes to says nothing of today."""
+        """Times it opened. A request begun before the last time says nothing about now."""
         self._window: deque[tuple[float, bool]] = deque(maxlen=tolerance.most)
         self.until = 0.0
-        """While it is open: when the pause ends."""
+        """When the pause ends, while it is open."""
 
     def state(self, now: float) -> BreakerState:
         if not self._open:
@@ -71,46 +72,48 @@ class Breaker:
         return not self._open or (now >= self.until and not self._trial)
 
     def begin(self) -> Attempt:
-        """A request goes to the server, which `admits` has allowed."""
+        """A request that `admits` has allowed goes to the server."""
         self._trial = trial = self._open
         return Attempt(trial, self._generation)
 
-    def alive(self, one: Attempt) -> None:
-        """The server has begun to answer. A trial that comes so far closes the breaker.
+    def alive(self, attempt: Attempt) -> None:
+        """The server has begun to answer. A trial closes the breaker here.
 
-        What follows may take minutes, for which nobody shall wait. But the next failure opens it
-        again, unless a whole success came before.
+        The rest of its answer may take minutes, for which no other request should wait. But the
+        next failure opens the breaker again, unless a whole success came before.
         """
-        if one.trial and one.generation == self._generation:
-            one.trial = self._trial = self._open = False
+        if attempt.trial and attempt.generation == self._generation:
+            attempt.trial = self._trial = self._open = False
             self._in_row = self._tolerance.in_row - 1
             self._window.clear()
 
-    def succeeded(self, one: Attempt, now: float) -> None:
-        self.alive(one)
-        if one.generation == self._generation:
+    def succeeded(self, attempt: Attempt, now: float) -> None:
+        self.alive(attempt)
+        if attempt.generation == self._generation:
             self._in_row = self._pauses = 0
             self._window.append((now, False))
 
-    def failed(self, one: Attempt, now: float, *, spare: bool, told: float | None = None) -> bool:
-        """Whether that opened it.
+    def failed(
+        self, attempt: Attempt, now: float, *, spare: bool, retry_after: float | None = None
+    ) -> bool:
+        """The request failed. Returns whether that opened the breaker.
 
         Args:
-            spare: others are left, so that a server that fails only in part can be done without.
-            told: seconds that the server asks to be left alone for.
+            spare: enough other servers are left to eject one that fails only in part.
+            retry_after: seconds for which the server asks to get no request.
         """
-        if one.generation != self._generation:
+        if attempt.generation != self._generation:
             return False
         self._in_row += 1
         self._window.append((now, True))
-        if one.trial or self._in_row >= self._tolerance.in_row or (spare and self._bad(now)):
-            self._pause(now, told)
+        if attempt.trial or self._in_row >= self._tolerance.in_row or (spare and self._bad(now)):
+            self._pause(now, retry_after)
             return True
         return False
 
-    def dropped(self, one: Attempt) -> None:
-        """The request was given up before it said anything of the server."""
-        if one.trial and one.generation == self._generation:
+    def dropped(self, attempt: Attempt) -> None:
+        """The request was given up before the server answered or failed."""
+        if attempt.trial and attempt.generation == self._generation:
             self._trial = False
 
     def _bad(self, now: float) -> bool:
@@ -120,14 +123,14 @@ class Breaker:
         failures = sum(failed for _, failed in self._window)
         return count >= self._tolerance.least and failures >= self._tolerance.share * count
 
-    def _pause(self, now: float, told: float | None) -> None:
-        """Exponential, of which half is drawn: the trials of many clients shall not coincide.
+    def _pause(self, now: float, retry_after: float | None) -> None:
+        """Exponential, half of it drawn, so that the trials of many clients do not coincide.
 
-        Full jitter could end a pause at once; here that would be a request lost to a dead server.
+        Full jitter could end a pause at once, which would lose a request to a dead server.
         """
         bound = min(self._tolerance.longest, self._tolerance.first * 2 ** min(self._pauses, 30))
         pause = self._draw.uniform(bound / 2, bound)
-        self.until = now + max(pause, min(told or 0.0, self._tolerance.longest))
+        self.until = now + max(pause, min(retry_after or 0.0, self._tolerance.longest))
         self._pauses += 1
         self._generation += 1
         self._open, self._trial = True, False

@@ -1,8 +1,7 @@
-"""One set of servers of a kind: who gets the next request, who is left alone, who has to wait.
+"""One set of servers of a kind: which one gets the next request, and which requests wait.
 
-Used for whatever is asked over a network: model servers, remote embedders, caches, other Vivaces.
-What a request is does not matter here; whoever makes one holds a `Lease` while it runs and says
-what became of it.
+For whatever is asked over a network: model servers, remote embedders, other Vivaces. A caller holds
+a `Lease` while its request runs and reports what became of it.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, Protocol, runtime_checkable
 
 from vivace.errors import Closed, Overloaded, VivaceError
 from vivace.run import work
-from vivace.run.balance import Balance, Endpoint, Member, ServerGrant
-from vivace.run.breaker import BreakerState, Tolerance
+from vivace.run.balance import Balance, Endpoint, Lease, LimitFactory, ServerStatistics
+from vivace.run.breaker import Tolerance
 from vivace.run.fair_queue import FairQueue, Waiter
-from vivace.run.limit import Limit
+from vivace.run.limit import ConcurrencyLimit
 
 _TICK: Final = 0.001
 """Seconds: a timer may be early by the resolution of the loop's clock."""
@@ -28,52 +26,22 @@ MOST_WAITING: Final = 1000
 """Requests that wait for a place; with more, the next is refused."""
 FIRST_STREAMS: Final = 4
 """Streams at once before anything is known of a server; its first tokens let in more."""
-LimitFactory: TypeAlias = Callable[[Endpoint, Callable[[], None]], Limit]
-"""Makes the limit of a server, below its bound; gets what the limit calls when it has grown."""
 
 
-def call_limit(server: Endpoint, grown: Callable[[], None]) -> Limit:
+def call_limit(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
     """For calls that are answered in one piece; begins at the bound, which is a small one."""
-    return Limit(server.name, highest=server.bound, start=server.bound, grown=grown)
+    return ConcurrencyLimit(server.name, highest=server.bound, start=server.bound, grown=grown)
 
 
-def stream_limit(server: Endpoint, grown: Callable[[], None]) -> Limit:
+def stream_limit(server: Endpoint, grown: Callable[[], None]) -> ConcurrencyLimit:
     """For streams, whose holders report their tokens by `Lease.count_tokens`."""
-    return Limit(server.name, highest=server.bound, start=FIRST_STREAMS, paced=True, grown=grown)
+    return ConcurrencyLimit(
+        server.name, highest=server.bound, start=FIRST_STREAMS, paced=True, grown=grown
+    )
 
 
 class AllEjected(Overloaded):
     """No server of the set can be asked before a pause is over. Nothing was sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerStatistics:
-    """One server, since it joined the set. Times are in seconds."""
-
-    name: str
-    state: BreakerState
-    weight: float
-    bound: int
-    limit: int
-    """Requests at once by what was learned; the bound where nothing is."""
-    draining: bool
-    in_use: int
-    idle: int
-    """Connections kept open for the next request, where its adapter knows."""
-    started: int
-    succeeded: int
-    failed: int
-    dropped: int
-    """Given up by their user before the server had said anything."""
-    ejections: int
-    latency: float
-    """Mean time to the first sign of life, the newest counting most; 0 before there was one."""
-    waited: int
-    """Requests that had to wait for a place before they came here."""
-    wait_seconds: float
-    """What they waited, in all."""
-    failure: str
-    """The last one, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,68 +55,16 @@ class EndpointsStatistics:
     """Requests that found every server ejected, or the queue full."""
 
 
-class Lease:
-    """A place at one server, as a context manager; it is given back once, however often it ends.
+@runtime_checkable
+class AsksServers(Protocol):
+    """A client of a set of servers."""
 
-    Without a word it counts as given up: neither for nor against the server.
-    """
-
-    __slots__ = ("_ended", "_endpoints", "_held", "server")
-
-    def __init__(self, endpoints: Endpoints, grant: ServerGrant) -> None:
-        self.server = grant.member.server.name
-        self._endpoints = endpoints
-        self._held = grant
-        self._ended = False
-
-    @property
-    def others(self) -> bool:
-        """Whether there is another server to ask."""
-        return self._endpoints.another((self.server,))
-
-    @property
-    def in_use(self) -> int:
-        """Requests at the server now, this one among them."""
-        return self._held.member.in_use
-
-    def alive(self) -> None:
-        """The server has begun to answer: a success, unless it fails later."""
-        self._endpoints._alive(self._held)
-
-    def count_tokens(self, tokens: int) -> None:
-        """So many tokens came together: what the server's limit is learned from."""
-        if self._held.permit is not None:
-            self._held.permit.came(tokens)
-
-    def failed(self, why: str, *, retry_after: float | None = None) -> None:
-        """The server is to blame. `retry_after`: seconds that it asks to be left alone for."""
-        self._held.failure, self._held.retry_after = why, retry_after
-
-    def busy(self, seconds: float) -> None:
-        """The server is well but has too much to do; others go first for so long."""
-        self._endpoints._busy(self._held, seconds)
-
-    def end(self) -> None:
-        """Give the place back. Idempotent."""
-        if not self._ended:
-            self._ended = True
-            self._endpoints._end(self._held)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.end()
+    def server_statistics(self) -> EndpointsStatistics:
+        """Of the servers and the connections to them. From any thread."""
+        ...
 
 
-class _Waiting(Waiter):
-    """A request in the queue."""
-
+class _WaitingRequest(Waiter):
     __slots__ = ("avoid", "lease")
 
     def __init__(
@@ -168,9 +84,8 @@ class Endpoints:
 
     Args:
         name: of the set, for its errors.
-        learned: makes the limit of each server; the limit's own queue is not used.
+        learned, draw: see `Balance`.
         clock: seconds, as `time.monotonic`.
-        draw: spreads the pauses of ejected servers.
 
     Raises:
         BadInput: see `Balance`.
@@ -191,39 +106,55 @@ class Endpoints:
         self._tolerance = tolerance or Tolerance()
         self._most_waiting = most_waiting
         self._clock = clock
-        self._queue: FairQueue[_Waiting] = FairQueue()
+        self._queue: FairQueue[_WaitingRequest] = FairQueue()
         self._refused = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
-        self._emptied: dict[str, asyncio.Event] = {}
+        self._drained: dict[str, asyncio.Event] = {}
         self._balance = Balance(
             servers,
             tolerance=self._tolerance,
+            learned=learned,
+            changed=self._grant,
+            clock=clock,
             draw=draw or random.Random(),
-            learned=None if learned is None else lambda server: learned(server, self._grant),
         )
 
     async def lease(self, *, avoid: Collection[str] = ()) -> Lease:
         """A place at the best server.
 
         Args:
-            avoid: names of servers that are asked only where no other can be.
+            avoid: names of servers that get the request only where no other can.
 
         Raises:
             AllEjected: every server is ejected; says at once when to come again.
-            Overloaded: too many wait already.
+            Overloaded: too many requests wait already.
             DeadlineExceeded: the work's deadline passed in the queue.
             Closed: the set is closed.
         """
         if self._closed:
             raise Closed(self.name)
-        if self._balance.all_out(now := self._clock()):
+        now, urgency = self._clock(), work.current()
+        if not self.another(()):
             raise self._all_ejected(now)
-        return await self._place(avoid)
+        if urgency.late(now):
+            raise work.too_late(self.name)
+        if not self._queue:
+            lease = self._balance.choose(avoid, urgent=_urgent(urgency))
+            if lease is not None:
+                return lease
+        if len(self._queue) >= self._most_waiting:
+            self._refused += 1
+            raise Overloaded(f"{self.name}: {len(self._queue)} requests wait", retry_after=1.0)
+        loop = asyncio.get_running_loop()
+        waiting = _WaitingRequest(urgency, avoid, loop.create_future())
+        self._queue.put(waiting, now)
+        self._grant()
+        return await self._wait(waiting, now)
 
     def another(self, avoid: Collection[str]) -> bool:
-        """Whether there is a server to ask besides those to be avoided."""
-        return self._balance.another(self._clock(), avoid)
+        """Whether there is a server to ask besides those with these names."""
+        return self._balance.another(avoid)
 
     def put(self, server: Endpoint) -> None:
         """Add a server, or change the weight and the bound of the one with its name.
@@ -232,7 +163,6 @@ class Endpoints:
             BadInput: a weight or a bound out of range.
         """
         self._balance.put(server)
-        self._emptied.pop(server.name, asyncio.Event()).set()
         self._grant()
 
     def remove(self, name: str) -> None:
@@ -245,57 +175,33 @@ class Endpoints:
         self._grant()
 
     def set_capacity(self, name: str, at_once: int | None) -> None:
-        """The server says how many requests it takes at once: its limit is that, not learned; None
-        where it does not say any more. Nothing happens without such a server or limit."""
-        member = self._balance.members.get(name)
-        if member is None or member.limit is None:
-            return
-        bound = member.server.bound
-        if at_once is None:
-            member.limit.bound(1, bound)
-        else:
-            member.limit.bound(min(at_once, bound), min(at_once, bound))
+        """Take the number of requests that the server says it takes at once for its limit; None
+        lets it be learned. Nothing happens without such a server or limit."""
+        self._balance.set_capacity(name, at_once)
         self._grant()
 
     async def drained(self, name: str) -> None:
         """Wait until a removed server has no request left; returns if it comes back meanwhile."""
-        while (member := self._balance.members.get(name)) is not None and member.draining:
-            await self._emptied.setdefault(name, asyncio.Event()).wait()
+        while self._balance.draining(name):
+            await self._drained.setdefault(name, asyncio.Event()).wait()
 
     def close(self) -> None:
-        """Refuse whoever waits or comes; what runs runs on. Idempotent."""
+        """Refuse waiting and later requests; running ones go on. Idempotent."""
         self._closed = True
         self._refuse(lambda: Closed(self.name))
         self._set_alarm(self._clock())
 
     def statistics(self) -> EndpointsStatistics:
         """Now; from another thread, the numbers may be some microseconds apart."""
-        now = self._clock()
-        members = list(self._balance.members.values())
-        servers = tuple(_statistics(member, now) for member in members)
+        servers = self._balance.statistics()
         return EndpointsStatistics(self.name, servers, len(self._queue), self._refused)
 
     # -- the queue --------------------------------------------------------------------------
 
-    async def _place(self, avoid: Collection[str]) -> Lease:
-        now = self._clock()
-        urgency = work.current()
-        if urgency.late(now):
-            raise work.too_late(self.name)
-        if not self._queue:
-            grant = self._balance.choose(now, avoid, urgent=_urgent(urgency))
-            if grant is not None:
-                return Lease(self, grant)
-        if len(self._queue) >= self._most_waiting:
-            self._refused += 1
-            raise Overloaded(f"{self.name}: {len(self._queue)} requests wait", retry_after=1.0)
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(urgency, avoid, loop.create_future())
-        self._queue.put(waiting, now)
-        self._grant()
-        left = None if urgency.deadline is None else urgency.deadline - now
+    async def _wait(self, waiting: _WaitingRequest, now: float) -> Lease:
+        deadline = waiting.work.deadline
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(None if deadline is None else deadline - now):
                 return await waiting.lease
         except BaseException as error:
             self._queue.remove(waiting)
@@ -308,36 +214,37 @@ class Endpoints:
             raise
 
     def _grant(self) -> None:
-        """Give places while there are some and anyone waits."""
+        """Give places to waiting requests while there are any."""
+        for name in [name for name in self._drained if not self._balance.draining(name)]:
+            self._drained.pop(name).set()
         now = self._clock()
         while self._queue and self._grant_one(now):
             pass
-        if self._balance.all_out(now):
+        if not self.another(()):
             self._refuse(lambda: self._all_ejected(now))
         self._set_alarm(now)
 
     def _grant_one(self, now: float) -> bool:
-        """Give one place, or take leave of those who cannot take theirs; False where none is left.
+        """Give one place, or drop a request that cannot take it; False where no place is left.
 
-        Whoever avoids the servers that have room lets the next one go first.
+        A request that avoids the servers with room lets the next one go first.
         """
         for waiting in self._queue.in_turn():
-            if waiting.lease.done():  # cancelled; its task has yet to hear of it
+            if waiting.lease.done():  # cancelled; its task does not know yet
                 self._queue.remove(waiting)
                 return True
             if waiting.work.late(now):
                 self._queue.remove(waiting)
                 waiting.lease.set_exception(work.too_late(self.name))
                 return True
-            urgent = _urgent(waiting.work)
-            grant = self._balance.choose(now, waiting.avoid, urgent=urgent)
-            if grant is not None:
-                grant.member.waited += 1
-                grant.member.wait_seconds += now - waiting.arrived
+            lease = self._balance.choose(waiting.avoid, urgent=_urgent(waiting.work))
+            if lease is not None:
+                lease.member.counts.waited += 1
+                lease.member.counts.wait_seconds += now - waiting.arrived
                 self._queue.take(waiting)
-                waiting.lease.set_result(Lease(self, grant))
+                waiting.lease.set_result(lease)
                 return True
-            if not self._balance.has_room(now):
+            if not self._balance.has_room():
                 return False
         return False
 
@@ -347,7 +254,7 @@ class Endpoints:
                 waiting.lease.set_exception(why())
 
     def _set_alarm(self, now: float) -> None:
-        """Look again when time alone brings a server back, while anyone waits."""
+        """While requests wait, grant again when time alone brings a server back."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -357,53 +264,12 @@ class Endpoints:
 
     def _all_ejected(self, now: float) -> AllEjected:
         self._refused += 1
-        change = self._balance.next_change(now)
-        last = next((m.failure for m in self._balance.members.values() if m.failure), "")
+        change, last = self._balance.next_change(now), self._balance.last_failure()
         return AllEjected(
             f"{self.name}: every server is left alone for a while after failures; one was: {last}",
             retry_after=self._tolerance.first if change is None else change - now,
         )
 
-    # -- of leases --------------------------------------------------------------------------
-
-    def _alive(self, grant: ServerGrant) -> None:
-        closing = grant.attempt.trial
-        self._balance.alive(grant, self._clock())
-        if closing:
-            self._grant()
-
-    def _busy(self, grant: ServerGrant, seconds: float) -> None:
-        self._balance.rest(grant, self._clock(), seconds)
-
-    def _end(self, grant: ServerGrant) -> None:
-        self._balance.end(grant, self._clock())
-        member = grant.member
-        if member.draining and not member.in_use:
-            self._emptied.pop(member.server.name, asyncio.Event()).set()
-        self._grant()
-
 
 def _urgent(urgency: work.Work) -> bool:
     return urgency.priority is work.Priority.INTERACTIVE
-
-
-def _statistics(member: Member, now: float) -> ServerStatistics:
-    return ServerStatistics(
-        name=member.server.name,
-        state=member.breaker.state(now),
-        weight=member.server.weight,
-        bound=member.server.bound,
-        limit=member.server.bound if member.limit is None else member.limit.statistics().limit,
-        draining=member.draining,
-        in_use=member.in_use,
-        idle=0,
-        started=member.started,
-        succeeded=member.succeeded,
-        failed=member.failed,
-        dropped=member.dropped,
-        ejections=member.ejections,
-        latency=member.seconds,
-        waited=member.waited,
-        wait_seconds=member.wait_seconds,
-        failure=member.failure,
-    )

@@ -14,14 +14,11 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final, Generic, TypeVar
 
-from vivace.errors import Overloaded
 from vivace.run.work import Priority, Work
 
 LOWER_EVERY: Final = 8
 """Of so many choices between priorities, one goes to a less urgent one: to the one whose next
 waiter came first. So a waiter waits for a finite number of those that came before it."""
-RETRY_AFTER: Final = 1.0
-"""Seconds after which a caller that a full queue refused should try again."""
 _SLACK: Final = 64
 """Deadlines of removed waiters that are kept before they are cleared away."""
 
@@ -54,13 +51,9 @@ class FairQueue(Generic[W]):
     Every method takes O(log n) at most, amortised, and most take O(1); `head` with `held` and
     `victim` also look at each waiting user of one priority. A removed waiter is released at once,
     except for up to `_SLACK` of those with a deadline, or as many as wait.
-
-    Args:
-        most: waiters at once; None is no bound.
     """
 
-    def __init__(self, most: int | None = None) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._lines: tuple[_Line[W], ...] = tuple(_Line() for _ in Priority)
         self._deadlines: list[tuple[float, int, W]] = []
         self._timed = 0
@@ -91,13 +84,7 @@ class FairQueue(Generic[W]):
         return sum(line.waiting for line in self._lines[: work.priority + 1])
 
     def put(self, waiter: W, now: float) -> None:
-        """Let it wait.
-
-        Raises:
-            Overloaded: the queue is full.
-        """
-        if self._most is not None and len(self) >= self._most:
-            raise Overloaded(f"{len(self)} already wait", retry_after=RETRY_AFTER)
+        """Let it wait."""
         waiter.arrived = now
         waiter.number = self._arrivals
         self._arrivals += 1

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -21,16 +21,9 @@ from yarl import URL
 
 from vivace.errors import Closed, VivaceError
 from vivace.run import work
-from vivace.run.balance import Endpoint
+from vivace.run.balance import Endpoint, Lease, LimitFactory
 from vivace.run.breaker import Tolerance
-from vivace.run.endpoints import (
-    AllEjected,
-    Endpoints,
-    EndpointsStatistics,
-    Lease,
-    LimitFactory,
-    call_limit,
-)
+from vivace.run.endpoints import AllEjected, Endpoints, EndpointsStatistics, call_limit
 from vivace.run.model_servers import ModelServer
 from vivace.run.retry import (
     Again,
@@ -43,6 +36,7 @@ from vivace.run.retry import (
     redacted,
     refused,
 )
+from vivace.settings import Remote
 
 T = TypeVar("T")
 Requests: TypeAlias = Sequence[tuple[bytes, Callable[[bytes], T]]]
@@ -51,59 +45,46 @@ _MAX_ERROR: Final = 64 << 10
 """Bytes that are read of an error's body."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSet:
-    """The servers of one model and how they are asked."""
-
-    name: str
-    """Of the model, for errors."""
-    servers: Sequence[ModelServer]
-    path: str
-    """Below each server's URL."""
-    bound: int
-    """Most requests at once to a server."""
-    api_key: str
-    retries: int
-    """Further tries of a failed request."""
-    tolerance: Tolerance | None = None
-    draw: random.Random | None = None
-    """Of delays."""
-
-
 class ServerSetClient:
     """Posts to one path of the servers of one model. Used on one event loop.
 
     It owns the set of servers (`endpoints`) and the session, which opens with the first request.
 
     Args:
+        name: of the model, for errors.
+        path: below each server's URL.
         limit: learns, below the bound, how many requests a server takes at once.
+        bound: most requests at once to a server.
+        retries: further tries of a failed request.
         timeout, headers: of the session.
     """
 
     def __init__(
         self,
-        server_set: ServerSet,
+        name: str,
+        servers: Sequence[ModelServer],
+        path: str,
         limit: LimitFactory,
+        *,
+        bound: int,
+        retries: int,
+        api_key: str,
         timeout: aiohttp.ClientTimeout,
         headers: Mapping[str, str] | None = None,
+        tolerance: Tolerance | None = None,
     ) -> None:
-        self.name = server_set.name
-        self._draw = server_set.draw or random.Random()
-        self.endpoints = Endpoints(
-            self.name,
-            [Endpoint(one.url, one.weight, server_set.bound) for one in server_set.servers],
-            tolerance=server_set.tolerance,
-            learned=limit,
-            draw=self._draw,
-        )
-        self._path = server_set.path
-        self._api_key = server_set.api_key
-        self._retries = server_set.retries
+        self.name = name
+        self._path = path
+        self._retries = retries
+        self._api_key = api_key
         self._timeout = timeout
         self._headers = {"Content-Type": "application/json", "User-Agent": "vivace"}
         self._headers |= headers or {}
-        if self._api_key:
-            self._headers["Authorization"] = f"Bearer {self._api_key}"
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._draw = random.Random()
+        members = [Endpoint(server.url, server.weight, bound) for server in servers]
+        self.endpoints = Endpoints(name, members, tolerance=tolerance, learned=limit)
         self._first_seconds = self._total_seconds = self._longest_pause = inf
         """For the first byte of each try, for all tries, and between two of them."""
         self._waits_for_ejected = False
@@ -111,7 +92,7 @@ class ServerSetClient:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread.
 
         aiohttp publishes no count of idle connections: this reads the connector's own table, and
@@ -321,21 +302,39 @@ class CallClient(ServerSetClient):
     without one.
 
     Args:
-        seconds: timeout of one try.
+        settings: of the timeouts, the tries and the requests at once.
         max_body: bytes of an answer.
-        thread: the thread's name.
     """
 
     def __init__(
-        self, server_set: ServerSet, *, seconds: float, max_body: int, thread: str
+        self,
+        name: str,
+        servers: Sequence[ModelServer],
+        path: str,
+        settings: Remote,
+        *,
+        max_body: int,
+        tolerance: Tolerance | None = None,
     ) -> None:
-        super().__init__(server_set, call_limit, aiohttp.ClientTimeout(total=seconds))
-        self._seconds = self._longest_pause = seconds
+        super().__init__(
+            name,
+            servers,
+            path,
+            call_limit,
+            bound=settings.concurrency,
+            retries=settings.retries,
+            api_key=settings.api_key,
+            timeout=aiohttp.ClientTimeout(total=settings.seconds),
+            tolerance=tolerance,
+        )
+        self._seconds = self._longest_pause = settings.seconds
         self._waits_for_ejected = True
         self._max_body = max_body
         self._closing = threading.Lock()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=thread, daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"vivace-http-{path}", daemon=True
+        )
         self._thread.start()
 
     async def call(

@@ -3,93 +3,82 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import aiohttp
 
-from vivace.run.endpoints import Lease, stream_limit
-from vivace.run.http import ServerSet, ServerSetClient, read_whole
+from vivace.run.balance import Lease
+from vivace.run.breaker import Tolerance
+from vivace.run.endpoints import stream_limit
+from vivace.run.http import ServerSetClient, read_whole
+from vivace.run.model_servers import ModelServer
 from vivace.run.retry import Again, FailureKind, RequestFailure, blame
+from vivace.settings import Generate
 
 _LINGER: Final = 0.25
 """Seconds that a finished stream is given to end, so that its connection can be used again."""
-Expired: TypeAlias = Literal["", "first", "between", "total"]
-
-
-class StreamClock:
-    """Watches the time of one answer, for a comparison a token in place of a timer a token.
-
-    Calls `stop` once when a time is over and says which in `expired`. The time between tokens does
-    not run while the reader is away (`reading` is False): a slow caller is not a slow server. The
-    total time always runs. All times are of the event loop's clock.
-    """
-
-    __slots__ = ("_between", "_due", "_loop", "_stop", "_timer", "_total", "expired", "reading")
-
-    def __init__(
-        self, stop: Callable[[], None], *, first: float, between: float, total: float
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = stop
-        self._between = between
-        self._total = total
-        self._due = first
-        self.reading = True
-        self.expired: Expired = ""
-        self._timer = self._loop.call_at(min(first, total), self._check, "first")
-
-    def progress(self) -> None:
-        """A token came."""
-        self._due = self._loop.time() + self._between
-
-    def started(self) -> None:
-        """The first token came: from now on the time between two of them counts."""
-        self.progress()
-        self._timer.cancel()
-        self._timer = self._loop.call_at(min(self._due, self._total), self._check, "between")
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _check(self, which: Expired) -> None:
-        now = self._loop.time()
-        if now < self._total:
-            if not self.reading:
-                self.progress()
-            if now < self._due:
-                due = min(self._due, self._total)
-                self._timer = self._loop.call_at(due, self._check, which)
-                return
-        self.expired = "total" if now >= self._total else which
-        self._stop()
 
 
 class OpenStream:
-    """An answer that has begun, from its first bytes on. Close it.
+    """One answer: its bytes, its clocks, its lease. Close it.
 
-    `read` gives the next bytes, b"" at the end; it raises `aiohttp.ClientError` or `OSError`, whose
-    meaning `interrupted` knows.
+    `read` gives the next bytes, b"" at the end. It raises `aiohttp.ClientError` or `OSError`, which
+    `interrupted` explains: the connection ended, or a clock closed it.
+
+    The clocks cost a comparison a token in place of a timer a token. The time between tokens does
+    not run while `reading` is False: a slow caller is not a slow server. The total time always
+    runs. Times are of the event loop's clock.
     """
 
-    __slots__ = ("_client", "_response", "clock", "content_type", "data", "lease", "read")
+    __slots__ = (
+        "_client",
+        "_due",
+        "_loop",
+        "_response",
+        "_timer",
+        "_total",
+        "content_type",
+        "data",
+        "expired",
+        "lease",
+        "read",
+        "reading",
+    )
 
     def __init__(
         self,
         client: StreamClient,
         response: aiohttp.ClientResponse,
-        clock: StreamClock,
-        data: bytes,
         lease: Lease,
+        first: float,
+        total: float,
     ) -> None:
         self._client = client
         self._response = response
-        self.clock = clock
-        self.content_type = response.content_type
-        self.data = data
-        """The first bytes of the body."""
         self.lease = lease
+        self.content_type = response.content_type
         self.read = response.content.readany
+        self.data = b""
+        """The first bytes of the body."""
+        self.reading = True
+        self.expired: FailureKind | None = None
+        """The clock that closed the connection."""
+        self._due = first
+        self._total = total
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_at(min(first, total), self._check, FailureKind.LATE)
+
+    def progress(self) -> None:
+        """A token came."""
+        self._due = self._loop.time() + self._client.between_seconds
+
+    def started(self) -> None:
+        """The first token came: from now on the time between two of them counts."""
+        self.progress()
+        self._timer.cancel()
+        due = min(self._due, self._total)
+        self._timer = self._loop.call_at(due, self._check, FailureKind.STALLED)
 
     async def whole(self, limit: int) -> bytes:
         """The whole body, of at most `limit` bytes.
@@ -97,9 +86,9 @@ class OpenStream:
         Raises:
             RequestFailure: it has more.
         """
-        self.clock.started()
-        content, progress = self._response.content, self.clock.progress
-        return await read_whole(content, limit, begin=self.data, progress=progress)
+        self.started()
+        content = self._response.content
+        return await read_whole(content, limit, begin=self.data, progress=self.progress)
 
     async def drain(self) -> None:
         """Read the end of a stream that has said all, or leave its connection to be closed."""
@@ -113,17 +102,32 @@ class OpenStream:
             return
 
     def interrupted(self, error: Exception) -> RequestFailure:
-        """Why reading failed: a clock, or the connection. It is recorded against the server."""
-        failure = self._client.interruption(self.clock, error)
+        """Why `read` failed after the first bytes. It is recorded against the server."""
+        failure = self._client.interruption(self.expired, error)
         failure.server = self.lease.server
         blame(self.lease, failure.what)
         return failure
 
-    def close(self) -> None:
-        """Close the connection, unless the body was read to its end, and end the lease."""
-        self.clock.cancel()
+    def disconnect(self) -> None:
+        """Close the connection, unless the body was read to its end."""
+        self._timer.cancel()
         self._response.close()
+
+    def close(self) -> None:
+        """Disconnect and end the lease."""
+        self.disconnect()
         self.lease.end()
+
+    def _check(self, kind: FailureKind) -> None:
+        now = self._loop.time()
+        if now < self._total:
+            if not self.reading:
+                self.progress()
+            if now < self._due:
+                self._timer = self._loop.call_at(min(self._due, self._total), self._check, kind)
+                return
+        self.expired = FailureKind.TOTAL if now >= self._total else kind
+        self._response.close()
 
 
 class StreamClient(ServerSetClient):
@@ -131,30 +135,36 @@ class StreamClient(ServerSetClient):
 
     Whatever fails before the first byte of an answer may be tried again, on another server where
     there is one; nothing after it is.
-
-    Args:
-        connect, first, between, total: seconds for connecting, for the first token of each try,
-            between two tokens, and for the answer with all tries.
     """
 
     def __init__(
         self,
-        server_set: ServerSet,
+        name: str,
+        servers: Sequence[ModelServer],
+        path: str,
+        settings: Generate,
         *,
-        connect: float,
-        first: float,
-        between: float,
-        total: float,
+        tolerance: Tolerance | None = None,
     ) -> None:
-        # the stream's clock keeps the other times
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect)
-        # a compressed stream comes in blocks, not in tokens
-        headers = {"Accept-Encoding": "identity"}
-        super().__init__(server_set, stream_limit, timeout, headers)
+        connect = settings.connect_seconds
+        super().__init__(
+            name,
+            servers,
+            path,
+            stream_limit,
+            bound=settings.connections,
+            retries=settings.retries,
+            api_key=settings.api_key,
+            # the stream keeps the other times
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect),
+            # a compressed stream comes in blocks, not in tokens
+            headers={"Accept-Encoding": "identity"},
+            tolerance=tolerance,
+        )
         self._connect_seconds = connect
-        self._first_seconds = first
-        self._between_seconds = between
-        self._total_seconds = total
+        self._first_seconds = settings.first_token_seconds
+        self._total_seconds = settings.total_seconds
+        self.between_seconds = settings.between_seconds
 
     async def open(
         self,
@@ -183,19 +193,21 @@ class StreamClient(ServerSetClient):
         """Refuse waiting and later requests and close every connection. Idempotent."""
         await self._shut_down()
 
-    def interruption(self, clock: StreamClock, error: Exception) -> RequestFailure:
-        """The failure of an answer that had begun, of this clock."""
-        if clock.expired == "between":
-            what = f"no token for {self._between_seconds:g} s"
-            return RequestFailure(FailureKind.STALLED, what)
-        if clock.expired:
-            return self._late(whole=clock.expired == "total")
-        return self._broken(error)
+    def interruption(
+        self, expired: FailureKind | None, error: Exception, *, before: str = ""
+    ) -> RequestFailure:
+        """The failure of an answer whose connection broke, or was closed by this clock."""
+        if expired is FailureKind.STALLED:
+            return RequestFailure(expired, f"no token for {self.between_seconds:g} s")
+        if expired is not None:
+            return self._late(whole=expired is FailureKind.TOTAL)
+        return self._broken(error, before=before)
 
     async def _begin(self, lease: Lease, body: bytes, first: float, total: float) -> OpenStream:
         loop = asyncio.get_running_loop()
         session = self.session()
         url = f"{lease.server}/{self._path}"
+        before = "hung up before the first byte: "
         try:
             async with asyncio.timeout_at(min(first, total)):
                 response = await session.post(url, data=body, allow_redirects=False)
@@ -205,21 +217,18 @@ class StreamClient(ServerSetClient):
         except TimeoutError as error:
             raise self._late(whole=loop.time() >= total) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._broken(error, before="hung up before the first byte: ") from error
-        clock = StreamClock(response.close, first=first, between=self._between_seconds, total=total)
+            raise self._broken(error, before=before) from error
+        stream = OpenStream(self, response, lease, first, total)
         try:
             if response.status != 200:
                 raise await self._refusal(response)
             # until its first byte the server may fail, and be asked again
-            data = await response.content.readany()
-            if not data:
+            stream.data = await stream.read()
+            if not stream.data:
                 raise RequestFailure(FailureKind.EMPTY, "answered nothing")
-            return OpenStream(self, response, clock, data, lease)
+            return stream
         except BaseException as error:
-            clock.cancel()
-            response.close()
+            stream.disconnect()
             if not isinstance(error, aiohttp.ClientError | OSError):
                 raise
-            if clock.expired:
-                raise self._late(whole=clock.expired == "total") from error
-            raise self._broken(error, before="hung up before the first byte: ") from error
+            raise self.interruption(stream.expired, error, before=before) from error

@@ -10,17 +10,15 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
-from math import inf
+from math import exp, inf
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
-from vivace.errors import Closed, Overloaded, ShareExceeded
+from vivace.errors import Closed, DeadlineExceeded, Overloaded, ShareExceeded
 from vivace.run.fair_queue import FairQueue, Waiter
-from vivace.run.paced import Paced
-from vivace.run.permit import Outcome, Permit, outcome_of
-from vivace.run.recent import Recent
-from vivace.run.vegas import Vegas
+from vivace.run.learners import StreamLearner, ThroughputLearner
 from vivace.run.work import Priority, Work, current, too_late
 
 START: Final = 8
@@ -71,11 +69,11 @@ class QueuedCall(Waiter):
 
 
 class _Admission:
-    """What `Limit.admit` returns: `acquire` and `release` around a block."""
+    """What `ConcurrencyLimit.admit` returns: `acquire` and `release` around a block."""
 
     __slots__ = ("_limit", "_permit")
 
-    def __init__(self, limit: Limit) -> None:
+    def __init__(self, limit: ConcurrencyLimit) -> None:
         self._limit = limit
 
     async def __aenter__(self) -> Permit:
@@ -88,8 +86,8 @@ class _Admission:
         self._permit.release(outcome_of(error))
 
 
-class Limit:
-    """A learned number of slots (see `Vegas`), and a short line of those who wait for one.
+class ConcurrencyLimit:
+    """A learned number of slots (see `ThroughputLearner`), and a short line in front of them.
 
     It belongs to one event loop. Priority, deadline and user of a call are those of
     `vivace.run.work.current()`. A call waits only while, by the rate at which slots come free, it
@@ -102,7 +100,8 @@ class Limit:
         lowest, highest: hard bounds of the limit; equal ones fix it.
         queue: most calls that wait.
         patience: most seconds a call without a deadline is let wait, as far as can be foreseen.
-        paced: learn from the tokens of streams, which holders tell with `Permit.came`; see `Paced`.
+        paced: learn from the tokens of streams (`StreamLearner`), which
+             holders tell with `Permit.came`.
         grown: called when the limit has grown while nothing was given back.
         clock: `time.monotonic`, or a simulated one; deadlines are times of it.
     """
@@ -125,16 +124,16 @@ class Limit:
         self._queue = queue
         self._patience = patience
         bounds = {"lowest": lowest, "highest": highest, "start": start}
-        self._paced = Paced(**bounds, clock=clock) if paced else None
-        self._vegas = self._paced or Vegas(**bounds, clock=clock)
+        self._paced = StreamLearner(**bounds, clock=clock) if paced else None
+        self._vegas = self._paced or ThroughputLearner(**bounds, clock=clock)
         self._grown = grown
         self._line: FairQueue[QueuedCall] = FairQueue()
         self._held: Counter[str] = Counter()
         """Slots by user; no user is without one."""
         self._refused: Counter[str] = Counter()
         self._admitted = 0
-        self._sent_away = Recent(MEMORY, clock())
-        self._let_in = Recent(MEMORY, clock())
+        self._sent_away = DecayingCount(MEMORY, clock())
+        self._let_in = DecayingCount(MEMORY, clock())
         self._refusal: _Refusal | None = None
         """Of the last arrival, while nothing has changed since."""
         self._serving = False
@@ -201,7 +200,7 @@ class Limit:
         return self._vegas.in_flight < self._vegas.limit and not self._line and not self.closed
 
     def urge(self) -> bool:
-        """Whether room was made for one more: see `Paced.urge`."""
+        """Whether room was made for one more: see `StreamLearner.urge`."""
         return self._paced is not None and self._paced.urge()
 
     def try_acquire(self) -> Permit | None:
@@ -461,3 +460,86 @@ def _tell(future: asyncio.Future[Permit], result: Permit | Exception) -> bool:
     else:
         future.set_exception(result)
     return True
+
+
+class Outcome(Enum):
+    """What a call that held a slot says about the service."""
+
+    DONE = "done"
+    """It was served: its time is a sample."""
+    DROPPED = "dropped"
+    """It took a slot for nothing: its deadline passed, or the service said it was overloaded."""
+    IGNORED = "ignored"
+    """Nothing: it was cancelled, or refused for what it asked."""
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """Of a block that ended with this error."""
+    if error is None:
+        return Outcome.DONE
+    dropped = isinstance(error, DeadlineExceeded | Overloaded)
+    return Outcome.DROPPED if dropped else Outcome.IGNORED
+
+
+class Permit:
+    """Give it back once, with `release`, or use it as a context manager, which tells the outcome
+    from how the block ended: see `outcome_of`. Made by a `ConcurrencyLimit`."""
+
+    __slots__ = ("_began", "_gaps", "_give_back", "_last", "_tell", "_user", "waited")
+
+    def __init__(
+        self,
+        give_back: Callable[[str, float, Outcome, int | None], None],
+        user: str,
+        began: float,
+        waited: float,
+        tell: Callable[[float, float | None, int], float] | None = None,
+    ) -> None:
+        self._give_back: Callable[[str, float, Outcome, int | None], None] | None = give_back
+        self._user = user
+        self._began = began
+        self._tell = tell
+        self._last: float | None = None
+        self._gaps = 0
+        self.waited = waited
+        """Seconds in the line."""
+
+    def came(self, tokens: int) -> None:
+        """So many tokens of a stream came together; a limit that is not paced does not listen."""
+        if self._tell is not None and self._give_back is not None:
+            if self._last is not None:
+                self._gaps += tokens
+            self._last = self._tell(self._began, self._last, tokens)
+
+    def release(self, outcome: Outcome = Outcome.DONE) -> None:
+        """Give the slot back. Idempotent."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            gaps = self._gaps if self._last is not None else None
+            give_back(self._user, self._began, outcome, gaps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.release(outcome_of(error))
+
+
+class DecayingCount:
+    """A count that forgets: what was added weighs 1/e after `memory` seconds."""
+
+    __slots__ = ("_at", "_memory", "_value")
+
+    def __init__(self, memory: float, now: float) -> None:
+        self._memory = memory
+        self._value = 0.0
+        self._at = now
+
+    def add(self, now: float, n: float = 1.0) -> None:
+        self._value = self.value(now) + n
+        self._at = now
+
+    def value(self, now: float) -> float:
+        return self._value * exp((self._at - now) / self._memory)

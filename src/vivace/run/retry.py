@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from vivace.errors import VivaceError
-from vivace.run.endpoints import Lease
+from vivace.run.balance import Lease
 
 FIRST: Final = 0.5
 LONGEST: Final = 8.0

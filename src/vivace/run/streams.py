@@ -19,11 +19,11 @@ async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
     try:
         yield items
     finally:
-        if isinstance(items, AsyncGenerator | Deferred):
+        if isinstance(items, AsyncGenerator | LazyStream):
             await items.aclose()
 
 
-class Deferred(Generic[T]):
+class LazyStream(Generic[T]):
     """The items of an iterator that has to be waited for before there is one.
 
     After the first item it costs a plain call an item: a generator that passes on what another one
@@ -52,5 +52,5 @@ class Deferred(Generic[T]):
     async def aclose(self) -> None:
         """End the iterator, where one was begun. Idempotent."""
         self._closed = True
-        if isinstance(self._items, AsyncGenerator | Deferred):
+        if isinstance(self._items, AsyncGenerator | LazyStream):
             await self._items.aclose()

@@ -1,14 +1,15 @@
 """How urgent is what runs now, until when is it wanted, and for whom?
 
-The context carries it, so that every queue between a request and its answer reads the same, and no
-seam has to hand it on. Whoever starts work says what it is; whoever queues it reads `current`.
+The context carries it, so every queue between a request and its answer reads the same values and no
+seam has to pass them on. The code that starts work sets it; the code that queues work reads
+`current`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
@@ -21,11 +22,11 @@ class Priority(IntEnum):
     """The lower number runs first."""
 
     INTERACTIVE = 0
-    """Somebody waits for one answer."""
+    """A caller waits for one answer."""
     BATCH = 1
-    """Somebody waits for many."""
+    """A caller waits for many answers."""
     INGEST = 2
-    """Documents on their way in."""
+    """Documents are being added."""
     BACKGROUND = 3
     """Nobody waits: merges, trials, recall checks."""
 
@@ -39,7 +40,7 @@ class Work:
     user: str = ""
 
     def late(self, now: float) -> bool:
-        """Whether nobody wants the result any more."""
+        """Whether the deadline has passed."""
         return self.deadline is not None and now >= self.deadline
 
 
@@ -48,29 +49,13 @@ _current: ContextVar[Work] = ContextVar("vivace.work", default=_PLAIN)
 
 
 def current() -> Work:
-    """Of the running task or thread; interactive, without a deadline, where nobody has said."""
+    """The work of the running task or thread; by default interactive and without a deadline."""
     return _current.get()
 
 
 @contextmanager
-def doing(
-    priority: Priority | None = None, *, seconds: float | None = None, user: str = ""
-) -> Iterator[Work]:
-    """What the block does. What is not given stays as it was.
-
-    Of two deadlines the sooner holds, of two priorities the less urgent: what is started for a
-    batch does not become interactive by what it calls.
-
-    Args:
-        seconds: from now until nobody wants the result.
-    """
-    outer = current()
-    deadline = outer.deadline
-    if seconds is not None:
-        until = time.monotonic() + seconds
-        deadline = until if deadline is None else min(deadline, until)
-    urgency = outer.priority if priority is None else max(priority, outer.priority)
-    work = Work(urgency, deadline, user or outer.user)
+def working_on(work: Work) -> Iterator[Work]:
+    """Make `work` the current one in the block."""
     token = _current.set(work)
     try:
         yield work
@@ -78,19 +63,34 @@ def doing(
         _current.reset(token)
 
 
-@contextmanager
-def shared() -> Iterator[None]:
-    """What the block starts is for more than the one who starts it: of the same urgency, without
-    the deadline and the user."""
-    token = _current.set(Work(current().priority))
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def work_context(
+    priority: Priority | None = None, *, seconds: float | None = None, user: str = ""
+) -> AbstractContextManager[Work]:
+    """Set priority, deadline and user of what the block does; what is not given stays as it was.
+
+    Of two deadlines the sooner one holds, and of two priorities the less urgent one: what a batch
+    starts does not become interactive by what it calls.
+
+    Args:
+        seconds: until the deadline, from now.
+    """
+    outer = current()
+    deadline = outer.deadline
+    if seconds is not None:
+        until = time.monotonic() + seconds
+        deadline = until if deadline is None else min(deadline, until)
+    urgency = outer.priority if priority is None else max(priority, outer.priority)
+    return working_on(Work(urgency, deadline, user or outer.user))
+
+
+def shared() -> AbstractContextManager[Work]:
+    """For a block whose work several callers share: keeps the priority, without the deadline and
+    the user of the one who starts it."""
+    return working_on(Work(current().priority))
 
 
 def too_late(name: str) -> DeadlineExceeded:
-    """The error of work that was dropped before it began."""
+    """The error of work whose deadline passed before it began."""
     return DeadlineExceeded(
         f"{name}: the deadline passed before the work began",
         fix="Allow more time, or send fewer requests at once",

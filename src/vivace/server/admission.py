@@ -12,9 +12,8 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vivace.errors import Closed, Overloaded
-from vivace.run.limit import Limit
-from vivace.run.permit import Outcome, Permit
-from vivace.run.work import doing
+from vivace.run.limit import ConcurrencyLimit, Outcome, Permit
+from vivace.run.work import work_context
 from vivace.server import errors
 from vivace.server.asgi import CancelOnDisconnect
 from vivace.server.errors import BadRequest
@@ -38,7 +37,7 @@ _MOST_BUFFERED: Final = 65_536
 class AdmittedRoute:
     path: str
     """Label of the middleware's metrics: a refused request is never routed."""
-    limit: Limit
+    limit: ConcurrencyLimit
     seconds: float | None
     """Deadline of a request that states none."""
 
@@ -51,7 +50,7 @@ class AdmissionControl:
     slot to its end.
 
     Raises, for `RequestMiddleware` to answer:
-        Overloaded, ShareExceeded, DeadlineExceeded: see `Limit.acquire`.
+        Overloaded, ShareExceeded, DeadlineExceeded: see `ConcurrencyLimit.acquire`.
         Closed: the server is stopping.
         BadRequest: the deadline is not a number of milliseconds.
     """
@@ -70,7 +69,7 @@ class AdmissionControl:
         if self._state.draining:
             raise Closed("the server")
         user, seconds = _caller(scope, self._state.lag.seconds)
-        with doing(seconds=seconds or route.seconds, user=user):
+        with work_context(seconds=seconds or route.seconds, user=user):
             permit = route.limit.try_acquire()
             if permit is None:
                 permit, receive = await _wait(route.limit, receive)
@@ -123,7 +122,7 @@ def _routes(state: AppState) -> dict[str, AdmittedRoute]:
     }
 
 
-async def _wait(limit: Limit, receive: Receive) -> tuple[Permit, Receive]:
+async def _wait(limit: ConcurrencyLimit, receive: Receive) -> tuple[Permit, Receive]:
     """Wait for a slot. The returned `receive` first replays the messages read meanwhile.
 
     Raises:

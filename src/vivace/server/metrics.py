@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
 
-from vivace.cache.statistics import CacheCounts
+from vivace.cache.statistics import AccessPattern, CacheCounts
 from vivace.engine.caching import Caching
+from vivace.run.balance import ServerStatistics
 from vivace.run.breaker import BreakerState
-from vivace.run.endpoints import EndpointsStatistics, ServerStatistics
-from vivace.run.limit import Limit, LimitStatistics
+from vivace.run.endpoints import EndpointsStatistics
+from vivace.run.limit import ConcurrencyLimit, LimitStatistics
 from vivace.server.state import AppState
 from vivace.trace import Histogram
 
@@ -35,6 +36,12 @@ _CACHE_KIND: Final[Sequence[Family[CacheCounts]]] = (
     ("saved_seconds_total", "counter", "What computing hits had taken", lambda c: c.saved / 1e3),
     ("entries", "gauge", "Values that are stored", lambda c: c.entries),
     ("bytes", "gauge", "Memory of the values that are stored", lambda c: c.bytes),
+)
+_CACHE_PATTERN: Final[Sequence[Family[AccessPattern]]] = (
+    ("pattern_skew", "gauge", "Zipf exponent of the keys requested", lambda p: p.skew),
+    ("pattern_recency", "gauge", "Requests for recently used keys", lambda p: p.recency),
+    ("pattern_scan", "gauge", "Requests for keys not seen lately", lambda p: p.scan),
+    ("pattern_reuse", "gauge", "Median requests between two of a key", lambda p: p.reuse),
 )
 _ENDPOINT: Final[Sequence[Family[ServerStatistics]]] = (
     ("in_use", "gauge", "Requests running at a server", lambda s: s.in_use),
@@ -95,6 +102,7 @@ def render(state: AppState) -> str:
         *recall_rows([collection.trace.gauges() for collection in state.collections]),
         *_admission(state.limits),
         *cache_rows(state.caching),
+        *endpoint_rows(state.server_statistics()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -114,7 +122,7 @@ def recall_rows(gauges: Iterable[Mapping[str, float]]) -> Iterator[str]:
     yield f"vivace_recall_samples {worst['recall.queries']:g}"
 
 
-def _admission(limits: Mapping[str, Limit]) -> Iterator[str]:
+def _admission(limits: Mapping[str, ConcurrencyLimit]) -> Iterator[str]:
     rows = {kind: limit.statistics() for kind, limit in limits.items()}
     labelled = [(f'kind="{kind}"', row) for kind, row in rows.items()]
     for family in _LIMIT:
@@ -135,6 +143,10 @@ def cache_rows(caching: Caching | None) -> Iterator[str]:
         yield from _family("vivace_cache_", family, kinds)
     yield from _header("vivace_cache_capacity_bytes", "gauge", "Most memory of values")
     yield f'vivace_cache_capacity_bytes{{policy="{found.policy}"}} {found.capacity}'
+    if found.pattern is not None:
+        for each in _CACHE_PATTERN:
+            labelled = [(f'policy="{found.live}"', found.pattern)]
+            yield from _family("vivace_cache_", each, labelled)
     if caching.room is not None:
         yield from _header("vivace_cache_semantic_bytes", "gauge", "Memory of semantic answers")
         yield f"vivace_cache_semantic_bytes {caching.room.nbytes}"
@@ -147,19 +159,19 @@ def cache_rows(caching: Caching | None) -> Iterator[str]:
         yield f'vivace_cache_tier_events_total{{event="{event.removeprefix("cache.")}"}} {count}'
 
 
-def endpoint_rows(sets: Sequence[tuple[str, EndpointsStatistics]]) -> Iterator[str]:
-    """The lines of sets of model servers, each with its purpose: `generate` or `embed`."""
+def endpoint_rows(sets: Mapping[str, EndpointsStatistics]) -> Iterator[str]:
+    """The lines of sets of model servers, by purpose: `generate`, `embed`, `rerank`."""
     if not sets:
         return
     servers = [
         (f'for="{purpose}",server="{_escaped(server.name)}"', server)
-        for purpose, found in sets
+        for purpose, found in sets.items()
         for server in found.servers
     ]
     for family in _ENDPOINT:
         yield from _family("vivace_endpoint_", family, servers)
     for of_set in _ENDPOINTS:
-        rows = [(f'for="{purpose}"', found) for purpose, found in sets]
+        rows = [(f'for="{purpose}"', found) for purpose, found in sets.items()]
         yield from _family("vivace_endpoints_", of_set, rows)
 
 

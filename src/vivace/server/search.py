@@ -55,7 +55,7 @@ class EmbeddingsRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = await read_json(receive, _EMBEDDINGS)
-        embedder = self._state.engine.embedder
+        embedder = self._state.engine.resources.embedder
         if request.model != embedder.name:
             self._state.collection(request.model)
         texts = _texts(request)

@@ -9,8 +9,9 @@ from pathlib import Path
 from vivace.engine import Collection, Engine
 from vivace.engine.caching import Caching
 from vivace.errors import BadInput, EmbeddingError
-from vivace.run.lag import Lag
-from vivace.run.limit import START, Limit
+from vivace.run.endpoints import EndpointsStatistics
+from vivace.run.host import EventLoopLag
+from vivace.run.limit import START, ConcurrencyLimit
 from vivace.server.errors import NoSuchModel
 from vivace.server.middleware import InFlight
 from vivace.server.wire import DEFAULT_MODEL
@@ -24,13 +25,13 @@ SEARCH, CHAT = "search", "chat"
 """The kinds of requests that are limited."""
 
 
-def limits(settings: Settings) -> dict[str, Limit]:
+def limits(settings: Settings) -> dict[str, ConcurrencyLimit]:
     """One limit for each kind of requests."""
     admission = settings.admission
 
-    def limit(kind: str, fixed: int, patience: float, start: int = START) -> Limit:
+    def limit(kind: str, fixed: int, patience: float, start: int = START) -> ConcurrencyLimit:
         lowest, highest = (fixed, fixed) if fixed else (1, admission.highest)
-        return Limit(
+        return ConcurrencyLimit(
             kind,
             lowest=lowest,
             highest=highest,
@@ -70,7 +71,7 @@ class AppState:
         self.draining = False
         """The server is stopping: running requests are finished, new ones refused."""
         self.limits = limits(settings)
-        self.lag = Lag()
+        self.lag = EventLoopLag()
         self._places = {served_name(name): name for name in collections}
         if len(self._places) < len(collections) or DEFAULT_MODEL in self._places:
             raise BadInput(
@@ -108,7 +109,7 @@ class AppState:
     async def _warm_up(self, engine: Engine) -> None:
         """Load the model now, not at the first question; without one, keywords still search."""
         try:
-            await engine.embedder.embed([_WARM_UP], kind="query")
+            await engine.resources.embedder.embed([_WARM_UP], kind="query")
         except EmbeddingError:
             self.trace.count("warm_up.failed")
 
@@ -126,7 +127,11 @@ class AppState:
     @property
     def caching(self) -> Caching | None:
         """The engine's caches; None before it is open."""
-        return None if self._engine is None else self._engine.caching
+        return None if self._engine is None else self._engine.resources.caching
+
+    def server_statistics(self) -> dict[str, EndpointsStatistics]:
+        """Of the engine's model servers, by purpose; none before it is open."""
+        return {} if self._engine is None else self._engine.resources.server_statistics()
 
     @property
     def names(self) -> list[str]:

@@ -16,51 +16,28 @@ import msgspec
 
 from vivace.errors import BadSettings
 from vivace.settings.tree import (
-    Admission as Admission,
-)
-from vivace.settings.tree import (
-    Answering as Answering,
-)
-from vivace.settings.tree import (
-    Cache as Cache,
-)
-from vivace.settings.tree import (
-    Chunking as Chunking,
-)
-from vivace.settings.tree import (
-    Embed as Embed,
-)
-from vivace.settings.tree import (
-    Generate as Generate,
-)
-from vivace.settings.tree import (
-    Index as Index,
-)
-from vivace.settings.tree import (
-    Ingest as Ingest,
-)
-from vivace.settings.tree import (
-    Parse as Parse,
-)
-from vivace.settings.tree import (
-    QueryLog as QueryLog,
-)
-from vivace.settings.tree import (
-    Remote as Remote,
-)
-from vivace.settings.tree import (
-    Search as Search,
-)
-from vivace.settings.tree import (
-    Server as Server,
-)
-from vivace.settings.tree import (
-    Settings as Settings,
-)
-from vivace.settings.tree import (
-    Tune as Tune,
+    Admission,
+    Answering,
+    Cache,
+    Chunking,
+    Embed,
+    Generate,
+    Index,
+    Ingest,
+    Parse,
+    QueryLog,
+    Remote,
+    Search,
+    Server,
+    Settings,
+    Tune,
 )
 
+__all__ = [
+    "Admission", "Answering", "Cache", "Chunking", "Embed", "Generate", "Index", "Ingest", "Parse",
+    "QueryLog", "Remote", "Search", "Server", "Settings", "Tune", "child_environment", "describe",
+    "is_secret", "language", "load", "markdown",
+]  # fmt: skip
 CONFIG_FILE = "vivace.toml"
 PREFIX = "VIVACE_"
 NOT_SETTINGS = "VIVACE_TEST_"
@@ -87,7 +64,7 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
 
 
 def language() -> Literal["en", "zh"]:
-    """Of the languages that reports are written in the one of the user's locale, else English."""
+    """The report language of the user's locale, English where it has no reports."""
     names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
     return "zh" if next(filter(None, names), "").startswith("zh") else "en"
 
@@ -98,7 +75,7 @@ def is_secret(key: str) -> bool:
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment without our settings, which may be secrets."""
+    """This process's environment without Vivace's settings, which may be secrets."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
@@ -156,7 +133,7 @@ def _put(tree: dict[str, Any], name: str, value: Any, *, where: str) -> None:
 
 
 def _merge(tree: dict[str, Any], more: Mapping[str, Any], *, where: str) -> None:
-    """Lay `more` over `tree`, checking it now so that an error can name where it came from."""
+    """Merge `more` into `tree`, and check it at once so that an error can name its source."""
     _overlay(tree, more)
     _convert(tree, where=where)
 
@@ -183,9 +160,18 @@ def _convert(tree: Mapping[str, Any], *, where: str = "settings") -> Settings:
             field = text.split("`")[1]
             key = f"{parents}.{field}" if parents else field
             text = "no such setting"
-        raise BadSettings(
-            f"{where}: {key}: {text}", fix="`vivace settings` lists every key with its type"
-        ) from error
+        fix = "`vivace settings` lists every key with its type"
+        if "enum value" in text:
+            fix = f"Use one of {', '.join(map(str, _choices(key)))}"
+        raise BadSettings(f"{where}: {key}: {text}", fix=fix) from error
+
+
+def _choices(key: str) -> tuple[Any, ...]:
+    """The values that a setting with a fixed list of values may have."""
+    hint: Any = Settings
+    for name in key.split("."):
+        hint = get_type_hints(hint)[name]
+    return get_args(hint)
 
 
 def _default_home() -> str:

@@ -323,7 +323,7 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 64.0
     policy: Annotated[
-        Literal["auto", "lru", "lfu", "wtinylfu", "s3fifo", "arc", "gdsf", "predictive"],
+        Literal["auto", "lru", "lfu", "wtinylfu", "s3fifo", "arc", "predictive"],
         Meta(description="what is forgotten first; `auto` watches several and takes the best"),
     ] = "auto"
     embeddings: Annotated[bool, Meta(description="keep the vectors of questions")] = True
@@ -346,8 +346,8 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     redis: Annotated[
         str,
         Meta(
-            description="L2 (extra `[redis]`): redis://, rediss:// or unix://; `redis+cluster://` "
-            "a cluster; empty is none. Never shown"
+            description="L2 (extra `[redis]`): redis://, rediss:// or unix://, of a server or of a "
+            "proxy before a cluster; empty is none. Never shown"
         ),
     ] = ""
     sql: Annotated[

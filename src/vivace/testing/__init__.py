@@ -1,1 +1,1 @@
-"""What tests of applications need: a model server that needs no model."""
+"""For tests of applications: a fake model server, its faults, fixtures, conformance tests."""

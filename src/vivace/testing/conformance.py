@@ -1,4 +1,4 @@
-"""What every `VectorIndex` has to keep to. Inherit from the class, build your index, run pytest:
+"""Conformance tests for a `VectorIndex`. Inherit from the class, build your index, run pytest:
 
 class TestMine(VectorIndexConformance):
     def build(self, folder, ids, vectors, metric): ...
@@ -55,7 +55,7 @@ def brute(
     metric: Metric,
     allow: Bitmap | None = None,
 ) -> Matches:
-    """What an exact index answers, up to the rounding of scores."""
+    """The result of an exact index, up to the rounding of scores."""
     scores = brute_scores(base, queries, metric)
     if allow is not None:
         scores[:, ~np.isin(ids, np.flatnonzero(allow))] = -np.inf
@@ -69,7 +69,7 @@ def brute(
 
 
 def recall(found: Matches, expected: Matches) -> float:
-    """Share of what should be found that is, a score as good as the last one counting as found."""
+    """The share of expected hits that were found; any score as good as the last one counts."""
     hits = total = 0
     for scores, wanted in zip(found.scores, expected.scores, strict=True):
         worst = wanted[wanted > -np.inf]
@@ -79,18 +79,18 @@ def recall(found: Matches, expected: Matches) -> float:
 
 
 class VectorIndexConformance(ABC):
-    """Inherited by a test class that builds one family of indexes in one way."""
+    """Base of a test class that builds one family of indexes in one way."""
 
     floor = 0.95
-    """Recall that an index which is not exact has to reach, filtered or not."""
+    """Least recall of an index that is not exact, filtered or not."""
     rows = 4_000
-    """Enough for the index to be what it is: a family may search few rows exactly."""
+    """Enough rows for the approximate search: a family may search few rows exactly."""
 
     _built: ClassVar[dict[Metric, VectorIndex]] = {}
 
     @abstractmethod
     def build(self, folder: Path, ids: Ids, vectors: Float16Vectors, metric: Metric) -> VectorIndex:
-        """The index to be tested; `folder` is empty and its own."""
+        """Build the index under test; `folder` is empty and belongs to it alone."""
 
     @pytest.fixture(params=["cosine", "ip", "l2"])
     def metric(self, request: pytest.FixtureRequest) -> Metric:
@@ -99,7 +99,7 @@ class VectorIndexConformance(ABC):
 
     @pytest.fixture
     def index(self, tmp_path_factory: pytest.TempPathFactory, metric: Metric) -> VectorIndex:
-        # immutable, so the tests of a class share one a metric
+        # indexes are immutable, so the tests of a class share one per metric
         built: dict[Metric, VectorIndex] = dict(vars(type(self)).get("_built", {}))
         if metric not in built:
             ids = np.arange(0, 3 * self.rows, 3, dtype=np.int64)
@@ -109,7 +109,7 @@ class VectorIndexConformance(ABC):
         return built[metric]
 
     def good(self, index: VectorIndex, found: Matches, expected: Matches) -> None:
-        """Shapes, order, padding, exact scores; and recall: all of it, or the floor."""
+        """Check shapes, order, padding, scores and recall (1 if exact, else at least the floor)."""
         assert found.ids.shape == found.scores.shape == expected.ids.shape
         assert found.ids.dtype == np.int64
         assert found.scores.dtype == np.float32
@@ -231,7 +231,7 @@ class VectorIndexConformance(ABC):
     def filtered(
         self, index: VectorIndex, metric: Metric, asked: Vectors, k: int, allow: Bitmap
     ) -> None:
-        """A search among `allow` returns nothing else and is as good as one of all."""
+        """A search restricted to `allow` finds nothing else, and as much as an unfiltered one."""
         found = index.search(asked, k, allow=allow)
         here = found.ids[found.ids >= 0]
         assert (here < len(allow)).all()
@@ -241,8 +241,8 @@ class VectorIndexConformance(ABC):
     def test_a_score_depends_on_nothing_but_row_and_query(
         self, index: VectorIndex, tmp_path: Path, metric: Metric
     ) -> None:
-        """Not on the row's place, other rows, other queries, the filter, the way: to the bit, or as
-        far as the family rounds."""
+        """Not on the row's position, other rows, other queries, the filter or the search path:
+        scores are bit-equal, or equal up to the family's rounding."""
         rounding = index.capabilities.rounding
         asked = questions(70)
         whole = index.search(asked, 30)
@@ -257,8 +257,8 @@ class VectorIndexConformance(ABC):
                 index.search(query, 200, allow=allow),
                 part.search(query, 300),
             ):
-                for id, score in zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True):
-                    before = known.setdefault(id, score)
+                for row, score in zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True):
+                    before = known.setdefault(row, score)
                     assert isclose(before, score, rel_tol=rounding, abs_tol=rounding)
             again = index.similarity(query, np.array(list(known), np.int64))
             np.testing.assert_allclose(again, list(known.values()), rounding, rounding)

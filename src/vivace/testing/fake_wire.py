@@ -1,28 +1,101 @@
-"""The fake model server's routes: chat (streaming and not), embeddings, models."""
+"""How the fake model server behaves, and its routes: chat, embeddings, models."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import random
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from vivace.testing import grounded
-from vivace.testing.fake_llm import State
 from vivace.testing.faults import Fault
 from vivace.types import Message
 
 BLOCK = 16
-"""Tokens of a block of the prefix cache."""
+"""Tokens in a block of the prefix cache."""
 MOST_BODY = 64 << 20
 _OVERSIZED = "all work and no play " * 3000
 _encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How the fake server answers. Times are in milliseconds."""
+
+    mode: str = "grounded"
+    """`grounded` answers from the prompt's passages with citations; `scripted` says `text`."""
+    text: str = "The fake model has nothing to say."
+    model: str = "fake"
+    seed: int = 0
+    ttft_ms: float = 0.0
+    """Time to the first token of a prompt without cached tokens."""
+    delay_ms: float = 0.0
+    """Time between two tokens."""
+    slots: int = 8
+    """Requests served at full speed; beyond, times grow with the ratio of requests to slots."""
+    slowdown: float = 1.0
+    """The exponent of that growth; 0 is none."""
+    reports_slots: bool = False
+    """Report the slots at /props and /slots, as llama.cpp does."""
+    cache_blocks: int = 4096
+    """Blocks of 16 tokens in the prefix cache; 0 is no cache."""
+    context: int = 0
+    """The last so many tokens of a prompt are read, the others dropped silently; 0 reads all."""
+    dim: int = 64
+    """Dimensions of the embeddings."""
+    retry_after: float = 0.05
+    """Seconds in the Retry-After header of a 429."""
+    faults: tuple[Fault, ...] = ()
+    """The first of them that strikes a request is applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class FakeStatistics:
+    """What the fake server has counted."""
+
+    requests: int = 0
+    running: int = 0
+    most_running: int = 0
+    completed: int = 0
+    cancelled: int = 0
+    """Requests whose client left before the answer was complete."""
+    faulted: int = 0
+    embedded: int = 0
+    """Texts embedded."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    connections: int = 0
+    """Connections open now."""
+
+
+@dataclass
+class FakeState:
+    """State of the fake server, written by its loop's thread only, under the lock `changed`."""
+
+    behaviour: Behaviour
+    draw: random.Random
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    counts: FakeStatistics = field(default_factory=FakeStatistics)
+    prompts: list[str] = field(default_factory=list)
+    """The last message of each chat request, oldest first; the newest hundred."""
+
+    def count(self, **more: int) -> None:
+        with self.changed:
+            now = {name: getattr(self.counts, name) + by for name, by in more.items()}
+            self.counts = replace(self.counts, **now)
+            if self.counts.running > self.counts.most_running:
+                self.counts = replace(self.counts, most_running=self.counts.running)
+            self.changed.notify_all()
 
 
 class _StreamOptions(msgspec.Struct):
@@ -49,12 +122,12 @@ class _Embeddings(msgspec.Struct):
     encoding_format: str = "float"
 
 
-class _Turn:
-    """One chat request: what is answered, counted, and how it goes wrong."""
+class _ChatExchange:
+    """One chat request: its answer, its token counts, and the fault that strikes it."""
 
-    def __init__(self, asked: _Chat, wire: Wire, fault: Fault | None) -> None:
+    def __init__(self, request: _Chat, wire: FakeWire, fault: Fault | None) -> None:
         behaviour = wire.state.behaviour
-        messages = [Message(m.role, _text(m.content)) for m in asked.messages]
+        messages = [Message(m.role, _text(m.content)) for m in request.messages]
         prompt = [token for m in messages for token in [m.role, *grounded.tokens(m.content)]]
         context = behaviour.context
         if fault is not None and fault.kind == "truncated":
@@ -67,12 +140,12 @@ class _Turn:
         self.cached_tokens = wire.cached(prompt)
         scripted = behaviour.mode == "scripted"
         pieces = grounded.tokens(behaviour.text if scripted else grounded.answer(messages))
-        most = asked.max_tokens or asked.max_completion_tokens or len(pieces)
+        most = request.max_tokens or request.max_completion_tokens or len(pieces)
         self.finish = "stop" if len(pieces) <= most else "length"
         self.pieces = pieces[:most]
-        self.include_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        self.include_usage = bool(request.stream_options and request.stream_options.include_usage)
         self.id = f"chatcmpl-{wire.state.draw.getrandbits(64):016x}"
-        self.model = asked.model or behaviour.model
+        self.model = request.model or behaviour.model
 
     def usage(self, completion: int) -> dict[str, Any]:
         return {
@@ -86,10 +159,10 @@ class _Turn:
         return self.fault is not None and (self.fault.kind, self.fault.after) == (kind, after)
 
 
-class Wire:
-    """`stop` ends what is stalled."""
+class FakeWire:
+    """The routes of the fake server. `stop` ends stalled responses."""
 
-    def __init__(self, state: State, stop: asyncio.Event) -> None:
+    def __init__(self, state: FakeState, stop: asyncio.Event) -> None:
         self.state = state
         self._stop = stop
         self._blocks: OrderedDict[int, None] = OrderedDict()
@@ -104,7 +177,7 @@ class Wire:
         return application
 
     def cached(self, prompt: Sequence[str]) -> int:
-        """Tokens of the longest prefix, in whole blocks, that an earlier prompt had; remembers."""
+        """Tokens of the longest prefix, in whole blocks, of an earlier prompt; stores this one."""
         most = self.state.behaviour.cache_blocks
         if not most:
             return 0
@@ -183,8 +256,8 @@ class Wire:
 
     async def _slots(self, request: web.Request) -> web.Response:
         behaviour = self.state.behaviour
-        if not behaviour.tells:
-            return _error(404, "this server tells no slots")
+        if not behaviour.reports_slots:
+            return _error(404, "this server reports no slots")
         if request.path == "/props":
             return _json({"total_slots": behaviour.slots, "model_path": behaviour.model})
         return _json([{"id": number} for number in range(behaviour.slots)])
@@ -194,49 +267,49 @@ class Wire:
             asked = msgspec.json.decode(await request.read(), type=_Chat)
         except msgspec.DecodeError as error:
             return _error(400, str(error))
-        turn = _Turn(asked, self, fault)
+        chat = _ChatExchange(asked, self, fault)
         with self.state.changed:
             last = _text(asked.messages[-1].content) if asked.messages else ""
             self.state.prompts = [*self.state.prompts[-99:], last]
-        self.state.count(prompt_tokens=turn.prompt_tokens, cached_tokens=turn.cached_tokens)
-        fresh = 1 - turn.cached_tokens / max(1, turn.prompt_tokens)
+        self.state.count(prompt_tokens=chat.prompt_tokens, cached_tokens=chat.cached_tokens)
+        fresh = 1 - chat.cached_tokens / max(1, chat.prompt_tokens)
         await self._pause(self.state.behaviour.ttft_ms * fresh)
         if asked.stream:
-            return await self._stream(request, turn)
-        return await self._whole(request, turn)
+            return await self._stream(request, chat)
+        return await self._whole(request, chat)
 
-    async def _whole(self, request: web.Request, turn: _Turn) -> web.StreamResponse:
-        if turn.goes_wrong("slow", after=False):
+    async def _whole(self, request: web.Request, chat: _ChatExchange) -> web.StreamResponse:
+        if chat.goes_wrong("slow", after=False):
             await self._stall()
-        if turn.goes_wrong("error", after=False):
+        if chat.goes_wrong("error", after=False):
             return _json({"error": {"message": "the fake model failed", "code": 500}})
-        await self._pause(self.state.behaviour.delay_ms * max(0, len(turn.pieces) - 1))
-        text = "".join(turn.pieces)
-        kind = turn.fault.kind if turn.fault is not None else ""
+        await self._pause(self.state.behaviour.delay_ms * max(0, len(chat.pieces) - 1))
+        text = "".join(chat.pieces)
+        kind = chat.fault.kind if chat.fault is not None else ""
         if kind == "empty":
             text = ""
         elif kind == "oversized":
             text = _OVERSIZED * 32
         body = _encode(
             {
-                "id": turn.id,
+                "id": chat.id,
                 "object": "chat.completion",
                 "created": int(time.time()),
-                "model": turn.model,
+                "model": chat.model,
                 "choices": [
                     {
                         "index": 0,
                         "message": {"role": "assistant", "content": text},
-                        "finish_reason": turn.finish,
+                        "finish_reason": chat.finish,
                     }
                 ],
-                "usage": turn.usage(len(turn.pieces)),
+                "usage": chat.usage(len(chat.pieces)),
             }
         )
-        self.state.count(completion_tokens=len(turn.pieces))
+        self.state.count(completion_tokens=len(chat.pieces))
         if kind in ("malformed", "error"):
-            body = b"{nonsense" if not turn.fault or not turn.fault.after else body[:-9] + b"{]"
-        if kind in ("cut", "slow", "429", "500") and turn.fault and turn.fault.after:
+            body = b"{nonsense" if not chat.fault or not chat.fault.after else body[:-9] + b"{]"
+        if kind in ("cut", "slow", "429", "500") and chat.fault and chat.fault.after:
             response = web.StreamResponse(headers={"Content-Length": str(len(body))})
             response.content_type = "application/json"
             await response.prepare(request)
@@ -246,19 +319,19 @@ class Wire:
             return _cut(request)
         return web.Response(body=body, content_type="application/json")
 
-    async def _stream(self, request: web.Request, turn: _Turn) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, chat: _ChatExchange) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_type = "text/event-stream"
         head = (
-            f'data: {{"id":"{turn.id}","object":"chat.completion.chunk",'
-            f'"created":{int(time.time())},"model":{_encode(turn.model).decode()},'
+            f'data: {{"id":"{chat.id}","object":"chat.completion.chunk",'
+            f'"created":{int(time.time())},"model":{_encode(chat.model).decode()},'
         ).encode()
         delay = self.state.behaviour.delay_ms
         await response.prepare(request)
-        if await self._wrong(request, response, turn, after=False):
+        if await self._wrong(request, response, chat, after=False):
             return response
-        empty = turn.goes_wrong("empty", after=False) or turn.goes_wrong("empty", after=True)
-        pieces = [] if empty else turn.pieces
+        empty = chat.goes_wrong("empty", after=False) or chat.goes_wrong("empty", after=True)
+        pieces = [] if empty else chat.pieces
         role = b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},'
         first = head + role + b'"finish_reason":null}]}\n\n'
         token = head + b'"choices":[{"index":0,"delta":{"content":'
@@ -268,23 +341,28 @@ class Wire:
             # one write a token: the role travels with the first
             await response.write(first + token + _encode(piece) + b'},"finish_reason":null}]}\n\n')
             first = b""
-            if not number and await self._wrong(request, response, turn, after=True):
+            if not number and await self._wrong(request, response, chat, after=True):
                 return response
         self.state.count(completion_tokens=len(pieces))
         end = head + b'"choices":[{"index":0,"delta":{},"finish_reason":"%b"}]}\n\n' % (
-            turn.finish.encode()
+            chat.finish.encode()
         )
-        if turn.include_usage:
-            end += head + b'"choices":[],"usage":' + _encode(turn.usage(len(pieces))) + b"}\n\n"
+        if chat.include_usage:
+            end += head + b'"choices":[],"usage":' + _encode(chat.usage(len(pieces))) + b"}\n\n"
         await response.write(first + end + b"data: [DONE]\n\n")
         await response.write_eof()
         return response
 
     async def _wrong(
-        self, request: web.Request, response: web.StreamResponse, turn: _Turn, *, after: bool
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        chat: _ChatExchange,
+        *,
+        after: bool,
     ) -> bool:
-        """Whether the stream's fault has struck here; the answer is then over."""
-        fault = turn.fault
+        """Apply the stream's fault if it strikes here; whether the answer ends with it."""
+        fault = chat.fault
         if fault is None or fault.after is not after:
             return False
         if fault.kind == "slow":
@@ -294,11 +372,11 @@ class Wire:
         elif fault.kind == "malformed":
             await response.write(b"data: {nonsense\n\n")
         elif fault.kind == "error":
-            told = {"error": {"message": "the fake model failed", "type": "server_error"}}
-            await response.write(b"data: " + _encode(told) + b"\n\n")
+            failure = {"error": {"message": "the fake model failed", "type": "server_error"}}
+            await response.write(b"data: " + _encode(failure) + b"\n\n")
         elif fault.kind == "oversized":
             piece = {"choices": [{"index": 0, "delta": {"content": _OVERSIZED}}]}
-            while True:  # until the client has enough
+            while True:  # until the client closes the connection
                 await response.write(b"data: " + _encode(piece) + b"\n\n")
         else:
             return False
@@ -347,7 +425,7 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
 
 
 def _texts(given: str | list[str | int | list[int]]) -> list[str]:
-    """Texts as they are; token ids as words of their numbers."""
+    """The texts; token ids become words of their numbers."""
     if isinstance(given, str):
         return [given]
     if all(isinstance(one, int) for one in given):

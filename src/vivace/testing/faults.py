@@ -1,4 +1,4 @@
-"""What can go wrong with a model server, and when."""
+"""Faults of a model server, and when they strike."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Fault:
 
     `429`        refused with Retry-After and retry-after-ms
     `500`        an HTTP error; after the first byte there is none, so the connection is cut
-    `cut`        the connection is closed without a word
+    `cut`        the connection is closed without a response
     `slow`       nothing more is sent, and the connection stays open
-    `malformed`  what is no JSON
-    `truncated`  the prompt's beginning is dropped in silence, as Ollama does
+    `malformed`  the body is not JSON
+    `truncated`  the prompt's beginning is dropped silently, as Ollama does
     `empty`      the answer ends without a token
-    `oversized`  an answer without an end
-    `error`      an error object where an answer is expected
+    `oversized`  the answer does not end
+    `error`      an error object instead of an answer
     """
 
     kind: str
@@ -58,7 +58,7 @@ def parse(text: str) -> Fault:
     """A fault as the command line names it: KIND[:after][@first=N|@every=N|@p=P].
 
     Raises:
-        BadInput: it is none.
+        BadInput: the text is not a fault.
     """
     found = _SPEC.fullmatch(text)
     if found is None or found["kind"] not in KINDS:
@@ -77,7 +77,7 @@ def parse(text: str) -> Fault:
         )
     except ValueError as error:
         raise BadInput(f"{text!r}: {value} is no number for {when}", fix="E.g. 2") from error
-    # of none set, every request would be struck
+    # with none set, the fault would strike every request
     if when is not None and not (fault.first or fault.every or 0 < fault.chance <= 1):
         raise BadInput(
             f"{text!r}: {value} is out of range for {when}",

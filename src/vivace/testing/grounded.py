@@ -1,4 +1,4 @@
-"""Answers without a model: from the passages of a prompt of `vivace.generate.prompts`, cited."""
+"""Answer without a model: from the passages of a prompt of `vivace.generate.prompts`, cited."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _LABELS: Final = {
     )
     if words
 }
-"""What stands before what is asked, by template and language; in it the target language."""
+"""Labels before the question, with their template and language; a group captures the target."""
 _NOTE: Final = re.compile(
     rf"<{NOTES}(?P<nonce>[0-9a-f]+)>\n(?P<text>.*?)\n</{NOTES}(?P=nonce)>", re.DOTALL
 )
 _ANSWERS: Final = 0.34
 """The share of the question's terms (by rarity) that a sentence must hold to answer it."""
 _HALF: Final = 0.5
-"""The same without rarity, which says nothing where every sentence is alike."""
+"""The same share without rarity, which is meaningless where all sentences are alike."""
 _TOKEN: Final = re.compile(
     r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f]"
     r"|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef\u3000-\u303f]{1,6})|\s+"
@@ -49,7 +49,7 @@ _TOKEN: Final = re.compile(
 
 
 def answer(messages: Sequence[Message]) -> str:
-    """What the prompt's template asks for, made of nothing but the prompt.
+    """The answer that the prompt's template asks for, made of the prompt alone.
 
     Question answering: the passage sentence with most of the question's terms and its number, or
     "not found". A summary: the first sentence of each passage with its number, of summaries their
@@ -85,7 +85,7 @@ def answer(messages: Sequence[Message]) -> str:
 
 
 def _label(behind: str) -> tuple[re.Match[str] | None, tuple[str, str]]:
-    """The first label in what stands behind the passages, and whose it is."""
+    """The first label in the text behind the passages, with its template and language."""
     found = [
         (match, whose) for pattern, whose in _LABELS.items() if (match := pattern.search(behind))
     ]
@@ -119,14 +119,16 @@ def _best(question: str, passages: Sequence[re.Match[str]]) -> tuple[int, str]:
 
 
 def tokens(text: str) -> list[str]:
-    """The pieces in which a text is streamed and counted: at most six characters of a word with the
-    space before it, which is about what real tokenizers make of prose and of random codes, and
-    single East Asian characters. Joined they are the text."""
+    """Split a text into the tokens in which it is streamed and counted; joined, they are the text.
+
+    A token is at most six characters of a word with the space before it, about what real
+    tokenizers make of prose and of random codes, or one East Asian character.
+    """
     return _TOKEN.findall(text)
 
 
 def vectors(texts: Sequence[str], dim: int, seed: int) -> Vectors:
-    """(n, dim): each term has a direction drawn from the seed, a text has their sum."""
+    """Unit vectors (n, dim): each term has a direction drawn from the seed, a text their sum."""
     rows = np.zeros((len(texts), dim), np.float32)
     for row, text in zip(rows, texts, strict=True):
         for term in terms(text):

@@ -21,8 +21,7 @@ from vivace.collection.corpus import Corpus
 from vivace.errors import BadSettings, CorruptIndex, StoreUnwritable
 from vivace.protocols import CandidateSource
 from vivace.retrieve import fitted, rerank
-from vivace.retrieve.features import NAMES, Features, features
-from vivace.retrieve.fitted import FittedReranker, Model
+from vivace.retrieve.fitted import NAMES, Features, FittedModel, FittedReranker, features
 from vivace.trace import Trace
 from vivace.tune import metrics, replay
 from vivace.tune.labels import LabelledQuestion
@@ -63,7 +62,7 @@ class JudgedRanking:
 
 def fit(
     judged: Sequence[JudgedRanking], collection: str, *, blend: float = 0.5, seed: int = 0
-) -> Model:
+) -> FittedModel:
     """The model of all these questions, with its gain measured by cross-validation over them.
 
     Questions without a relevant chunk anywhere are left out. With fewer than `FEWEST` groups left
@@ -79,7 +78,7 @@ def fit(
     )
     most = int(groups.max()) + 1 if asked else 0
     depth = max((len(one.fused) for one in asked), default=0)
-    model = Model(
+    model = FittedModel(
         collection, (0.0,) * len(NAMES), blend, depth, len(asked), 0.0, 0.0, 0.0, enabled=False
     )
     if most < FEWEST:
@@ -95,7 +94,7 @@ def fit(
     )
 
 
-def gains(judged: Sequence[JudgedRanking], model: Model) -> Weights:
+def gains(judged: Sequence[JudgedRanking], model: FittedModel) -> Weights:
     """(q,) gain of each question's nDCG@10 by the model, blended as it would be served."""
     return np.array([_gain(one, model) for one in judged], np.float64)
 
@@ -137,7 +136,7 @@ def _pairs(judged: Sequence[JudgedRanking]) -> tuple[NDArray[np.float64], NDArra
 
 
 def _gains(
-    judged: Sequence[JudgedRanking], groups: NDArray[np.int64], model: Model, seed: int
+    judged: Sequence[JudgedRanking], groups: NDArray[np.int64], model: FittedModel, seed: int
 ) -> Weights:
     """(q,) gains with weights that were fitted without the question's group."""
     folds = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups] % FOLDS
@@ -151,7 +150,7 @@ def _gains(
     return found
 
 
-def _gain(one: JudgedRanking, model: Model) -> float:
+def _gain(one: JudgedRanking, model: FittedModel) -> float:
     places = np.arange(len(one.fused))
     blended = rerank.blend(one.fused, model.scores(one.features), model.blend)
     return _ndcg(one, rerank.order(places, blended, len(places))) - _ndcg(one, places)
@@ -177,7 +176,7 @@ def fit_collection(
     questions: Sequence[LabelledQuestion],
     pools: Sequence[CandidatePool],
     stages: Stages,
-) -> Model:
+) -> FittedModel:
     """The model of a collection's labelled questions, for rankings by these stages. Blocks."""
     rankings = [
         one
@@ -210,7 +209,7 @@ def _ranking(
     )
 
 
-def decision(model: Model, before: Model | None) -> Decision:
+def decision(model: FittedModel, before: FittedModel | None) -> Decision:
     """The decision that records the model."""
     gain = f"{100 * model.gain:+.1f} points of nDCG@10 ({100 * model.low:.1f} to"
     reason = (
@@ -228,7 +227,7 @@ def decision(model: Model, before: Model | None) -> Decision:
     )
 
 
-def save(corpus: Corpus, model: Model, decide: Callable[[Decision], None]) -> None:
+def save(corpus: Corpus, model: FittedModel, decide: Callable[[Decision], None]) -> None:
     """Replace the reranker in the collection's folder, and record the decision. Blocks.
 
     Raises:
@@ -258,6 +257,6 @@ def load(corpus: Corpus, trace: Trace) -> FittedReranker | None:
     return FittedReranker(model) if model is not None and model.enabled else None
 
 
-def _plain(model: Model) -> dict[str, object]:
+def _plain(model: FittedModel) -> dict[str, object]:
     weights = dict(zip(model.names, model.weights, strict=True))
     return {"enabled": model.enabled, "blend": model.blend, "weights": weights}

@@ -18,8 +18,8 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from vivace.protocols import CandidateSource
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.background import BackgroundExecutor
+from vivace.run.work import Priority, work_context
 from vivace.trace import Trace
 from vivace.tune import metrics
 from vivace.tune.measure import recalls
@@ -248,7 +248,7 @@ class RecallWatch:
         self._missed = missed
         self._waiting: deque[_WaitingAnswer] = deque()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._executor = BackgroundExecutor("vivace-recall", threads=1)
         self._busy = self._closed = False
         self._paid = 0.0
         """CPU seconds of the thread that were charged to the guard."""
@@ -266,10 +266,9 @@ class RecallWatch:
                 self._trace.count(LOST)
                 return
             self._waiting.append(_WaitingAnswer(guard, ticket, vector, found, allow, source))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="vivace-recall", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            if not self._busy:
+                self._busy = True
+                self._executor.submit(self._run)
 
     def estimate(self) -> Recall:
         """Recall of the newest questions that were answered again."""
@@ -296,29 +295,26 @@ class RecallWatch:
             while self._waiting:
                 left = self._waiting.popleft()
                 left.guard.dropped(left.ticket)
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+            self._changed.wait_for(lambda: not self._busy)
+        self._executor.close()
 
     def _run(self) -> None:
-        step_back()
+        """Judge everything that waits."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
+                    self._busy = False
+                    self._changed.notify_all()
                     return
-                waiting, self._busy = self._waiting.popleft(), True
+                waiting = self._waiting.popleft()
             try:
-                with doing(Priority.BACKGROUND):
+                with work_context(Priority.BACKGROUND):
                     self._judge(waiting)
             except Exception as error:  # a failing check must not fail answers: counted and logged
                 self._trace.count(FAILED)
                 logger.warning("a question could not be answered again: %s", error)
             finally:
                 del waiting  # or it would keep its snapshot alive until the next one
-                with self._changed:
-                    self._busy = False
-                    self._changed.notify_all()
 
     def _judge(self, waiting: _WaitingAnswer) -> None:
         found, guard = waiting.found, waiting.guard

@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.retrieve.fitted import Model
+from vivace.retrieve.fitted import FittedModel
 from vivace.tune.labels import LabelledQuestion
 from vivace.tune.metrics import simultaneous
 from vivace.tune.replay import CandidatePool, Gains, replay
@@ -88,7 +88,7 @@ class Quality:
     reason: str
     """One sentence."""
     seconds: float = 0.0
-    reranker: Model | None = None
+    reranker: FittedModel | None = None
     """Fitted to the labels, where `search.rerank` is `fitted`."""
 
     @property

@@ -17,7 +17,7 @@ from vivace.collection.plan_state import StoredPlan
 from vivace.errors import BadInput
 from vivace.protocols import CandidateSource, Embedder, EmbedsTokens
 from vivace.retrieve.maxsim import maxsim
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.settings import Search, Settings
 from vivace.text.language import language
 from vivace.tune import fitting, labels, pseudo, quality, replay
@@ -86,7 +86,7 @@ class QualityTuning:
         tell = progress or (lambda _: None)
         async with self._one:
             began = time.perf_counter()
-            with doing(Priority.BACKGROUND):
+            with work_context(Priority.BACKGROUND):
                 tell(UpkeepProgress("questions"))
                 questions, kinds = await self._questions(qrels, seed)
                 found = await self._measured(questions, kinds, qrels is not None, seed, tell)

@@ -18,7 +18,7 @@ from vivace.errors import BadInput, InfeasibleObjective
 from vivace.index import segments
 from vivace.index.flat import FlatIndex
 from vivace.protocols import VectorIndex
-from vivace.run import pressure
+from vivace.run import host
 from vivace.tune import choice, measure, metrics, tuning
 from vivace.tune.choice import IndexCandidate, megabytes
 from vivace.tune.ladder import Ladder, LadderRung, RaceEntry, trial
@@ -397,7 +397,7 @@ class Race:
 
 def _free_bytes() -> int | None:
     """Free memory of this machine or its quota; None where it is unknown."""
-    memory = pressure.memory()
+    memory = host.memory()
     return memory.free if memory is not None else None
 
 

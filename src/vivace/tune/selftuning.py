@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final, TypeAlias
@@ -19,8 +18,7 @@ from vivace.collection.plan_state import StoredPlan
 from vivace.collection.upkeep import Stopped, stepping
 from vivace.errors import Closed, CollectionLocked, InfeasibleObjective, VivaceError
 from vivace.protocols import Embedder
-from vivace.run.work import Priority, doing
-from vivace.run.yielding import step_back
+from vivace.run.work import Priority, work_context
 from vivace.settings import Settings, Tune
 from vivace.trace import Trace
 from vivace.tune.guard import FloorMissed, RecallGuard, RecallWatch, raised
@@ -113,7 +111,7 @@ class SelfTuning:
         budget = budget_seconds or self._settings.tune.budget_seconds
         async with self._one:
             self._check()
-            with doing(Priority.BACKGROUND):
+            with work_context(Priority.BACKGROUND):
                 tuning = await self._measured(
                     wanted, budget, families, progress, low_priority, apply
                 )
@@ -175,17 +173,16 @@ class SelfTuning:
         """The race, run on its own thread; cancelling ends it with the best plan so far."""
 
         def work() -> Tuning:
-            if low_priority:
-                step_back()
             try:
                 return race(self._stepped(progress))
             except KeyboardInterrupt as error:  # raised by `step` before anything was measured
                 raise Stopped from error
 
-        # not from a shared pool: an unprivileged thread cannot raise its priority again
-        thread = ThreadPoolExecutor(1, thread_name_prefix="vivace-tune")
-        task = asyncio.wrap_future(thread.submit(work))
-        thread.shutdown(wait=False)
+        task: asyncio.Future[Tuning]
+        if low_priority:
+            task = asyncio.wrap_future(self._corpus.executor.submit(work))
+        else:
+            task = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -241,7 +238,11 @@ class SelfTuning:
         await asyncio.to_thread(self._decide, decision)
         self._restart()
         self._reshaping = asyncio.ensure_future(
-            stepping(self._corpus.reshape, progress, gives_way=low_priority)
+            stepping(
+                self._corpus.reshape,
+                progress,
+                executor=self._corpus.executor if low_priority else None,
+            )
         )
         try:
             await self._reshaping

@@ -1,4 +1,4 @@
-"""The nouns. Frozen, free of behaviour beyond what they can derive from themselves; numpy only.
+"""The nouns: frozen dataclasses, with no behaviour beyond what follows from their own fields.
 
 Ids, not texts, identify things. A score is never a field of a document or a chunk.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,8 +105,8 @@ class Chunk:
 class Query:
     """A question to a collection. `vector`, where given, is used instead of embedding the text.
 
-    `deadline` is the seconds from the call after which the result is of no use; `user` is whose
-    share of a full queue the question counts to.
+    `deadline` is the seconds from the call after which the result is of no use; `user` is the user
+    whose share of a full queue the question counts against.
     """
 
     text: str
@@ -117,7 +117,7 @@ class Query:
     deadline: float | None = None
     vector: Vector | None = field(default=None, compare=False, repr=False)
     explain: bool = False
-    """Whether the result tells what each stage did and took."""
+    """Whether the result reports what each stage did and how long it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a family of vector indexes promises."""
+    """What a family of vector indexes guarantees."""
 
     exact: bool
     """Recall is 1: answers equal brute force over the stored vectors, ties to the lower id."""
@@ -138,17 +138,17 @@ class Capabilities:
     """More `effort` finds more and costs more; without it, the number changes nothing."""
     metrics: frozenset[Metric] = frozenset({"cosine", "ip", "l2"})
     rounding: float = 0.0
-    """Most by which a score differs from that of a scan, of itself or of 1; 0 is to the bit."""
+    """Greatest difference of a score from a scan's, relative to the score or to 1; 0 is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What an index takes, in bytes."""
+    """Bytes that an index takes."""
 
     resident: int
-    """Held in memory, and what of its files every search reads."""
+    """Held in memory, including the parts of its files that every search reads."""
     mapped: int
-    """Of its files what a search touches here and there, and memory pressure may drop."""
+    """The parts of its files that searches touch sparsely and memory pressure may evict."""
 
     @property
     def total(self) -> int:
@@ -157,14 +157,14 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What an index has to keep to; of those that do, the one of least CPU a query is best."""
+    """The constraints on an index; of those that meet them, least CPU per query is best."""
 
     recall: float = 0.95
     """Floor of recall@k against exact search."""
     p95_ms: float | None = None
-    """Most milliseconds of a dense search, one thread."""
+    """Upper limit in milliseconds for a dense search on one thread."""
     memory_bytes: int | None = None
-    """Most resident bytes of the index; see `Footprint`."""
+    """Upper limit for the resident bytes of the index; see `Footprint`."""
     k: int = 10
 
 
@@ -174,12 +174,12 @@ class Fusion:
 
     mode: FusionMode = "max_norm"
     weight: float = 0.5
-    """Of the keyword side, from 0 to 1; `rrf`, `dense` and `keyword` have none."""
+    """Weight of the keyword side, from 0 to 1; unused by `rrf`, `dense` and `keyword`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rerank:
-    """How many of the best are scored again, and how much that counts; a depth of 0 is none."""
+    """How many of the best candidates are reranked, and with what weight; a depth of 0 is none."""
 
     depth: int = 20
     weight: float = 0.6
@@ -199,20 +199,20 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which index, and how it is asked."""
+    """Which index is searched, and how."""
 
     family: str
     """Empty leaves the index to the defaults: only the stages were chosen."""
     params: Mapping[str, int] = field(default_factory=dict)
     effort: int = 0
-    """As of `VectorIndex.search`."""
+    """See `VectorIndex.search`."""
     stages: Stages | None = None
     """None leaves them to the settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A plan and what it measured: recall with its 95 % interval, times a query on one thread."""
+    """A plan with its recall (and 95 % interval) and its times per query on one thread."""
 
     plan: Plan
     recall: float
@@ -225,14 +225,14 @@ class Trial:
     footprint: Footprint
     build_seconds: float
     queries: int
-    """How many it was measured on."""
+    """Number of queries it was measured on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """`vectors` (n, dim) float32, one a text; a text the model cannot read has a zero vector.
+    """`vectors` (n, dim) float32, one per text; a text the model cannot read has a zero vector.
 
-    `tokens`, where they were asked for and the model has them, holds each text's token vectors
+    `tokens`, where requested and where the model has them, holds each text's token vectors
     (tokens, dim) float32 of unit length, without the special tokens; (0, dim) of an unread text.
     """
 
@@ -322,7 +322,7 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     free: bool = field(default=False, kw_only=True)
-    """Replayed from a cache of ours: what it took when it was written, and nothing now."""
+    """Replayed from Vivace's cache: the tokens were spent when the answer was first written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,19 +332,63 @@ class AnswerOptions:
     history: tuple[Message, ...] = ()
     """Earlier turns, oldest first, without system messages."""
     system: str = ""
-    """The user's own instructions; they join ours, they do not replace them."""
+    """The user's own instructions; they are added to the built-in ones."""
     max_tokens: int | None = None
     temperature: float | None = None
     template: str = "qa"
-    """A kind of answer by name: qa, summary, translation, code, one of the user's; or auto, by the
-    question's words."""
+    """A kind of answer by name: qa, summary, translation, code, one of the user's; or auto, which
+    chooses by the question's words."""
     target_language: str = ""
-    """Of the answer, by name or code (French, fr, 法语); empty is the question's."""
+    """Language of the answer, by name or code (French, fr, 法语); empty is the question's."""
+
+
+class AnswerArguments(TypedDict, total=False):
+    """The keyword arguments of every call that answers; `resolve_arguments` gives their meaning."""
+
+    filters: Metadata | None
+    options: AnswerOptions
+    template: str
+    target_language: str
+    messages: Sequence[Message]
+
+
+_DEFAULT_OPTIONS: Final = AnswerOptions()
+
+
+def resolve_arguments(
+    *,
+    filters: Metadata | None = None,
+    options: AnswerOptions = _DEFAULT_OPTIONS,
+    template: str = "",
+    target_language: str = "",
+    messages: Sequence[Message] = (),
+) -> tuple[Metadata | None, AnswerOptions]:
+    """The filters of the search, and the options of the answer.
+
+    Args:
+        filters: the chunks that may be searched; see `Query`.
+        options: what the other arguments extend.
+        template: replaces the options' template unless it is empty.
+        target_language: replaces the options' target language unless it is empty.
+        messages: earlier messages, oldest first, appended to the options' history; those of the
+            role system or developer are appended to its instructions.
+    """
+    if template or target_language or messages:
+        instructions = [m.content for m in messages if m.role in ("system", "developer")]
+        turns = [m for m in messages if m.role not in ("system", "developer")]
+        options = replace(
+            options,
+            history=(*options.history, *turns),
+            system="\n\n".join(filter(None, [options.system, *instructions])),
+            template=template or options.template,
+            target_language=target_language or options.target_language,
+        )
+    return filters, options
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """What `answer.text[start:end]`, a sentence, has behind it in the passages that were read."""
+    """How the passages that were read support `answer.text[start:end]`, a sentence."""
 
     start: int
     end: int
@@ -373,23 +417,23 @@ class Answer:
     """In the currency of `generate.price_*`; None where no price is set or nothing was billed."""
     finish_reason: str = "stop"
     read: int | None = None
-    """Of the hits, so many of the first had room in what the text was written from; None is all."""
+    """How many of the first hits fitted into what the text was written from; None is all."""
     support: tuple[Support, ...] = ()
-    """One for each sentence that claims something, where a model wrote the text."""
+    """One for each sentence with a claim, where a model wrote the text."""
     answerable: float | None = None
     """How likely the hits hold the answer, by their scores alone: see `answer.grounding`."""
     cached: Literal["", "exact", "semantic"] = ""
-    """Whether it was made for an earlier request: for the same prompt (known where the model server
-    counts tokens), or for `cached_question`."""
+    """Whether it was written for an earlier request: for the same prompt (known where the model
+    server counts tokens), or for `cached_question`."""
     cached_question: str = ""
-    """The question it was made for, where `cached` is semantic."""
+    """The question it was written for, where `cached` is semantic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of a streamed answer.
 
-    From a `Generator`: text, and on the last one `finish_reason` and, where the server tells,
+    From a `Generator`: text, and on the last one `finish_reason` and, where the server reports it,
     `usage`. From an `Answerer`: text, and a last one without text that carries the whole `answer`.
     """
 
@@ -398,12 +442,12 @@ class Delta:
     finish_reason: str = ""
     usage: Usage | None = None
     degraded: tuple[str, ...] = ()
-    """From a `Generator`, on the last one: what the model was not told as it was asked."""
+    """From a `Generator`, on the last one: what was not sent to the model as requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One of many for the model itself, without documents. What is None is as the settings say."""
+    """A request to the model itself, without documents. None stands for the settings' value."""
 
     messages: tuple[Message, ...]
     max_tokens: int | None = None
@@ -412,10 +456,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model made of a `Request`."""
+    """A model's completion of a `Request`."""
 
     text: str
     finish_reason: str = "stop"
     usage: Usage | None = None
     degraded: tuple[str, ...] = ()
-    """What the model was not told as it was asked."""
+    """What was not sent to the model as requested."""

@@ -27,7 +27,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class IngestProgress:
-    """How far an ingest is. Counts are of what has been committed, except `read`."""
+    """Progress of an ingest. All counts but `read` are of what has been committed."""
 
     read: int = 0
     documents: int = 0
@@ -39,7 +39,7 @@ class IngestProgress:
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far a batch of requests is. `failed` are part of `done`; `asked` had no twin before."""
+    """Progress of a batch. `failed` are part of `done`; `asked` counts requests without repeats."""
 
     done: int = 0
     total: int = 0
@@ -75,12 +75,12 @@ class CollectionInfo:
     embedder: str
     dim: int
     signs_bytes: int = 0
-    """Of the token signs that are kept with the chunks."""
+    """Bytes of the token signs that are stored with the chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was chosen for a collection, and on what grounds; every field is a JSON value.
+    """What was chosen for a collection, and why; every field is a JSON value.
 
     `what` is its kind: "rebuild", "default", "plan", "policy" and so on.
     """
@@ -99,7 +99,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong in a collection: where, what, and what mends it."""
+    """Something wrong in a collection: where, what, and how to fix it."""
 
     where: str
     what: str
@@ -108,7 +108,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class UpkeepProgress:
-    """How far a check, a rebuild or a compaction is: `done` of `total` in its current step."""
+    """Progress of a check, a rebuild or a compaction: `done` of `total` in its current step."""
 
     step: str
     done: int = 0

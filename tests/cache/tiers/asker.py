@@ -1,6 +1,6 @@
-"""A process that asks for one key many times at once; see test_lease.py.
+"""A process that requests one key many times at once; see test_lease.py.
 
-It prints `computing`, `computed` and at the end `got VALUE` for each of its requests.
+It prints `computing`, `computed`, and at the end `got VALUE` for each of its requests.
 """
 
 from __future__ import annotations
@@ -8,18 +8,14 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.cache.tiers.standin import Plain
-from vivace.cache.guarded import ResilientTier
-from vivace.cache.tiered import Tiered
+from tests.cache.tiers.process import Process
 from vivace.cache.tiers.redis import RedisTier
 
 
 async def main(url: str, requests: int, lease: float, takes: float) -> None:
-    tier = ResilientTier(RedisTier(url, seconds=2.0), seconds=2.0)
-    cache: Tiered[bytes] = Tiered(
-        Plain(), [tier], encode=bytes, decode=bytes, seconds=2.0, lease=lease
-    )
-    await tier.get(b"connected")
+    process = Process([RedisTier(url, seconds=2.0)], lease=lease, seconds=2.0)
+    await process.listening()
+    await process.values.get(b"connected")
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 
@@ -30,11 +26,11 @@ async def main(url: str, requests: int, lease: float, takes: float) -> None:
         return b"the value"
 
     values = await asyncio.gather(
-        *(cache.get_or_compute(b"the key", compute, ttl=60.0) for _ in range(requests))
+        *(process.values.get_or_compute(b"the key", compute, ttl=60.0) for _ in range(requests))
     )
     for value in values:
         print("got", value.decode(), flush=True)
-    await tier.close()
+    await process.close()
 
 
 if __name__ == "__main__":

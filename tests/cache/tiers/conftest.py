@@ -1,4 +1,4 @@
-"""Real servers, started once for all tests of a worker; each test has its own database of them."""
+"""Real servers, started once for all tests of a worker; every test finds them running and empty."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.services import Cluster, Postgres, Valkey
+from tests.support.services import Postgres, Valkey
 
 
 @pytest.fixture(scope="session")
@@ -32,22 +32,8 @@ def _postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def postgres(_postgres: Postgres) -> Postgres:
-    """A PostgreSQL server that answers and has no table of ours."""
+    """A PostgreSQL server that answers and has no table of the cache."""
     if not _postgres.running:
         _postgres.start()
     _postgres.ask("DROP TABLE IF EXISTS vivace_cache")
     return _postgres
-
-
-@pytest.fixture(scope="session")
-def _cluster() -> Iterator[Cluster]:
-    with Cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(_cluster: Cluster) -> Cluster:
-    """Three Redis-compatible servers that answer, are empty and share the slots."""
-    for server in _cluster.servers:
-        server.ask("FLUSHALL")
-    return _cluster

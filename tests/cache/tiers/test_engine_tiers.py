@@ -13,7 +13,7 @@ from vivace.types import Decision, Document
 
 
 def hits(made: Engine, tier: str) -> int:
-    return made.caching.trace.counters().get(f"cache.{tier}.hits", 0)
+    return made.resources.caching.trace.counters().get(f"cache.{tier}.hits", 0)
 
 
 async def filled(made: Engine, folder: Path) -> None:
@@ -39,7 +39,7 @@ async def test_another_engine_finds_what_one_has_made(
         assert again.usage.free
         # the answer; the vector is not kept if the channel began while it was made
         assert hits(made, kind) >= 1
-        await made.caching.clear()
+        await made.resources.caching.clear()
     async with engine(settings, "s", "m") as made:
         docs = await made.open(tmp_path / "c")
         anew = await docs.ask("notice period")
@@ -56,13 +56,13 @@ async def test_a_tier_that_is_not_there_fails_nothing(tmp_path: Path) -> None:
         assert first.text == again.text
         assert again.usage is not None
         assert again.usage.free  # of the memory
-        assert "secret" not in str(made.caching.trace.counters())
+        assert "secret" not in str(made.resources.caching.trace.counters())
 
 
 async def test_a_change_of_the_policy_can_be_looked_up(tmp_path: Path) -> None:
     async with engine(settings_of(), "s", "m") as made:
         await filled(made, tmp_path / "c")
         docs = await made.open(tmp_path / "c")
-        made._decided(Decision("cache.policy", "s3fifo", "lru", "lru finds 3.0 points more."))
+        made.record(Decision("cache.policy", "s3fifo", "lru", "lru finds 3.0 points more."))
         (decision,) = [one for one in await docs.decisions() if one.what == "cache.policy"]
         assert (decision.before, decision.after) == ("s3fifo", "lru")

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support.services import Valkey
+
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[3]
 

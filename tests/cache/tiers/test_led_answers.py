@@ -8,22 +8,23 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from tests.support.services import Valkey
-from vivace.cache.generator import CachedGenerator, Recorded, decode, encode
-from vivace.cache.guarded import ResilientTier
-from vivace.cache.kept import ANSWER, OfKind, weigh
+from vivace.cache.adaptation import make_policy
+from vivace.cache.generator import CachedGenerator, RecordedAnswer, decode, encode
 from vivace.cache.memory import Memory
-from vivace.cache.policy import make
-from vivace.cache.tiered import Tiered
+from vivace.cache.namespace import CacheNamespace
 from vivace.cache.tiers.redis import RedisTier
+from vivace.cache.tiers.resilient import ResilientTier
+from vivace.cache.values import ANSWER
 from vivace.errors import DeadlineExceeded, GenerationError, ModelRefused
 from vivace.generate.coalesce import Coalesced
 from vivace.run.streams import closing
-from vivace.run.work import Priority, doing
+from vivace.run.work import Priority, work_context
 from vivace.types import Delta, Message
 
 ASKED = (Message("system", "Be brief."), Message("user", "Why?"))
 WORDS = [f"word{n} " for n in range(20)]
 LEASE = 1.0
+pytestmark = pytest.mark.integration
 
 
 class Model:
@@ -56,16 +57,17 @@ class Model:
 class Process:
     def __init__(self, url: str, model: Model) -> None:
         self.tier = ResilientTier(RedisTier(url, seconds=1.0), seconds=1.0)
-        memory: Memory[Recorded] = Memory(1 << 20, make("lru", 1 << 20), weigh=weigh)
-        self.kept: Tiered[Recorded] = Tiered(
-            OfKind(memory, ANSWER),
-            [self.tier],
-            encode=encode,
-            decode=decode,
-            seconds=1.0,
-            lease=LEASE,
+        self.memory = Memory(
+            1 << 20,
+            make_policy("lru", 1 << 20),
+            tiers=[self.tier],
+            tier_seconds=1.0,
+            lease_seconds=LEASE,
         )
-        self.generator = CachedGenerator(Coalesced(model), self.kept, seconds=60.0)
+        answers: CacheNamespace[RecordedAnswer] = self.memory.namespace(
+            ANSWER, encode=encode, decode=decode
+        )
+        self.generator = CachedGenerator(Coalesced(model), answers, seconds=60.0)
 
     def stream(self) -> AsyncIterator[Delta]:
         return self.generator.stream(ASKED, max_tokens=100, temperature=0.0)
@@ -87,9 +89,14 @@ async def processes(valkey: Valkey, model: Model) -> AsyncIterator[list[Process]
     made = [Process(valkey.url, model) for _ in range(4)]
     for each in made:
         await each.tier.get(b"connected")
+        tiers = each.memory.tiers
+        assert tiers is not None
+        assert tiers.invalidation is not None
+        tiers.start()
+        await tiers.invalidation.connected.wait()  # which forgets what was computed before
     yield made
     for each in made:
-        await each.tier.close()
+        await each.memory.close()
 
 
 async def begun(model: Model, asked: int = 1) -> None:
@@ -175,7 +182,7 @@ async def test_who_waits_for_another_process_has_a_deadline(
     one, other, *_ = processes
     leading = asyncio.create_task(one.ask())
     await begun(model)
-    with doing(Priority.INTERACTIVE, seconds=0.1), pytest.raises(DeadlineExceeded):
+    with work_context(Priority.INTERACTIVE, seconds=0.1), pytest.raises(DeadlineExceeded):
         await other.ask()
     model.may.set()
     assert await leading == "".join(WORDS)
@@ -189,7 +196,7 @@ async def test_what_is_cleared_while_it_is_written_is_not_kept(
     one, other, *_ = processes
     leading = asyncio.create_task(one.ask())
     await begun(model)
-    await one.kept.clear()
+    await one.memory.clear()
     model.may.set()
     await leading
     await other.ask()

@@ -16,13 +16,17 @@ from vivace.cache.tiers.sqlite import SqliteTier
 from vivace.protocols import CacheTier
 
 
-@pytest_asyncio.fixture(params=["redis", "cluster", "sqlite", "postgres"])
+@pytest_asyncio.fixture(
+    params=[
+        pytest.param("redis", marks=pytest.mark.integration),
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.integration),
+    ]
+)
 async def tier(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[CacheTier]:
     made: CacheTier
     if request.param == "redis":
         made = RedisTier(request.getfixturevalue("valkey").url, seconds=1.0)
-    elif request.param == "cluster":
-        made = RedisTier(request.getfixturevalue("cluster").url, seconds=1.0)
     elif request.param == "sqlite":
         made = SqliteTier(tmp_path / "a" / "cache.db", max_bytes=1 << 20)
     else:
@@ -32,7 +36,7 @@ async def tier(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     await made.close()
 
 
-async def test_what_is_set_is_there_with_the_life_it_has_left(tier: CacheTier) -> None:
+async def test_a_value_has_the_time_to_live_that_is_left(tier: CacheTier) -> None:
     assert await tier.get(b"k") is None
     value = os.urandom(4096)
     await tier.set(b"k", value, ttl=60)
@@ -45,7 +49,7 @@ async def test_what_is_set_is_there_with_the_life_it_has_left(tier: CacheTier) -
     assert await tier.get(b"k") == (b"", None)
 
 
-async def test_what_is_deleted_or_cleared_is_gone(tier: CacheTier) -> None:
+async def test_deleted_and_cleared_keys_are_misses(tier: CacheTier) -> None:
     for number in range(50):
         await tier.set(b"k%d" % number, b"v%d" % number)
     await tier.delete(b"k3")
@@ -57,21 +61,21 @@ async def test_what_is_deleted_or_cleared_is_gone(tier: CacheTier) -> None:
     assert found == [None] * 50
 
 
-async def test_what_has_expired_is_a_miss(tier: CacheTier) -> None:
+async def test_an_expired_value_is_a_miss(tier: CacheTier) -> None:
     await tier.set(b"k", b"v", ttl=0.02)
     async with asyncio.timeout(10):
         while await tier.get(b"k") is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
-async def test_many_at_once_get_their_own(tier: CacheTier) -> None:
+async def test_concurrent_requests_get_their_own_values(tier: CacheTier) -> None:
     keys = [b"%d" % number for number in range(500)]
     await asyncio.gather(*(tier.set(key, b"v" + key, ttl=60) for key in keys))
     found = await asyncio.gather(*(tier.get(key) for key in keys))
     assert [one and one[0] for one in found] == [b"v" + key for key in keys]
 
 
-async def test_sql_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
+async def test_sqlite_evicts_the_least_recently_used_values(tmp_path: Path) -> None:
     tier = SqliteTier(tmp_path / "cache.db", max_bytes=100_000)
     for number in range(9):
         await tier.set(b"%d" % number, os.urandom(10_000))
@@ -88,7 +92,7 @@ async def test_sql_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
     await tier.close()
 
 
-async def test_the_bound_holds_over_processes_and_replacements(tmp_path: Path) -> None:
+async def test_sqlites_bound_holds_over_processes_and_replacements(tmp_path: Path) -> None:
     one = SqliteTier(tmp_path / "cache.db", max_bytes=50_000)
     other = SqliteTier(tmp_path / "cache.db", max_bytes=50_000)
     for number in range(40):
@@ -99,7 +103,7 @@ async def test_the_bound_holds_over_processes_and_replacements(tmp_path: Path) -
     await other.close()
 
 
-async def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
+async def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
     path.write_bytes(b"no database at all" * 1000)
     tier = SqliteTier(path, max_bytes=1 << 20)
@@ -121,7 +125,8 @@ async def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     await tier.close()
 
 
-async def test_postgres_keeps_to_its_bytes(postgres: object) -> None:
+@pytest.mark.integration
+async def test_postgres_evicts_the_least_recently_used_values(postgres: object) -> None:
     url = postgres.url  # type: ignore[attr-defined]
     tier = PostgresTier(url, max_bytes=200_000, seconds=1.0)
     for number in range(60):

@@ -1,8 +1,4 @@
-"""Three queues: new ones in a small one, known ones in a large one, those that left in a ghost.
-
-Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all you need for cache eviction", SOSP 2023. Most
-keys are asked for once, and leave the small queue without having taken the room of others.
-"""
+"""S3-FIFO: most keys are used once, and leave a small queue without displacing others."""
 
 from __future__ import annotations
 
@@ -10,18 +6,22 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar, Final
 
-from vivace.protocols import EvictionPolicy
+from vivace.cache.policy import PortablePolicy
 
-SMALL: Final = 0.1
-"""Share of the capacity."""
-MOST: Final = 3
-"""Uses that count."""
-KNOWN: Final = 2
-"""Uses in the small queue with which a key moves to the large one."""
+_SMALL: Final = 0.1
+"""Share of the capacity for the small queue."""
+_MOST: Final = 3
+"""The highest count of uses."""
+_PROMOTED: Final = 2
+"""Uses in the small queue with which a key moves to the main queue."""
 
 
-class S3Fifo:
-    """An `EvictionPolicy`. A hit costs a count and moves nothing."""
+class S3Fifo(PortablePolicy):
+    """Three queues: new keys in a small one, used keys in a main one, evicted keys in a ghost.
+
+    A hit costs a count and moves nothing. Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all
+    you need for cache eviction", SOSP 2023.
+    """
 
     name: ClassVar[str] = "s3fifo"
     __slots__ = (
@@ -45,14 +45,13 @@ class S3Fifo:
 
     def hit(self, key: Hashable) -> None:
         uses = self._uses[key]
-        if uses < MOST:
+        if uses < _MOST:
             self._uses[key] = uses + 1
 
     def insert(self, key: Hashable, *, weight: int = 1, cost: float = 1.0) -> list[Hashable]:
         if weight > self._capacity:
             return [key]
-        victims: list[Hashable] = []
-        self._evict(self._capacity - weight, victims)
+        victims = self._evict(self._capacity - weight)
         self._uses[key] = 0
         before = self._gone.pop(key, None)
         if before is None:
@@ -75,12 +74,7 @@ class S3Fifo:
 
     def resize(self, capacity: int) -> list[Hashable]:
         self._capacity = capacity
-        victims: list[Hashable] = []
-        self._evict(capacity, victims)
-        return victims
-
-    def learn(self, ghost: EvictionPolicy, share: float) -> None:
-        """Nothing is learned."""
+        return self._evict(capacity)
 
     def weights(self) -> dict[Hashable, int]:
         return {**self._small, **self._main}
@@ -91,17 +85,20 @@ class S3Fifo:
             self._main[key] = weight
             self._main_weight += weight
 
-    def _evict(self, room: int, victims: list[Hashable]) -> None:
+    def _evict(self, room: int) -> list[Hashable]:
+        """Evict until the residents weigh at most `room`."""
+        victims: list[Hashable] = []
         while self._small_weight + self._main_weight > room:
-            if self._small and (self._small_weight >= SMALL * self._capacity or not self._main):
+            if self._small and (self._small_weight >= _SMALL * self._capacity or not self._main):
                 self._leave_small(victims)
             else:
                 self._leave_main(victims)
+        return victims
 
     def _leave_small(self, victims: list[Hashable]) -> None:
         key, weight = self._small.popitem(last=False)
         self._small_weight -= weight
-        if self._uses[key] >= KNOWN:
+        if self._uses[key] >= _PROMOTED:
             self._uses[key] = 0
             self._main[key] = weight
             self._main_weight += weight
@@ -110,8 +107,8 @@ class S3Fifo:
         victims.append(key)
         self._gone[key] = weight
         self._gone_weight += weight
-        # as much as the large queue may hold
-        while self._gone_weight > (1 - SMALL) * self._capacity:
+        # the ghost weighs at most what the main queue may
+        while self._gone_weight > (1 - _SMALL) * self._capacity:
             self._gone_weight -= self._gone.popitem(last=False)[1]
 
     def _leave_main(self, victims: list[Hashable]) -> None:

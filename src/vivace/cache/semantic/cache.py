@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakSet
 
-from vivace.cache.kept import of_answer
 from vivace.cache.semantic.calibration import Calibration, calibrate, shipped, upper_bound
 from vivace.cache.semantic.guard import Form, difference, exact_text, form
 from vivace.cache.semantic.index import NearestQuestion
 from vivace.cache.semantic.shadow import SHARE, Shadow
+from vivace.cache.values import weigh_answer
 from vivace.errors import VivaceError
 from vivace.text.language import language
 from vivace.text.terms import words
@@ -56,7 +56,7 @@ Valid: TypeAlias = Callable[[SemanticEntry], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _UnservedHit:
     """A hit that was not served: the answer that comes will show whether it was right.
 
     `entry` is its key: held here, answers would stay that have long gone from what is bounded.
@@ -170,7 +170,7 @@ class SemanticCache:
         self._next = 0
         self._indexes: dict[bytes, NearestQuestion] = {}
         self._equal: dict[tuple[bytes, str], int] = {}
-        self._pending: OrderedDict[tuple[bytes, str], _Pending] = OrderedDict()
+        self._pending: OrderedDict[tuple[bytes, str], _UnservedHit] = OrderedDict()
         self._shadows: dict[str, Shadow] = {}
         self._calibrated: dict[str, Calibration] = {}
         self._calibrating: dict[str, asyncio.Task[None]] = {}
@@ -209,7 +209,7 @@ class SemanticCache:
         if shadow.take(score):
             return self._served(key, entry, "hit")
         self._trace.count("semantic.shadow")
-        self._pending[scope, folded] = _Pending(key, score, entry.form.language)
+        self._pending[scope, folded] = _UnservedHit(key, score, entry.form.language)
         if len(self._pending) > _PENDING:
             self._pending.popitem(last=False)
         return None
@@ -228,7 +228,7 @@ class SemanticCache:
         key, self._next = self._next, self._next + 1
         expires = self._clock() + self._seconds
         asked = _QUESTION_BYTES * len(question.encode(errors="replace"))
-        size = _ENTRY_BYTES + asked + of_answer(answer)
+        size = _ENTRY_BYTES + asked + weigh_answer(answer)
         entry = SemanticEntry(question, scope, answer, sources, form(question), expires, size)
         self._entries[key], self._used[key] = entry, self._clock()
         self._bytes += size

@@ -13,8 +13,13 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from vivace.cache.failures import TierFailure, TierRefused, TierUnreachable
-from vivace.cache.tiers.lane import CONNECT_SECONDS, PipelinedConnection
+from vivace.cache.tiers.connection import (
+    CONNECT_SECONDS,
+    PipelinedConnection,
+    TierFailure,
+    TierRefused,
+    TierUnreachable,
+)
 
 _SCHEMA: Final = """
 CREATE UNLOGGED TABLE IF NOT EXISTS vivace_cache (

@@ -1,7 +1,7 @@
-"""L2: a Redis-compatible server or a cluster of them (Redis, Valkey), by redis-py.
+"""L2: a Redis-compatible server (Redis, Valkey, or a proxy before a cluster), by redis-py.
 
-Keys are `vivace:1:{HEX}`; the braces put a key and its lease into one slot of a cluster. Reads
-and writes have connections of their own, so that a read never waits behind megabytes.
+Keys are `vivace:1:{HEX}`; the braces keep a key and its lease in one slot of a cluster. Reads and
+writes have connections of their own, so that a read never waits behind megabytes.
 """
 
 from __future__ import annotations
@@ -23,26 +23,31 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from vivace.cache.failures import Moved, TierFailure, TierRefused, TierUnreachable
-from vivace.cache.lease import Claimed
-from vivace.cache.tiers.lane import CONNECT_SECONDS
-from vivace.cache.tiers.slots import Servers
+from vivace.cache.lease import Claim
+from vivace.cache.tiers.connection import (
+    CONNECT_SECONDS,
+    PipelinedConnection,
+    TierFailure,
+    TierRefused,
+    TierUnreachable,
+)
 
 Commands: TypeAlias = Sequence[tuple[Any, ...]]
-"""One operation: its commands go out together and come back as one list."""
+"""One operation: its commands are sent together and answered as one list."""
 
 PREFIX: Final = b"vivace:1:"
 CHANNEL: Final = PREFIX + b"versions"
-WRITE_SECONDS: Final = 1.0
-"""Nobody waits for a write but its queue."""
+_BATCH: Final = 128
+_WRITE_SECONDS: Final = 1.0
+"""Only the queue waits for a write."""
 _CLEAR_SECONDS: Final = 30.0
 _ALIVE_SECONDS: Final = 1.0
-"""A channel that is silent for so long is pinged."""
+"""Silence of a channel after which it is pinged."""
 
 _UNSHARED: Final = b"unshared"
 _UNSHARED_MS: Final = 1000
-"""All that wait look again within a fraction of it."""
-# the value with its life, or the number of a `Claimed`
+"""All followers look again within a fraction of it."""
+# the value with its time to live, or the number of a `Claim`
 _CLAIM: Final = (
     b"local v = redis.call('GET', KEYS[1]) "
     b"if v then return {v, redis.call('PTTL', KEYS[1])} end "
@@ -61,11 +66,163 @@ _RELEASE: Final = (
 )
 
 
-class _Pipeline:
-    """A session of a lane: every batch is one pipeline on the one connection."""
+class RedisTier:
+    """A `CacheTier` that also coordinates processes (`vivace.cache.lease`, `invalidation`).
 
-    def __init__(self, client: Redis) -> None:
+    Args:
+        url: redis://, rediss:// or unix://, with the options redis-py knows, e.g.
+            `?ssl_ca_certs=FILE`.
+        seconds: of one read; its connection is given up after five times as many.
+        readers: connections for reading.
+
+    Raises:
+        ValueError: the address is not valid.
+    """
+
+    name = "redis"
+
+    def __init__(self, url: str, *, seconds: float, readers: int = 2) -> None:
+        self._url = url
+        self._client(None)  # an address that is not valid raises here
+        self._clustered: TierUnreachable | None = None
+        """Set for good when the server answers as a part of a cluster."""
+        self._readers: list[PipelinedConnection[Commands]] = [
+            PipelinedConnection(self._connect, batch=_BATCH, stall=5 * seconds)
+            for _ in range(readers)
+        ]
+        self._writer: PipelinedConnection[Commands] = PipelinedConnection(
+            self._connect, batch=_BATCH, stall=_WRITE_SECONDS
+        )
+
+    async def get(self, key: bytes) -> tuple[bytes, float | None] | None:
+        name = _name(key)
+        value, left = await self._read([("GET", name), ("PTTL", name)])
+        return _living(value, left)
+
+    async def set(self, key: bytes, value: bytes, *, ttl: float | None = None) -> None:
+        life = () if ttl is None else ("PX", max(1, int(ttl * 1000)))
+        await self._writer.call([("SET", _name(key), value, *life)])
+
+    async def delete(self, key: bytes) -> None:
+        await self._writer.call([("UNLINK", _name(key))])
+
+    async def clear(self) -> None:
+        """As `CacheTier.clear`; takes as long as a scan of all keys."""
+        cursor: Any = b"0"
+        async with asyncio.timeout(_CLEAR_SECONDS):
+            while True:
+                scan = ("SCAN", cursor, "MATCH", PREFIX + b"{*", "COUNT", 1000)
+                ((cursor, names),) = await self._writer.call([scan])
+                if names:
+                    await self._writer.call([("UNLINK", name) for name in names])
+                if int(cursor) == 0:
+                    return
+
+    async def claim(
+        self, key: bytes, token: bytes, seconds: float
+    ) -> Claim | tuple[bytes, float | None]:
+        """The value if there is one by now, else who is to compute it."""
+        name, life = _name(key), int(seconds * 1000)
+        (found,) = await self._read([("EVAL", _CLAIM, 2, name, _lease(key), token, life)])
+        if isinstance(found, list):
+            return _living(*found) or Claim.THEIRS
+        return Claim(found)
+
+    async def renew(self, key: bytes, token: bytes, seconds: float) -> bool:
+        """Whether the lease is still held, now for so many more seconds."""
+        life = int(seconds * 1000)
+        (held,) = await self._writer.call([("EVAL", _RENEW, 1, _lease(key), token, life)])
+        return bool(held)
+
+    async def release(self, key: bytes, token: bytes, *, unshared: bool = False) -> None:
+        end = ("EVAL", _RELEASE, 1, _lease(key), token, int(unshared), _UNSHARED_MS)
+        await self._writer.call([end])
+
+    async def publish(self, message: bytes) -> None:
+        """To every `listen` of every process."""
+        await self._writer.call([("PUBLISH", CHANNEL, message)])
+
+    async def listen(self) -> AsyncIterator[bytes | None]:
+        """The messages published from now on; None first, when the subscription stands.
+
+        Raises:
+            TierUnreachable: the connection failed, ended, or answers no ping.
+        """
+        client = self._client(None)
+        channel = client.pubsub()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await cast(Awaitable[None], channel.subscribe(CHANNEL))
+            pinged = False
+            while True:
+                found = await channel.get_message(timeout=_ALIVE_SECONDS)
+                if found is None:
+                    if pinged:
+                        raise TierUnreachable(
+                            "the invalidation channel is silent", fix="Check the network"
+                        )
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        await cast(Awaitable[None], channel.ping())
+                    pinged = True
+                    continue
+                pinged = False
+                if found["type"] == "subscribe":
+                    yield None
+                elif found["type"] == "message":
+                    yield found["data"]
+        except (RedisError, OSError, TimeoutError) as error:
+            raise _translated(error) from None
+        finally:
+            with suppress(RedisError, OSError):
+                await channel.aclose()  # type: ignore[no-untyped-call]
+                await client.aclose()
+
+    async def close(self) -> None:
+        for connection in (*self._readers, self._writer):
+            await connection.close()
+
+    async def _read(self, commands: Commands) -> Any:
+        return await min(self._readers, key=lambda one: one.load).call(commands)
+
+    def _client(self, timeout: float | None) -> Redis:
+        client: Redis = Redis.from_url(
+            self._url,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_timeout=timeout,
+            protocol=2,
+            decode_responses=False,
+        )
+        return client
+
+    async def _connect(self) -> _Pipeline:
+        if self._clustered is not None:
+            raise TierUnreachable(self._clustered.what, fix=self._clustered.fix)
+        client = self._client(CONNECT_SECONDS)
+        try:
+            await cast(Awaitable[Any], client.ping())
+        except BaseException as error:
+            with suppress(RedisError, OSError):
+                await client.aclose()
+            if isinstance(error, RedisError | OSError | UnicodeError):
+                raise _translated(error) from None
+            raise
+        return _Pipeline(client, self)
+
+    def translated(self, error: Exception) -> TierFailure:
+        """As `_translated`; remembers that the server is a part of a cluster."""
+        reason = _translated(error)
+        if isinstance(error, MovedError) and isinstance(reason, TierUnreachable):
+            self._clustered = reason
+        return reason
+
+
+class _Pipeline:
+    """A `Session`: every batch is one pipeline on one connection."""
+
+    def __init__(self, client: Redis, tier: RedisTier) -> None:
         self._client = client
+        self._tier = tier
 
     async def execute(self, ops: Sequence[Commands]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -82,7 +239,7 @@ class _Pipeline:
             part = flat[at : at + len(commands)]
             at += len(commands)
             failed = next((one for one in part if isinstance(one, Exception)), None)
-            reason = None if failed is None else _translated(failed)
+            reason = None if failed is None else self._tier.translated(failed)
             if isinstance(reason, TierUnreachable):
                 raise reason
             results.append(reason or part)
@@ -91,159 +248,6 @@ class _Pipeline:
     async def close(self) -> None:
         with suppress(RedisError, OSError):
             await self._client.aclose()
-
-
-class RedisTier:
-    """A `CacheTier` that can also lead (`vivace.cache.lease`) and tell (`invalidation`).
-
-    Args:
-        url: redis://, rediss:// or unix://; with `+cluster` behind the scheme's name a cluster.
-            What redis-py reads from an address it reads here, too, e.g. `?ssl_ca_certs=FILE`.
-        seconds: of one read; five times as many, and its connection is given up.
-        readers: connections for reading, to each server.
-
-    Raises:
-        ValueError: the address is none.
-    """
-
-    name = "redis"
-
-    def __init__(self, url: str, *, seconds: float, readers: int = 2) -> None:
-        scheme, _, rest = url.partition("://")
-        self._cluster = scheme.endswith("+cluster")
-        self._url = f"{scheme.removesuffix('+cluster')}://{rest}"
-        self._seconds = seconds
-        first = self._client(None, CONNECT_SECONDS).connection_pool.connection_kwargs
-        if self._cluster and first.get("db"):
-            raise ValueError("a cluster has no numbered databases")
-        home = (str(first.get("host", "localhost")), int(first.get("port", 6379)))
-        self._servers: Servers[Commands] = Servers(
-            home,
-            self._opened,
-            clustered=self._cluster,
-            readers=readers,
-            reading=5 * seconds,
-            writing=WRITE_SECONDS,
-        )
-
-    async def get(self, key: bytes) -> tuple[bytes, float | None] | None:
-        name = _name(key)
-        value, left = await self._servers.read(name, [("GET", name), ("PTTL", name)])
-        return _living(value, left)
-
-    async def set(self, key: bytes, value: bytes, *, ttl: float | None = None) -> None:
-        name = _name(key)
-        life = () if ttl is None else ("PX", max(1, int(ttl * 1000)))
-        await self._servers.write(name, [("SET", name, value, *life)])
-
-    async def delete(self, key: bytes) -> None:
-        name = _name(key)
-        await self._servers.write(name, [("UNLINK", name)])
-
-    async def clear(self) -> None:
-        """As `CacheTier.clear`, server by server; takes as long as looking at every key does."""
-        async with asyncio.timeout(_CLEAR_SECONDS):
-            for server in await self._servers.all():
-                cursor = b"0"
-                while True:
-                    scan = ("SCAN", cursor, "MATCH", PREFIX + b"{*", "COUNT", 1000)
-                    ((at, names),) = await self._servers.on(server, [scan])
-                    cursor = str(at).encode() if isinstance(at, int) else at
-                    if names:
-                        await self._servers.on(server, [("UNLINK", name) for name in names])
-                    if cursor == b"0":
-                        break
-
-    async def claim(
-        self, key: bytes, token: bytes, seconds: float
-    ) -> Claimed | tuple[bytes, float | None]:
-        """The value where there is one by now; else whether the asker is the one to make it."""
-        name, life = _name(key), int(seconds * 1000)
-        (found,) = await self._servers.read(
-            name, [("EVAL", _CLAIM, 2, name, _lease(key), token, life)]
-        )
-        if isinstance(found, list):
-            return _living(*found) or Claimed.THEIRS
-        return Claimed(found)
-
-    async def renew(self, key: bytes, token: bytes, seconds: float) -> bool:
-        """Whether the lease is still the asker's, for so long from now on."""
-        name = _lease(key)
-        life = int(seconds * 1000)
-        (held,) = await self._servers.write(name, [("EVAL", _RENEW, 1, name, token, life)])
-        return bool(held)
-
-    async def release(self, key: bytes, token: bytes, *, unshared: bool = False) -> None:
-        name = _lease(key)
-        end = ("EVAL", _RELEASE, 1, name, token, int(unshared), _UNSHARED_MS)
-        await self._servers.write(name, [end])
-
-    async def publish(self, message: bytes) -> None:
-        """To every `listen` of every process; a cluster passes it to all of its servers."""
-        await self._servers.anywhere([("PUBLISH", CHANNEL, message)])
-
-    async def listen(self) -> AsyncIterator[bytes | None]:
-        """What is published, from now on; None first, when the channel stands.
-
-        Raises:
-            TierUnreachable: the connection ended, was never made, or answers no ping.
-        """
-        client = self._client(self._servers.some(), None)
-        channel = client.pubsub()
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await cast(Awaitable[None], channel.subscribe(CHANNEL))
-            asked = False
-            while True:
-                found = await channel.get_message(timeout=_ALIVE_SECONDS)
-                if found is None:
-                    if asked:
-                        raise TierUnreachable(
-                            "the version channel is silent", fix="Check the network"
-                        )
-                    async with asyncio.timeout(CONNECT_SECONDS):
-                        await cast(Awaitable[None], channel.ping())
-                    asked = True
-                    continue
-                asked = False
-                if found["type"] == "subscribe":
-                    yield None
-                elif found["type"] == "message":
-                    yield found["data"]
-        except (RedisError, OSError, TimeoutError) as error:
-            raise _translated(error) from None
-        finally:
-            with suppress(RedisError, OSError):
-                await channel.aclose()  # type: ignore[no-untyped-call]
-                await client.aclose()
-
-    async def close(self) -> None:
-        await self._servers.close()
-
-    def _client(self, server: tuple[str, int] | None, timeout: float | None) -> Redis:
-        client: Redis = Redis.from_url(
-            self._url,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=CONNECT_SECONDS,
-            socket_timeout=timeout,
-            protocol=2,
-            decode_responses=False,
-        )
-        if server is not None and self._cluster:
-            client.connection_pool.connection_kwargs.update(host=server[0], port=server[1])
-        return client
-
-    async def _opened(self, server: tuple[str, int]) -> _Pipeline:
-        client = self._client(server, CONNECT_SECONDS)
-        try:
-            await cast(Awaitable[Any], client.ping())
-        except BaseException as error:
-            with suppress(RedisError, OSError):
-                await client.aclose()
-            if isinstance(error, RedisError | OSError | UnicodeError):
-                raise _translated(error) from None
-            raise
-        return _Pipeline(client)
 
 
 def _name(key: bytes) -> bytes:
@@ -255,7 +259,7 @@ def _lease(key: bytes) -> bytes:
 
 
 def _living(value: bytes | None, left: int) -> tuple[bytes, float | None] | None:
-    """-1 is for ever; -2, it went between the two commands."""
+    """By Redis's PTTL: -1 is forever; -2: the key was deleted between the two commands."""
     if value is None or left == -2:
         return None
     return value, None if left == -1 else left / 1000
@@ -266,7 +270,10 @@ def _translated(error: Exception) -> TierFailure:
     if isinstance(error, TierFailure):
         return error
     if isinstance(error, MovedError):
-        return Moved((error.host, error.port))
+        return TierUnreachable(
+            "cache.redis: the server is part of a Redis Cluster (it answered MOVED)",
+            fix="Set `cache.redis` to the address of a proxy before the cluster or of one server",
+        )
     if isinstance(error, AuthenticationError | NoPermissionError):
         return TierUnreachable(
             "cache.redis: the server refuses the password or its user",
@@ -279,5 +286,5 @@ def _translated(error: Exception) -> TierFailure:
         )
     return TierUnreachable(
         f"cache.redis: {type(error).__name__}",
-        fix="Check that the server runs and can be reached; it is asked again by itself",
+        fix="Check that the server runs and can be reached; it is tried again by itself",
     )

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from vivace.cache.failures import TierFailure, TierRefused, TierUnreachable
+from vivace.cache.tiers.connection import TierFailure, TierRefused, TierUnreachable
 
 T = TypeVar("T")
 

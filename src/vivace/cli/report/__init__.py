@@ -1,24 +1,27 @@
-"""What a tuning found as one self-contained HTML page, in English or Chinese."""
+"""The result of a tuning as one self-contained HTML page, in English or Chinese."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.resources import files
 
+from vivace.cli.output import digits, index_name, number
 from vivace.cli.report.frontier import frontier
-from vivace.cli.report.reasons import left_out, verdict, why
-from vivace.cli.report.style import STYLE
-from vivace.cli.report.svg import OTHER, STYLES, digits, number
-from vivace.cli.report.texts import TEXTS, Language, Texts, described, size
+from vivace.cli.report.svg import OTHER, STYLES
+from vivace.cli.report.texts import TEXTS, Language, Texts, left_out, size, verdict, why
 from vivace.tune.tuning import Tuning
 from vivace.types import Trial
 
+STYLE = "\n" + files(__name__).joinpath("style.css").read_text("utf-8")
+"""The page's style sheet: light and dark, on paper, on a phone."""
+
 
 def page(tuning: Tuning, *, language: Language, command: str, infeasible: bool = False) -> str:
-    """The whole page: nothing of it is loaded from elsewhere, nothing of it is a script.
+    """The whole page, without scripts and without anything loaded from elsewhere.
 
-    `command` is what repeats the tuning. `infeasible` says that the choice does not keep to the
-    objective and is only the nearest.
+    `command` repeats the tuning. `infeasible` says that the choice does not meet the objective and
+    is only the nearest.
     """
     words = TEXTS[language]
     body = [
@@ -51,7 +54,7 @@ def _opening(tuning: Tuning, words: Texts, infeasible: bool) -> list[str]:
     chosen = tuning.chosen
     sentence = words.choice_exact if chosen.recall_low == 1 else words.choice
     values = {
-        "plan": described(chosen.plan.family, chosen.plan.params),
+        "plan": index_name(chosen.plan.family, chosen.plan.params),
         "effort": chosen.plan.effort,
         "recall": f"{100 * chosen.recall:.1f} %",
         "k": tuning.objective.k,
@@ -136,8 +139,8 @@ def _trials(tuning: Tuning, words: Texts, infeasible: bool) -> str:
     rows = []
     held_out = words.chosen_held if not infeasible else words.held_row
     rows.append(_row(tuning.chosen, held_out, "won", columns))
-    told = [(trial, *verdict(trial, tuning, words)) for trial in tuning.trials]
-    for trial, said, keeps in sorted(told, key=lambda item: (not item[2], item[0].cpu_ms)):
+    judged = [(trial, *verdict(trial, tuning, words)) for trial in tuning.trials]
+    for trial, said, keeps in sorted(judged, key=lambda item: (not item[2], item[0].cpu_ms)):
         if trial.plan == tuning.chosen.plan and not infeasible:
             rows.append(_row(trial, words.chosen, "won", columns))
         else:
@@ -145,12 +148,12 @@ def _trials(tuning: Tuning, words: Texts, infeasible: bool) -> str:
     return _table(columns, rows)
 
 
-def _row(trial: Trial, told: str, look: str, columns: Sequence[tuple[str, str]]) -> str:
+def _row(trial: Trial, said: str, look: str, columns: Sequence[tuple[str, str]]) -> str:
     plan, footprint = trial.plan, trial.footprint
     interval = f"[{trial.recall_low:.3f}, {trial.recall_high:.3f}]"
     colour, _ = STYLES.get(plan.family, OTHER)
     cells = (
-        f'<span class="dot fill-{colour}"></span>{escape(described(plan.family, plan.params))}',
+        f'<span class="dot fill-{colour}"></span>{escape(index_name(plan.family, plan.params))}',
         str(plan.effort) if plan.effort else "–",
         f"<span>{trial.recall:.3f} <small>{interval}</small></span>",
         digits(trial.cpu_ms),
@@ -158,7 +161,7 @@ def _row(trial: Trial, told: str, look: str, columns: Sequence[tuple[str, str]])
         f"<span>{_megabytes(footprint.resident)}"
         f" <small>+ {_megabytes(footprint.mapped)}</small></span>",
         number(trial.build_seconds),
-        escape(told),
+        escape(said),
     )
     looks = ("named", *(["n"] * 6), "verdict")
     shown = "".join(
@@ -173,10 +176,10 @@ def _rejected(tuning: Tuning, words: Texts) -> str:
         return f'<p class="note">{escape(words.rejected_none)}</p>'
     rows = []
     for item in tuning.rejected:
-        told, language = left_out(item.reason, words)
+        reason, language = left_out(item.reason, words)
         rows.append(
-            f'<tr><td class="named">{escape(described(item.family, item.params))}</td>'
-            f'<td class="prose" lang="{language}">{escape(told)}</td></tr>'
+            f'<tr><td class="named">{escape(index_name(item.family, item.params))}</td>'
+            f'<td class="prose" lang="{language}">{escape(reason)}</td></tr>'
         )
     return _table(((words.family, ""), (words.why, "")), rows)
 

@@ -1,10 +1,11 @@
-"""Recall against cost of everything a tuning tried, as one SVG picture."""
+"""Recall against cost of every trial of a tuning, as one SVG picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
+from vivace.cli.output import index_name, number
 from vivace.cli.report.svg import (
     OTHER,
     STYLES,
@@ -14,13 +15,12 @@ from vivace.cli.report.svg import (
     RecallScale,
     line,
     marker,
-    number,
     path,
     placed,
     text,
     width,
 )
-from vivace.cli.report.texts import Texts, described
+from vivace.cli.report.texts import Texts
 from vivace.tune.tuning import Tuning
 from vivace.types import Trial
 
@@ -29,7 +29,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 74.0, 20.0, 44.0, 52.0
 
 
 def frontier(tuning: Tuning, words: Texts, infeasible: bool = False) -> str:
-    """The trials by family, with intervals, the floor, the frontier, and the choice on top."""
+    """Draw the trials by family, with intervals, the floor, the frontier, and the choice on top."""
     shown = [*tuning.trials, tuning.chosen]
     area = Box(_LEFT, _TOP, _WIDE - _RIGHT, _HIGH - _BOTTOM)
     x = LogScale.around([trial.cpu_ms for trial in shown], area.left, area.right)
@@ -38,7 +38,7 @@ def frontier(tuning: Tuning, words: Texts, infeasible: bool = False) -> str:
         f'<svg class="plot" viewBox="0 0 {_WIDE:g} {_HIGH:g}" role="img"'
         ' aria-labelledby="plot-title plot-desc" xmlns="http://www.w3.org/2000/svg">',
         f'<title id="plot-title">{escape(words.plot_title)}</title>',
-        f'<desc id="plot-desc">{escape(_described(tuning, words))}</desc>',
+        f'<desc id="plot-desc">{escape(_description(tuning, words))}</desc>',
         *_axes(x, y, area, words),
     ]
     floor_at = y.at(tuning.objective.recall)
@@ -48,13 +48,13 @@ def frontier(tuning: Tuning, words: Texts, infeasible: bool = False) -> str:
     labels = [_choice_label(tuning, x, y, ring)]
     taken: list[Box] = []
     for series in _series(tuning.trials):
-        parts += _drawn(series, x, y, words)
+        parts += _draw_series(series, x, y, words)
         taken += [_around(x.at(t.cpu_ms), y.at(t.recall)) for t in series]
         top = max(series, key=lambda trial: (trial.recall, -trial.cpu_ms))
         look = f"name ink-{_style(top)[0]}"
-        name = described(top.plan.family, top.plan.params)
+        name = index_name(top.plan.family, top.plan.params)
         labels.append(Label(name, x.at(top.cpu_ms), y.at(top.recall), look))
-    parts += _chosen(tuning.chosen, x, y, words)
+    parts += _draw_chosen(tuning.chosen, x, y, words)
     taken.append(_around(x.at(tuning.chosen.cpu_ms), y.at(tuning.chosen.recall), 10))
     floor_words = words.floor.format(recall=f"{tuning.objective.recall:g}")
     floor_wide = width(floor_words, 12)
@@ -66,7 +66,7 @@ def frontier(tuning: Tuning, words: Texts, infeasible: bool = False) -> str:
 
 
 def best(trials: Sequence[Trial]) -> list[Trial]:
-    """Those beside which none is both cheaper and better, by rising cost."""
+    """The Pareto frontier: trials that no other beats in both cost and recall, by rising cost."""
     found: list[Trial] = []
     for trial in sorted(trials, key=lambda trial: (trial.cpu_ms, -trial.recall)):
         if not found or trial.recall > found[-1].recall:
@@ -75,14 +75,14 @@ def best(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _recall_scale(tuning: Tuning, shown: Sequence[Trial], area: Box) -> RecallScale:
-    """From what is worth seeing: trials far below the floor only press the others together."""
+    """A scale that starts near the floor: trials far below it would compress the others."""
     least = min(min(trial.recall_low for trial in shown), tuning.objective.recall - 0.02)
     least = max(least, tuning.objective.recall - 0.35, 0.0)
     return RecallScale(max(0.0, least - 0.01), area.bottom, area.top)
 
 
 def _series(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Trials of one build each, by effort."""
+    """The trials grouped by build, each group by effort."""
     found: dict[tuple[str, tuple[tuple[str, int], ...]], list[Trial]] = {}
     for trial in trials:
         key = trial.plan.family, tuple(sorted(trial.plan.params.items()))
@@ -113,7 +113,7 @@ def _axes(x: LogScale, y: RecallScale, area: Box, words: Texts) -> list[str]:
     return parts
 
 
-def _drawn(series: Sequence[Trial], x: LogScale, y: RecallScale, words: Texts) -> list[str]:
+def _draw_series(series: Sequence[Trial], x: LogScale, y: RecallScale, words: Texts) -> list[str]:
     look, shape = _style(series[0])
     parts = []
     if len(series) > 1:
@@ -122,7 +122,7 @@ def _drawn(series: Sequence[Trial], x: LogScale, y: RecallScale, words: Texts) -
     for trial in series:
         at = x.at(trial.cpu_ms)
         parts += _bar(at, y.at(trial.recall_low), y.at(trial.recall_high), f"bar ink-{look}")
-        said = _told(trial, words)
+        said = _tooltip(trial, words)
         parts.append(marker(shape, at, y.at(trial.recall), f"mark fill-{look}", said))
     return parts
 
@@ -137,12 +137,12 @@ def _bar(x: float, low: float, high: float, look: str) -> list[str]:
     ]
 
 
-def _chosen(trial: Trial, x: LogScale, y: RecallScale, words: Texts) -> list[str]:
+def _draw_chosen(trial: Trial, x: LogScale, y: RecallScale, words: Texts) -> list[str]:
     look, shape = _style(trial)
     at, high = x.at(trial.cpu_ms), y.at(trial.recall)
     bar = _bar(at, y.at(trial.recall_low), y.at(trial.recall_high), f"bar strong ink-{look}")
     ring = f'<circle cx="{at:.1f}" cy="{high:.1f}" r="11" class="ring"/>'
-    return [*bar, ring, marker(shape, at, high, f"mark fill-{look}", _told(trial, words))]
+    return [*bar, ring, marker(shape, at, high, f"mark fill-{look}", _tooltip(trial, words))]
 
 
 def _choice_label(tuning: Tuning, x: LogScale, y: RecallScale, said: str) -> Label:
@@ -163,20 +163,20 @@ def _legend(tuning: Tuning, words: Texts) -> list[str]:
     return parts
 
 
-def _described(tuning: Tuning, words: Texts) -> str:
+def _description(tuning: Tuning, words: Texts) -> str:
     chosen = tuning.chosen
     return words.plot_desc.format(
         trials=len(tuning.trials),
-        plan=described(chosen.plan.family, chosen.plan.params),
+        plan=index_name(chosen.plan.family, chosen.plan.params),
         recall=f"{chosen.recall:.3f}",
         cpu=number(chosen.cpu_ms),
         floor=f"{tuning.objective.recall:g}",
     )
 
 
-def _told(trial: Trial, words: Texts) -> str:
+def _tooltip(trial: Trial, words: Texts) -> str:
     return (
-        f"{described(trial.plan.family, trial.plan.params)} · {words.effort} {trial.plan.effort}"
+        f"{index_name(trial.plan.family, trial.plan.params)} · {words.effort} {trial.plan.effort}"
         f" · {words.recall} {trial.recall:.3f} [{trial.recall_low:.3f}, {trial.recall_high:.3f}]"
         f" · {number(trial.cpu_ms)} ms"
     )

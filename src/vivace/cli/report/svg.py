@@ -1,4 +1,4 @@
-"""What the plots are drawn with: scales, markers, labels that keep out of one another's way."""
+"""Draw plots as SVG: scales, lines, markers, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARKERS = {
     "pentagon": "M0-6L5.7-1.9L3.5 4.9H-3.5L-5.7-1.9Z",
     "wedge": "M0 6L5.6-4.4H-5.6Z",
 }
-"""Outlines around 0, 0."""
+"""Outlines around the origin."""
 STYLES: dict[str, tuple[str, str]] = {
     "flat": ("a", "square"),
     "pq": ("b", "circle"),
@@ -24,21 +24,21 @@ STYLES: dict[str, tuple[str, str]] = {
     "hnsw": ("d", "diamond"),
     "graph": ("e", "pentagon"),
 }
-"""Of a family its colour, a class of the style sheet, and its marker."""
+"""By index family: its colour, a class of the style sheet, and its marker."""
 OTHER = ("f", "wedge")
 _SPARE = 0.004
-"""Added to what recall lacks to 1, so that 1 itself has a place on the scale."""
+"""Added to 1 - recall, so that a recall of 1 has a place on the scale."""
 
 
 class Scale(Protocol):
-    """Where a value stands, in the picture's units."""
+    """Maps a value to a coordinate of the picture."""
 
     def at(self, value: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
 class LogScale:
-    """Equal ratios are equal lengths."""
+    """A logarithmic scale: equal ratios have equal lengths."""
 
     low: float
     high: float
@@ -47,7 +47,7 @@ class LogScale:
 
     @classmethod
     def around(cls, values: Iterable[float], start: float, end: float) -> LogScale:
-        """One with a little room on both sides of the values."""
+        """A scale with a little room on both sides of the values."""
         known = [max(value, 1e-9) for value in values] or [1.0]
         low, high = min(known), max(known)
         room = max(1.25, (high / low) ** 0.06)
@@ -58,7 +58,7 @@ class LogScale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """1, 2 and 5 times the powers of ten; the powers alone where that would be many."""
+        """1, 2 and 5 times the powers of ten; the powers alone where those would be too many."""
         steps = (1,) if self.high / self.low > 2_000 else (1, 2, 5)
         exponents = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
         values = [step * 10.0**exponent for exponent in exponents for step in steps]
@@ -67,7 +67,7 @@ class LogScale:
 
 @dataclass(frozen=True, slots=True)
 class RecallScale:
-    """Stretched towards 1, where recalls differ by little and mean much."""
+    """A scale of recall, stretched towards 1, where small differences matter."""
 
     low: float
     start: float
@@ -115,7 +115,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text that belongs beside the point x, y; `look` is its class."""
+    """A text beside the point x, y; `look` is its class."""
 
     text: str
     x: float
@@ -123,11 +123,11 @@ class Label:
     look: str = ""
     size: float = 12
     gap: float = 9
-    """From the point, at least."""
+    """Least distance from the point."""
 
 
 def placed(labels: Sequence[Label], taken: Sequence[Box], within: Box) -> list[str]:
-    """The labels as SVG, the first ones first; one for which there is no room is left out."""
+    """The labels as SVG, placed in order; a label without room is left out."""
     full = list(taken)
     drawn = []
     for label in labels:
@@ -142,7 +142,7 @@ def placed(labels: Sequence[Label], taken: Sequence[Box], within: Box) -> list[s
 
 
 def _places(label: Label, wide: float, high: float) -> Iterable[tuple[float, float]]:
-    """Corners to try, near ones first."""
+    """Positions to try, near ones first."""
     for far in (label.gap, 2 * label.gap, 3 * label.gap + 3):
         yield label.x + far, label.y - high / 2
         yield label.x - far - wide, label.y - high / 2
@@ -155,12 +155,12 @@ def _places(label: Label, wide: float, high: float) -> Iterable[tuple[float, flo
 
 
 def width(words: str, size: float) -> float:
-    """How wide a text is, roughly, rather too wide than too narrow."""
+    """An upper estimate of a text's width."""
     return size * sum(1.02 if ord(sign) > 0x2E7F else 0.6 for sign in words)
 
 
 def text(words: str, x: float, y: float, look: str = "", size: float = 12, end: str = "") -> str:
-    """`end` is `middle` or `end` where x is not where the text begins."""
+    """A text at x, y; `end` is `middle` or `end` where x is not its left edge."""
     anchor = f' text-anchor="{end}"' if end else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" class="{look}"{anchor}>'
@@ -177,20 +177,9 @@ def path(points: Sequence[tuple[float, float]], look: str) -> str:
 
 
 def marker(shape: str, x: float, y: float, look: str, said: str = "") -> str:
-    """`said` is what a pointer that rests on it is told."""
+    """A marker; `said` is its tooltip."""
     title = f"<title>{escape(said)}</title>" if said else ""
     return (
         f'<path d="{MARKERS[shape]}" transform="translate({x:.1f} {y:.1f})" class="{look}">'
         f"{title}</path>"
     )
-
-
-def number(value: float) -> str:
-    """Three digits that count, and no exponent."""
-    shown = digits(value)
-    return shown.rstrip("0").rstrip(".") if "." in shown else shown
-
-
-def digits(value: float) -> str:
-    """As `number`, with the zeros at its end, so that figures below one another compare."""
-    return f"{value:.{max(0, 2 - floor(log10(abs(value))))}f}" if value else "0"

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.errors import BadSettings, MissingExtra, RerankError, VivaceError
-from vivace.run.crew import Statistics
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import NATIVE, Cores
+from vivace.run.workers import WorkerStatistics
 from vivace.types import Hit, Query, Scores
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class CrossEncoder:
         except VivaceError as error:
             raise RerankError(f"{self.name}: {error.what}", fix=error.fix) from error
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> WorkerStatistics:
         return self._batcher.statistics()
 
     async def close(self) -> None:

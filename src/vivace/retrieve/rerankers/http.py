@@ -9,7 +9,6 @@ answers a bare list of `{index, score}`: `#tei` behind the URL says so.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -20,7 +19,7 @@ import numpy as np
 from vivace.errors import BadSettings, RerankError, VivaceError
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import EndpointsStatistics
-from vivace.run.http import CallClient, ServerSet, sendable
+from vivace.run.http import CallClient, sendable
 from vivace.run.model_servers import ModelServer
 from vivace.run.retry import FailureKind, RequestFailure, malformed
 from vivace.settings import Remote
@@ -61,7 +60,6 @@ class HttpReranker:
         settings: Remote,
         *,
         tolerance: Tolerance | None = None,
-        draw: random.Random | None = None,
     ) -> None:
         servers = [servers] if isinstance(servers, ModelServer) else servers
         self._model = servers[0].model
@@ -71,19 +69,12 @@ class HttpReranker:
         self.at_once = min(MOST_AT_ONCE, settings.concurrency * len(servers))
         """Questions of one `search_many`: each has a request a server or more."""
         self.client = CallClient(
-            ServerSet(
-                self.name,
-                servers,
-                "rerank",
-                bound=settings.concurrency,
-                api_key=settings.api_key,
-                retries=settings.retries,
-                tolerance=tolerance,
-                draw=draw,
-            ),
-            seconds=settings.seconds,
+            self.name,
+            servers,
+            "rerank",
+            settings,
             max_body=MAX_BODY,
-            thread="vivace-rerank-http",
+            tolerance=tolerance,
         )
 
     async def score(self, query: Query, hits: Sequence[Hit]) -> Scores:
@@ -119,9 +110,9 @@ class HttpReranker:
             scores[row] = part
         return scores
 
-    def statistics(self) -> EndpointsStatistics:
+    def server_statistics(self) -> EndpointsStatistics:
         """Of the servers and the connections to them. From any thread."""
-        return self.client.statistics()
+        return self.client.server_statistics()
 
     async def close(self) -> None:
         """Close the connections and stop the thread; running calls fail. Idempotent."""
