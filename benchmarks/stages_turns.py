@@ -84,8 +84,7 @@ def _inline(searcher: Any, query: Query) -> None:
         searcher._whole(one, one.vector, time.monotonic())
         return
     pipeline = searcher.pipeline
-    context = pipeline.begin(query, pipeline.settled())
-    pipeline.finish(context, pipeline.rank(context))
+    pipeline.run(pipeline.begin(query, pipeline.settled()))
 
 
 def turns(processes: dict[str, subprocess.Popen[str]], count: int, rounds: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from vivace.protocols import VectorIndex as VectorIndex
     from vivace.settings import Settings as Settings
     from vivace.sync import BlockingCollection as BlockingCollection
-    from vivace.sync import open as open
+    from vivace.sync import open as open  # noqa: A004 (public)
     from vivace.sync import reembed as reembed
     from vivace.tune.tuning import Tuning as Tuning
     from vivace.types import Answer as Answer

@@ -198,7 +198,7 @@ class BlockingCollection:
         self.close()
 
 
-def open(
+def open(  # noqa: A001 (public)
     name: str | Path = "default", *, create: bool = True, **settings: Any
 ) -> BlockingCollection:
     """Open a collection for blocking use; settings as keyword arguments, e.g. `embed__workers=1`.

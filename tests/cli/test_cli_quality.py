@@ -93,14 +93,14 @@ def test_a_plan_of_stages_alone_changes_no_index(
     monkeypatch.setattr(quality, "choose", chosen)
     with vivace.open(collection) as docs:
         corpus = docs.collection.corpus
-        policy = corpus._plans.policy
+        policy = corpus.plans.policy
         shapes = [policy.layout(rows) for rows in (10, 10_000, 10**6)]
         assert docs.tune_quality().stages == better
         assert docs.plan is not None
         own = Stages(50, {"en": better.fusion["en"]})
         assert (docs.plan.family, docs.plan.stages) == ("", own)
         assert docs.collection.stages == better
-        assert [corpus._plans.policy.layout(rows) for rows in (10, 10_000, 10**6)] == shapes
+        assert [corpus.plans.policy.layout(rows) for rows in (10, 10_000, 10**6)] == shapes
         assert corpus.snapshot().stages == own
         # a choice of index later keeps the stages
         docs.tune(budget_seconds=3, families=["flat"])

@@ -27,8 +27,9 @@ from vivace.errors import (
     StoreError,
     StoreUnwritable,
 )
+from vivace.index.terms import TantivyTerms
 from vivace.settings import load
-from vivace.store.lock import WriteLock
+from vivace.store.connections import WriteLock
 from vivace.store.store import Store
 from vivace.trace import Trace
 from vivace.types import Chunk, Document, Embedded, Query, SearchResult
@@ -309,12 +310,14 @@ class TestReopening:
         self, docs: Collection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await docs.add(ANIMALS[:2])
-        failing = docs.corpus._keywords._terms
+        commit = TantivyTerms.commit
 
-        def fail(epoch: int) -> None:
-            raise ValueError("no space left")
+        def fail(self: TantivyTerms, epoch: int) -> None:
+            if not self.in_memory:
+                raise ValueError("no space left")
+            commit(self, epoch)
 
-        monkeypatch.setattr(failing, "commit", fail)
+        monkeypatch.setattr(TantivyTerms, "commit", fail)
         await docs.add(ANIMALS[2:])
         assert docs.trace.counters()["terms.commit_failed"] == 1
         assert (await ids(docs, "birds sing"))[0] == "bird"
@@ -339,7 +342,7 @@ WRITE = """
 import asyncio, sys
 from pathlib import Path
 from vivace.collection.corpus import Corpus
-from vivace.store.changes import NewChunk, Put, Remove
+from vivace.store.transaction import NewChunk, Put, Remove
 from vivace.trace import Trace
 from vivace.types import Chunk, Document
 import numpy as np
@@ -388,7 +391,7 @@ async def test_terms_in_memory_where_the_folder_cannot_be_written(
 
     monkeypatch.setattr(WriteLock, "acquire", unwritable)
     reader = Corpus.open(tmp_path / "collection", embedder="hash", dim=32, trace=Trace())
-    assert reader._keywords.in_memory == (harm == "missing")
+    assert reader.keywords.in_memory == (harm == "missing")
     assert reader.snapshot().keyword(["bird", "sing"], 5).ids.size == 1
     reader.close()
 
@@ -399,15 +402,15 @@ async def test_a_reader_sees_the_words_of_what_the_term_index_has_not_committed(
     await docs.add(ANIMALS[:2])
     reader = Corpus.open(tmp_path / "collection", embedder="hash", dim=32, trace=Trace())
     seen: list[int] = []
-    commit = docs.corpus._keywords.commit
+    commit = TantivyTerms.commit
 
-    def late() -> None:
+    def late(self: TantivyTerms, epoch: int) -> None:
         # the moment between the two commits of the writer
         assert reader.snapshot().epoch == 2
         seen.append(reader.snapshot().keyword(["bird", "sing"], 5).ids.size)
-        commit()
+        commit(self, epoch)
 
-    monkeypatch.setattr(docs.corpus._keywords, "commit", late)
+    monkeypatch.setattr(TantivyTerms, "commit", late)
     await docs.add(ANIMALS[2:])
     assert seen == [1]
     assert reader.snapshot().keyword(["bird", "sing"], 5).ids.size == 1

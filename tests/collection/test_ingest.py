@@ -12,7 +12,7 @@ from tests.collection.conftest import HashEmbedder
 from vivace.engine import Collection, Engine
 from vivace.errors import CollectionLocked, EmbeddingError, StoreUnwritable
 from vivace.settings import load
-from vivace.store.lock import WriteLock
+from vivace.store.connections import WriteLock
 from vivace.types import Document, IngestProgress
 
 
@@ -179,7 +179,7 @@ async def test_a_second_writer_gets_a_clear_error_and_readers_work(
     docs: Collection, folder: Path, tmp_path: Path
 ) -> None:
     await docs.ingest(folder)
-    other = WriteLock(tmp_path / "collection" / "write.lock")
+    other = WriteLock(tmp_path / "collection")
     other.acquire()
     assert other.held
     with pytest.raises(CollectionLocked, match=r"another process \(pid \d+\)"):
@@ -191,7 +191,7 @@ async def test_a_second_writer_gets_a_clear_error_and_readers_work(
 
 async def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(StoreUnwritable, match="cannot be written"):
-        WriteLock(tmp_path / "nowhere" / "write.lock").acquire()
+        WriteLock(tmp_path / "nowhere").acquire()
 
 
 async def test_concurrent_ingests_of_one_process_share_the_lock(

@@ -20,10 +20,21 @@ from vivace.collection.plan_state import (
 )
 from vivace.errors import CollectionLocked, MissingExtra
 from vivace.index import segments
+from vivace.index.flat import FlatIndex
 from vivace.settings import Index
-from vivace.store.changes import Change, NewChunk, Put, Remove
+from vivace.store.connections import WriteLock
+from vivace.store.transaction import Change, NewChunk, Put, Remove
 from vivace.trace import Trace
-from vivace.types import Chunk, Decision, Document, Float16Vectors, Objective, Plan
+from vivace.types import (
+    Chunk,
+    Decision,
+    Document,
+    Float16Vectors,
+    Matches,
+    Objective,
+    Plan,
+    Vectors,
+)
 
 DIM = 16
 ROWS = 300
@@ -54,7 +65,7 @@ def write(corpus: Corpus, changes: list[Change]) -> None:
 
 
 def families(corpus: Corpus) -> list[tuple[str, int]]:
-    return [(s.index.family, len(s)) for s in corpus._dense.segments]
+    return [(s.index.family, len(s)) for s in corpus.dense.segments]
 
 
 @pytest.fixture
@@ -138,19 +149,16 @@ class TestKeeping:
         assert again.stored_plan == PQ
         again.close()
 
-    def test_while_another_process_writes_it_holds_here(
-        self, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def locked() -> None:
-            raise CollectionLocked("somebody is writing")
-
-        monkeypatch.setattr(corpus._lock, "acquire", locked)
+    def test_while_another_process_writes_it_holds_here(self, corpus: Corpus) -> None:
+        other = WriteLock(corpus.folder)
+        other.acquire()
         with pytest.raises(CollectionLocked):
             corpus.set_plan(PQ)
         assert corpus.stored_plan is None
         corpus.adopt_plan(PQ, instead_of=None)
+        other.release()
         assert corpus.stored_plan == PQ
-        assert corpus._trace.counters()["plan.unwritten"] == 1
+        assert corpus.trace.counters()["plan.unwritten"] == 1
         assert not (corpus.folder / plan_state.FILE).exists()
 
 
@@ -187,10 +195,10 @@ class TestSealing:
         assert families(corpus) == [("flat", ROWS)]
         corpus.reshape(lambda _: None)
         assert families(corpus) == [("pq", ROWS)]
-        sealed = corpus._dense.segments[0].sealed
+        sealed = corpus.dense.segments[0].sealed
         assert sealed is not None
         assert sealed.files.params == {"width": 2}
-        assert sealing.next_job(corpus._dense, corpus._plans.policy) is None
+        assert sealing.next_job(corpus.dense, corpus.plans.policy) is None
 
     def test_a_crash_before_that_is_made_good_in_the_background(self, tmp_path: Path) -> None:
         corpus = opened(tmp_path / "c")
@@ -230,7 +238,7 @@ class TestEffort:
         corpus.set_plan(PQ)
         corpus.reshape(lambda _: None)
         queries = np.random.default_rng(1).normal(size=(50, DIM)).astype(np.float32)
-        written = corpus._trace.counters()["segments.rows_written"]
+        written = corpus.trace.counters()["segments.rows_written"]
         recalls = []
         for effort in (1, ROWS):
             before = corpus.snapshot()
@@ -241,20 +249,32 @@ class TestEffort:
             pairs = zip(found.ids, exact.ids, strict=True)
             recalls.append(np.mean([len(np.intersect1d(a, b)) / 5 for a, b in pairs]))
         assert recalls[0] <= recalls[1] == 1.0
-        assert corpus._trace.counters()["segments.rows_written"] == written
+        assert corpus.trace.counters()["segments.rows_written"] == written
 
-    def test_another_familys_effort_is_not_used(self, corpus: Corpus) -> None:
+    def test_another_familys_effort_is_not_used(
+        self, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        efforts: list[int] = []
+        search = FlatIndex.search
+
+        def recorded(self: FlatIndex, queries: Vectors, k: int, **options: Any) -> Matches:
+            efforts.append(options["effort"])
+            return search(self, queries, k, **options)
+
+        monkeypatch.setattr(FlatIndex, "search", recorded)
         asked = corpus.snapshot()
         assert asked.asked(10) is None
         assert not asked.approximate
         corpus.set_plan(StoredPlan(Plan("hnsw", {}, 7)))
-        assert corpus._dense._effort(corpus._dense.segments[0]) == 0
+        corpus.snapshot().dense(corpus.dense.vectors(np.array([1]), DIM), 3)
+        assert efforts
+        assert set(efforts) == {0}
 
     def test_a_plan_kept_elsewhere_meanwhile_holds(self, corpus: Corpus) -> None:
         before = corpus.stored_plan
-        corpus._plans.__class__(
-            corpus.folder, corpus._settings, corpus._trace, corpus._decide
-        ).keep(StoredPlan(Plan("hnsw", {}, 7)))
+        corpus.plans.__class__(corpus.folder, corpus._settings, corpus.trace, corpus._decide).keep(
+            StoredPlan(Plan("hnsw", {}, 7))
+        )
         corpus.adopt_plan(PQ, instead_of=before)
         assert corpus.stored_plan is not None
         assert corpus.stored_plan.plan.family == "hnsw"
@@ -281,5 +301,5 @@ class TestWholeRows:
         corpus.reshape(lambda _: None)
         with corpus.rows() as flat:
             assert flat.family == "flat"
-            assert flat.ids.tolist() == corpus._dense.segments[0].index.ids.tolist()
+            assert flat.ids.tolist() == corpus.dense.segments[0].index.ids.tolist()
             assert isinstance(flat.vectors.base, np.ndarray)

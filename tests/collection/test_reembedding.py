@@ -15,7 +15,7 @@ from vivace.engine import Engine
 from vivace.errors import CollectionLocked, CollectionNotFound, EmbedderMismatch, EmbeddingError
 from vivace.protocols import Kind
 from vivace.settings import load
-from vivace.store.lock import WriteLock
+from vivace.store.connections import WriteLock
 from vivace.types import Document, Embedded, UpkeepProgress
 
 DOCUMENTS = [Document(f"d{n}", f"Word{n} is here. And there.", f"Title {n}") for n in range(40)]
@@ -194,7 +194,7 @@ async def test_what_stands_in_the_way(
     async with another(monkeypatch, Other()) as engine:
         with pytest.raises(CollectionNotFound):
             await engine.reembed(tmp_path / "nowhere")
-        lock = WriteLock(folder / "write.lock")
+        lock = WriteLock(folder)
         lock.acquire()
         with pytest.raises(CollectionLocked):
             await engine.reembed(folder)

@@ -17,8 +17,8 @@ from vivace.collection.plan_state import FLAT_UP_TO, SegmentPolicy
 from vivace.collection.segment_directory import MANIFEST, read_manifest
 from vivace.errors import CorruptIndex, EmbedderMismatch, StoreError
 from vivace.settings import Index
-from vivace.store.changes import Change, NewChunk, Put, Remove
 from vivace.store.store import Store
+from vivace.store.transaction import Change, NewChunk, Put, Remove
 from vivace.trace import Trace
 from vivace.types import Chunk, Decision, Document, Float16Vectors, Query
 
@@ -77,8 +77,8 @@ def filled(folder: Path) -> list[object]:
     corpus = opened(folder)
     write(corpus, [put(id) for id in range(25)], [put(id) for id in range(25, 44)])
     write(corpus, [Remove("d3"), put(30, 1)])
-    assert len(corpus._dense.tail) > 0
-    assert any(s.sealed and s.removed for s in corpus._dense.segments)
+    assert len(corpus.dense.tail) > 0
+    assert any(s.sealed and s.removed for s in corpus.dense.segments)
     expected = answers(corpus)
     corpus.close()
     return expected
@@ -89,17 +89,17 @@ class TestSealing:
         n = 320
         for at in range(0, n, 10):
             write(corpus, [put(id) for id in range(at, at + 10)])
-        written = corpus._trace.counters()["segments.rows_written"]
+        written = corpus.trace.counters()["segments.rows_written"]
         assert written <= n * (1 + np.log2(n / SETTINGS.seal_chunks))
-        assert len(corpus._dense.segments) <= 2 + np.log2(n / SETTINGS.seal_chunks)
-        assert len(list((corpus.folder / "segments").iterdir())) == len(corpus._dense.segments)
+        assert len(corpus.dense.segments) <= 2 + np.log2(n / SETTINGS.seal_chunks)
+        assert len(list((corpus.folder / "segments").iterdir())) == len(corpus.dense.segments)
 
     def test_a_compaction_answers_as_a_fresh_build(self, corpus: Corpus, tmp_path: Path) -> None:
         for at in range(0, 60, 12):
             write(corpus, [put(id) for id in range(at, at + 12)])
         write(corpus, [Remove(f"d{id}") for id in range(0, 60, 7)])
         corpus.compact(lambda _: None)
-        assert [s.removed for s in corpus._dense.segments] == [0]
+        assert [s.removed for s in corpus.dense.segments] == [0]
         fresh = opened(tmp_path / "fresh")
         kept = [put(id) for id in range(60) if id % 7]
         write(fresh, kept)
@@ -122,7 +122,7 @@ class TestSealing:
     def test_what_is_removed_while_a_segment_is_written(self, corpus: Corpus) -> None:
         with corpus.writing():
             corpus.apply([put(id) for id in range(9)])
-            job = sealing.Job(corpus._dense.segments, corpus._dense.live, "seal")
+            job = sealing.Job(corpus.dense.segments, corpus.dense.live, "seal")
             new = sealing.write(
                 job,
                 corpus.folder / "segments",
@@ -131,10 +131,10 @@ class TestSealing:
                 policy=SegmentPolicy(SETTINGS),
             )
             corpus.apply([Remove("d4"), put(20)])
-            dense = corpus._dense.replaced(job.first, job.last, new)
+            dense = corpus.dense.replaced(job.first, job.last, new)
         assert [len(s) for s in dense.segments] == [8, 1]
         queries = np.ones((1, DIM), np.float32)
-        expected = corpus._dense.search(queries, 20)
+        expected = corpus.dense.search(queries, 20)
         assert dense.search(queries, 20).ids.tolist() == expected.ids.tolist()
 
     def test_families(self) -> None:
@@ -153,10 +153,10 @@ class TestSealing:
         with monkeypatch.context() as patch:
             patch.setattr("vivace.index.segments.write", full)
             write(corpus, [put(id) for id in range(12)])
-        assert corpus._trace.counters()["segments.failed"] >= 1
+        assert corpus.trace.counters()["segments.failed"] >= 1
         before = answers(corpus)
         write(corpus, [put(12)], [Remove("d12")])
-        assert any(s.sealed for s in corpus._dense.segments)
+        assert any(s.sealed for s in corpus.dense.segments)
         assert answers(corpus) == before
 
 
@@ -211,8 +211,8 @@ class TestReopening:
             shutil.rmtree(sorted((tmp_path / "c" / "segments").iterdir())[0])
             reader = opened(tmp_path / "c")
             assert answers(reader) == expected
-            assert reader._trace.counters()["segments.missing"] == 1
-            assert reader._trace.counters()["segments.left_to_others"] == 1
+            assert reader.trace.counters()["segments.missing"] == 1
+            assert reader.trace.counters()["segments.left_to_others"] == 1
         reader.close()
         writer.close()
 
@@ -264,7 +264,7 @@ class TestFollowing:
             write(writer, [put(id) for id in range(at, at + 5)], [Remove(f"d{at // 2}")])
             assert answers(reader) == answers(writer)
         assert writer.store.trimmed() > 0
-        assert reader._trace.counters() == {}
+        assert reader.trace.counters() == {}
         reader.close()
         writer.close()
 
@@ -293,11 +293,11 @@ class TestFollowing:
     def test_words_are_found_before_the_term_index_commits(self, corpus: Corpus) -> None:
         with corpus.writing():
             corpus.apply([put(1)])
-            assert corpus._keywords.pending == 1
+            assert corpus.keywords.pending == 1
             assert corpus.snapshot().keyword(["word1"], 5).ids.size == 1
             corpus.apply([Remove("d1")])
             assert corpus.snapshot().keyword(["word1"], 5).ids.size == 0
-        assert corpus._keywords.pending == 0
+        assert corpus.keywords.pending == 0
 
     def test_a_commit_of_the_terms_that_was_cut_off(self, tmp_path: Path) -> None:
         corpus = opened(tmp_path / "c")

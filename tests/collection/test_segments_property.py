@@ -23,7 +23,7 @@ from vivace.collection.corpus import Corpus
 from vivace.collection.snapshot import Snapshot
 from vivace.index.flat import FlatIndex
 from vivace.settings import Index
-from vivace.store.changes import Change, NewChunk, Put, Remove
+from vivace.store.transaction import Change, NewChunk, Put, Remove
 from vivace.trace import Trace
 from vivace.types import Chunk, Document, Float16Vectors, Ids, Query
 
@@ -83,12 +83,12 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         self.writer.compact(lambda _: None)
-        assert len(self.writer._dense.segments) <= 1
+        assert len(self.writer.dense.segments) <= 1
         assert self.writer.verify(lambda _: None) == []
 
-    @rule(what=st.sampled_from([None, "segments", "terms"]))
-    def rebuild(self, what: str | None) -> None:
-        self.writer.rebuild(lambda _: None, what)
+    @rule()
+    def rebuild(self) -> None:
+        self.writer.rebuild(lambda _: None)
 
     @rule()
     def reopen(self) -> None:

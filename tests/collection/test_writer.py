@@ -16,7 +16,7 @@ from vivace.collection.corpus import Corpus
 from vivace.collection.writer import Writer
 from vivace.errors import BadVectors, StoreError
 from vivace.run.background import NICE
-from vivace.store.changes import Change, Committed, NewChunk, Put
+from vivace.store.transaction import Change, Committed, NewChunk, Put
 from vivace.trace import Trace
 from vivace.types import Chunk, Document
 
@@ -106,9 +106,9 @@ async def test_the_lock_is_held_by_sessions_and_released_after(
 ) -> None:
     async with writer.session():
         async with writer.session():
-            assert corpus._lock.held
-        assert corpus._lock.held
-    assert not corpus._lock.held
+            assert corpus.locked
+        assert corpus.locked
+    assert not corpus.locked
 
 
 async def test_a_session_cancelled_while_it_waits_releases_the_lock(
@@ -139,7 +139,7 @@ async def test_a_session_cancelled_while_it_waits_releases_the_lock(
     await asyncio.gather(first, second, return_exceptions=True)
     async with writer.session():
         assert await writer.apply([put("z")]) >= 1
-    assert not corpus._lock.held
+    assert not corpus.locked
 
 
 async def test_close_finishes_what_was_submitted(corpus: Corpus) -> None:
@@ -176,4 +176,4 @@ async def test_it_writes_at_lowered_priority_while_questions_arrive(
     idle = False
     await asyncio.to_thread(writer.close)
     assert seen == [plain, NICE, NICE, plain]
-    assert not corpus._lock.held
+    assert not corpus.locked

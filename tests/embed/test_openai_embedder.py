@@ -199,7 +199,7 @@ def test_a_bad_name_shows_no_secret() -> None:
 
 
 async def test_a_collection_embedded_over_the_wire(fake: FakeModel) -> None:
-    async with Engine(load(embed={"model": f"openai:e5@{fake.url}"})) as engine:
+    async with Engine(load(embed__model=f"openai:e5@{fake.url}", remote__retries=0)) as engine:
         docs = await engine.open("wire")
         await docs.add([Document("a", "Grass is green."), Document("b", "年假为三十天。")])
         for question, wanted in (("green grass", "a"), ("年假", "b")):

@@ -177,6 +177,15 @@ async def test_refused_parameters_are_left_out_and_remembered() -> None:
         assert not {"max_tokens", "stream_options"} & last.keys()
 
 
+async def test_requests_at_once_are_adapted_alike() -> None:
+    no = refused(400, json.dumps({"error": {"message": "Unsupported: temperature"}}))
+    good = SSE + chunk("a") + END + DONE
+    async with canned(no, no, good) as server, client(server) as model:
+        for found in await asyncio.gather(deltas(model), deltas(model)):
+            assert found[0].text == "a"
+        assert ["temperature" in sent for sent in server.requests] == [True, True, False, False]
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -22,7 +22,7 @@ from vivace.retrieve.query import parse
 from vivace.run.work import work_context
 from vivace.settings import Search
 from vivace.trace import Trace
-from vivace.types import Query
+from vivace.types import Query, Rerank, Stages
 
 TEXT = "red apple in the garden"
 # far more than a search takes here: only what the costs say decides
@@ -49,7 +49,8 @@ def test_one_cold_start_is_ignored() -> None:
 def test_a_skipped_stage_is_tried_again_some_time() -> None:
     costs, start, tries = slow(rerank=1.0), now(), 0
     context = SearchContext(ASKED, parse(TEXT), start + 5.0, costs, Trace())
-    while not context.rerank_depth(start, 20) and tries < 10_000:
+    context.bind(Source(), Stages(rerank=Rerank(20)))
+    while not context.rerank_depth(start, 50) and tries < 10_000:
         tries += 1
     assert 100 < tries < 10_000
 

@@ -18,6 +18,7 @@ from vivace.index.terms import TantivyTerms, TermSearcher
 from vivace.protocols import Embedder, Kind, Reranker
 from vivace.retrieve.context import StageCosts
 from vivace.retrieve.hybrid import HybridSearcher
+from vivace.retrieve.pipeline import SearchPipeline
 from vivace.run.microbatch import Then
 from vivace.run.pools import ThreadPool
 from vivace.settings import Search
@@ -234,15 +235,10 @@ def world(
     learned = costs or StageCosts()
     pool = ThreadPool(2, "test-search")
     try:
-        searcher = HybridSearcher(
-            made,
-            embedder or words,
-            pool,
-            settings or Search(),
-            trace,
-            reranker=reranker,
-            costs=learned,
+        pipeline = SearchPipeline(
+            made, settings or Search(), trace, reranker=reranker, costs=learned
         )
+        searcher = HybridSearcher(pipeline, embedder or words, pool)
         yield World(made, words, trace, searcher, learned)
     finally:
         pool.close()

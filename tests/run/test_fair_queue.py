@@ -1,4 +1,4 @@
-"""What waits, against a model of it, under a simulated clock."""
+"""The fair queue against a model of it, under a simulated clock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.support.profiles import scaled
 from vivace.run.fair_queue import LOWER_EVERY, FairQueue, Waiter
 from vivace.run.work import Priority, Work
 
@@ -24,7 +25,7 @@ def waiter(
     return Waiter(Work(priority, deadline, user))
 
 
-class Waiting(RuleBasedStateMachine):
+class QueueMachine(RuleBasedStateMachine):
     """Nothing is lost, doubled or starved; what is late or barred is never picked."""
 
     def __init__(self) -> None:
@@ -182,8 +183,8 @@ class Waiting(RuleBasedStateMachine):
         return (one.work.priority, one.work.user) == (other.work.priority, other.work.user)
 
 
-TestWaiting = Waiting.TestCase
-TestWaiting.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = settings(max_examples=scaled(150), stateful_step_count=60)
 
 
 @pytest.mark.parametrize("lower", list(Priority)[1:])
@@ -231,7 +232,7 @@ def test_the_user_who_holds_least_has_the_next_slot() -> None:
     assert order == ["none", "some", "none", "much", "much"]
 
 
-def test_a_less_urgent_waiter_has_to_go_for_a_more_urgent_arrival() -> None:
+def test_the_newest_less_urgent_waiter_makes_room_for_a_more_urgent_arrival() -> None:
     queue: FairQueue[Waiter] = FairQueue()
     first, newest = waiter(Priority.INGEST), waiter(Priority.INGEST)
     for one in (first, newest, waiter(Priority.BATCH)):
@@ -251,7 +252,7 @@ def test_a_less_urgent_waiter_has_to_go_for_a_more_urgent_arrival() -> None:
         ("", {}, False),
     ],
 )
-def test_the_newest_of_the_greediest_user_has_to_go_for_one_as_urgent(
+def test_the_newest_waiter_of_the_user_with_most_makes_room_for_one_as_urgent(
     user: str, held: dict[str, int], goes: bool
 ) -> None:
     queue: FairQueue[Waiter] = FairQueue()
@@ -262,7 +263,7 @@ def test_the_newest_of_the_greediest_user_has_to_go_for_one_as_urgent(
     assert queue.victim(Work(user=user), held, equals=False) is (newest if goes else None)
 
 
-def test_who_cannot_use_what_is_free_lets_the_next_one_go_first() -> None:
+def test_slots_go_in_turn_and_any_waiter_may_leave_or_be_taken() -> None:
     queue: FairQueue[Waiter] = FairQueue()
     by_name = {name: waiter(Priority(p)) for name, p in zip("abcd", (2, 0, 1, 0), strict=True)}
     for one in by_name.values():
@@ -279,8 +280,8 @@ def test_who_cannot_use_what_is_free_lets_the_next_one_go_first() -> None:
     assert order == ["b", "c", "a"]
 
 
-def test_what_is_withdrawn_is_let_go_of() -> None:
-    """Ten thousand abandoned entries leave next to nothing behind."""
+def test_removed_waiters_are_released() -> None:
+    """Ten thousand removed waiters leave next to nothing behind."""
 
     class Heavy(Waiter):
         __slots__ = ("__weakref__",)

@@ -398,13 +398,10 @@ async def test_a_recovered_server_is_used_again(adapter: Adapter) -> None:
     short = Tolerance(in_row=2, first=0.02)
     with ModelServerDouble(REFUSED, REFUSED) as ill, ModelServerDouble() as good:
         async with client_of(adapter, ill, good, retries=1, tolerance=short) as client:
-            states = set()
             async with asyncio.timeout(WAIT):
                 while len(ill.requests) < 5:
                     await adapter.ask(client)
-                    states.add(client.server_statistics().servers[0].state)
             first = client.server_statistics().servers[0]
-            assert BreakerState.OPEN in states
             assert (first.state, first.ejections) == (BreakerState.CLOSED, 1)
 
 

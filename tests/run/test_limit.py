@@ -1,4 +1,4 @@
-"""The limit's line, its shares and its bounds; and that no slot is lost, whatever is done to it."""
+"""The limit's queue, shares and bounds; and that no slot is lost, whatever happens."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.run.service import Clock
+from tests.support.profiles import scaled
 from vivace.errors import Closed, DeadlineExceeded, Overloaded, ShareExceeded, VivaceError
 from vivace.run.limit import ConcurrencyLimit, Outcome, Permit, QueuedCall
 from vivace.run.work import Priority, Work, work_context
@@ -19,25 +20,23 @@ def fixed(n: int, **options: float) -> ConcurrencyLimit:
     return ConcurrencyLimit("tests", lowest=n, highest=n, **options)  # type: ignore[arg-type]
 
 
-async def test_a_free_slot_is_given_at_once_and_comes_back() -> None:
+async def test_a_free_slot_is_granted_at_once_and_given_back() -> None:
     limit = fixed(1)
-    async with limit.admit() as permit:
-        assert permit.waited == 0
+    with await limit.acquire():
         assert limit.try_acquire() is None
         assert limit.statistics().in_flight == 1
     assert limit.statistics().in_flight == 0
     assert limit.try_acquire() is not None
 
 
-async def test_the_line_is_served_by_urgency_and_then_by_arrival() -> None:
+async def test_queued_calls_are_served_by_priority_and_then_by_arrival() -> None:
     limit = fixed(1)
     held = await limit.acquire()
     order: list[str] = []
 
     async def call(name: str, priority: Priority) -> None:
-        with work_context(priority):
-            async with limit.admit():
-                order.append(name)
+        with work_context(priority), await limit.acquire():
+            order.append(name)
 
     tasks = [
         asyncio.create_task(call(name, priority))
@@ -55,7 +54,7 @@ async def test_the_line_is_served_by_urgency_and_then_by_arrival() -> None:
     assert order == ["first", "second", "batch", "ingest"]
 
 
-async def test_a_call_cancelled_in_the_line_or_as_it_is_served_gives_its_slot_back() -> None:
+async def test_a_call_cancelled_in_the_queue_or_as_it_is_granted_gives_its_slot_back() -> None:
     limit = fixed(1)
     held = await limit.acquire()
     waiting = [asyncio.create_task(limit.acquire()) for _ in range(2)]
@@ -77,16 +76,15 @@ async def test_a_wait_ends_at_its_deadline() -> None:
     held.release()
 
 
-async def test_a_full_line_refuses_and_says_when_to_come_again() -> None:
+async def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
     limit = fixed(1, queue=0)
-    async with limit.admit():
-        with pytest.raises(Overloaded) as error:
-            await limit.acquire()
+    with await limit.acquire(), pytest.raises(Overloaded) as error:
+        await limit.acquire()
     assert 0 < error.value.retry_after <= 30
     assert limit.statistics().refused == {"full": 1}
 
 
-async def test_a_more_urgent_call_takes_the_place_of_the_newest_less_urgent_one() -> None:
+async def test_a_more_urgent_call_replaces_the_newest_less_urgent_one() -> None:
     limit = fixed(1, queue=1)
     held = await limit.acquire()
     with work_context(Priority.INGEST):
@@ -99,7 +97,7 @@ async def test_a_more_urgent_call_takes_the_place_of_the_newest_less_urgent_one(
     (await search).release()
 
 
-async def test_who_holds_most_has_to_go_for_who_holds_less() -> None:
+async def test_a_user_who_holds_less_replaces_one_who_holds_more() -> None:
     limit = fixed(1, queue=2)
     with work_context(user="greedy"):
         held = await limit.acquire()
@@ -118,14 +116,12 @@ async def test_who_holds_most_has_to_go_for_who_holds_less() -> None:
 
 async def test_one_user_alone_has_all_the_room() -> None:
     limit = fixed(1, queue=0)
-    with work_context(user="only"):
-        async with limit.admit():
-            with pytest.raises(Overloaded) as error:
-                await limit.acquire()
+    with work_context(user="only"), await limit.acquire(), pytest.raises(Overloaded) as error:
+        await limit.acquire()
     assert not isinstance(error.value, ShareExceeded)
 
 
-def test_who_cannot_be_in_time_is_refused_at_once() -> None:
+def test_a_call_that_cannot_be_in_time_is_refused_at_once() -> None:
     clock = Clock()
     limit = fixed(1, clock=clock)  # type: ignore[arg-type]
     for _ in range(40):  # it learns that a call takes a second
@@ -139,7 +135,7 @@ def test_who_cannot_be_in_time_is_refused_at_once() -> None:
     assert isinstance(limit.enter(Work(deadline=clock.now + 10), lambda _: True), QueuedCall)
 
 
-async def test_closing_refuses_who_waits_and_who_comes() -> None:
+async def test_closing_refuses_queued_and_coming_calls() -> None:
     limit = fixed(1)
     held = await limit.acquire()
     waiting = asyncio.create_task(limit.acquire())
@@ -172,7 +168,7 @@ PRIORITIES = st.sampled_from(list(Priority))
 
 
 class LimitMachine(RuleBasedStateMachine):
-    """Each call is in one place: it holds a slot, it waits, or it was told an error."""
+    """Each call is in one place: it holds a slot, it waits, or it got an error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,5 +249,5 @@ class LimitMachine(RuleBasedStateMachine):
         assert self.limit.statistics().in_flight == 0
 
 
-LimitMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LimitMachine.TestCase.settings = settings(max_examples=scaled(60), stateful_step_count=40)
 TestLimitMachine = LimitMachine.TestCase

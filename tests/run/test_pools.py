@@ -58,7 +58,7 @@ async def test_an_error_reaches_its_caller(pool: ThreadPool) -> None:
     assert pool.statistics().failed == 1
 
 
-async def test_a_stray_stop_iteration_does_not_hang(pool: ThreadPool) -> None:
+async def test_a_stop_iteration_does_not_hang_its_caller(pool: ThreadPool) -> None:
     empty: Iterator[int] = iter([])
     with pytest.raises(RuntimeError, match="StopIteration"):
         await pool.run(lambda: next(empty))
@@ -103,7 +103,7 @@ async def test_close_fails_what_is_queued_and_waits_for_what_runs(pool: ThreadPo
     pool.close()
 
 
-async def test_the_context_says_who_is_first(pool: ThreadPool) -> None:
+async def test_calls_run_by_priority_and_then_by_turns_of_users(pool: ThreadPool) -> None:
     gate, order = Gate(), list[str]()
     try:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(pool.run(gate))]
@@ -123,14 +123,14 @@ async def test_the_context_says_who_is_first(pool: ThreadPool) -> None:
     assert order == ["a0", "b0", "a0", "a3"]
 
 
-async def test_what_is_late_never_begins(pool: ThreadPool) -> None:
+async def test_an_expired_call_never_begins(pool: ThreadPool) -> None:
     with work_context(seconds=-1), pytest.raises(DeadlineExceeded, match="test-pool: the deadline"):
         await pool.run(int, "1")
     statistics = pool.statistics()
     assert (statistics.expired, statistics.done) == (1, 0)
 
 
-async def test_threads_are_added_for_what_waits_and_leave_when_they_are_too_many(
+async def test_threads_are_added_for_waiting_calls_and_end_when_there_are_too_many(
     pool: ThreadPool,
 ) -> None:
     gates = [Gate() for _ in range(3)]
@@ -155,7 +155,7 @@ def test_two_event_loops_take_turns(pool: ThreadPool) -> None:
         assert asyncio.run(pool.run(int, str(number))) == number
 
 
-async def test_a_result_for_someone_who_left_is_dropped(pool: ThreadPool) -> None:
+async def test_a_result_for_a_cancelled_call_is_dropped(pool: ThreadPool) -> None:
     gate = Gate()
     task = asyncio.create_task(pool.run(gate))
     await entered(gate)

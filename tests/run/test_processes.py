@@ -101,11 +101,11 @@ def test_workers_are_started_as_needed(make: Callable[..., ProcessPool]) -> None
         ("refused", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
         ("leak", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
         ("touch", LIMITS, WorkerOutOfMemory, "over 128 MiB"),
-        ("flood", LIMITS, WorkerFlooded, "gave more than it may"),
+        ("flood", LIMITS, WorkerFlooded, "returned more than it may"),
         ("print", LIMITS, WorkerFlooded, "printed over 16 MiB"),
     ],
 )
-def test_a_bad_task_costs_itself(
+def test_a_bad_task_costs_only_itself_and_its_worker(
     make: Callable[..., ProcessPool],
     name: str,
     limits: TaskLimits,
@@ -125,7 +125,7 @@ def test_a_bad_task_costs_itself(
     assert (statistics.done, statistics.failed, pool.started) == (2, 1, 2)
 
 
-def test_a_worker_is_told_none_of_our_settings(
+def test_a_worker_gets_none_of_our_settings(
     make: Callable[..., ProcessPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIVACE_GENERATE__API_KEY", "sk-secret")
@@ -219,7 +219,7 @@ def test_a_pool_that_shrinks_ends_processes_after_their_task(
     assert list(pool.submit(b"echo 2")) == [b"2"]
 
 
-def test_what_is_late_never_begins(make: Callable[..., ProcessPool]) -> None:
+def test_an_expired_task_never_begins(make: Callable[..., ProcessPool]) -> None:
     pool = make()
     with work_context(seconds=-1):
         late = pool.submit(b"echo 1")

@@ -11,7 +11,7 @@ import pytest
 from vivace.run.learners import StreamLearner
 
 
-class Server:
+class SimulatedServer:
     """Streams of equal length; among more than `slots`, each is slower by a power of their number.
 
     `run` lets `requests` through and returns the seconds it took.
@@ -71,22 +71,22 @@ class Server:
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("slots", [3, 5, 8, 10])
 @pytest.mark.parametrize("more", [{}, {"first": 0.3}, {"jitter": 0.3}])
-def test_slots_are_found(slots: int, power: float, more: dict[str, Any]) -> None:
-    server = Server(slots, power, **more)
+def test_the_slots_of_a_server_are_found(slots: int, power: float, more: dict[str, Any]) -> None:
+    server = SimulatedServer(slots, power, **more)
     assert server.run(120) <= 1.15 * server.ideal(120)
     assert server.run(240) <= 1.1 * server.ideal(240)
 
 
 def test_many_slots_are_found() -> None:
-    server = Server(48, 1)
+    server = SimulatedServer(48, 1)
     server.run(240)
     assert server.run(480) <= 1.15 * server.ideal(480)
 
 
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize(("before", "after"), [(8, 4), (8, 16), (16, 8), (4, 8)])
-def test_a_change_is_found(before: int, after: int, power: float) -> None:
-    server = Server(before, power)
+def test_a_change_of_the_slots_is_found(before: int, after: int, power: float) -> None:
+    server = SimulatedServer(before, power)
     server.run(240)
     server.slots = after
     server.run(120)
@@ -98,16 +98,18 @@ def test_what_was_learned_before_an_answer_ended_compares_with_what_comes_later(
     jitter: float,
 ) -> None:
     """Answers were taken to be twice as long as they are, so three slots for better than four."""
-    server = Server(4, 2, first=0.1, jitter=jitter)
+    server = SimulatedServer(4, 2, first=0.1, jitter=jitter)
     assert server.run(40) <= 1.18 * server.ideal(40)
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.05, 0.1])
 @pytest.mark.parametrize(("before", "after", "times"), [(16, 8, 1.6), (8, 4, 1.4)])
-def test_a_fall_is_followed_at_once(before: int, after: int, times: float, jitter: float) -> None:
+def test_a_drop_in_throughput_is_followed_at_once(
+    before: int, after: int, times: float, jitter: float
+) -> None:
     """The first window after it is of two times; it was a reason to try even more streams. All
     that were begun with the old limit are slow to the end: hence `times`."""
-    server = Server(before, 2, first=0.1, jitter=jitter)
+    server = SimulatedServer(before, 2, first=0.1, jitter=jitter)
     server.run(120)
     server.slots = after
     assert server.run(60) <= times * server.ideal(60)
@@ -120,21 +122,21 @@ def test_a_batch_during_which_the_slots_change_takes_little_more_than_it_has_to(
 ) -> None:
     """The ideal knows the slots from the start; and what runs at the change cannot be taken back,
     nor is there more to begin at the end: knowing them costs up to 1.06."""
-    server = Server(before, 2, first=0.1, jitter=jitter)
+    server = SimulatedServer(before, 2, first=0.1, jitter=jitter)
     server.tokens = 60
     ideal = server.ideal(60) * (1 + before / after)
     assert server.run(120, (60, after)) <= 1.15 * ideal
 
 
 def test_answers_in_one_piece_are_streams_of_one_token() -> None:
-    server = Server(8, 2, first=0.5)
+    server = SimulatedServer(8, 2, first=0.5)
     server.tokens = 1
     server.run(240)
     assert server.run(240) <= 1.15 * server.ideal(240)
 
 
 def test_the_limit_stays_within_its_bounds() -> None:
-    server = Server(64, 1)
+    server = SimulatedServer(64, 1)
     server.limit.bound(1, 12)
     server.run(480)
     assert server.limit.limit <= 13
@@ -143,7 +145,7 @@ def test_the_limit_stays_within_its_bounds() -> None:
     assert server.limit.limit == 3
 
 
-def test_an_overloaded_service_is_sent_less() -> None:
+def test_the_limit_falls_while_the_service_refuses() -> None:
     limit = StreamLearner(lowest=1, highest=64, start=16, clock=lambda: 0.0)
     for _ in range(3):
         limit.began()
@@ -151,7 +153,7 @@ def test_an_overloaded_service_is_sent_less() -> None:
     assert limit.limit == 12
 
 
-def test_whom_somebody_waits_for_is_let_in_unless_that_was_too_many() -> None:
+def test_an_interactive_stream_is_admitted_unless_it_is_known_to_be_too_many() -> None:
     limit = StreamLearner(lowest=1, highest=64, start=4, clock=lambda: 0.0)
     for _ in range(4):
         limit.began()
@@ -159,12 +161,12 @@ def test_whom_somebody_waits_for_is_let_in_unless_that_was_too_many() -> None:
         assert limit.urge()
         limit.began()
     assert not limit.urge()  # the bound
-    server = Server(8, 2)
+    server = SimulatedServer(8, 2)
     server.run(232)
     for _ in range(8):
         server.limit.began()
     assert (server.limit.limit, server.limit.urge()) == (8, False)
-    server = Server(8, 1)  # as much throughput with more: sharing is better than waiting
+    server = SimulatedServer(8, 1)  # as much throughput with more: sharing is better than waiting
     server.run(240)
     for _ in range(8):
         server.limit.began()

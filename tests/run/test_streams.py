@@ -28,7 +28,7 @@ class Counted:
         return self.items()
 
 
-async def test_deferred_gives_every_item_and_ends() -> None:
+async def test_a_lazy_stream_yields_every_item_and_ends() -> None:
     counted = Counted()
     assert [item async for item in LazyStream(counted.begin)] == [0, 1, 2]
     assert counted.ended
@@ -47,7 +47,7 @@ async def test_leaving_early_ends_the_inner_iterator() -> None:
     assert again.ended
 
 
-async def test_closed_before_the_first_item_begins_nothing() -> None:
+async def test_a_stream_closed_before_its_first_item_begins_nothing() -> None:
     counted = Counted()
     items = LazyStream(counted.begin)
     await items.aclose()
@@ -56,7 +56,7 @@ async def test_closed_before_the_first_item_begins_nothing() -> None:
     await items.aclose()
 
 
-async def test_what_fails_to_begin_raises_at_the_first_item() -> None:
+async def test_a_stream_that_fails_to_begin_raises_at_its_first_item() -> None:
     async def fails() -> AsyncIterator[int]:
         raise ValueError("no")
 

@@ -11,7 +11,9 @@ from vivace.run.pools import ThreadPool
 from vivace.run.threads import CoreHold, Cores, divide
 
 
-def test_a_thread_a_core_of_each_kind_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_gets_a_thread_per_core_unless_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(host, "cores", lambda: 3)
     automatic, fixed = divide(0, 0), divide(1, 0)
     assert (automatic.embed, automatic.search) == (3, 3)
@@ -19,7 +21,7 @@ def test_a_thread_a_core_of_each_kind_unless_it_is_set(monkeypatch: pytest.Monke
     assert (fixed.embed, fixed.search, fixed.cores) == (1, 3, None)
 
 
-def test_who_waited_longest_gets_the_core() -> None:
+def test_the_thread_that_waited_longest_gets_the_core() -> None:
     cores, order = Cores(1), list[int]()
 
     def work(number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ SHARE = 0.75
 FIXED = (1, 2, 4, 8, 16, 24, 32, 48)
 
 
+@cache
 def best_fixed(curve: Curve, arrivals: float, deadline: float) -> int:
     """Goodput of the best fixed limit in four seconds."""
 
@@ -54,7 +56,7 @@ def test_it_finds_the_new_limit_when_the_service_changes(before: Curve, after: C
     assert simulation.run(4).good >= SHARE * best_fixed(after, 700, 0.4)
 
 
-def test_it_does_not_reject_at_low_load() -> None:
+def test_it_refuses_next_to_nothing_at_low_load() -> None:
     for curve, capacity in ((cores, 160), (batching, 282), (slots, 320)):
         simulation = Simulation(curve, arrivals=0.5 * capacity, deadline=0.4)
         simulation.run(10)  # until it is as wide as this load needs
@@ -62,7 +64,7 @@ def test_it_does_not_reject_at_low_load() -> None:
         assert run.refused <= 0.005 * (run.refused + run.good + run.late)
 
 
-def test_a_service_slower_than_its_deadlines_does_not_lock_it_up() -> None:
+def test_it_recovers_from_a_service_slower_than_its_deadlines() -> None:
     """All calls are late for a while; when the service is well again, so is the limit."""
     simulation = Simulation(cores, arrivals=300, deadline=0.25)
     simulation.run(5)
@@ -76,27 +78,27 @@ def test_a_service_slower_than_its_deadlines_does_not_lock_it_up() -> None:
 
 def test_nothing_is_learned_while_the_limit_does_not_bind() -> None:
     clock = Clock()
-    vegas = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
+    learner = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
     for number in range(2000):
-        vegas.began()
+        learner.began()
         clock.now += 0.01 if number % 7 else 0.1
-        vegas.ended(0.01)
-    assert vegas.limit == 8
+        learner.ended(0.01)
+    assert learner.limit == 8
 
 
 def test_bounds_hold_at_once_and_always() -> None:
     clock = Clock()
-    vegas = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
-    vegas.bound(20, 30)
-    assert vegas.limit == 20
-    vegas.bound(3, 5)
-    assert vegas.limit == 5
+    learner = ThroughputLearner(lowest=1, highest=64, start=8, clock=clock)
+    learner.bound(20, 30)
+    assert learner.limit == 20
+    learner.bound(3, 5)
+    assert learner.limit == 5
     for _ in range(1000):
-        while vegas.in_flight < vegas.limit:
-            vegas.began()
+        while learner.in_flight < learner.limit:
+            learner.began()
         clock.now += 0.01
-        vegas.ended(0.01)
-        assert 3 <= vegas.limit <= 5
+        learner.ended(0.01)
+        assert 3 <= learner.limit <= 5
 
 
 def test_the_ladder_has_even_steps() -> None:

@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.support.profiles import scaled
 from vivace.errors import Closed, DeadlineExceeded
 from vivace.run.fair_queue import Waiter
 from vivace.run.microbatch import MicroBatcher
@@ -217,7 +218,7 @@ class SteppedPool(Stepped):
 
 
 TestPool = SteppedPool.TestCase
-TestPool.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestPool.settings = settings(max_examples=scaled(120), stateful_step_count=50)
 
 
 class SteppedBatcher(Stepped):
@@ -248,7 +249,7 @@ class SteppedBatcher(Stepped):
 
 
 TestBatcher = SteppedBatcher.TestCase
-TestBatcher.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestBatcher.settings = settings(max_examples=scaled(120), stateful_step_count=50)
 
 
 class Breaks(WorkerSlot[Waiter]):

@@ -17,7 +17,7 @@ import pytest
 from tests.server.live import WAIT, Live, serving
 from vivace.embed.minilm import MiniLM
 from vivace.retrieve.pipeline import SearchPipeline
-from vivace.run.background import BackgroundBatcher
+from vivace.run.workers import WorkerStatistics
 from vivace.settings import Admission, Cache, Settings
 from vivace.testing.fake_llm import FakeModel
 
@@ -96,10 +96,12 @@ def until(live: Live, true: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
-def batcher(live: Live) -> BackgroundBatcher[Any, Any]:
+def embedding_threads(live: Live) -> WorkerStatistics:
+    """Of the workers that embed questions."""
     embedder = live.state.engine.resources.embedder
     assert isinstance(embedder, MiniLM)
-    return embedder._batcher
+    plain, _ = embedder.statistics()
+    return plain
 
 
 def held(live: Live) -> tuple[int, int, int]:
@@ -145,7 +147,8 @@ def test_leaving_while_queued_and_embedding_frees_everything(
     config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    monkeypatch.setattr(MiniLM, "_encoded", gate.before(MiniLM._encoded))
+    for forward_pass in (MiniLM.encode, MiniLM.encode_tokens):
+        monkeypatch.setattr(MiniLM, forward_pass.__name__, gate.before(forward_pass))
     with serving(open_to_all(config), [handbook]) as live:
 
         def leave() -> None:
@@ -163,15 +166,15 @@ def test_leaving_while_queued_and_embedding_frees_everything(
 
 
 def waiting(live: Live) -> int:
-    plain, _ = batcher(live).statistics()
-    return sum(plain.queued.values()) + plain.running
+    workers = embedding_threads(live)
+    return sum(workers.queued.values()) + workers.running
 
 
 def test_leaving_during_the_search_frees_everything(
     config: Settings, handbook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    monkeypatch.setattr(SearchPipeline, "rank", gate.before(SearchPipeline.rank))
+    monkeypatch.setattr(SearchPipeline, "run", gate.before(SearchPipeline.run))
     with serving(open_to_all(config), [handbook]) as live:
         pool = live.state.engine.resources.search_pool
 
@@ -184,7 +187,7 @@ def test_leaving_during_the_search_frees_everything(
             gate.open()
             until(live, lambda: pool.statistics().running == waiting(live) == 0)
             # one that has begun runs to its end, wherever it does
-            threads = pool.statistics().threads + batcher(live).statistics()[0].threads
+            threads = pool.statistics().threads + embedding_threads(live).threads
             assert gate.came <= threads < CLIENTS, "searches for nobody"
 
         let_go(live, leave)

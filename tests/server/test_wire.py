@@ -12,8 +12,8 @@ from vivace.server.wire import (
     ChatResponse,
     ChatUsage,
     PromptDetails,
-    answer_body,
     answer_fields,
+    answer_value,
     search_response,
     url_annotations,
 )
@@ -75,7 +75,7 @@ def test_the_server_and_the_command_line_write_the_same_hits() -> None:
         "epoch": 4,
         "degraded": ["no vectors"],
     }
-    whole = value_of(answer_body(ANSWER))
+    whole = value_of(answer_value(ANSWER))
     assert whole["hits"][0] == found["hits"][0]
     (source,) = value_of(answer_fields(ANSWER)["sources"])
     assert source.pop("citations") == [{"number": 1, "start": 5, "end": 15, "text": "Six weeks."}]
@@ -83,7 +83,7 @@ def test_the_server_and_the_command_line_write_the_same_hits() -> None:
 
 
 def test_every_part_of_an_answer_is_in_the_command_lines_json() -> None:
-    whole = value_of(answer_body(ANSWER))
+    whole = value_of(answer_value(ANSWER))
     hits = whole.pop("hits")
     assert [hit["id"] for hit in hits] == [7, 8]
     assert whole == {

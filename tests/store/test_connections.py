@@ -76,3 +76,15 @@ def test_it_waits_for_one_that_is_being_opened(
         assert opening.wait(10)
         connections.close()
         assert opened.result(10).reads is not writes
+
+
+def test_a_connection_ends_with_its_thread(tmp_path: Path) -> None:
+    """Threads come and go with the load: an open collection must not keep a file for each."""
+    connections = Connections(tmp_path / "x.db")
+    with ThreadPoolExecutor(1) as threads:
+        ended = threads.submit(connections.reader).result(10)
+    here = connections.reader()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        ended.execute("SELECT 1")
+    assert here.execute("SELECT 1").fetchone() == (1,)
+    connections.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vivace.errors import BadFilter
-from vivace.store.changes import NewChunk, Put
 from vivace.store.store import Store
+from vivace.store.transaction import NewChunk, Put
 from vivace.types import Chunk, Document
 
 DOCUMENTS: list[dict[str, Any]] = [
@@ -26,12 +26,13 @@ DOCUMENTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store = Store.open(tmp_path_factory.mktemp("f"), embedder="t", dim=1)
     for at, metadata in enumerate(DOCUMENTS):
         chunk = NewChunk(Chunk(f"d{at}", "x", 0, 1), b"x", np.zeros(1, np.float16))
         store.commit([Put(Document(f"d{at}", "x", f"T{at}", f"/s/{at}", metadata), b"", (chunk,))])
-    return store
+    yield store
+    store.close()
 
 
 def found(store: Store, filters: Mapping[str, Any]) -> list[int]:
@@ -110,6 +111,7 @@ def test_a_quote_in_a_key_is_refused(tmp_path: Path) -> None:
     store.commit([Put(Document("a", "x", metadata={'k"': 1}), b"", ())])
     with pytest.raises(BadFilter, match="holds a quote"):
         store.matching({'k"': 1})
+    store.close()
 
 
 leaves = st.one_of(

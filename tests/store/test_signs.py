@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,29 @@ import pytest
 
 from vivace.errors import BadVectors
 from vivace.store import integrity
-from vivace.store.changes import NewChunk, Put, Remove
 from vivace.store.reembed import Reembedding
 from vivace.store.store import FILE, Store
+from vivace.store.transaction import NewChunk, Put, Remove
 from vivace.types import Chunk, Document, Signs
 
 DIM = 20
 WIDTH = 3
 
 
+_OPENED: list[Store] = []
+
+
 def opened(folder: Path) -> Store:
-    return Store.open(folder, embedder="test", dim=DIM)
+    """A store that is closed at the end of the test."""
+    _OPENED.append(Store.open(folder, embedder="test", dim=DIM))
+    return _OPENED[-1]
+
+
+@pytest.fixture(autouse=True)
+def _close_stores() -> Iterator[None]:
+    yield
+    while _OPENED:
+        _OPENED.pop().close()
 
 
 def signs_of(text: str) -> Signs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,29 @@ from vivace.errors import (
     StoreUnwritable,
 )
 from vivace.store import schema
-from vivace.store.changes import NewChunk, Put, Remove, VectorGone
+from vivace.store.connections import Connection, Connections
 from vivace.store.store import FILE, Store
+from vivace.store.transaction import NewChunk, Put, Remove, VectorGone
 from vivace.types import Chunk, Document, Section
 
 DIM = 4
 
 
+_OPENED: list[Store] = []
+
+
 def opened(folder: Path, **kwargs: object) -> Store:
-    return Store.open(folder, embedder="test", dim=DIM, **kwargs)  # type: ignore[arg-type]
+    """A store that is closed at the end of the test."""
+    store = Store.open(folder, embedder="test", dim=DIM, **kwargs)  # type: ignore[arg-type]
+    _OPENED.append(store)
+    return store
+
+
+@pytest.fixture(autouse=True)
+def _close_stores() -> Iterator[None]:
+    yield
+    while _OPENED:
+        _OPENED.pop().close()
 
 
 def vector(value: float) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
@@ -223,16 +238,25 @@ class TestOpening:
         connection.close()
 
 
-def test_a_full_disk_keeps_what_was_acknowledged(store: Store, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_what_was_acknowledged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers: list[Connection] = []
+    open_writer = Connections.writer
+
+    def recorded(self: Connections) -> Connection:
+        writers.append(open_writer(self))
+        return writers[-1]
+
+    monkeypatch.setattr(Connections, "writer", recorded)
     store.commit([put("a", "one")])
-    assert store._writer is not None
-    pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
-    store._writer.execute(f"PRAGMA max_page_count = {pages}")
+    pages = writers[0].execute("PRAGMA page_count").fetchone()[0]
+    writers[0].execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreUnwritable, match="full"):
         store.commit([put("b", *[f"word{i}" * 50 for i in range(400)])])
     assert store.epoch() == 1
     assert store.document("b") is None
-    store._writer.execute("PRAGMA max_page_count = 1000000")
+    writers[0].execute("PRAGMA max_page_count = 1000000")
     assert store.commit([put("b", "two")]).epoch == 2
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a server of the cache, and how it is put right again."""
+"""Outages of a cache tier's server, and their end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Outage:
     strike: Callable[[], None]
     mend: Callable[[], None]
     refuses: bool = False
-    """The server stays up and can be read; it takes no writes."""
+    """The server stays up and can be read; it refuses writes."""
 
     def settings(self, tier_ms: float) -> Cache:
         if self.address.startswith("redis"):
@@ -35,12 +35,12 @@ def redis_kill(server: Valkey) -> Iterator[Outage]:
 
 @contextmanager
 def redis_hang(server: Valkey) -> Iterator[Outage]:
-    yield Outage(server.url, server.hang, server.go_on)
+    yield Outage(server.url, server.hang, server.resume)
 
 
 @contextmanager
 def redis_full(server: Valkey) -> Iterator[Outage]:
-    """Full memory, and nothing may be evicted for a new value."""
+    """The memory is full, and nothing may be evicted for a new value."""
 
     def strike() -> None:
         server.ask("CONFIG", "SET", "maxmemory", 1)
@@ -78,7 +78,7 @@ def redis_cut(server: Valkey) -> Iterator[Outage]:
 
 @contextmanager
 def redis_silence(server: Valkey) -> Iterator[Outage]:
-    """Connections stand and nothing passes, as behind a firewall that has forgotten them."""
+    """Connections stay open and nothing passes, as behind a firewall that dropped their state."""
     with Proxy(server.port) as wire:
         yield Outage(f"redis://127.0.0.1:{wire.port}", wire.silence, wire.mend)
 
@@ -97,7 +97,7 @@ def postgres_kill(server: Postgres) -> Iterator[Outage]:
 
 @contextmanager
 def postgres_hang(server: Postgres) -> Iterator[Outage]:
-    yield Outage(server.url, server.hang, server.go_on)
+    yield Outage(server.url, server.hang, server.resume)
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def postgres_cut(server: Postgres) -> Iterator[Outage]:
 
 @contextmanager
 def postgres_full(server: Postgres) -> Iterator[Outage]:
-    """It takes no writes, as with a disk so full that the owner has made it read-only."""
+    """It refuses writes, as with a disk so full that the owner has made it read-only."""
 
     def turn(value: str) -> None:
         server.ask(f"ALTER DATABASE postgres SET default_transaction_read_only = {value}")

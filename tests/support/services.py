@@ -1,7 +1,7 @@
 """Real servers for tests of the cache's tiers, private and on loopback: Valkey, PostgreSQL.
 
-They come with the extra `[test]`, or from PATH. Every one is a context manager, can be killed,
-hung and started again on the same port, and leaves nothing behind.
+They come with the extra `[test]`, or from PATH. Each is a context manager, can be killed,
+suspended and started again on the same port, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _START_SECONDS = 30.0
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """A free port of 127.0.0.1."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 class Server:
-    """One process that can be killed, hung and started again."""
+    """A server process that can be killed, suspended and started again."""
 
     def __init__(self, name: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"vivace-{name}-"))
@@ -62,7 +62,7 @@ class Server:
         return self._process is not None
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the process; returns when it answers."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -71,22 +71,22 @@ class Server:
                 stderr=log,
                 cwd=self.folder,
                 start_new_session=True,
-                **self._as_whom(),
+                **self._credentials(),
             )
         self._until(self._answers)
 
     def kill(self) -> None:
-        """SIGKILL: nothing is written down, no connection closed politely."""
+        """SIGKILL: nothing is saved, and connections are reset."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
             self._process = None
 
     def hang(self) -> None:
-        """SIGSTOP: connections stand, and nobody answers."""
+        """SIGSTOP: connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class Server:
     def _answers(self) -> bool:
         raise NotImplementedError
 
-    def _as_whom(self) -> dict[str, Any]:
+    def _credentials(self) -> dict[str, Any]:
         return {}
 
     def _processes(self) -> list[int]:
@@ -122,7 +122,7 @@ class Server:
 
 
 class Valkey(Server):
-    """A Redis-compatible server; nothing of it is kept over a `kill`.
+    """A Redis-compatible server that keeps nothing across a `kill`.
 
     Args:
         password: asked for, if any.
@@ -139,7 +139,7 @@ class Valkey(Server):
         return f"redis://{secret}127.0.0.1:{self.port}/0"
 
     def ask(self, *command: str | bytes | int) -> Any:
-        """What the server says to one command, by a connection of its own."""
+        """The reply to one command, over a separate connection."""
         from redis import Redis
 
         with Redis(
@@ -189,12 +189,12 @@ class Postgres(Server):
         return self.url_by(self.port)
 
     def url_by(self, port: int) -> str:
-        """By way of another port, with the password of now."""
+        """The URL through another port, with the current password."""
         secret = self.password.replace(" ", "%20")
         return f"postgresql://vivace:{secret}@127.0.0.1:{port}/postgres?sslmode=disable"
 
     def ask(self, statement: str) -> None:
-        """Run one statement as the owner, by a connection of its own."""
+        """Run one statement as the owner, over a separate connection."""
         subprocess.run(
             [
                 self._programs / "psql",
@@ -237,7 +237,7 @@ class Postgres(Server):
                 check=True,
                 capture_output=True,
                 cwd=self.folder,
-                **self._as_whom(),
+                **self._credentials(),
             )
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         super().start()
@@ -262,7 +262,7 @@ class Postgres(Server):
         )
         return done.returncode == 0
 
-    def _as_whom(self) -> dict[str, Any]:
+    def _credentials(self) -> dict[str, Any]:
         return {"user": 65534, "group": 65534, "extra_groups": []} if self._root else {}
 
     def _processes(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""A wire that tests can cut, with TLS on its near side where they want it."""
+"""A TCP proxy that tests can cut or silence, with optional TLS towards the client."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, Self
 from tests.support.services import free_port
 
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
-"""Of `Proxy(tls=True)`: what its clients have to trust. For 127.0.0.1 and localhost."""
+"""The certificate that clients of `Proxy(tls=True)` have to trust; for 127.0.0.1 and localhost."""
 
 
 class Proxy:
-    """A wire to a port of 127.0.0.1 that can be cut or fall silent; with TLS on its near side.
+    """A proxy to a port of 127.0.0.1 that can be cut or silenced; with TLS towards the client.
 
-    The server of the test wheel knows no TLS: it ends here, as it does at a terminator in front.
+    The server of the test wheel has no TLS, so the proxy terminates it.
     """
 
     def __init__(self, target: int, *, tls: bool = False) -> None:
@@ -54,7 +54,7 @@ class Proxy:
         self._loop.close()
 
     def cut(self) -> None:
-        """Reset every connection, and take no new one."""
+        """Reset every connection, and accept no new one."""
         self._do(self._cut())
 
     def mend(self) -> None:
@@ -63,7 +63,7 @@ class Proxy:
             self._do(self._listen())
 
     def silence(self) -> None:
-        """Connections stand and nothing passes, until `cut` or `mend`."""
+        """Connections stay open and nothing passes, until `cut` or `mend`."""
         self._loop.call_soon_threadsafe(self._flows.clear)
 
     def _do(self, work: Any) -> None:

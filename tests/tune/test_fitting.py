@@ -15,7 +15,7 @@ from vivace.retrieve import fitted
 from vivace.retrieve.fitted import NAMES, FittedModel, FittedReranker
 from vivace.tune import fitting
 from vivace.tune.fitting import FEWEST, JudgedRanking, weigh
-from vivace.types import Chunk, Hit, Query
+from vivace.types import Chunk, Hit
 
 PHRASE = NAMES.index("phrase")
 HERE = "this collection"
@@ -93,7 +93,7 @@ def test_separable_questions_have_finite_weights() -> None:
     assert weights[PHRASE] > 0
 
 
-async def test_it_is_kept_and_used(tmp_path: Path) -> None:
+def test_it_is_kept_and_used(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
     assert fitted.load(path, HERE) is None
     weights = tuple(float(name == "coverage") for name in NAMES)
@@ -104,10 +104,9 @@ async def test_it_is_kept_and_used(tmp_path: Path) -> None:
     assert found is not None
     reranker = FittedReranker(found)
     hits = [Hit(Chunk("a", text), 1.0) for text in ("a stone", "green grass", "grass")]
-    scores = await reranker.score(Query("green grass"), hits)
+    scores = reranker.score_inline("green grass", hits)
     assert scores.tolist() == [0, 1, 0.5]
-    assert (await reranker.score(Query("x"), [])).shape == (0,)
-    await reranker.close()
+    assert reranker.score_inline("x", []).shape == (0,)
 
 
 def test_a_damaged_file_is_known(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from vivace.types import Matches, Vectors
 
 
 def _matches(*rows: list[tuple[int, float]]) -> Matches:
-    ids = np.array([[id for id, _ in row] for row in rows], np.int64)
+    ids = np.array([[number for number, _ in row] for row in rows], np.int64)
     return Matches(ids, np.array([[score for _, score in row] for row in rows], np.float32))
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from vivace.index.flat import FlatIndex
 from vivace.protocols import Kind
-from vivace.store.changes import NewChunk, Put
 from vivace.store.store import Store
+from vivace.store.transaction import NewChunk, Put
 from vivace.testing.conformance import questions
 from vivace.tune.workload import LEAST_LOGGED, MOST, mixed, pattern, workload_for
 from vivace.types import Chunk, Document, Embedded, Vectors

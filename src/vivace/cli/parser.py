@@ -331,7 +331,7 @@ COMMANDS = (
     Command(
         "rebuild",
         "upkeep",
-        "Make the indexes anew from the store.",
+        "Rebuild the indexes from the store.",
         "vivace rebuild --reembed --set embed.model=fastembed:BAAI/bge-small-en-v1.5",
         _rebuild,
     ),

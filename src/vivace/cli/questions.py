@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from vivace.cli.documents import folder_collection, ingest_folder, report_value, show_report
 from vivace.cli.output import batch_progress, filter_of, json_line, opened, place
 from vivace.cli.parser import OK, SOME_FAILED
 from vivace.engine import Collection
 from vivace.errors import BadInput, VivaceError
-from vivace.server.wire import answer_body, search_response
+from vivace.server.wire import answer_value, search_response
 from vivace.types import Answer, AnswerOptions, IngestReport
 
 _FIELDS = ("question", "text", "query")
@@ -34,13 +32,13 @@ class AnswerReport:
 
     def value(self) -> dict[str, Any]:
         """As JSON."""
-        error = self.answer
-        if isinstance(error, VivaceError):
-            name = type(error).__name__
-            answer = {"error": {"type": name, "what": error.what, "fix": error.fix}}
+        answer = self.answer
+        if isinstance(answer, VivaceError):
+            name = type(answer).__name__
+            value = {"error": {"type": name, "what": answer.what, "fix": answer.fix}}
         else:
-            answer = msgspec.structs.asdict(answer_body(error))
-        return {**self.fields, "question": self.question, **answer}
+            value = answer_value(answer)
+        return {**self.fields, "question": self.question, **value}
 
     def show(self) -> None:
         """As text, on stdout."""
@@ -102,7 +100,7 @@ async def _ask_one(
         answer = delta.answer or answer
     assert answer is not None  # an Answerer's last delta carries it
     if options.json:
-        value = msgspec.structs.asdict(answer_body(answer))
+        value = answer_value(answer)
         if report is not None:
             value["ingest"] = report_value(report)
         json_line(value)

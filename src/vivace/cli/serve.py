@@ -18,8 +18,9 @@ from vivace.settings import Settings
 from vivace.types import IngestReport
 
 _NO_KEYS = (
-    "warning: {address} can be reached from other machines, and this version has no keys: whoever"
-    " reaches it can read every document. Listen on 127.0.0.1, or let a proxy ask for a password."
+    "warning: {address} can be reached from other machines, and this version has no keys: anyone"
+    " who reaches it can read every document. Listen on 127.0.0.1, or let a proxy ask for a"
+    " password."
 )
 
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from vivace.collection import recovery, sealing, term_recovery, verification
+from vivace.collection import recovery, sealing, verification
 from vivace.collection.background import Background
 from vivace.collection.dense import Dense, Segment
-from vivace.collection.keywords import FAILURES, Keywords
+from vivace.collection.keywords import Keywords
 from vivace.collection.plan_state import PlanState, StoredPlan
 from vivace.collection.recovery import Problem
 from vivace.collection.segment_directory import SegmentDirectory
@@ -21,25 +21,26 @@ from vivace.errors import CollectionLocked, CorruptIndex, MissingExtra, StoreErr
 from vivace.index.flat import FlatIndex
 from vivace.run.background import BackgroundExecutor
 from vivace.settings import Index
-from vivace.store.changes import Change, Committed
-from vivace.store.lock import WriteLock
+from vivace.store.connections import WriteLock
+from vivace.store.integrity import Progress
 from vivace.store.store import Store
+from vivace.store.transaction import Change, Committed
 from vivace.trace import Trace
 from vivace.types import Decision, Finding, UpkeepProgress
 
-LOCK = "write.lock"
-Progress: TypeAlias = Callable[[UpkeepProgress], None]
 Decide: TypeAlias = Callable[[Decision], None]
 _DEFAULTS = Index()
 
 
 class Corpus:
-    """What is findable now. `snapshot` from any thread; `apply` from one, inside `writing`.
+    """A collection's store with both of its indexes.
 
-    A change is in the store first, durable, and then in a new snapshot of both indexes; only then
-    is it acknowledged. Sealing and merging go on behind, on a thread of their own, and publish by
-    swapping the snapshot once the manifest is durable. A crash anywhere leaves files that nothing
-    names, and is replayed from the store.
+    `snapshot` may be called from any thread, `apply` from one thread inside `writing`.
+
+    A change is durable in the store first, then visible in a new snapshot of both indexes, and only
+    then acknowledged. A background thread seals and merges segments; it writes the manifest durably
+    before it swaps the snapshot. After a crash anywhere, the manifest names no incomplete file, and
+    what is missing is replayed from the store.
     """
 
     def __init__(
@@ -47,30 +48,28 @@ class Corpus:
     ) -> None:
         self.store = store
         self.folder = folder
-        self._directory = SegmentDirectory(store, folder)
-        self._trace = trace
+        self.trace = trace
         self._settings = settings
         self._decide = decide
-        self._lock = WriteLock(folder / LOCK)
+        self._directory = SegmentDirectory(store, folder)
+        self._lock = WriteLock(folder)
         self._holders = 0
         self._holding = threading.Lock()
-        """Taken before `_changing` where both are."""
+        """Guards the write lock and `_holders`; taken before `_changing`."""
         self._changing = threading.Lock()
-        """Of the state; never held while vectors are read or written."""
+        """Guards the state; never held while vectors are read or written."""
         self._working = threading.Lock()
-        """Of segments: one seal or merge at a time. Taken before the others."""
+        """Held during a seal or merge; taken before the other two."""
         self.executor = BackgroundExecutor()
         self.background = Background(self._tend, self.executor)
         self._removed_since = 0
-        """Chunks, since the manifest was written: whoever opens it has to replay them."""
-        self._plans = PlanState(folder, settings, trace, decide)
-        self._keywords = term_recovery.opened(
-            store, folder, settings, trace, self._lock, self._lost_terms
-        )
+        """Chunks removed since the manifest was written: opening the collection replays them."""
+        self.plans = PlanState(folder, settings, trace, decide)
+        self.keywords = Keywords(store, folder, settings, trace, self._lost_terms, self._lock)
         problems = self._load({}, anew=True)
         if problems:
-            self._tell(problems)
-        if problems or self._to_do():
+            self._report(problems)
+        if problems or self._has_work():
             self._tend(mend=bool(problems), opening=True)
 
     @classmethod
@@ -85,7 +84,7 @@ class Corpus:
         create: bool = True,
         decide: Decide = lambda _: None,
     ) -> Corpus:
-        """Open or make the collection in `folder`; raises what `Store.open` raises."""
+        """Open or create the collection in `folder`. Raises what `Store.open` raises."""
         store = Store.open(
             folder, embedder=embedder, dim=dim, metric=settings.metric, create=create
         )
@@ -96,19 +95,29 @@ class Corpus:
             raise
 
     def close(self) -> None:
-        """Finish the sealing that was begun, let go of the files."""
+        """Finish the seal or merge that runs, and release the files."""
         self.background.close()
         self.executor.close()
         with self._changing:
             try:
-                self._keywords.release()
+                self.keywords.release()
             finally:
                 self._lock.release()
                 self.store.close()
 
     def settle(self) -> None:
-        """Wait until nothing is left to be sealed or merged."""
+        """Wait until no segment is left to be sealed or merged."""
         self.background.drain()
+
+    @property
+    def dense(self) -> Dense:
+        """The present state of the vectors, without looking for other processes' commits."""
+        return self._dense
+
+    @property
+    def locked(self) -> bool:
+        """Whether this process holds the collection's write lock."""
+        return self._lock.held
 
     def snapshot(self) -> Snapshot:
         """The newest state, including what other processes have committed.
@@ -117,7 +126,7 @@ class Corpus:
             EmbedderMismatch: another process has given the collection another embedder.
         """
         if self.settled() is None and self._changing.acquire(blocking=False):
-            # whoever does not get the lock searches the last state instead of waiting
+            # without the lock, return the last state instead of waiting
             try:
                 self._refresh()
             finally:
@@ -125,15 +134,18 @@ class Corpus:
         return self._current
 
     def settled(self) -> Snapshot | None:
-        """What `snapshot` returns, in microseconds; None where that has to catch up. Raises so."""
-        news = self.store.epoch() != self._current.epoch or self._plans.maybe_changed()
-        return None if news else self._current
+        """What `snapshot` returns, in microseconds; None if it first has to catch up.
+
+        Raises what `snapshot` raises.
+        """
+        changed = self.store.epoch() != self._current.epoch or self.plans.maybe_changed()
+        return None if changed else self._current
 
     # -- writing ----------------------------------------------------------------------------
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the collection's write lock, caught up with whoever held it before.
+        """Hold the collection's write lock, with everything that others have written applied.
 
         Raises:
             CollectionLocked: another process is writing.
@@ -141,24 +153,25 @@ class Corpus:
         """
         with self._held():
             with self._changing:
-                self._begin_terms()
+                self.keywords.begin()
+                self._publish(self._current.epoch, self._dense)
             try:
                 yield
             finally:
                 with self._changing:
                     try:
-                        if self._keywords.pending:
-                            self._commit_terms()
+                        if self.keywords.pending:
+                            self.keywords.commit()
                             self._publish(self._current.epoch, self._dense)
                     finally:
-                        self._keywords.release()
+                        self.keywords.release()
 
     def apply(self, changes: Sequence[Change]) -> Committed:
         """Make the changes durable and findable.
 
         Raises:
             StoreUnwritable: the disk is full or read-only; nothing was changed.
-            BadInput: a change that cannot be stored; nothing was changed.
+            BadInput: a change cannot be stored; nothing was changed.
         """
         with self._changing:
             committed = self.store.commit(changes)
@@ -166,19 +179,15 @@ class Corpus:
             self._removed_since += len(committed.removed)
             if len(committed.added):
                 self._next_id = int(committed.added[-1]) + 1
-            try:
-                self._keywords.change(committed.chunks, committed.removed, committed.epoch)
-            except FAILURES:
-                # the change is durable: keep it findable, and let the next opening mend the files
-                self._replace_terms("terms.commit_failed")
+            self.keywords.change(committed.chunks, committed.removed, committed.epoch)
             self._publish(committed.epoch, dense)
-        if self._to_do():
+        if self._has_work():
             self.background.wake()
         return committed
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """Hold the write lock, together with others of this process, on the newest state."""
+        """Hold the write lock on the newest state; threads of this process share it."""
         with self._holding:
             if not self._holders:
                 self._lock.acquire()
@@ -203,37 +212,38 @@ class Corpus:
 
     @property
     def stored_plan(self) -> StoredPlan | None:
-        """What is searched and sealed by; None before any tuning."""
-        return self._plans.stored
+        """The plan that searches and sealing follow; None before any tuning."""
+        return self.plans.stored
 
     def set_plan(self, stored: StoredPlan) -> None:
-        """Search by another plan from now on, and seal by it; nothing is built.
+        """Follow another plan from now on, on disk too; builds nothing.
 
         Raises:
             CollectionLocked: another process is writing.
-            StoreUnwritable: the folder cannot be written. The plan before still holds.
+            StoreUnwritable: the folder cannot be written. The old plan still holds.
         """
         with self._held(), self._changing:
-            self._plans.keep(stored)
+            self.plans.keep(stored)
             self._publish(self._current.epoch, self._dense)
 
     def adopt_plan(self, stored: StoredPlan, *, instead_of: StoredPlan | None) -> None:
-        """As `set_plan`, at once, and kept on the disk only if it can be; never raises.
+        """Follow another plan at once, and write it to disk if possible; never raises.
 
-        Where another process has kept a plan meanwhile, that one holds and not this.
+        If another process has written a plan meanwhile, that one holds.
         """
         with self._changing:
-            self._plans.refresh()
-            if self._plans.stored != instead_of:
-                self._publish(self._current.epoch, self._dense)
-                return
-            self._plans.adopt(stored)
+            self.plans.refresh()
+            overtaken = self.plans.stored != instead_of
+            if not overtaken:
+                self.plans.adopt(stored)
             self._publish(self._current.epoch, self._dense)
+        if overtaken:
+            return
         try:
             self.set_plan(stored)
         except StoreError:
-            # a writer elsewhere, or a folder that cannot be written: it lasts as long as this
-            self._trace.count("plan.unwritten")
+            # another writer, or a read-only folder: the plan holds in this process only
+            self.trace.count("plan.unwritten")
 
     def rows(self) -> AbstractContextManager[FlatIndex]:
         """See `SegmentDirectory.rows`."""
@@ -241,55 +251,56 @@ class Corpus:
 
     # -- sealing and merging ----------------------------------------------------------------
 
-    def _to_do(self) -> bool:
+    def next_job(self) -> sealing.Job | None:
+        """The segment to write next; None if none is due."""
+        return sealing.next_job(self._dense, self.plans.policy)
+
+    def _has_work(self) -> bool:
         return (
             self._removed_since >= max(self._settings.seal_chunks, len(self._dense) // 100)
-            or self._next_job() is not None
+            or self.next_job() is not None
         )
 
-    def _next_job(self) -> sealing.Job | None:
-        return sealing.next_job(self._dense, self._plans.policy)
-
     def _tend(self, *, mend: bool = False, opening: bool = False) -> None:
-        """Do what there is to do; if somebody else is writing, it is theirs."""
+        """Write what is due; leave it to another process if that is writing."""
         try:
             with self._working, self._held():
                 try:
-                    while self._to_do():
-                        job = self._next_job()
+                    while self._has_work():
+                        job = self.next_job()
                         if opening and job is not None and job.reason == sealing.BY_PLAN:
-                            # everything is found, if slower: nobody has to wait for it
+                            # searches are right without it, only slower: opening need not wait
                             self.background.wake()
                             break
                         self._run(job)
                     if mend:
                         self._run(None)
                 except (OSError, CorruptIndex):
-                    # everything is still found: in the tail, or in the segments to be merged
-                    self._trace.count("segments.failed")
+                    # the tail, or the segments to be merged, still hold every row
+                    self.trace.count("segments.failed")
                     self._directory.clean(self._dense)
         except (CollectionLocked, StoreUnwritable):
-            self._trace.count("segments.left_to_others")
-        except StoreError:  # whoever searches or writes meets it too, and is told
-            self._trace.count("segments.failed")
+            self.trace.count("segments.left_to_others")
+        except StoreError:  # every search and write meets it too and raises it
+            self.trace.count("segments.failed")
 
     def _run(self, job: sealing.Job | None) -> None:
-        """One job to its end; without one, the manifest alone. Inside `_working` and `_held`."""
+        """Do one job, or write the manifest alone. Inside `_working` and `_held`."""
         new: Segment | None = None
         if job is not None:
-            with self._trace.span(f"segments.{job.reason}"):
+            with self.trace.span(f"segments.{job.reason}"):
                 new = self._written(job)
-            self._trace.count("segments.rows_written", len(new.index.ids) if new else 0)
+            self.trace.count("segments.rows_written", len(new.index.ids) if new else 0)
             if new is not None:
                 here = {s.index.family for s in self._dense.segments if s.sealed}
-                self._plans.explain(new, here)
+                self.plans.explain(new, here)
         with self._changing:
             dense = self._dense if job is None else self._dense.replaced(job.first, job.last, new)
             self._directory.publish(dense, self._current.epoch, self._next_id)
             self._removed_since = 0
             self._publish(self._current.epoch, dense)
-        shown = 0 if self._keywords.in_memory else self._keywords.shown
-        if (through := min(shown, self._directory.epoch)) > self.store.trimmed():
+        through = min(self.keywords.durable_epoch, self._directory.epoch)
+        if through > self.store.trimmed():
             self.store.trim(through)
         self._directory.clean(self._dense)
 
@@ -301,24 +312,24 @@ class Corpus:
                     self._directory.folder,
                     dim=self.store.dim,
                     metric=self.store.metric,
-                    policy=self._plans.policy,
+                    policy=self.plans.policy,
                 )
-            except MissingExtra as error:  # never of the family it falls back to
-                self._plans.exclude_family(error)
+            except MissingExtra as error:  # the family it falls back to needs no extra
+                self.plans.exclude_family(error)
 
     # -- the state --------------------------------------------------------------------------
 
     def _publish(self, epoch: int, dense: Dense) -> None:
-        self._dense = dense = dense.with_plan(self._plans.plan)
+        self._dense = dense = dense.with_plan(self.plans.plan)
         before = getattr(self, "_current", None)
-        self._current = Snapshot(self.store, epoch, dense, self._keywords.state(), before=before)
+        self._current = Snapshot(self.store, epoch, dense, self.keywords.state(), before=before)
 
     def _load(self, known: dict[str, Segment], *, anew: bool) -> tuple[Problem, ...]:
-        """Take the whole state over from the files and the store."""
+        """Replace the whole state by that of the files and the store."""
         self._directory.changed()
-        self._plans.refresh()
+        self.plans.refresh()
         with recovery.load(self.store, self.folder, known=known) as loaded:
-            self._keywords.catch_up(anew=anew)
+            self.keywords.catch_up(anew=anew)
             self._next_id = self.store.next_id()
             self._generation = self.store.stored_identity().generation
         self._directory.manifest = loaded.manifest
@@ -326,15 +337,14 @@ class Corpus:
         return loaded.problems
 
     def _refresh(self) -> None:
-        """Catch up with other processes. Caller holds `_changing`."""
+        """Catch up with other processes. The caller holds `_changing`."""
         since = self._current.epoch
-        if self._plans.refresh():
+        if self.plans.refresh():
             self._publish(since, self._dense)
-        followed = not self._keywords.in_memory and self._keywords.follow()
+        followed = self.keywords.follow()
         identity = self.store.stored_identity()
         if self._directory.changed() or identity.generation != self._generation:
-            known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
-            self._tell(self._load(known, anew=followed))
+            self._reload(anew=followed)
             return
         with self.store.reading():
             epoch = self.store.epoch()
@@ -344,80 +354,63 @@ class Corpus:
                     *recovery.added(self.store, self._next_id), self.store.removed(since=since)
                 )
                 self._next_id = self.store.next_id()
-                self._keywords.catch_up(anew=followed)
+                self.keywords.catch_up(anew=followed)
                 self._publish(epoch, dense)
         if overtaken:
-            known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
-            self._tell(self._load(known, anew=True))
+            self._reload(anew=True)
 
-    def _tell(self, problems: Sequence[Problem]) -> None:
-        recovery.tell(problems, self.folder, self._trace, self._decide)
+    def _reload(self, *, anew: bool) -> None:
+        known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
+        self._report(self._load(known, anew=anew))
 
-    # -- the keyword side -------------------------------------------------------------------
+    def _report(self, problems: Sequence[Problem]) -> None:
+        recovery.report(problems, self.folder, self.trace, self._decide)
 
     def _lost_terms(self, kind: str, reason: str) -> None:
-        self._tell((Problem(kind, "terms", reason),))
-
-    def _begin_terms(self) -> None:
-        self._keywords = term_recovery.begun(
-            self._keywords, self.store, self.folder, self._settings, self._trace, self._lost_terms
-        )
-        self._publish(self._current.epoch, self._dense)
-
-    def _commit_terms(self) -> None:
-        try:
-            self._keywords.commit()
-        except FAILURES:
-            self._replace_terms("terms.commit_failed")
-
-    def _replace_terms(self, counted: str) -> None:
-        self._trace.count(counted)
-        self._keywords = term_recovery.volatile(self.store, self.folder, self._settings)
+        self._report((Problem(kind, "terms", reason),))
 
     # -- upkeep: outside `writing`, from any thread -------------------------------------------
 
     def verify(self, progress: Progress) -> list[Finding]:
-        """Everything that is wrong with the files; nothing is changed. `progress` may raise."""
+        """Everything that is wrong with the files; changes nothing. `progress` may raise."""
         return verification.findings(self.store, self.folder, progress)
 
     def reshape(self, progress: Progress) -> None:
-        """Every segment as the plan wants it, written aside, as few of them as can be.
+        """Write every segment as the plan wants it, and as few segments as possible.
 
         `progress` may raise to stop it. Raises what `rebuild` raises.
         """
         with self._working, self.writing():
             self._compact_segments(progress, "plan")
 
-    def rebuild(self, progress: Progress, what: str | None = None) -> None:
-        """Make every index anew from the store; `what` is segments, terms, or None for both.
+    def rebuild(self, progress: Progress) -> None:
+        """Build every index from the store.
 
-        `progress` may raise to stop it: what was found before is still found.
+        `progress` may raise to stop it: every chunk is then still found.
 
         Raises:
             CollectionLocked, StoreUnwritable: as `writing` does.
         """
         with self._working, self.writing():
-            if what in (None, "segments"):
-                with self._changing:
-                    with self.store.reading():
-                        dense = recovery.from_store(self.store)
-                    self._directory.manifest = None
-                    self._publish(self._current.epoch, dense)
-                self._compact_segments(progress, "rebuild")
-            if what in (None, "terms"):
-                self._rebuild_terms(progress)
+            with self._changing:
+                with self.store.reading():
+                    dense = recovery.from_store(self.store)
+                self._directory.manifest = None
+                self._publish(self._current.epoch, dense)
+            self._compact_segments(progress, "rebuild")
+            self._rebuild_terms(progress)
 
     def compact(self, progress: Progress) -> None:
-        """As few segments as can be, without removed rows; the same of the terms and the store.
+        """Write as few segments as possible, without removed rows; compact terms and store too.
 
         `progress` may raise to stop it. Raises what `rebuild` raises.
         """
         with self._working, self.writing():
             with self._changing:
-                self._commit_terms()
+                self.keywords.commit()
                 self._publish(self._current.epoch, self._dense)
             self._compact_segments(progress, "compact")
-            if self._keywords.has_removed():
+            if self.keywords.has_removed():
                 self._rebuild_terms(progress)
             progress(UpkeepProgress("store", 0, 1))
             self.store.compact()
@@ -426,7 +419,7 @@ class Corpus:
     def _compact_segments(self, progress: Progress, step: str) -> None:
         total, done = len(self._dense), 0
         progress(UpkeepProgress(f"{step}: segments", done, total))
-        for job in sealing.full_jobs(self._dense, self._plans.policy):
+        for job in sealing.full_jobs(self._dense, self.plans.policy):
             self._run(replace(job, live=self._dense.live))
             done += sum(len(s) for s in job.inputs)
             progress(UpkeepProgress(f"{step}: segments", min(done, total), total))
@@ -436,15 +429,7 @@ class Corpus:
     def _rebuild_terms(self, progress: Progress) -> None:
         with self._changing:
             total = self.store.count()
-            self._keywords.release()
-            keywords = Keywords.anew(self.store, self.folder, self._settings)
             try:
-                with self.store.reading():
-                    keywords.replay(lambda at: progress(UpkeepProgress("terms", at, total)))
-            except BaseException:
-                keywords.release()
-                self._keywords = term_recovery.volatile(self.store, self.folder, self._settings)
+                self.keywords.rebuild(lambda done: progress(UpkeepProgress("terms", done, total)))
+            finally:
                 self._publish(self._current.epoch, self._dense)
-                raise
-            self._keywords = keywords
-            self._publish(self._current.epoch, self._dense)

@@ -24,8 +24,8 @@ from vivace.protocols import Embedder, TokenCounter
 from vivace.run.background import BackgroundExecutor, IngestThrottle
 from vivace.run.work import Priority, work_context
 from vivace.settings import Settings
-from vivace.store.changes import NewChunk, Put, Remove, VectorGone
 from vivace.store.store import Store
+from vivace.store.transaction import NewChunk, Put, Remove, VectorGone
 from vivace.types import Failure, IngestProgress, IngestReport, Skipped
 
 _WINDOWS = 3

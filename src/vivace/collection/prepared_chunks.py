@@ -15,7 +15,7 @@ from vivace.errors import BadInput, BadVectors
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
 from vivace.run.background import BackgroundExecutor, short_switch_interval
-from vivace.store.changes import NewChunk, Put
+from vivace.store.transaction import NewChunk, Put
 from vivace.types import Chunk, Document, Metric, Signs, Vectors
 
 _LONGEST = 500_000_000

@@ -97,13 +97,7 @@ def stale(manifest: Manifest, store: Store) -> str:
     for name in ("uuid", "embedder", "dim", "metric", "generation"):
         if getattr(manifest, name) != getattr(identity, name):
             return f"its {name} is {getattr(manifest, name)!r}, not {getattr(identity, name)!r}"
-    if manifest.epoch > store.epoch():
-        return f"it shows epoch {manifest.epoch}; the store is at {store.epoch()}"
-    if manifest.epoch < store.trimmed():
-        return f"it shows epoch {manifest.epoch}, which the store has forgotten"
-    if manifest.stamp != store.stamp(manifest.epoch):
-        return f"its epoch {manifest.epoch} is of another history of the store"
-    return ""
+    return store.unknown_state(manifest.epoch, manifest.stamp)
 
 
 def _overtaken(store: Store, folder: Path, manifest: Manifest, opened: _Opened) -> bool:
@@ -162,7 +156,7 @@ def _state(
     return Loaded(from_store(store), epoch, None, tuple(problems))
 
 
-def tell(
+def report(
     problems: Sequence[Problem], folder: Path, trace: Trace, decide: Callable[[Decision], None]
 ) -> None:
     """Count each, record it as a decision, log it."""

@@ -11,11 +11,10 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from vivace.collection import passages
-from vivace.collection.corpus import LOCK
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
 from vivace.run.work import Priority, work_context
-from vivace.store.lock import WriteLock
+from vivace.store.connections import WriteLock
 from vivace.store.operations import Operations
 from vivace.store.reembed import Reembedding
 from vivace.trace import Trace
@@ -62,7 +61,7 @@ async def reembed(
         StoreUnwritable: the folder cannot be written, or the disk is full.
         EmbeddingError: the embedder failed; what it has embedded is kept.
     """
-    lock = WriteLock(folder / LOCK)
+    lock = WriteLock(folder)
     tokens = passages.kept(embedder, tokens)
     try:
         if not locked:

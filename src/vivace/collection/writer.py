@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 from vivace.collection.corpus import Corpus
 from vivace.errors import BadInput, StoreError
 from vivace.run.background import short_switch_interval
-from vivace.store.changes import Change, VectorGone
+from vivace.store.transaction import Change, VectorGone
 
 _MOST_CHANGES = 4096
 

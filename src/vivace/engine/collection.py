@@ -32,8 +32,8 @@ from vivace.retrieve import passages
 from vivace.run.background import IngestThrottle
 from vivace.run.streams import closing
 from vivace.run.work import Priority, work_context
-from vivace.store.changes import Remove
 from vivace.store.operations import Operations
+from vivace.store.transaction import Remove
 from vivace.trace import Trace
 from vivace.tune.metrics import Recall
 from vivace.tune.quality import Quality
@@ -290,7 +290,7 @@ class Collection:
 
     # -- contents ---------------------------------------------------------------------------
 
-    async def get(self, id: str) -> Document | None:
+    async def get(self, id: str) -> Document | None:  # noqa: A002 (public)
         """The document with this id."""
         return await asyncio.to_thread(self.corpus.store.document, id)
 
@@ -298,7 +298,7 @@ class Collection:
         """Documents without their text, each with its number of chunks."""
         return await asyncio.to_thread(self.corpus.store.documents, limit=limit, offset=offset)
 
-    async def chunks(self, id: str) -> Chunks:
+    async def chunks(self, id: str) -> Chunks:  # noqa: A002 (public)
         """A document's chunks in reading order."""
         return await asyncio.to_thread(self.corpus.store.chunks_of, id)
 

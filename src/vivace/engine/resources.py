@@ -26,7 +26,8 @@ from vivace.ingest.sandbox import Sandbox
 from vivace.protocols import Answerer, Embedder, Generator, Reranker, Searcher
 from vivace.retrieve import rerankers
 from vivace.retrieve.hybrid import HybridSearcher
-from vivace.retrieve.pipeline import DenseWatch
+from vivace.retrieve.pipeline import DenseWatch, SearchPipeline
+from vivace.retrieve.rerank import ScoresInline
 from vivace.run.endpoints import AsksServers, EndpointsStatistics
 from vivace.run.pools import ThreadPool
 from vivace.run.threads import Cores, divide
@@ -140,16 +141,17 @@ class Resources:
             watch: called with every dense answer that is not cached.
             took: called with the seconds of every search that is not cached.
         """
-        settings, reranker = self.settings.search, self.reranker
-        fitted = None
+        settings, fitted = self.settings.search, None
+        reranker: Reranker | ScoresInline | None = self.reranker
         if settings.rerank == fitting.SETTING:
             reranker = fitted = fitting.load(corpus, trace)
             if reranker is None:  # none was fitted, or it does not help
                 settings = msgspec.structs.replace(settings, rerank="auto")
-        parts = (corpus, self.questions, self.search_pool, settings, trace)
-        searcher: Searcher = HybridSearcher(
-            *parts, metric=corpus.store.metric, watch=watch, reranker=reranker
+        metric = corpus.store.metric
+        pipeline = SearchPipeline(
+            corpus, settings, trace, metric=metric, watch=watch, reranker=reranker
         )
+        searcher: Searcher = HybridSearcher(pipeline, self.questions, self.search_pool)
         if took is not None:
             searcher = TimedSearcher(searcher, took)
         weights = msgspec.json.encode(fitted.model) if fitted is not None else b""

@@ -106,7 +106,7 @@ def _too_long() -> StreamTooLong:
 
 
 class StreamAccumulator:
-    """What has come of one answer."""
+    """Collects one answer from the data of its events."""
 
     __slots__ = (
         "_chars",
@@ -135,9 +135,15 @@ class StreamAccumulator:
         self.running = False
         """The first token has come."""
         self.moved = False
-        """The last event was a sign of work."""
+        """The last event showed progress: text, reasoning, or anything after the first token."""
 
     def event(self, data: bytes) -> Delta | None:
+        """The delta of one event's data; None where it carries no text.
+
+        Raises:
+            StreamMalformed, ModelRefused: see `wire.decode`.
+            StreamTooLong: more text came than `max_tokens` allow.
+        """
         if data == _DONE:
             self.done = True
             self.moved = False
@@ -174,14 +180,18 @@ class StreamAccumulator:
         return [last] if delta is None else [delta, last]
 
     def last(self) -> Delta:
-        """The delta behind the text.
+        """The delta after the text, with the finish reason and the usage.
 
         Raises:
-            StreamCut: the stream ended without saying that it has.
-            StreamEmpty: it has, without a token.
+            StreamCut: the stream ended without a finish reason or `[DONE]`.
+            StreamEmpty: it ended properly, without a token.
         """
         if not self._finish and not self.done:
-            raise cut("the model server's stream ended in the middle of the answer", self.text())
+            raise StreamCut(
+                "the model server's stream ended in the middle of the answer",
+                fix="Ask again; see the model server's log",
+                text=self.text(),
+            )
         if not self._parts:
             raise StreamEmpty(
                 f"the model answered nothing (finish reason: {self._finish or 'none'})",
@@ -191,16 +201,13 @@ class StreamAccumulator:
         return Delta(finish_reason=self._finish or "stop", usage=usage, degraded=self._degraded)
 
     def text(self) -> str:
+        """All of it so far."""
         return "".join(self._parts)
 
     def too_long(self, size: str) -> StreamTooLong:
+        """The error of an answer that is longer than was requested."""
         return StreamTooLong(
-            f"the model server sent {size}, more than was asked for",
-            fix="Raise generate.max_tokens, or mend the server",
+            f"the model server sent {size}, more than was requested",
+            fix="Raise generate.max_tokens, or repair the server",
             text=self.text(),
         )
-
-
-def cut(what: str, text: str) -> StreamCut:
-    """The error of a connection that ended early, with the text that had come."""
-    return StreamCut(what, fix="Ask again; see the model server's log", text=text)

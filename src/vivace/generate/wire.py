@@ -18,13 +18,13 @@ ADAPTABLE: Final = {
     "temperature": "temperature",
     "max_tokens": "max_completion_tokens",
 }
-"""Parameters that some servers refuse, and what their refusal names."""
+"""Parameters that some servers refuse, and the word by which a refusal names them."""
 _NOT_KNOWN: Final = re.compile(
     r"unsupported|not? support(?:ed)?\b|unknown|unrecogni[sz]ed|unexpected|extra (?:input|field)"
     r"|not (?:permitted|allowed)|only (?:the default|1(?:\.0)? is)",
     re.IGNORECASE,
 )
-"""How servers say that they do not take a parameter, and not that its value is a wrong one."""
+"""How servers say that they do not take a parameter at all, as opposed to its value."""
 
 
 class ChatPiece(msgspec.Struct):
@@ -46,7 +46,7 @@ class ChatCompletion(msgspec.Struct):
 
     choices: list[ChatChoice] | None = None
     usage: Any = None
-    """Of any shape: an answer is worth more than its count."""
+    """Of any shape: a wrong count must not fail an answer."""
     error: Any = None
 
 
@@ -54,7 +54,7 @@ _decoder = msgspec.json.Decoder(ChatCompletion)
 
 
 def decode(data: bytes, secret: str = "") -> ChatCompletion:
-    """One event's data, or a whole body. `secret` is shown in no error.
+    """Decode one event's data, or a whole body. `secret` is shown in no error.
 
     Raises:
         StreamMalformed: it is no JSON, or not of this shape.
@@ -77,7 +77,7 @@ def decode(data: bytes, secret: str = "") -> ChatCompletion:
 
 
 def text(piece: ChatPiece) -> str:
-    """What the piece says to the reader."""
+    """The text of the piece that the reader sees."""
     content = piece.content
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))
@@ -85,15 +85,15 @@ def text(piece: ChatPiece) -> str:
     return content or piece.refusal or ""
 
 
-def usage(told: Any) -> Usage | None:
-    """The counts as ours; None where the server told none, or none that is a number."""
-    if not isinstance(told, dict) or (prompt := _count(told.get("prompt_tokens"))) is None:
+def usage(counts: Any) -> Usage | None:
+    """The server's counts; None where it sent none, or none that is a number."""
+    if not isinstance(counts, dict) or (prompt := _count(counts.get("prompt_tokens"))) is None:
         return None
-    details = told.get("prompt_tokens_details")
+    details = counts.get("prompt_tokens_details")
     cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
     if cached is None:
-        cached = _count(told.get("prompt_cache_hit_tokens")) or 0  # DeepSeek's name
-    return Usage(prompt, _count(told.get("completion_tokens")) or 0, min(cached, prompt))
+        cached = _count(counts.get("prompt_cache_hit_tokens")) or 0  # DeepSeek's name
+    return Usage(prompt, _count(counts.get("completion_tokens")) or 0, min(cached, prompt))
 
 
 def _count(value: Any) -> int | None:
@@ -117,18 +117,25 @@ class AdaptedRequest:
     """The body of one request, without the parameters that its server does not take.
 
     Args:
-        omitted: by server, the parameters of `ADAPTABLE` that it has refused; kept up to date here.
+        omitted: by server, the parameters of `ADAPTABLE` that it has refused; updated here.
     """
 
     def __init__(self, body: dict[str, Any], omitted: dict[str, set[str]]) -> None:
-        self._body = body
+        self._body = self._sent = body
         self._omitted = omitted
         self._adapted: set[tuple[str, str]] = set()
-        """(server, parameter) that were left out because of this request."""
+        """(server, parameter) omitted because of this request."""
 
     def encoded(self, server: str) -> bytes:
         """The body for this server."""
-        body = self._for(server)
+        body = self._body
+        if omitted := self._omitted.get(server):
+            body = body.copy()
+            for name in omitted:
+                value = body.pop(name, None)
+                if name == "max_tokens" and value is not None:
+                    body["max_completion_tokens"] = value
+        self._sent = body
         try:
             return msgspec.json.encode(body)
         except UnicodeEncodeError:
@@ -137,14 +144,15 @@ class AdaptedRequest:
             return msgspec.json.encode(body)
 
     def adapt(self, server: str, failure: RequestFailure) -> bool:
-        """Whether the server refused a parameter that it can do without: from now on it is omitted.
+        """Whether the server refused a parameter that can be omitted: from now on it is.
 
-        Where that did not help, the request was wrong, not the parameter: it is sent again.
+        Where omitting did not help, the request was wrong, not the parameter: later requests have
+        it again.
         """
         if not failure.status:
             return False
         omitted = self._omitted.setdefault(server, set())
-        name = self._not_known(server, failure)
+        name = self._not_known(failure)
         if name is None:
             omitted -= {name for at, name in self._adapted if at == server}
             return False
@@ -152,20 +160,11 @@ class AdaptedRequest:
         self._adapted.add((server, name))
         return True
 
-    def _for(self, server: str) -> dict[str, Any]:
-        if not (omitted := self._omitted.get(server)):
-            return self._body
-        body = self._body.copy()
-        for name in omitted:
-            value = body.pop(name, None)
-            if name == "max_tokens" and value is not None:
-                body["max_completion_tokens"] = value
-        return body
-
-    def _not_known(self, server: str, failure: RequestFailure) -> str | None:
-        """The parameter that the server refused because it does not take it at all."""
+    def _not_known(self, failure: RequestFailure) -> str | None:
+        """The sent parameter that the server refused because it does not take it at all."""
         if failure.status not in (400, 422) or not _NOT_KNOWN.search(failure.what):
             return None
-        sent = self._for(server)
-        names = (name for name, said in ADAPTABLE.items() if name in sent and said in failure.what)
-        return next(names, None)
+        sent, what = self._sent, failure.what
+        return next(
+            (name for name, word in ADAPTABLE.items() if name in sent and word in what), None
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ NO_TIME_TO_EMBED: Final = "keyword side alone: no time was left to embed the que
 EMBEDDED_LATE: Final = "keyword side alone: the question was not embedded in time"
 LESS_EFFORT: Final = "dense side searched with less effort: little time was left"
 NO_TIME_FOR_DENSE: Final = "dense side not searched: no time was left for it"
-GRACE: Final = 1e-3
+_GRACE: Final = 1e-3
 """Seconds that a result may come after its deadline: timers of an event loop are that coarse."""
 _RETRY_SECONDS: Final = 0.1
 
@@ -96,46 +97,40 @@ class StageCosts:
         return self["fuse"] + self["fetch"] + self["hop"]
 
 
+@dataclass(slots=True, eq=False)
 class SearchContext:
     """One question: parsed, with its vector, candidates, budget and notes as they come about.
 
     One thread at a time works on it, except that the keyword search runs beside the embedding.
     """
 
-    __slots__ = (
-        "_notes", "allow", "costs", "degraded", "keyword", "near", "parsed", "plan", "query", "row",
-        "source", "stages", "tokens", "trace", "until",
-    )  # fmt: skip
+    query: Query
+    parsed: ParsedQuery
+    until: float | None
+    """The deadline on `time.monotonic()`; None is none."""
+    costs: StageCosts
+    trace: Trace
+    source: CandidateSource = field(init=False)
+    """The state to be searched, and `plan` the stages in force in it; set by `bind`."""
+    plan: Stages = field(init=False)
+    bound: bool = False
+    allow: Bitmap | None = None
+    """The chunks that the query's filters allow; None allows all."""
+    row: Vectors | None = None
+    """The question's vector (1, dim) float32, and `tokens` its token vectors (t, dim)."""
+    tokens: Vectors | None = None
+    keyword: Matches | None = None
+    """Candidates of the keyword side, and `near` of the dense side, one row each."""
+    near: Matches | None = None
+    degraded: list[str] = field(default_factory=list)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    """What each stage did, of a question to be explained."""
+    notes: list[tuple[str, float]] = field(default_factory=list)
+    """Stages and their seconds that have not been reported yet."""
 
-    def __init__(
-        self,
-        query: Query,
-        parsed: ParsedQuery,
-        until: float | None,
-        costs: StageCosts,
-        trace: Trace,
-    ) -> None:
-        self.query = query
-        self.parsed = parsed
-        self.until = until
-        """The deadline on `time.monotonic()`; None is none."""
-        self.costs = costs
-        self.trace = trace
-        self.source: CandidateSource | None = None
-        """The state that is searched, and `plan` the stages in force in it; None until known."""
-        self.plan: Stages | None = None
-        self.allow: Bitmap | None = None
-        """The chunks that the query's filters allow; None allows all."""
-        self.row: Vectors | None = None
-        """The question's vector (1, dim) float32, once there is one."""
-        self.tokens: Vectors | None = None
-        """The question's token vectors (t, dim)."""
-        self.keyword: Matches | None = None
-        """Candidates of the keyword side, and `near` of the dense side, one row each."""
-        self.near: Matches | None = None
-        self.degraded: list[str] = []
-        self.stages: dict[str, Stage] | None = {} if query.explain else None
-        self._notes: list[tuple[str, float, int]] = []
+    def bind(self, source: CandidateSource, plan: Stages) -> None:
+        """Fix the state that is searched, and the stages in force in it."""
+        self.source, self.plan, self.bound = source, plan, True
 
     def embedded(self, vector: Vector, tokens: Vectors | None = None) -> None:
         """Take the question's vector (dim,) and token vectors."""
@@ -145,7 +140,8 @@ class SearchContext:
     def restarted(self) -> SearchContext:
         """The same question from the start, for when a thread may still be writing to this one."""
         fresh = SearchContext(self.query, self.parsed, self.until, self.costs, self.trace)
-        fresh.source, fresh.plan = self.source, self.plan
+        if self.bound:
+            fresh.bind(self.source, self.plan)
         return fresh
 
     # -- what happened ----------------------------------------------------------------------
@@ -159,18 +155,22 @@ class SearchContext:
             each: the learned cost is that of one of so many.
         """
         end = now()
-        self._notes.append((stage, end - start, each))
-        if self.stages is not None:
+        if each == 1:
+            self.notes.append((stage, end - start))
+        else:
+            self.trace.observe(stage, end - start)
+            self.costs.observe(stage, (end - start) / each)
+        if self.query.explain:
             self.stages[stage] = Stage(width, 1e3 * (end - start), size)
         return end
 
     def report(self) -> None:
         """Hand the notes to the trace and the costs: at once, because taking the lock after each
         stage, with the caches that a scan has emptied, costs a tenth of a search."""
-        self.trace.observe_all([(stage, seconds) for stage, seconds, _ in self._notes])
-        for stage, seconds, each in self._notes:
-            self.costs.observe(stage, seconds / each)
-        self._notes.clear()
+        self.trace.observe_all(self.notes)
+        for stage, seconds in self.notes:
+            self.costs.observe(stage, seconds)
+        self.notes.clear()
 
     # -- the ladder -------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class SearchContext:
         if left <= 0:
             raise work.too_late("search")
         least = costs["keyword"] + costs.finish
-        if left + GRACE < least:
+        if left + _GRACE < least:
             for stage in ("keyword", "fuse", "fetch", "hop"):
                 costs.relax(stage, _RELAX_REFUSAL)
             self.trace.count("search.refused")
@@ -228,9 +228,10 @@ class SearchContext:
         self.degraded.append(NO_TIME_FOR_DENSE)
         return "none"
 
-    def rerank_depth(self, clock: float, wanted: int) -> int:
-        """How many of the best can be reranked in time: all that are wanted, half or none."""
-        left, costs = self.left(clock), self.costs
+    def rerank_depth(self, clock: float, available: int) -> int:
+        """How many of the best to rerank: as many as are planned and there, half as many, or none,
+        as the time allows."""
+        left, costs, wanted = self.left(clock), self.costs, min(self.plan.rerank.depth, available)
         if left is None or not wanted:
             return wanted
         fits = [n for n in (wanted, wanted // 2) if costs["rerank"] * n + costs.finish <= left]

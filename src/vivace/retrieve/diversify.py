@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -23,12 +24,20 @@ by more are not alike. This spares nearly all pairs of hits the comparison of th
 
 
 class _SplitText:
-    __slots__ = ("distinct", "text", "words")
+    """A text that is split into words when they are first needed."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.words: list[str] | None = None
-        self.distinct: frozenset[str] = frozenset()
+
+    @cached_property
+    def words(self) -> list[str]:
+        words = self.text.casefold().split()
+        # a script without spaces between words
+        return words if len(self.text) < 12 * len(words) else list("".join(words))
+
+    @cached_property
+    def distinct(self) -> frozenset[str]:
+        return frozenset(self.words)
 
 
 class DistinctTexts:
@@ -70,12 +79,6 @@ def _alike(a: _SplitText, b: _SplitText) -> bool:
         return bool(a.text)
     if len(a.text) >= _SAMPLED and not _sampled(a.text.lower(), b.text.lower()):
         return False
-    for one in (a, b):
-        if one.words is None:
-            one.words = _words(one.text)
-            one.distinct = frozenset(one.words)
-    assert a.words is not None
-    assert b.words is not None
     if a.words == b.words:
         return bool(a.words)
     if len(a.words) < _FEWEST_WORDS or not _share(a.distinct, b.distinct, _MIN_WORDS):
@@ -95,12 +98,6 @@ def _sampled(a: str, b: str) -> bool:
 def _share(a: frozenset[object], b: frozenset[object], least: float) -> bool:
     both = len(a & b)
     return both >= least * (len(a) + len(b) - both)
-
-
-def _words(text: str) -> list[str]:
-    words = text.casefold().split()
-    # a script without spaces between words
-    return words if len(text) < 12 * len(words) else list("".join(words))
 
 
 def _shingles(words: list[str]) -> frozenset[object]:

@@ -11,7 +11,6 @@ gain is certain.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
 from math import log1p
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from vivace.collection.checksummed_json import ChecksummedJson
 from vivace.errors import BadSettings, CorruptIndex, RerankError
 from vivace.text.terms import words as words_of
-from vivace.types import Hit, Query, Scores
+from vivace.types import Hit, Scores
 
 FILE: Final = "reranker.json"
 """Its name in a collection's folder."""
@@ -112,13 +111,11 @@ def load(path: Path, collection: str) -> FittedModel | None:
 
 
 class FittedReranker:
-    """A `Reranker` with a fitted model. 20 passages take a few milliseconds of one core.
+    """Scores by a fitted model, on the search thread: 20 passages take a few milliseconds.
 
     Raises:
         BadSettings: the model is not enabled: it was not found to be better.
     """
-
-    name = "fitted"
 
     def __init__(self, model: FittedModel) -> None:
         if not model.enabled:
@@ -127,10 +124,6 @@ class FittedReranker:
                 fix="Judge more questions and fit it again, or use another search.rerank",
             )
         self.model = model
-
-    async def score(self, query: Query, hits: Sequence[Hit]) -> Scores:
-        """`score_inline` on a thread, away from the event loop."""
-        return await asyncio.to_thread(self.score_inline, query.text, hits)
 
     def score_inline(self, question: str, hits: Sequence[Hit]) -> Scores:
         """One score a hit (n,) float32, from 0 up. Blocks.
@@ -142,9 +135,6 @@ class FittedReranker:
         if not np.isfinite(found).all():
             raise RerankError("the fitted reranker gave a score that is no number", fix=_FIX)
         return found
-
-    async def close(self) -> None:
-        """Nothing to do."""
 
 
 def features(question: str, texts: Sequence[str], bm25: Scores, cosine: Scores) -> Features:

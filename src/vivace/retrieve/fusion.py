@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from vivace.types import Chunk, Fusion, Hit, Ids, Matches, Scores
+from vivace.protocols import CandidateSource
+from vivace.types import Chunk, Fusion, Hit, Ids, Matches, Scores, Vectors
 
 _RRF: Final = 60
 
@@ -50,12 +51,12 @@ class Ranking(NamedTuple):
     def hits(self) -> tuple[Hit, ...]:
         """As hits; their chunks have been read before."""
         assert self.chunks is not None
-        names = tuple(self.stages)
+        names, partly = tuple(self.stages), "reranked" in self.stages
         rows = zip(*[column.tolist() for column in self.stages.values()], strict=True)
         hits = []
         for chunk, score, row in zip(self.chunks, self.scores.tolist(), rows, strict=True):
             given = dict(zip(names, row, strict=True))
-            if (reranked := given.get("reranked")) is not None and reranked != reranked:
+            if partly and given["reranked"] != given["reranked"]:
                 del given["reranked"]  # NaN: it was too far down to be reranked
             hits.append(Hit(chunk, score, given))
         return tuple(hits)
@@ -78,6 +79,24 @@ def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
         cosine[: len(near)] = dense.scores[0, : len(near)]
     ids = np.array([*near, *bm25], np.int64)
     return Candidates(ids, np.array(scores, np.float32), cosine, len(near))
+
+
+def score_exactly(
+    found: Candidates, source: CandidateSource, row: Vectors, lowest: float = -1.0
+) -> int:
+    """Fill in the exact cosine of the candidates that only the keyword side proposed.
+
+    Args:
+        row: the question's vector (1, dim).
+        lowest: the score of a chunk that was removed meanwhile: -inf could not be blended.
+
+    Returns:
+        How many they are.
+    """
+    others = found.ids[found.dense :]
+    if len(others):
+        found.cosine[found.dense :] = np.maximum(source.similarity(row, others), lowest)
+    return len(others)
 
 
 def fuse(bm25: Scores, cosine: Scores, how: Fusion) -> Scores:

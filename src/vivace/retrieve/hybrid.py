@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from itertools import chain
 from typing import Any, Final, TypeAlias, TypeVar
 
 from vivace.errors import DeadlineExceeded, EmbeddingError, VivaceError
-from vivace.protocols import Embedder, EmbedsTokens, Reranker
-from vivace.retrieve.context import EMBEDDED_LATE, SearchContext, StageCosts, now
+from vivace.protocols import Embedder, EmbedsTokens
+from vivace.retrieve.context import EMBEDDED_LATE, SearchContext, now
 from vivace.retrieve.fusion import Ranking
-from vivace.retrieve.pipeline import DenseWatch, SearchPipeline, Snapshots
+from vivace.retrieve.pipeline import SearchPipeline
 from vivace.run import work
 from vivace.run.microbatch import EmbedsThen
 from vivace.run.pools import ThreadPool
-from vivace.settings import Search
-from vivace.trace import Trace
-from vivace.types import Embedded, Matches, Metric, Query, SearchResult, Vector, Vectors
+from vivace.types import Embedded, Matches, Query, SearchResult, Vector, Vectors
 
 T = TypeVar("T")
 
@@ -36,35 +35,13 @@ class HybridSearcher:
     embedded, the keyword side's hop is hidden behind the embedding. With several at once a search
     continues on the thread that embedded its question, if the embedder can do that: no idle thread
     could take it, and every hop would delay all of them.
-
-    Args:
-        watch: called with every dense answer.
-        reranker: scores the best again, in place of MaxSim; whoever made it closes it.
-        costs: what the stages took before; learned from nothing unless given.
     """
 
-    def __init__(
-        self,
-        snapshots: Snapshots,
-        embedder: Embedder,
-        pool: ThreadPool,
-        settings: Search,
-        trace: Trace,
-        *,
-        metric: Metric = "cosine",
-        watch: DenseWatch | None = None,
-        reranker: Reranker | None = None,
-        costs: StageCosts | None = None,
-    ) -> None:
+    def __init__(self, pipeline: SearchPipeline, embedder: Embedder, pool: ThreadPool) -> None:
+        self.pipeline = pipeline
         self._embedder = embedder
         self._pool = pool
-        self._trace = trace
-        self._costs = costs or StageCosts()
-        self.pipeline = SearchPipeline(
-            snapshots, settings, trace, self._costs, metric=metric, watch=watch, reranker=reranker
-        )
-        self._guarded = self.pipeline.rerank.guarded
-        self._reads_vectors = settings.mmr > 0
+        self._guarded = pipeline.rerank.guarded
         # looked up once: checking against a protocol takes microseconds
         self._tokens = embedder if isinstance(embedder, EmbedsTokens) else None
         self._then = embedder if isinstance(embedder, EmbedsThen) else None
@@ -106,8 +83,12 @@ class HybridSearcher:
         begun = self._begin_many(queries)
         contexts = [one for one in begun if isinstance(one, SearchContext)]
         await self._embed_many([one for one in contexts if self._to_embed(one)])
-        ranked = await self._rank_many(contexts)
-        found = iter(await self._finish_many(contexts, ranked))
+        if contexts:
+            await self._pool.run(self.pipeline.dense_of_many, contexts, self._embedder.dim)
+        places = asyncio.Semaphore(self._guarded.at_once if self._guarded else 1)
+        parts = [contexts[at : at + _PER_HOP] for at in range(0, len(contexts), _PER_HOP)]
+        hops = [self._search_part(part, places) for part in parts]
+        found = chain.from_iterable(await asyncio.gather(*hops))
         return [next(found) if isinstance(one, SearchContext) else one for one in begun]
 
     # -- one question -----------------------------------------------------------------------
@@ -124,7 +105,7 @@ class HybridSearcher:
         def then(vector: Vector, tokens: Vectors | None) -> Ranked:
             context.embedded(vector, tokens)
             context.note("embed", start, 1)
-            return self._run(context)
+            return self.pipeline.run(context)
 
         # a search that goes on without the embedding starts afresh: the embedding's thread may
         # still be writing to this one
@@ -162,8 +143,8 @@ class HybridSearcher:
         except (TimeoutError, DeadlineExceeded):
             if context.until is None:
                 raise
-            self._costs.observe("embed", now() - start)
-            self._trace.count("search.embedding_late")
+            context.costs.observe("embed", now() - start)
+            context.trace.count("search.embedding_late")
             context.degraded.append(EMBEDDED_LATE)
         return None
 
@@ -176,7 +157,7 @@ class HybridSearcher:
     def _not_embedded(
         self, context: SearchContext, error: EmbeddingError | DeadlineExceeded
     ) -> None:
-        self._trace.count("search.embedding_failed")
+        context.trace.count("search.embedding_failed")
         context.degraded.append(f"dense side skipped: {error.what}")
 
     async def _hop(self, context: SearchContext) -> Ranked:
@@ -184,20 +165,15 @@ class HybridSearcher:
 
     def _hopped(self, context: SearchContext, since: float) -> Ranked:
         """On a thread of the pool, which the search has waited for since then."""
-        self._costs.observe("hop", now() - since)
-        return self._run(context)
-
-    def _run(self, context: SearchContext) -> Ranked:
-        """Everything that runs on a search thread."""
-        ranking = self.pipeline.rank(context)
-        return ranking if self._guarded else self.pipeline.finish(context, ranking)
+        context.costs.observe("hop", now() - since)
+        return self.pipeline.run(context)
 
     async def _finished(self, context: SearchContext, ranked: Ranked) -> SearchResult:
         """The result, after a reranker that runs elsewhere."""
         if isinstance(ranked, SearchResult):
             return ranked
         ranking = await self.pipeline.rerank.awaited(context, ranked)
-        if self._reads_vectors:
+        if self.pipeline.finish_blocks:
             return await self._pool.run(self.pipeline.finish, context, ranking)
         return self.pipeline.finish(context, ranking)
 
@@ -232,53 +208,19 @@ class HybridSearcher:
             context.embedded(vector, own)
             context.note("embed each", start, len(contexts))
 
-    async def _rank_many(self, contexts: Sequence[SearchContext]) -> list[Ranked | VivaceError]:
-        """What each one's search thread hands back, in order."""
-        if not contexts:
-            return []
-        await self._pool.run(self._dense_of_many, contexts)
-        parts = [contexts[at : at + _PER_HOP] for at in range(0, len(contexts), _PER_HOP)]
-        hops = [self._pool.run(self._run_each, part) for part in parts]
-        found: list[Ranked | VivaceError] = []
-        for part, outcome in zip(
-            parts, await asyncio.gather(*hops, return_exceptions=True), strict=True
-        ):
-            if isinstance(outcome, VivaceError):  # the hop itself was refused
-                found += [outcome] * len(part)
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                found += outcome
-        return found
-
-    def _dense_of_many(self, contexts: Sequence[SearchContext]) -> None:
-        source = self.pipeline.bind(contexts[0])
-        for context in contexts:
-            self.pipeline.bind(context, source)
-        self.pipeline.dense_of_many(contexts, self._embedder.dim)
-
-    def _run_each(self, contexts: Sequence[SearchContext]) -> list[Ranked | VivaceError]:
-        found: list[Ranked | VivaceError] = []
-        for context in contexts:
-            left = context.left(now())
-            try:
-                if left is not None and left <= 0:
-                    raise work.too_late("search")
-                found.append(self._run(context))
-            except VivaceError as error:
-                found.append(error)
-        return found
-
-    async def _finish_many(
-        self, contexts: Sequence[SearchContext], ranked: Sequence[Ranked | VivaceError]
+    async def _search_part(
+        self, contexts: Sequence[SearchContext], places: asyncio.Semaphore
     ) -> list[SearchResult | VivaceError]:
-        """The results, after a reranker that runs elsewhere: of as many at once as it takes."""
-        places = asyncio.Semaphore(self._guarded.at_once if self._guarded else 1)
+        """One hop for all, then the reranker that runs elsewhere: for as many as it takes."""
+        try:
+            ranked = await self._pool.run(self._run_each, contexts)
+        except VivaceError as error:  # the hop itself was refused
+            return [error] * len(contexts)
 
         async def finished(
             context: SearchContext, one: Ranked | VivaceError
         ) -> SearchResult | VivaceError:
-            if not isinstance(one, Ranking):
+            if isinstance(one, VivaceError):
                 return one
             async with places:
                 try:
@@ -289,6 +231,18 @@ class HybridSearcher:
         if self._guarded is None:
             return [one for one in ranked if not isinstance(one, Ranking)]
         return await asyncio.gather(*map(finished, contexts, ranked))
+
+    def _run_each(self, contexts: Sequence[SearchContext]) -> list[Ranked | VivaceError]:
+        found: list[Ranked | VivaceError] = []
+        for context in contexts:
+            left = context.left(now())
+            try:
+                if left is not None and left <= 0:
+                    raise work.too_late("search")
+                found.append(self.pipeline.run(context))
+            except VivaceError as error:
+                found.append(error)
+        return found
 
 
 def _retrieved(task: asyncio.Task[Matches]) -> None:

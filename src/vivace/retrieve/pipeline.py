@@ -1,11 +1,10 @@
 """A question from its text to its hits: every step but the embedding, in order.
 
-    begin -> keyword candidates -> dense candidates -> exact scores -> fuse -> rerank -> finish
+    begin -> keyword, dense -> fuse, by exact scores -> rerank -> min_score -> fetch -> diversify
 
-`finish` drops what scores too low, reads the texts, leaves out what says nothing new, and makes the
-hits. A reranker that reads texts has them read before it. The steps are functions over arrays; the
-`SearchContext` carries their budget and their notes. Nothing is kept from one search to the next
-but the learned costs.
+The texts are fetched before the reranking where the reranker reads them. The steps are functions
+over arrays; the `SearchContext` carries their budget and notes. Only the learned costs are kept
+from one search to the next.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from vivace.protocols import CandidateSource, Reranker
 from vivace.retrieve import fusion
 from vivace.retrieve.context import SearchContext, StageCosts, now
 from vivace.retrieve.diversify import DistinctTexts, marginal
-from vivace.retrieve.fusion import Candidates, Ranking
+from vivace.retrieve.fusion import Ranking
 from vivace.retrieve.query import check, encodable, parse, unit
-from vivace.retrieve.rerank import RerankStep
+from vivace.retrieve.rerank import RerankStep, ScoresInline
 from vivace.run import work
 from vivace.settings import Search
 from vivace.text.terms import terms
@@ -31,6 +30,7 @@ from vivace.types import (
     Bitmap,
     Chunk,
     Fusion,
+    FusionMode,
     Matches,
     Metric,
     Query,
@@ -43,7 +43,7 @@ from vivace.types import (
 DenseWatch: TypeAlias = Callable[[Vectors, Matches, Bitmap | None, CandidateSource], None]
 """Called with every dense answer: the question (1, dim), what was found, what was allowed, and the
 state that was searched. It runs on the answer's path and must not wait or raise."""
-_WORST: Final = float(np.finfo(np.float32).min)
+_LOWEST: Final = float(np.finfo(np.float32).min)
 _PHRASE_FACTOR: Final = 2
 """Times as many keyword candidates for a question with phrases, which drop some."""
 _SPARE_FACTOR: Final = 2
@@ -72,6 +72,7 @@ class SearchPipeline:
     Args:
         watch: called with every dense answer.
         reranker: scores the best again, in place of MaxSim; whoever made it closes it.
+        costs: what the stages took before; by default nothing has been learned yet.
     """
 
     def __init__(
@@ -79,28 +80,27 @@ class SearchPipeline:
         snapshots: Snapshots,
         settings: Search,
         trace: Trace,
-        costs: StageCosts,
         *,
-        metric: Metric,
-        watch: DenseWatch | None,
-        reranker: Reranker | None,
+        metric: Metric = "cosine",
+        watch: DenseWatch | None = None,
+        reranker: Reranker | ScoresInline | None = None,
+        costs: StageCosts | None = None,
     ) -> None:
         self._snapshots = snapshots
         self._settings = settings
         self._trace = trace
-        self._costs = costs
+        self._costs = costs or StageCosts()
         self._metric = metric
         self._watch = watch
         self.rerank = RerankStep(settings, reranker)
-        self._fusion = {"": Fusion(weight=settings.keyword_weight)}
-        if settings.fusion != "auto":
-            self._fusion = {"": Fusion(settings.fusion, settings.keyword_weight)}
+        self.finish_blocks = settings.mmr > 0
+        """Whether `finish` reads vectors also where the texts have been read."""
+        mode: FusionMode = "max_norm" if settings.fusion == "auto" else settings.fusion
+        self._fusion = {"": Fusion(mode, settings.keyword_weight)}
         rerank = Rerank(settings.rerank_depth, settings.rerank_weight)
-        if settings.rerank == "off":
-            rerank = _NO_RERANK
-        self._unplanned = Stages(settings.candidates, self._fusion, rerank)
-
-    # -- parse ------------------------------------------------------------------------------
+        self._unplanned = Stages(
+            settings.candidates, self._fusion, _NO_RERANK if settings.rerank == "off" else rerank
+        )
 
     def settled(self) -> CandidateSource | None:
         """The state to be searched, where it is known without blocking."""
@@ -128,17 +128,55 @@ class SearchPipeline:
             cosine = self._metric == "cosine"
             context.embedded(unit(query.vector) if cosine else query.vector)
         if source is not None:
-            self.bind(context, source)
+            context.bind(source, self._plan(source))
         return context
 
-    def bind(
-        self, context: SearchContext, source: CandidateSource | None = None
-    ) -> CandidateSource:
-        """The state to be searched, by default the newest, and its plan: the same from now on."""
-        if context.source is None:
-            context.source = self._snapshots.snapshot() if source is None else source
-            context.plan = self._plan(context.source)
-        return context.source
+    def run(self, context: SearchContext) -> SearchResult | Ranking:
+        """Every step that runs on a search thread: to the result, or to the ranking for a reranker
+        that runs elsewhere, after which `finish` makes the result.
+
+        Raises:
+            BadFilter: an unknown key or operator.
+            BadVectors: a vector of another dimension than the collection's.
+        """
+        row, keyword, near = context.row, context.keyword, context.near
+        if keyword is None:
+            keyword = self.keyword(context)
+        if row is not None and near is None:
+            near = self.dense(context, row)
+        if row is not None and near is not None and self._watch is not None:
+            self._watch(row, near, context.allow, context.source)
+        ranking = self.fuse(context, keyword, near)
+        if self.rerank.reads_texts:
+            start = now()
+            ranking = self.fetch(context, ranking)
+            _note_fetch(context, start, ranking)
+        if self.rerank.guarded is not None:
+            return ranking
+        return self.finish(context, self.rerank.inline(context, ranking))
+
+    def finish(self, context: SearchContext, ranking: Ranking) -> SearchResult:
+        """The result: the k best that score enough, still exist, and say something new."""
+        least = context.query.min_score
+        if least is not None:
+            ranking = ranking.first(int(np.count_nonzero(ranking.scores >= least)))  # descending
+        start, unread = now(), ranking.chunks is None
+        if unread:
+            ranking = self.fetch(context, ranking)
+        ranking = self.diversify(context, ranking).first(context.query.k)
+        hits = ranking.hits()
+        if unread:
+            _note_fetch(context, start, ranking)
+        context.report()
+        return SearchResult(hits, context.source.epoch, tuple(context.degraded), context.stages)
+
+    # -- the steps --------------------------------------------------------------------------
+
+    def bind(self, contexts: Sequence[SearchContext]) -> None:
+        """Bind questions that are not bound yet to the newest state. May block."""
+        source = self._snapshots.snapshot()
+        for context in contexts:
+            context.bind(source, self._plan(source))
 
     def _plan(self, source: CandidateSource) -> Stages:
         """The stages in force: the collection's plan, completed and overruled by the settings."""
@@ -150,24 +188,18 @@ class SearchPipeline:
         return Stages(planned.candidates, how, rerank)
 
     def wants_tokens(self, context: SearchContext) -> bool:
-        """Whether the question's token vectors are of use: as far as the plan is known by now."""
-        plan = context.plan
-        return self.rerank.reads_tokens and (plan is None or plan.rerank.depth > 0)
-
-    # -- candidates -------------------------------------------------------------------------
+        """Whether the question's token vectors are of use; also while the plan is not known."""
+        return self.rerank.reads_tokens and (not context.bound or context.plan.rerank.depth > 0)
 
     def width(self, context: SearchContext) -> int:
         """Candidates taken from each side."""
-        assert context.plan is not None
         return max(context.plan.candidates, 2 * context.query.k)
 
     def keyword(self, context: SearchContext) -> Matches:
-        """The keyword side's candidates.
-
-        Raises:
-            BadFilter: an unknown key or operator.
-        """
-        source, parsed = self.bind(context), context.parsed
+        """The keyword side's candidates."""
+        if not context.bound:
+            self.bind([context])
+        source, parsed = context.source, context.parsed
         context.allow = source.allowed(context.query)
         start, width = now(), self.width(context)
         words = terms(parsed.text)
@@ -175,16 +207,14 @@ class SearchPipeline:
             found = source.keyword(words, width, allow=context.allow)
         else:
             found = source.keyword(words, _PHRASE_FACTOR * width, allow=context.allow)
-            found = _with_phrases(context, source, found, width)
+            found = _with_phrases(context, found, width)
         context.note("keyword", start, found.ids.shape[1])
         context.keyword = found
         return found
 
-    def dense(
-        self, context: SearchContext, source: CandidateSource, row: Vectors
-    ) -> Matches | None:
+    def dense(self, context: SearchContext, row: Vectors) -> Matches | None:
         """The dense side's candidates, as far as the time allows; None where it allows none."""
-        start = now()
+        start, source = now(), context.source
         effort = context.dense_effort(start, source.approximate)
         if effort == "none":
             return None
@@ -194,7 +224,7 @@ class SearchPipeline:
         else:
             near = source.dense(row, width, allow=allow, hurried=True)
             stage = "dense hurried"
-        found = 0 if context.stages is None else int(np.count_nonzero(near.ids >= 0))
+        found = int(np.count_nonzero(near.ids >= 0)) if context.query.explain else 0
         context.note(stage, start, found)
         return near
 
@@ -204,6 +234,8 @@ class SearchPipeline:
         Questions with filters, without a vector or with one of another dimension are left to
         `dense`, all of them where the call fails: each then has an error of its own.
         """
+        if not contexts[0].bound:
+            self.bind(contexts)
         plain = [
             context
             for context in contexts
@@ -215,7 +247,7 @@ class SearchPipeline:
         widths = [self.width(context) for context in plain]
         start = now()
         try:
-            found = self.bind(plain[0]).dense(rows, max(widths))
+            found = plain[0].source.dense(rows, max(widths))
         except VivaceError:
             return
         self._trace.observe("dense of many", now() - start)
@@ -224,83 +256,28 @@ class SearchPipeline:
                 found.ids[at : at + 1, :width], found.scores[at : at + 1, :width]
             )
 
-    # -- scores and order -------------------------------------------------------------------
-
-    def rank(self, context: SearchContext) -> Ranking:
-        """Everything up to the ranking: of a reranker to be awaited, the one it is to see.
-
-        Raises:
-            BadFilter: as `keyword`.
-            BadVectors: a vector of another dimension than the collection's.
-        """
-        source, row = self.bind(context), context.row
-        keyword = self.keyword(context) if context.keyword is None else context.keyword
-        near = context.near
-        if row is not None:
-            if near is None:
-                near = self.dense(context, source, row)
-            if near is not None and self._watch is not None:
-                self._watch(row, near, context.allow, source)
-        start = now()
+    def fuse(self, context: SearchContext, keyword: Matches, near: Matches | None) -> Ranking:
+        """Both sides' candidates by their fused exact scores; equal ones by id."""
+        start, row = now(), context.row
         found = fusion.candidates(keyword, near)
-        if row is not None and found.dense < len(found.ids):
-            start = self.score(context, source, row, found)
-        ranking = self.fuse(context, found, start)
-        if self.rerank.reads_texts:
-            start = now()
-            ranking = self.fetch(context, ranking)
-            _note_fetch(context, start, ranking.chunks or ())
-        return self.rerank.inline(context, ranking)
-
-    def score(
-        self, context: SearchContext, source: CandidateSource, row: Vectors, found: Candidates
-    ) -> float:
-        """Exact dense scores for those candidates that only the keyword side proposed."""
-        start, others = now(), found.ids[found.dense :]
-        exact = source.similarity(row, others)
-        # a chunk that was removed meanwhile has the score -inf, which cannot be blended
-        worst = -1.0 if self._metric == "cosine" else _WORST
-        found.cosine[found.dense :] = np.maximum(exact, worst)
-        return context.note("rescore", start, len(others), 2 * len(others) * row.shape[1])
-
-    def fuse(self, context: SearchContext, found: Candidates, start: float) -> Ranking:
-        """The candidates by their fused scores; equal ones by id."""
-        assert context.plan is not None
-        scores = {"bm25": found.bm25}
-        if context.row is None:
-            fused = fusion.fuse(found.bm25, np.zeros_like(found.bm25), Fusion("keyword"))
-        else:
+        scores, how = {"bm25": found.bm25}, Fusion("keyword")
+        if row is not None:
+            if found.dense < len(found.ids):
+                start, lowest = now(), -1.0 if self._metric == "cosine" else _LOWEST
+                count = fusion.score_exactly(found, context.source, row, lowest)
+                start = context.note("rescore", start, count, 2 * count * row.shape[1])
             scores["cosine"] = found.cosine
             kinds = context.plan.fusion
             how = kinds.get(context.parsed.language) or kinds[""]
-            fused = fusion.fuse(found.bm25, found.cosine, how)
+        fused = fusion.fuse(found.bm25, found.cosine, how)
         ranking = Ranking(found.ids, fused, scores).take(np.lexsort((found.ids, -fused)))
         context.note("fuse", start, len(found.ids))
         return ranking
 
-    # -- hits -------------------------------------------------------------------------------
-
-    def finish(self, context: SearchContext, ranking: Ranking) -> SearchResult:
-        """The result: the k best that score enough, exist, and say something new."""
-        assert context.source is not None
-        least = context.query.min_score
-        if least is not None:
-            ranking = ranking.first(int(np.count_nonzero(ranking.scores >= least)))  # descending
-        start, unread = now(), ranking.chunks is None
-        if unread:
-            ranking = self.fetch(context, ranking)
-        hits = self.diversify(context, ranking).first(context.query.k).hits()
-        if unread:
-            _note_fetch(context, start, [hit.chunk for hit in hits])
-        context.report()
-        degraded, stages = tuple(context.degraded), context.stages or {}
-        return SearchResult(hits, context.source.epoch, degraded, stages)
-
     def fetch(self, context: SearchContext, ranking: Ranking) -> Ranking:
         """The first candidates that still exist, contain nothing excluded and are no near-duplicate
         of a better one, with their chunks: as many as the steps behind need."""
-        assert context.plan is not None
-        source, parsed, wanted = self.bind(context), context.parsed, context.query.k
+        parsed, wanted = context.parsed, context.query.k
         if self.rerank.reads_texts:
             wanted = max(wanted, context.plan.rerank.depth)
         if self._settings.mmr:
@@ -313,7 +290,7 @@ class SearchPipeline:
         while len(places) < wanted and at < len(ranking.ids):
             part = slice(at, at + wanted - len(places))
             ids = ranking.ids[part].tolist()
-            existing = source.chunks(ids)
+            existing = context.source.chunks(ids)
             rows = zip(*[column[part].tolist() for column in evidence], strict=True)
             for place, (chunk_id, row) in enumerate(zip(ids, rows, strict=True), at):
                 chunk = existing.get(chunk_id)
@@ -334,18 +311,16 @@ class SearchPipeline:
         if not weight or chunks is None or len(chunks) < 2:
             return ranking
         start = now()
-        vectors = self.bind(context).vectors(ranking.ids)
+        vectors = context.source.vectors(ranking.ids)
         chosen = marginal(ranking.scores, vectors, context.query.k, weight)
         context.note("diversify", start, len(chosen), 2 * vectors.size)
         return ranking.take(np.array(chosen, np.int64), [chunks[at] for at in chosen])
 
 
-def _with_phrases(
-    context: SearchContext, source: CandidateSource, found: Matches, width: int
-) -> Matches:
+def _with_phrases(context: SearchContext, found: Matches, width: int) -> Matches:
     """The keyword candidates that contain every phrase; all of them where none does."""
     ids = found.ids[0].tolist()
-    chunks, parsed = source.chunks(ids), context.parsed
+    chunks, parsed = context.source.chunks(ids), context.parsed
     keep = [chunk in chunks and parsed.has_phrases(chunks[chunk].text) for chunk in ids]
     if not any(keep):
         phrases = " and ".join(f'"{phrase}"' for phrase in parsed.phrases)
@@ -355,8 +330,8 @@ def _with_phrases(
     return Matches(found.ids[:, places], found.scores[:, places])
 
 
-def _note_fetch(context: SearchContext, start: float, chunks: Sequence[Chunk]) -> None:
-    size = 0
-    if context.stages is not None:
+def _note_fetch(context: SearchContext, start: float, ranking: Ranking) -> None:
+    size, chunks = 0, ranking.chunks
+    if context.query.explain and chunks is not None:
         size = sum(len(chunk.text.encode("utf-8", "surrogatepass")) for chunk in chunks)
-    context.note("fetch", start, len(chunks), size)
+    context.note("fetch", start, len(ranking.ids), size)

@@ -107,11 +107,8 @@ def encodable(query: Query) -> Query:
     """The query without lone surrogates, which a shell makes of bytes that are no UTF-8."""
     if query.text.isascii():
         return query
-    try:
-        query.text.encode()
-    except UnicodeEncodeError:
-        return replace(query, text=query.text.encode("utf-8", "replace").decode())
-    return query
+    text = query.text.encode("utf-8", "replace").decode()
+    return query if text == query.text else replace(query, text=text)
 
 
 def unit(vector: Vector) -> Vector:

@@ -39,10 +39,10 @@ thread; None where there is nothing to score by."""
 
 @runtime_checkable
 class ScoresInline(Protocol):
-    """A `Reranker` that is quick enough to run on the search thread."""
+    """A reranker that is quick enough to run on the search thread."""
 
     def score_inline(self, question: str, hits: Sequence[Hit]) -> Scores:
-        """As `Reranker.score`, blocking."""
+        """One score a hit (n,) float32, higher is better, on any scale. Blocks."""
         ...
 
 
@@ -57,7 +57,7 @@ class RerankStep:
         reranker: used in place of MaxSim; whoever made it closes it.
     """
 
-    def __init__(self, settings: Search, reranker: Reranker | None) -> None:
+    def __init__(self, settings: Search, reranker: Reranker | ScoresInline | None) -> None:
         self._seconds = settings.rerank_seconds
         self.guarded: GuardedReranker | None = None
         """A reranker to be awaited with `awaited`; None where `inline` does it."""
@@ -78,7 +78,7 @@ class RerankStep:
         if self._scorer is None or (self.reads_tokens and context.tokens is None):
             return ranking
         start = now()
-        depth = _depth(context, ranking, start)
+        depth = context.rerank_depth(start, len(ranking.ids))
         if not depth:
             return ranking
         try:
@@ -96,7 +96,7 @@ class RerankStep:
         if self.guarded is None:
             return ranking
         start, query = now(), context.query
-        depth = _depth(context, ranking, start)
+        depth = context.rerank_depth(start, len(ranking.ids))
         if not depth:
             return ranking
         seconds, left = self._seconds, context.left(start)
@@ -116,11 +116,6 @@ class RerankStep:
         return _reranked(context, ranking, scores, start)
 
 
-def _depth(context: SearchContext, ranking: Ranking, start: float) -> int:
-    assert context.plan is not None
-    return context.rerank_depth(start, min(context.plan.rerank.depth, len(ranking.ids)))
-
-
 def _failed(
     context: SearchContext, ranking: Ranking, error: Exception, start: float, depth: int
 ) -> Ranking:
@@ -135,7 +130,6 @@ def _reranked(
     context: SearchContext, ranking: Ranking, scores: Scores, start: float, size: int = 0
 ) -> Ranking:
     """The ranking with the new scores (depth,) of its first candidates blended in."""
-    assert context.plan is not None
     depth = len(scores)
     final = blend(ranking.scores, scores, context.plan.rerank.weight)
     places = order(ranking.ids, final, depth)
@@ -153,7 +147,6 @@ def _reranked(
 def by_tokens(context: SearchContext, top: Ranking) -> tuple[Scores, int] | None:
     """A `Scorer`: MaxSim of the question's tokens and each chunk's token signs, 0 of a chunk that
     has none; None where no chunk has any."""
-    assert context.source is not None
     assert context.tokens is not None
     ids = top.ids.tolist()
     signs = context.source.signs(ids)

@@ -17,17 +17,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, Final, Generic, TypeVar, TypeVarTuple
+from typing import Final, Generic, TypeVar, TypeVarTuple
 
 from vivace.run import work
-from vivace.run.fair_queue import Waiter
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import Cores
-from vivace.run.work import Priority, Work
-from vivace.run.workers import Workers, WorkerSlot, WorkerStatistics
+from vivace.run.work import Priority
+from vivace.run.workers import WorkerStatistics
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -114,21 +113,15 @@ class BackgroundExecutor:
         self,
         name: str = "vivace-background",
         *,
-        threads: int = 32,
+        threads: int = 8,
         foreground_idle: Callable[[], bool] = lambda: True,
     ) -> None:
         self.foreground_idle = foreground_idle
-        self._lowered: Workers[_LoweredCall] = Workers(name, threads, _LoweredSlot, _settle)
+        self._lowered = ThreadPoolExecutor(threads, name, initializer=lower_priority)
 
     def submit(self, function: Callable[[*Ts], R], *args: *Ts) -> Future[R]:
-        """Run `function(*args)` at lowered priority, whether the foreground is idle or not.
-
-        Raises:
-            Closed: the executor is closed; the future raises it where the call had not begun.
-        """
-        call = _LoweredCall(function, args)
-        self._lowered.enqueue((call,))
-        return call.future
+        """Run `function(*args)` at lowered priority, whether the foreground is idle or not."""
+        return self._lowered.submit(function, *args)
 
     async def run(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         """`function(*args)` on another thread, in a copy of the caller's context."""
@@ -143,46 +136,8 @@ class BackgroundExecutor:
         return self.submit(function, *args).result()
 
     def close(self) -> None:
-        """Fail what waits; each thread ends after what it runs now. Does not wait. Idempotent."""
-        self._lowered.close(wait=False)
-
-
-class _LoweredCall(Waiter):
-    __slots__ = ("arguments", "function", "future", "result")
-
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        super().__init__(Work())  # first come, first served; its own deadline is not the queue's
-        self.function = function
-        self.arguments = arguments
-        self.future: Future[Any] = Future()
-        self.result: Any = None
-
-    @property
-    def unwanted(self) -> bool:
-        return self.future.cancelled()
-
-
-class _LoweredSlot(WorkerSlot[_LoweredCall]):
-    def run(self, batch: list[_LoweredCall]) -> None:
-        lower_priority()
-        call = batch[0]
-        if not call.future.set_running_or_notify_cancel():
-            return
-        try:
-            call.result = call.function(*call.arguments)
-        except BaseException as error:  # handed to the caller, whole
-            call.error = error
-
-
-def _settle(calls: Sequence[_LoweredCall]) -> None:
-    for call in calls:
-        future = call.future
-        if future.cancelled() or not (future.running() or future.set_running_or_notify_cancel()):
-            continue
-        if call.error is None:
-            future.set_result(call.result)
-        else:
-            future.set_exception(call.error)
+        """End the threads after what was submitted. Does not wait. Idempotent."""
+        self._lowered.shutdown(wait=False)
 
 
 class BackgroundBatcher(Generic[T, R]):

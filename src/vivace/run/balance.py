@@ -147,7 +147,7 @@ class Lease:
     def count_tokens(self, tokens: int) -> None:
         """So many tokens came together: the server's limit is learned from them."""
         if self.permit is not None:
-            self.permit.came(tokens)
+            self.permit.count_tokens(tokens)
 
     def failed(self, why: str, *, retry_after: float | None = None) -> None:
         """The server failed. `retry_after`: seconds for which it asks to get no request."""

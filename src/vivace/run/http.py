@@ -214,9 +214,10 @@ class ServerSetClient:
         return adapted
 
     async def _lease(self, tried: set[str], first: float, total: float) -> Lease:
-        until = None if first == inf else min(first, total)
         try:
-            async with asyncio.timeout_at(until):
+            if first == inf:
+                return await self.endpoints.lease(avoid=tried)
+            async with asyncio.timeout_at(min(first, total)):
                 return await self.endpoints.lease(avoid=tried)
         except AllEjected as error:
             raise RequestFailure(

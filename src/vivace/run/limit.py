@@ -1,6 +1,6 @@
-"""How many may run at once, and who waits? One learned limit with a short line in front of it.
+"""How many calls may run at once, and which wait? A learned limit with a short queue before it.
 
-Used for admission to a server of ours and for calls of a model server.
+Used for admission to our server and for calls of a model server.
 """
 
 from __future__ import annotations
@@ -26,15 +26,73 @@ START: Final = 8
 LONGEST_RETRY: Final = 30.0
 """Seconds."""
 PART: Final = 0.5
-"""Share of the time beside its own work for which a call is let wait."""
+"""Share of its spare time (what its deadline leaves beside its own work) that a call may wait."""
 HOPELESS: Final = 0.8
-"""A call with less time left than this share of what calls take is not begun."""
-_TICK: Final = 0.001
+"""A call with less time left than this share of the mean latency does not begin."""
 ALIKE: Final = 0.005
-"""Seconds between two deadlines that make no difference: the call that was refused had spent a part
-of a millisecond on its way."""
+"""Seconds by which two deadlines may differ and count as equal: the call that was refused had spent
+a part of a millisecond on its way."""
 MEMORY: Final = 1.0
-"""Seconds over which the refused are counted for `retry_after`."""
+"""Seconds over which refused calls are counted for `retry_after` and `shedding`."""
+
+
+class Outcome(Enum):
+    """What a call that held a slot tells about the service."""
+
+    DONE = "done"
+    """It was served: its time is a sample."""
+    DROPPED = "dropped"
+    """It took a slot in vain: its deadline passed, or the service reported overload."""
+    IGNORED = "ignored"
+    """Nothing: it was cancelled, or refused for what it asked."""
+
+
+class Permit:
+    """A slot. Give it back once by `release`, or use it as a context manager: then the way the
+    block ends decides the outcome. Made by a `ConcurrencyLimit`."""
+
+    __slots__ = ("_began", "_count", "_gaps", "_give_back", "_last", "_user")
+
+    def __init__(
+        self,
+        give_back: Callable[[str, float, Outcome, int | None], None],
+        user: str,
+        began: float,
+        count: Callable[[float, float | None, int], float] | None = None,
+    ) -> None:
+        self._give_back: Callable[[str, float, Outcome, int | None], None] | None = give_back
+        self._user = user
+        self._began = began
+        self._count = count
+        self._last: float | None = None
+        self._gaps = 0
+
+    def count_tokens(self, tokens: int) -> None:
+        """Report tokens of a stream that arrived together; without effect unless the limit is one
+        of streams."""
+        if self._count is not None and self._give_back is not None:
+            if self._last is not None:
+                self._gaps += tokens
+            self._last = self._count(self._began, self._last, tokens)
+
+    def release(self, outcome: Outcome = Outcome.DONE) -> None:
+        """Give the slot back. Idempotent."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            gaps = self._gaps if self._last is not None else None
+            give_back(self._user, self._began, outcome, gaps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.release()
+        else:
+            in_vain = isinstance(error, DeadlineExceeded | Overloaded)
+            self.release(Outcome.DROPPED if in_vain else Outcome.IGNORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,42 +126,24 @@ class QueuedCall(Waiter):
         self.settle = settle
 
 
-class _Admission:
-    """What `ConcurrencyLimit.admit` returns: `acquire` and `release` around a block."""
-
-    __slots__ = ("_limit", "_permit")
-
-    def __init__(self, limit: ConcurrencyLimit) -> None:
-        self._limit = limit
-
-    async def __aenter__(self) -> Permit:
-        self._permit = await self._limit.acquire()
-        return self._permit
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._permit.release(outcome_of(error))
-
-
 class ConcurrencyLimit:
-    """A learned number of slots (see `ThroughputLearner`), and a short line in front of them.
+    """A learned number of slots, and a short `FairQueue` of calls that wait for one.
 
     It belongs to one event loop. Priority, deadline and user of a call are those of
-    `vivace.run.work.current()`. A call waits only while, by the rate at which slots come free, it
-    will wait for at most PART of the time its deadline leaves it beside its own work: what waits
-    longer is served so late that any error of that forecast makes it worthless. A call for which
-    there is no room takes the place of a less urgent one, or of one whose user holds more.
+    `vivace.run.work.current()`. A call waits only while, by the rate at which slots become free, it
+    will wait for at most `PART` of its spare time: what waits longer is served so late that any
+    error of that forecast makes it worthless. A call for which there is no room replaces a less
+    urgent waiting one, or one whose user holds and waits for more.
 
     Args:
         name: of what is limited, for errors.
         lowest, highest: hard bounds of the limit; equal ones fix it.
         queue: most calls that wait.
-        patience: most seconds a call without a deadline is let wait, as far as can be foreseen.
-        paced: learn from the tokens of streams (`StreamLearner`), which
-             holders tell with `Permit.came`.
-        grown: called when the limit has grown while nothing was given back.
-        clock: `time.monotonic`, or a simulated one; deadlines are times of it.
+        patience: most seconds that a call without a deadline may wait, by the same forecast.
+        paced: learn from the tokens of streams (`StreamLearner`), which holders report by
+            `Permit.count_tokens`.
+        grown: called when the limit has grown while no slot was given back.
+        clock: `time.monotonic`, or a simulated one; deadlines are on it.
     """
 
     def __init__(
@@ -121,94 +161,81 @@ class ConcurrencyLimit:
     ) -> None:
         self.name = name
         self.clock = clock
-        self._queue = queue
+        self._most_queued = queue
         self._patience = patience
         bounds = {"lowest": lowest, "highest": highest, "start": start}
-        self._paced = StreamLearner(**bounds, clock=clock) if paced else None
-        self._vegas = self._paced or ThroughputLearner(**bounds, clock=clock)
+        self._streams = StreamLearner(**bounds, clock=clock) if paced else None
+        self._learner = self._streams or ThroughputLearner(**bounds, clock=clock)
         self._grown = grown
-        self._line: FairQueue[QueuedCall] = FairQueue()
+        self._queue: FairQueue[QueuedCall] = FairQueue()
         self._held: Counter[str] = Counter()
         """Slots by user; no user is without one."""
         self._refused: Counter[str] = Counter()
         self._admitted = 0
-        self._sent_away = DecayingCount(MEMORY, clock())
-        self._let_in = DecayingCount(MEMORY, clock())
+        self._lately_refused = _DecayingCount(clock())
+        self._lately_admitted = _DecayingCount(clock())
         self._refusal: _Refusal | None = None
         """Of the last arrival, while nothing has changed since."""
         self._serving = False
         self.closed = False
 
-    def admit(self) -> _Admission:
-        """`async with limit.admit():` a slot for the block; raises what `acquire` raises."""
-        return _Admission(self)
-
     async def acquire(self) -> Permit:
-        """A slot: at once where one is free and nobody waits, else after some time in the line.
+        """A slot: at once where one is free and nobody waits, else after some time in the queue.
 
         Raises:
             Overloaded: no room, or it could not be in time; carries `retry_after`.
             ShareExceeded: the same, and this user holds more than an equal share of the room.
-            DeadlineExceeded: the deadline passed, here or in the line.
+            DeadlineExceeded: the deadline passed, before or in the queue.
             Closed: the limit is closed.
         """
         return self.try_acquire() or await self.join()
-
-    def join(self) -> Awaitable[Permit]:
-        """The two halves of `acquire`: it is refused now or in the line; await the rest at once.
-
-        Raises:
-            As `acquire`, but for what comes later.
-        """
-        work = current()
-        future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
-        place = self.enter(work, partial(_tell, future))
-        if isinstance(place, Permit):
-            future.set_result(place)
-            return future
-        return self._wait(place, future)
-
-    async def _wait(self, place: QueuedCall, future: asyncio.Future[Permit]) -> Permit:
-        timer = self._watch(future, place.work)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self.leave(place)
-            # told and cancelled at once: nobody else can give the slot back
-            if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().release(Outcome.IGNORED)
-            raise
-        finally:
-            timer.cancel()
-
-    def _watch(self, future: asyncio.Future[Permit], work: Work) -> _Timer:
-        """See that the wait ends at its deadline."""
-        timer = _Timer()
-
-        def expire() -> None:
-            self.expire()
-            if work.deadline is not None and not future.done():  # the loop's clock is a coarse one
-                later = max(_TICK, work.deadline - self.clock())
-                timer.handle = future.get_loop().call_later(later, expire)
-
-        expire()
-        return timer
-
-    @property
-    def free(self) -> bool:
-        """Whether a call would get a slot at once."""
-        return self._vegas.in_flight < self._vegas.limit and not self._line and not self.closed
-
-    def urge(self) -> bool:
-        """Whether room was made for one more: see `StreamLearner.urge`."""
-        return self._paced is not None and self._paced.urge()
 
     def try_acquire(self) -> Permit | None:
         """A slot if one is free now and nobody waits; never waits, refuses nobody."""
         work = current()
         if not self.free or work.late(self.clock()):
             return None
-        return self._grant(work.user, 0.0)
+        return self._grant(work.user)
+
+    def join(self) -> Awaitable[Permit]:
+        """`acquire` in two halves: refuses the call now, or queues it; await the rest at once.
+
+        Raises:
+            As `acquire`, except for what happens in the queue.
+        """
+        work = current()
+        future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
+        call = self.enter(work, partial(_settle, future))
+        if isinstance(call, Permit):
+            future.set_result(call)
+            return future
+        return self._wait(call, future)
+
+    async def _wait(self, call: QueuedCall, future: asyncio.Future[Permit]) -> Permit:
+        deadline = call.work.deadline
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - self.clock()):
+                return await future
+        except BaseException as error:
+            late = isinstance(error, TimeoutError)
+            if not future.done() or future.cancelled():
+                if self.leave(call) and late:
+                    self._refused["expired"] += 1
+            elif future.exception() is None:
+                # granted and cancelled at once: nobody else can give the slot back
+                future.result().release(Outcome.IGNORED)
+            if late:
+                raise too_late(self.name) from None
+            raise
+
+    @property
+    def free(self) -> bool:
+        """Whether a call would get a slot at once."""
+        return self._learner.in_flight < self._learner.limit and not self._queue and not self.closed
+
+    def urge(self) -> bool:
+        """Whether room was made for one more: see `StreamLearner.urge`."""
+        return self._streams is not None and self._streams.urge()
 
     @property
     def refusing(self) -> bool:
@@ -216,24 +243,25 @@ class ConcurrencyLimit:
         return self._refusal is not None
 
     def refusal(self, user: str, seconds: float) -> Overloaded | None:
-        """What an interactive call of this user that wants its result in `seconds` would be told,
-        where that is known at once; it counts as refused. None: ask `enter`.
+        """The error of an interactive call of this user that wants its result in `seconds`, where
+        it is known at once; the call counts as refused. None: ask `enter`.
 
-        Under overload most arrivals find everything as the one before them did, which was sent
-        away. To say so again costs a tenth of finding out.
+        Under overload most arrivals meet the same state as the one before, which was refused.
+        Repeating that error costs a tenth of finding it.
         """
         known = self._refusal
         if known is None or known.user != user or seconds > known.seconds + ALIKE:
             return None
-        self._sent_away.add(self.clock())
+        self._lately_refused.add(self.clock())
         self._refused[known.reason] += 1
         return known.error
 
-    def enter(self, work: Work, told: Callable[[Permit | Exception], bool]) -> Permit | QueuedCall:
-        """What `acquire` does, without an event loop: a slot, or a place in the line.
+    def enter(
+        self, work: Work, settle: Callable[[Permit | Exception], bool]
+    ) -> Permit | QueuedCall:
+        """`acquire` without an event loop: a slot, or a place in the queue.
 
-        `told` is called once for a place, with the slot or the error, unless it is left with
-        `leave`; it returns False where nobody listens any more.
+        A queued call is settled once (see `QueuedCall`), unless it is taken out by `leave`.
 
         Raises:
             As `acquire`.
@@ -245,82 +273,82 @@ class ConcurrencyLimit:
             self._refused["expired"] += 1
             raise too_late(self.name)
         if self.free:
-            return self._grant(work.user, 0.0)
+            return self._grant(work.user)
         self.expire()
-        call = QueuedCall(work, told)
         self._make_room(work, now)
         self._refusal = None
-        self._line.put(call, now)
+        call = QueuedCall(work, settle)
+        self._queue.put(call, now)
         self._serve()
         return call
 
-    def leave(self, place: QueuedCall) -> None:
-        """Wait no longer; nobody is told. Nothing happens where the wait is over already."""
+    def leave(self, call: QueuedCall) -> bool:
+        """Take the call out of the queue without settling it; False where it had left already."""
         self._refusal = None
-        self._line.remove(place)
+        return self._queue.remove(call)
 
     def expire(self) -> None:
-        """Tell those in the line whose deadline has passed. A timer calls it at each deadline."""
-        for call in self._line.expire(self.clock()):
+        """Refuse the queued calls whose deadline has passed."""
+        for call in self._queue.expire(self.clock()):
             self._refusal = None
-            self._refuse(call)
+            self._refuse_late(call)
 
     def bound(self, lowest: int, highest: int) -> None:
-        """Move the bounds while it runs. Slots above a lowered limit are not taken away: they are
-        not given again."""
+        """Move the bounds. Slots above a lowered limit are not taken away, but not granted again
+        either."""
         self._refusal = None
-        self._vegas.bound(lowest, highest)
+        self._learner.bound(lowest, highest)
         self._serve()
 
     @property
     def shedding(self) -> float:
-        """Share of the calls of late (see `MEMORY`) that were sent away."""
+        """Share of the calls of the last seconds (see `MEMORY`) that were refused."""
         now = self.clock()
-        away = self._sent_away.value(now)
-        # a single one that was sent away is no load
-        return away / max(1.0 + away + self._let_in.value(now), 10.0)
+        refused = self._lately_refused.value(now)
+        # a few calls, one of them refused, are no overload
+        return refused / max(1.0 + refused + self._lately_admitted.value(now), 10.0)
 
     def close(self) -> None:
-        """Refuse who waits and who comes, with `Closed`. Held slots stay held. Idempotent."""
+        """Refuse queued and coming calls with `Closed`. Held slots stay held. Idempotent."""
         self.closed = True
         self._refusal = None
-        for call in self._line.clear():
+        for call in self._queue.clear():
             self._refused["closed"] += 1
             call.settle(Closed(self.name))
 
     def statistics(self) -> LimitStatistics:
-        vegas = self._vegas
+        learner = self._learner
         return LimitStatistics(
-            vegas.limit,
-            vegas.lowest,
-            vegas.highest,
-            vegas.in_flight,
-            len(self._line),
-            self._admitted,
-            dict(self._refused),
-            vegas.latency,
-            vegas.rate,
+            limit=learner.limit,
+            lowest=learner.lowest,
+            highest=learner.highest,
+            in_flight=learner.in_flight,
+            queued=len(self._queue),
+            admitted=self._admitted,
+            refused=dict(self._refused),
+            latency=learner.latency,
+            rate=learner.rate,
         )
 
     # -- slots ----------------------------------------------------------------------------------
 
-    def _grant(self, user: str, waited: float) -> Permit:
-        self._vegas.began()
+    def _grant(self, user: str) -> Permit:
+        self._learner.began()
         self._held[user] += 1
         self._admitted += 1
-        self._let_in.add(self.clock())
-        tell = None if self._paced is None else self._came
-        return Permit(self._release, user, self.clock(), waited, tell)
+        self._lately_admitted.add(self.clock())
+        count = None if self._streams is None else self._count_tokens
+        return Permit(self._release, user, self.clock(), count)
 
-    def _came(self, began: float, last: float | None, tokens: int) -> float:
-        """Tokens of a stream came, after those at `last`; returns now."""
-        assert self._paced is not None  # else nobody is told to tell
-        now, limit = self.clock(), self._paced.limit
+    def _count_tokens(self, began: float, last: float | None, tokens: int) -> float:
+        """Tokens of a stream arrived, after those at `last`; returns the time now."""
+        assert self._streams is not None  # or no permit would call this
+        now, limit = self.clock(), self._streams.limit
         if last is None:
-            self._paced.first(now - began)
+            self._streams.first(now - began)
         else:
-            self._paced.more(now - last, tokens, now - began)
-        if self._paced.limit > limit:
+            self._streams.more(now - last, tokens, now - began)
+        if self._streams.limit > limit:
             self._refusal = None
             self._serve()
             if self._grown is not None:
@@ -333,79 +361,76 @@ class ConcurrencyLimit:
         if not self._held[user]:
             del self._held[user]
         seconds = None if outcome is Outcome.IGNORED else self.clock() - began
-        if self._paced is not None and outcome is Outcome.DONE and gaps is not None:
-            self._paced.over(gaps)
-        self._vegas.ended(seconds, done=outcome is Outcome.DONE)
+        if self._streams is not None and outcome is Outcome.DONE and gaps is not None:
+            self._streams.over(gaps)
+        self._learner.ended(seconds, done=outcome is Outcome.DONE)
         self._serve()
 
     def _serve(self) -> None:
-        """Give free slots to the line."""
-        if self._serving:  # one who is told may give the slot back at once
+        """Grant free slots to queued calls."""
+        if self._serving:  # a settled call may give its slot back at once
             return
         self._serving = True
+        learner = self._learner
         try:
-            while self._vegas.in_flight < self._vegas.limit and (
-                call := self._line.head(self._held)
-            ):
-                self._line.take(call)
-                now = self.clock()
-                if self._vegas.in_flight and self._hopeless(call.work, now):
-                    self._refuse(call)
+            while learner.in_flight < learner.limit and (call := self._queue.head(self._held)):
+                self._queue.take(call)
+                if learner.in_flight and self._hopeless(call.work):
+                    self._refuse_late(call)
                     continue
-                permit = self._grant(call.work.user, now - call.arrived)
+                permit = self._grant(call.work.user)
                 if not call.settle(permit):
                     permit.release(Outcome.IGNORED)
         finally:
             self._serving = False
 
-    # -- the line -------------------------------------------------------------------------------
+    # -- refusals -------------------------------------------------------------------------------
 
-    def _own(self, left: float) -> float:
-        """Seconds of `left` that a call's own work takes. Never more than half of it: where calls
-        are of very different lengths the mean says little about one."""
-        return min(self._vegas.latency or 0.0, left / 2)
-
-    def _hopeless(self, work: Work, now: float) -> bool:
+    def _hopeless(self, work: Work) -> bool:
         if work.deadline is None:
             return False
-        return work.deadline - now < HOPELESS * (self._vegas.latency or 0.0)
+        return work.deadline - self.clock() < HOPELESS * (self._learner.latency or 0.0)
 
     def _in_time(self, work: Work, now: float) -> bool:
-        """Whether the line moves fast enough for one more call."""
-        rate = self._vegas.rate
-        if rate is None or not self._vegas.in_flight:
+        """Whether the queue moves fast enough for one more call."""
+        rate = self._learner.rate
+        if rate is None or not self._learner.in_flight:
             return True
-        left = self._patience
+        may_wait = self._patience
         if work.deadline is not None:
             left = work.deadline - now
-            left = PART * (left - self._own(left))
-        return (self._line.ahead(work) + 1) / rate <= left
+            # at most half: where calls differ much in length the mean says little about one
+            own = min(self._learner.latency or 0.0, left / 2)
+            may_wait = PART * (left - own)
+        return (self._queue.ahead(work) + 1) / rate <= may_wait
 
     def _make_room(self, work: Work, now: float) -> None:
-        """Send one away for the arrival if need be; raises where it is the arrival's turn to go."""
+        """Refuse a queued call for the arrival if need be; raises where the arrival has to go."""
         in_time = self._in_time(work, now)
-        if in_time and len(self._line) < self._queue:
+        if in_time and len(self._queue) < self._most_queued:
             return
-        # one who is less urgent is behind the arrival: without him it is no sooner served
-        victim = self._line.victim(work, self._held, equals=not in_time)
+        # a less urgent call is behind the arrival: without it the arrival is served no sooner
+        victim = self._queue.victim(work, self._held, equals=not in_time)
         if victim is None:
             error = self._no_room(work)
             if work.priority is Priority.INTERACTIVE:
                 left = inf if work.deadline is None else work.deadline - now
                 self._refusal = _Refusal(work.user, left, self._reason(error), error)
             raise error
-        self._line.remove(victim)
+        self._queue.remove(victim)
         fairer = victim.work.priority == work.priority
         victim.settle(self._no_room(victim.work, greedy=fairer))
 
     def _no_room(self, work: Work, *, greedy: bool = False) -> Overloaded:
-        """Counted; says when to come again."""
+        """The error of a refused call, which it counts; says when to try again."""
         now = self.clock()
-        self._sent_away.add(now)
-        after = self._retry_after(now)
-        users = self._held.keys() | self._line.users()
-        mine = self._held[work.user] + self._line.waiting_of(work.user)
-        room = self._vegas.in_flight + len(self._line)
+        self._lately_refused.add(now)
+        # until the queue, and what was refused lately, would all have been served
+        served = len(self._queue) + 1 + self._lately_refused.value(now)
+        after = min(LONGEST_RETRY, served / (self._learner.rate or 1.0))
+        users = self._held.keys() | self._queue.users()
+        mine = self._held[work.user] + self._queue.waiting_of(work.user)
+        room = self._learner.in_flight + len(self._queue)
         if greedy or (work.user and len(users) > 1 and mine * len(users) > room):
             error: Overloaded = ShareExceeded(
                 f"{self.name}: you hold more than your share of the room", retry_after=after
@@ -418,14 +443,9 @@ class ConcurrencyLimit:
     def _reason(self, error: Overloaded) -> str:
         if isinstance(error, ShareExceeded):
             return "share"
-        return "full" if len(self._line) >= self._queue else "late"
+        return "full" if len(self._queue) >= self._most_queued else "late"
 
-    def _retry_after(self, now: float) -> float:
-        """Seconds until the line and those turned away of late would all have been served."""
-        rate = self._vegas.rate or 1.0
-        return min(LONGEST_RETRY, (len(self._line) + 1 + self._sent_away.value(now)) / rate)
-
-    def _refuse(self, call: QueuedCall) -> None:
+    def _refuse_late(self, call: QueuedCall) -> None:
         self._refused["expired"] += 1
         call.settle(too_late(self.name))
 
@@ -434,25 +454,29 @@ class ConcurrencyLimit:
 class _Refusal:
     user: str
     seconds: float
-    """The arrival had before its deadline."""
+    """What the arrival had left before its deadline."""
     reason: str
     error: Overloaded
 
 
-class _Timer:
-    """The timer of a wait, whichever it is by now."""
+class _DecayingCount:
+    """A count in which what was added weighs 1/e after `MEMORY` seconds."""
 
-    __slots__ = ("handle",)
+    __slots__ = ("_at", "_value")
 
-    def __init__(self) -> None:
-        self.handle: asyncio.TimerHandle | None = None
+    def __init__(self, now: float) -> None:
+        self._value = 0.0
+        self._at = now
 
-    def cancel(self) -> None:
-        if self.handle is not None:
-            self.handle.cancel()
+    def add(self, now: float) -> None:
+        self._value = self.value(now) + 1.0
+        self._at = now
+
+    def value(self, now: float) -> float:
+        return self._value * exp((self._at - now) / MEMORY)
 
 
-def _tell(future: asyncio.Future[Permit], result: Permit | Exception) -> bool:
+def _settle(future: asyncio.Future[Permit], result: Permit | Exception) -> bool:
     if future.done():  # cancelled
         return False
     if isinstance(result, Permit):
@@ -460,86 +484,3 @@ def _tell(future: asyncio.Future[Permit], result: Permit | Exception) -> bool:
     else:
         future.set_exception(result)
     return True
-
-
-class Outcome(Enum):
-    """What a call that held a slot says about the service."""
-
-    DONE = "done"
-    """It was served: its time is a sample."""
-    DROPPED = "dropped"
-    """It took a slot for nothing: its deadline passed, or the service said it was overloaded."""
-    IGNORED = "ignored"
-    """Nothing: it was cancelled, or refused for what it asked."""
-
-
-def outcome_of(error: BaseException | None) -> Outcome:
-    """Of a block that ended with this error."""
-    if error is None:
-        return Outcome.DONE
-    dropped = isinstance(error, DeadlineExceeded | Overloaded)
-    return Outcome.DROPPED if dropped else Outcome.IGNORED
-
-
-class Permit:
-    """Give it back once, with `release`, or use it as a context manager, which tells the outcome
-    from how the block ended: see `outcome_of`. Made by a `ConcurrencyLimit`."""
-
-    __slots__ = ("_began", "_gaps", "_give_back", "_last", "_tell", "_user", "waited")
-
-    def __init__(
-        self,
-        give_back: Callable[[str, float, Outcome, int | None], None],
-        user: str,
-        began: float,
-        waited: float,
-        tell: Callable[[float, float | None, int], float] | None = None,
-    ) -> None:
-        self._give_back: Callable[[str, float, Outcome, int | None], None] | None = give_back
-        self._user = user
-        self._began = began
-        self._tell = tell
-        self._last: float | None = None
-        self._gaps = 0
-        self.waited = waited
-        """Seconds in the line."""
-
-    def came(self, tokens: int) -> None:
-        """So many tokens of a stream came together; a limit that is not paced does not listen."""
-        if self._tell is not None and self._give_back is not None:
-            if self._last is not None:
-                self._gaps += tokens
-            self._last = self._tell(self._began, self._last, tokens)
-
-    def release(self, outcome: Outcome = Outcome.DONE) -> None:
-        """Give the slot back. Idempotent."""
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            gaps = self._gaps if self._last is not None else None
-            give_back(self._user, self._began, outcome, gaps)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.release(outcome_of(error))
-
-
-class DecayingCount:
-    """A count that forgets: what was added weighs 1/e after `memory` seconds."""
-
-    __slots__ = ("_at", "_memory", "_value")
-
-    def __init__(self, memory: float, now: float) -> None:
-        self._memory = memory
-        self._value = 0.0
-        self._at = now
-
-    def add(self, now: float, n: float = 1.0) -> None:
-        self._value = self.value(now) + n
-        self._at = now
-
-    def value(self, now: float) -> float:
-        return self._value * exp((self._at - now) / self._memory)

@@ -1,4 +1,4 @@
-"""Which model on which servers: `openai:NAME@URL,URL*2`, as the settings name models."""
+"""Parses which model runs on which servers, as the settings name it: `openai:NAME@URL,URL*2`."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class ModelServer:
     model: str
     url: str
     fragment: str = ""
-    """What stood behind a `#` in the URL; of several URLs, behind any one."""
+    """What follows the `#` of a URL; of several URLs, of any one."""
     weight: float = 1.0
-    """Of several servers of one model: twice the weight, twice the requests."""
+    """Twice the weight, twice the requests."""
 
 
 def parse_model_servers(setting: str, text: str) -> tuple[ModelServer, ...]:
-    """The endpoints that `text` names, all of one model; none where it is not `openai:...`.
+    """The servers that `text` names, all of one model; none where it does not begin `openai:`.
 
     Raises:
-        BadSettings: it has that form without being one; names `setting`, never a password.
+        BadSettings: it begins so but is malformed. The error names `setting`, never a password.
     """
     if not text.startswith("openai:"):
         return ()
@@ -78,6 +78,10 @@ def _one(setting: str, model: str, text: str) -> ModelServer:
 
 
 def check_key(setting: str, key: str) -> None:
-    """Refuse a key that is no header's value, without showing it."""
+    """Check that a key can be sent in a header.
+
+    Raises:
+        BadSettings: it cannot. The error does not show the key.
+    """
     if not (key.isascii() and key.isprintable()) or key != key.strip():
         raise BadSettings(f"{setting} has characters that no key has", fix="Copy it again")

@@ -1,4 +1,4 @@
-"""Asynchronous iterators that end when their user is done, not when the garbage is collected."""
+"""Asynchronous iterators that are closed by their user, not by the garbage collector."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Close the iterator at the end of the block, where it is one that can be closed.
+    """Close the iterator at the end of the block, if it can be closed.
 
-    An `async for` that is left early leaves its generator suspended; its `finally` blocks, which
-    close connections, would run some time later in a task of the garbage collector's.
+    Leaving an `async for` early keeps its generator suspended; its `finally` blocks, which close
+    connections, would run some time later, in a task of the garbage collector.
     """
     try:
         yield items
@@ -24,10 +24,10 @@ async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
 
 
 class LazyStream(Generic[T]):
-    """The items of an iterator that has to be waited for before there is one.
+    """The items of an iterator that `begin` makes when the first item is asked for.
 
-    After the first item it costs a plain call an item: a generator that passes on what another one
-    yields has a frame of its own resumed twice for each.
+    After that it costs a plain call an item; a generator that forwards another one's items is
+    resumed for each of them.
     """
 
     def __init__(self, begin: Callable[[], Awaitable[AsyncIterator[T]]]) -> None:
@@ -50,7 +50,7 @@ class LazyStream(Generic[T]):
         return await self._items.__anext__()
 
     async def aclose(self) -> None:
-        """End the iterator, where one was begun. Idempotent."""
+        """Close the iterator, if it was begun. Idempotent."""
         self._closed = True
         if isinstance(self._items, AsyncGenerator | LazyStream):
             await self._items.aclose()

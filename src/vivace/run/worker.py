@@ -1,4 +1,4 @@
-"""The other end of `run.processes`: what a worker process does between its tasks.
+"""The inside of a worker process: receives tasks from the pool and sends their frames.
 
 A module that is run as a worker calls `serve` with the function that does the work. Frames go over
 the process's own standard output; whatever a library prints goes to standard error instead, which
@@ -21,13 +21,13 @@ from typing import BinaryIO, Final
 import msgspec
 
 HEADER: Final = struct.Struct("<BI")
-"""What a frame is, and how many bytes follow."""
+"""Kind of the frame, and how many bytes follow."""
 DATA: Final = 0
 END: Final = 1
 FAILED: Final = 2
-"""The work raised; the frame says what."""
+"""The work raised; the frame holds the error's text."""
 LONGEST_FAILURE: Final = 10_000
-"""Bytes."""
+"""Bytes of that text."""
 OUT_OF_MEMORY: Final = 3
 READY: Final = 4
 
@@ -35,7 +35,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """The first frame a worker is sent."""
+    """The first frame that the pool sends."""
 
     parent: int
     memory_bytes: int
@@ -44,7 +44,7 @@ class Hello(msgspec.Struct, frozen=True):
 def serve(work: Callable[[bytes], Iterator[bytes]]) -> None:
     """Do task after task until standard input ends; then the process exits at once.
 
-    `work` turns a task's bytes into frames of bytes. What it raises is told to the pool, and the
+    `work` turns a task's bytes into frames of bytes. The pool is sent what it raises, and the
     worker goes on.
     """
     tasks = os.fdopen(os.dup(0), "rb")
@@ -71,15 +71,15 @@ def _do(work: Callable[[bytes], Iterator[bytes]], task: bytes, frames: BinaryIO)
             _write(frames, DATA, frame)
     except MemoryError:
         _write(frames, OUT_OF_MEMORY)
-    except Exception as error:  # told to the pool, which raises it for the task
-        said = f"{type(error).__name__}: {error}".encode("utf-8", "replace")
-        _write(frames, FAILED, said[:LONGEST_FAILURE])
+    except Exception as error:  # sent to the pool, which raises it for the task
+        text = f"{type(error).__name__}: {error}".encode("utf-8", "replace")
+        _write(frames, FAILED, text[:LONGEST_FAILURE])
     else:
         _write(frames, END)
 
 
 def _receive(tasks: BinaryIO, waiting: queue.SimpleQueue[bytes]) -> None:
-    """Pass tasks on. The end of the input means that the pool is gone: so is this process."""
+    """Pass tasks on. When the input ends the pool is gone, and this process exits."""
     while (task := _read(tasks)) is not None:
         waiting.put(task)
     os._exit(0)
@@ -101,9 +101,9 @@ def _write(file: BinaryIO, kind: int, body: bytes = b"") -> None:
 
 
 def _confine(hello: Hello) -> None:
-    """Die with the parent, dump no core, and get no more memory than was agreed."""
+    """Die with the parent, dump no core, and limit the memory to what the pool allows."""
     if sys.platform == "linux":
-        # A parser that never lets go of the interpreter would keep `_receive` from noticing.
+        # A parser that never releases the interpreter would keep `_receive` from noticing.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != hello.parent:  # it died before the call
             os._exit(0)
@@ -115,7 +115,7 @@ def _confine(hello: Hello) -> None:
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
-        if sys.platform == "linux":  # elsewhere it is refused or without effect
+        if sys.platform == "linux":  # other systems refuse or ignore it
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

@@ -1,4 +1,4 @@
-"""One process that does tasks and can be killed: how it is spoken to, watched and ended."""
+"""One process that does tasks and can be killed: the pool's side, which feeds and watches it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from vivace.run import worker
 from vivace.settings import child_environment
 
 TICK: Final = 0.02
-"""Seconds between two looks at a running worker's memory and at the clock."""
+"""Seconds between two checks of a running worker's memory and time."""
 START_SECONDS: Final = 60.0
-"""Most seconds a worker may take to start; a task's own seconds begin afterwards."""
+"""Most seconds a worker may take to start; a task's own time begins afterwards."""
 NOISE_BYTES: Final = 16 << 20
-"""Most that a task may print. It is read and dropped, save its end."""
+"""Most that a task may print. All but its end is dropped."""
 _TAIL: Final = 2_000
 _READ: Final = 1 << 18
 
 
 class WorkerError(VivaceError):
-    """A task failed together with its worker, or in it."""
+    """A task failed in its worker, or together with it."""
 
 
 class WorkerTimeout(WorkerError):
@@ -46,7 +46,7 @@ class WorkerDied(WorkerError):
 
 
 class WorkerFlooded(WorkerError):
-    """The task gave or printed more than it may; its worker was killed."""
+    """The task returned or printed more than it may; its worker was killed."""
 
 
 class WorkFailed(WorkerError):
@@ -59,7 +59,7 @@ class TaskLimits:
 
     seconds: float
     memory_bytes: int
-    """On top of what the idle worker holds; seen on Linux only."""
+    """On top of what the idle worker holds; enforced on Linux only."""
     output_bytes: int
 
 
@@ -70,8 +70,8 @@ class WorkerProcess:
     network and environment, except Vivace's settings, which may be secrets.
 
     Args:
-        name: of what it does, for its errors.
-        memory_bytes: what a task may use on top of what the idle process holds.
+        name: of its work, for errors.
+        memory_bytes: that a task may use on top of what the idle process holds.
 
     Raises:
         OSError: the system starts no process.
@@ -85,8 +85,8 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for us; and its children go with it
-            env=child_environment() | {"RUST_BACKTRACE": "0"},  # what it says last is what counts
+            start_new_session=True,  # Ctrl-C is not for it; its children are killed with it
+            env=child_environment() | {"RUST_BACKTRACE": "0"},  # its last line is what counts
         )
         self._pipes = [
             pipe
@@ -97,11 +97,11 @@ class WorkerProcess:
         for descriptor in (self._in, self._out, self._err):
             os.set_blocking(descriptor, False)
         self._received = bytearray()
-        self._noise = b""
-        self._printed = 0
+        self._printed = b""
+        self._printed_bytes = 0
         self._statm = Path(f"/proc/{self._process.pid}/statm")
-        self._before = 0
-        self.resident = 0
+        self._idle_bytes = 0
+        self._resident = 0
         hello = worker.Hello(parent=os.getpid(), memory_bytes=memory_bytes)
         self._unsent = memoryview(_frame(msgspec.json.encode(hello)))
 
@@ -115,42 +115,42 @@ class WorkerProcess:
         return os.waitid(os.P_PID, self._process.pid, flags) is None
 
     def swollen(self, memory_bytes: int) -> bool:
-        """Whether it kept so much memory that the next task could fail for its sake."""
+        """Whether it kept so much memory that the next task could fail for lack of it."""
         return self._grown() > memory_bytes // 2
 
     def wait_until_ready(self, stopping: Callable[[], bool]) -> None:
         limits = TaskLimits(START_SECONDS, 1 << 62, 0)
         for kind, _ in self._frames(limits, stopping):
             if kind == worker.READY:
-                self._look()
-                self._before = self.resident
+                self._measure()
+                self._idle_bytes = self._resident
                 return
         raise self._died()
 
     def run(
         self, request: bytes, limits: TaskLimits, unwanted: Callable[[], bool]
     ) -> Iterator[bytes]:
-        """Give the task to the process and yield its frames, until `unwanted` says to stop.
+        """Send the task to the process and yield its frames, until `unwanted` returns True.
 
         Raises:
-            WorkerError: see its subclasses; of all but `WorkFailed` the process is of no more use.
+            WorkerError: see its subclasses; after all but `WorkFailed` the process is unusable.
             Closed: it was unwanted.
         """
         self._unsent = memoryview(_frame(request))
-        self._noise, self._printed = b"", 0
+        self._printed, self._printed_bytes = b"", 0
         for kind, body in self._frames(limits, unwanted):
             if kind == worker.DATA:
                 yield body
             elif kind == worker.END:
-                self._look()
+                self._measure()
                 return
             elif kind == worker.OUT_OF_MEMORY:
                 raise self._out_of_memory(limits)
             else:
                 raise WorkFailed(body.decode("utf-8", "replace"))
         died = self._died()
-        # a library that aborts when it gets no more
-        if self._grown() > limits.memory_bytes // 2 or _RUST_NO_MEMORY in self._noise:
+        # some libraries abort when an allocation fails
+        if self._grown() > limits.memory_bytes // 2 or _RUST_NO_MEMORY in self._printed:
             raise self._out_of_memory(limits)
         raise died
 
@@ -161,7 +161,7 @@ class WorkerProcess:
             pipe.close()
 
     def _end(self) -> None:
-        if self._process.returncode is None:  # not waited for: the number is still its own
+        if self._process.returncode is None:  # not waited for: the process id is still its own
             with contextlib.suppress(ProcessLookupError, PermissionError):  # all ended already
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -169,10 +169,10 @@ class WorkerProcess:
     def _frames(
         self, limits: TaskLimits, unwanted: Callable[[], bool]
     ) -> Iterator[tuple[int, bytes]]:
-        """What the process sends until its output ends, within the limits."""
+        """The frames of the process until its output ends, within the limits."""
         deadline = time.monotonic() + limits.seconds
         left = limits.output_bytes
-        looked = 0.0
+        measured = 0.0
         with selectors.DefaultSelector() as selector:
             selector.register(self._in, selectors.EVENT_WRITE)
             selector.register(self._out, selectors.EVENT_READ)
@@ -184,9 +184,9 @@ class WorkerProcess:
                     raise Closed(self._name)
                 if now > deadline:
                     raise WorkerTimeout(f"{self._name}: it took over {limits.seconds:g} s")
-                if now - looked >= TICK:
-                    looked = now
-                    self._look()
+                if now - measured >= TICK:
+                    measured = now
+                    self._measure()
                     if self._grown() > limits.memory_bytes:
                         raise self._out_of_memory(limits)
                 if self._in in ready and not self._send():
@@ -196,7 +196,7 @@ class WorkerProcess:
                 if self._out in ready:
                     data = _read(self._out)
                     if data == b"":
-                        self._look()
+                        self._measure()
                         return
                     self._received += data or b""
                     for kind, body in self._complete(left):
@@ -204,12 +204,12 @@ class WorkerProcess:
                         yield kind, body
 
     def _send(self) -> bool:
-        """Write what the pipe takes; False when nothing is left, or nobody reads."""
+        """Write what the pipe takes; False when nothing is left, or the process reads no more."""
         try:
             sent = os.write(self._in, self._unsent[:_READ])
         except BlockingIOError:
             return True
-        except BrokenPipeError:  # its output ends as well, which says the rest
+        except BrokenPipeError:  # its output ends as well, and tells why
             sent = len(self._unsent)
         self._unsent = self._unsent[sent:]
         return len(self._unsent) > 0
@@ -219,19 +219,19 @@ class WorkerProcess:
         data = _read(self._err)
         if not data:
             return data is None
-        self._printed += len(data or b"")
-        self._noise = (self._noise + (data or b""))[-_TAIL:]
-        if self._printed > NOISE_BYTES:
+        self._printed_bytes += len(data)
+        self._printed = (self._printed + data)[-_TAIL:]
+        if self._printed_bytes > NOISE_BYTES:
             raise WorkerFlooded(f"{self._name}: it printed over {NOISE_BYTES >> 20} MiB")
         return True
 
     def _complete(self, left: int) -> Iterator[tuple[int, bytes]]:
-        """Whole frames among what was received; a frame over what is left is never awaited."""
+        """The complete frames received; refuses one larger than what is `left` before it comes."""
         size = worker.HEADER.size
         while len(self._received) >= size:
             kind, length = worker.HEADER.unpack_from(self._received)
             if length > (left if kind == worker.DATA else worker.LONGEST_FAILURE):
-                raise WorkerFlooded(f"{self._name}: it gave more than it may")
+                raise WorkerFlooded(f"{self._name}: it returned more than it may")
             if len(self._received) < size + length:
                 return
             body = bytes(memoryview(self._received)[size : size + length])
@@ -239,26 +239,26 @@ class WorkerProcess:
             left -= length
             yield kind, body
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         try:
             pages = int(self._statm.read_text("ascii").split()[1])
         except (OSError, IndexError):  # it has ended, or this system has no such file
             return
         if pages:  # an ended process that was not waited for has none
-            self.resident = pages * _PAGE
+            self._resident = pages * _PAGE
 
     def _grown(self) -> int:
-        return self.resident - self._before
+        return self._resident - self._idle_bytes
 
     def _out_of_memory(self, limits: TaskLimits) -> WorkerOutOfMemory:
         mib = limits.memory_bytes >> 20
         return WorkerOutOfMemory(f"{self._name}: it needed over {mib} MiB")
 
     def _died(self) -> WorkerDied:
-        """The error for an output that ended: how the process did, and the last thing it said."""
+        """The error once the output ended: how the process ended, and its last printed line."""
         until = time.monotonic() + TICK
         while self.running and time.monotonic() < until:
-            time.sleep(TICK / 10)  # an end of its own has a status worth telling
+            time.sleep(TICK / 10)  # its own exit status tells more than our kill
         self._end()
         with contextlib.suppress(WorkerFlooded):
             self._drain()
@@ -267,8 +267,8 @@ class WorkerProcess:
         if code < 0:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
-        said = self._noise.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return WorkerDied(f"{self._name}: it ended by {how}{': ' + said if said else ''}")
+        last = self._printed.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return WorkerDied(f"{self._name}: it ended by {how}{': ' + last if last else ''}")
 
 
 _RUST_NO_MEMORY: Final = b"memory allocation of "

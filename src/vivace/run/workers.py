@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from vivace.run import work
 from vivace.run.fair_queue import FairQueue, W
 from vivace.run.threads import CoreHold, Cores
 from vivace.run.work import Priority
-from vivace.trace import Histogram
 
 SelectBatch: TypeAlias = Callable[[W, Iterator[W]], Sequence[W]]
 """Given an item and others that wait with its priority, selects those to run together with it."""
@@ -43,8 +41,6 @@ class WorkerStatistics:
     """The deadline passed before the item began."""
     batches: int
     """Items that ran together count once."""
-    waited: Mapping[Priority, Histogram]
-    """Seconds between arrival and beginning, of the items that began."""
 
 
 class NextStep(Enum):
@@ -126,9 +122,6 @@ class Workers(Generic[W]):
         self.closed = False
         self._running = self._done = self._failed = self._batches = 0
         self._cancelled = self._expired = 0
-        self._waited = tuple(Histogram() for _ in Priority)
-        self._at_once = [0] * len(Priority)
-        """Items that did not wait at all."""
 
     def enqueue(self, items: Sequence[W]) -> None:
         """Queue the items.
@@ -178,10 +171,9 @@ class Workers(Generic[W]):
                 cancelled=self._cancelled,
                 expired=self._expired,
                 batches=self._batches,
-                waited={priority: self._histogram(priority) for priority in Priority},
             )
 
-    def close(self, *, wait: bool = True) -> None:
+    def close(self) -> None:
         """Fail what waits with `Closed`, and wait for what runs. Idempotent."""
         with self._lock:
             self.closed = True
@@ -194,7 +186,7 @@ class Workers(Generic[W]):
             item.error = Closed(self.name)
         if pending:
             self._deliver(pending)
-        for thread in threads if wait else ():
+        for thread in threads:
             if thread is not threading.current_thread():
                 thread.join()
 
@@ -213,17 +205,11 @@ class Workers(Generic[W]):
         if deadline is not None and deadline <= self._clock():
             self.queue.finished(priority)
             return None
-        self._at_once[priority] += 1
         self._batches += 1
         self._running += 1
         slot = self._idle.pop()
         slot.assigned = [item]
         return slot
-
-    def _histogram(self, priority: Priority) -> Histogram:
-        histogram, at_once = self._waited[priority].copy(), self._at_once[priority]
-        histogram.merge(Histogram(Counter({0: at_once} if at_once else {}), at_once))
-        return histogram
 
     def _put(self, items: Sequence[W]) -> Sequence[WorkerSlot[W]]:
         """Queue the items; returns the threads to wake."""
@@ -259,7 +245,7 @@ class Workers(Generic[W]):
         """The threads to wake once the lock is free."""
         return [self._idle.pop() for _ in range(min(most, len(self._idle)))]
 
-    def _take(self, now: float) -> list[W]:
+    def _take(self) -> list[W]:
         """What one worker runs next, together."""
         head = self.queue.pick()
         if head is None:
@@ -269,9 +255,6 @@ class Workers(Generic[W]):
             batch += self._select_batch(head, self.queue.alike(head, self._window))
             for item in batch[1:]:
                 self.queue.remove(item)
-        waited = self._waited[head.work.priority]
-        for item in batch:
-            waited.add(now - item.arrived)
         self._batches += 1
         self._running += len(batch)
         return batch
@@ -364,7 +347,7 @@ class Workers(Generic[W]):
         now = self._clock()
         late = self.queue.expire(now)
         self._expired += len(late)
-        slot.batch = self._take(now)
+        slot.batch = self._take()
         if late or slot.batch:
             return AGAIN, late
         slot.until = self.queue.next_deadline()

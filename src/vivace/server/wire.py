@@ -1,7 +1,7 @@
 """JSON bodies of requests and responses: OpenAI's API, and Vivace's own search.
 
-The one place that turns hits and answers into JSON: the command line's `--json` prints `HitBody`,
-`SearchResponse` and `AnswerBody` from here.
+The one place that turns hits and answers into JSON: the command line's `--json` prints what
+`search_response` and `answer_value` return.
 
 Requests of OpenAI's API ignore unknown fields, as every server of that API does; Vivace's own
 refuse them, because there an unknown field is a typing error.
@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
-from vivace.types import Answer, Chunk, Citation, Hit, SearchResult, Span, Support, Usage
+from vivace.types import Answer, Chunk, Hit, SearchResult
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Hits: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
@@ -117,37 +117,6 @@ class Source(HitBody, frozen=True):
     """A hit the answer was written from; `citations` is empty where none cites it."""
 
     citations: list[Quote]
-
-
-class CitationBody(msgspec.Struct, frozen=True):
-    """A citation with the id of its chunk: `document.text[start:end] == text`."""
-
-    number: int
-    chunk: int
-    document_id: str
-    source: str
-    start: int
-    end: int
-    text: str
-
-
-class AnswerBody(msgspec.Struct, frozen=True):
-    """A whole answer, as `vivace ask --json` prints it."""
-
-    text: str
-    found: bool
-    generator: str
-    citations: list[CitationBody]
-    spans: tuple[Span, ...]
-    support: tuple[Support, ...]
-    answerable: float | None
-    hits: list[HitBody]
-    degraded: tuple[str, ...]
-    finish_reason: str
-    usage: Usage | None
-    cost: float | None
-    cached: str
-    cached_question: str
 
 
 class UrlCitation(msgspec.Struct, frozen=True):
@@ -318,37 +287,35 @@ def _hit_fields(hit: Hit) -> dict[str, Any]:
     }
 
 
-def answer_body(answer: Answer) -> AnswerBody:
-    """The whole answer, as the command line prints it."""
-    return AnswerBody(
-        answer.text,
-        answer.found,
-        answer.generator,
-        [_citation_body(citation) for citation in answer.citations],
-        answer.spans,
-        answer.support,
-        answer.answerable,
-        hit_bodies(answer.hits),
-        answer.degraded,
-        answer.finish_reason,
-        answer.usage,
-        answer.cost,
-        answer.cached,
-        answer.cached_question,
-    )
-
-
-def _citation_body(citation: Citation) -> CitationBody:
-    chunk = citation.chunk
-    return CitationBody(
-        citation.number,
-        chunk.id,
-        chunk.document_id,
-        chunk.source,
-        citation.start,
-        citation.end,
-        citation.text,
-    )
+def answer_value(answer: Answer) -> dict[str, Any]:
+    """The whole answer, as `vivace ask --json` prints it."""
+    return {
+        "text": answer.text,
+        "found": answer.found,
+        "generator": answer.generator,
+        "citations": [
+            {
+                "number": one.number,
+                "chunk": one.chunk.id,
+                "document_id": one.chunk.document_id,
+                "source": one.chunk.source,
+                "start": one.start,
+                "end": one.end,
+                "text": one.text,
+            }
+            for one in answer.citations
+        ],
+        "spans": answer.spans,
+        "support": answer.support,
+        "answerable": answer.answerable,
+        "hits": hit_bodies(answer.hits),
+        "degraded": answer.degraded,
+        "finish_reason": answer.finish_reason,
+        "usage": answer.usage,
+        "cost": answer.cost,
+        "cached": answer.cached,
+        "cached_question": answer.cached_question,
+    }
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:

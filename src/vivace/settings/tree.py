@@ -35,7 +35,7 @@ class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of embedders named `openai:NAME@URL`."""
+    """Settings of embedders named `openai:NAME@URL`."""
 
     api_key: Annotated[str, Meta(description="sent as a bearer token; never shown")] = ""
     batch: Annotated[int, Meta(ge=1, le=2048, description="most texts in one request")] = 64
@@ -84,7 +84,7 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "auto"
     metric: Annotated[
         Literal["cosine", "ip", "l2"],
-        Meta(description="how near two vectors are; a collection keeps what it was made with"),
+        Meta(description="similarity of two vectors; a collection keeps the one it was made with"),
     ] = "cosine"
     seal_chunks: Annotated[
         int, Meta(ge=1, description="new chunks in memory after which they are sealed into files")
@@ -115,23 +115,23 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rerank: Annotated[
         str,
         Meta(
-            description="what scores the best again: auto (maxsim where there are token vectors),"
+            description="the reranker: auto (maxsim where there are token vectors),"
             " off, maxsim, fitted (to your labels by `vivace tune --quality --qrels`; as auto where"
             " that does not help), fastembed:NAME-or-folder, or NAME@URL of a /rerank server"
         ),
     ] = "auto"
     rerank_depth: Annotated[
-        int, Meta(ge=1, le=1_000, description="how many of the best are scored again")
+        int, Meta(ge=1, le=1_000, description="how many of the best hits are reranked")
     ] = 20
     rerank_weight: Annotated[
         float, Meta(ge=0, le=1, description="w in (1-w) * fused/max + w * reranked/max")
     ] = 0.6
     mmr: Annotated[
         float,
-        Meta(ge=0, le=1, description="how much being unlike the hits before counts; 0 is not"),
+        Meta(ge=0, le=1, description="weight of being unlike the hits before (MMR); 0 is off"),
     ] = 0.0
     rerank_seconds: Annotated[
-        float, Meta(gt=0, description="most seconds a reranker may take; then it is done without")
+        float, Meta(gt=0, description="timeout of the reranker; after it the fused order stands")
     ] = 2.0
     distinct: Annotated[
         bool, Meta(description="leave out a hit whose text a better one has, nearly word for word")
@@ -163,15 +163,22 @@ class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Annotated[
         Literal["rank", "ends"], Meta(description="the best passages first, or at both ends")
     ] = "rank"
-    structure: Annotated[bool, Meta(description="say how an answer is built, too")] = False
+    structure: Annotated[
+        bool, Meta(description="add instructions on the answer's structure to the prompt")
+    ] = False
     refuse_below: Annotated[
-        float, Meta(ge=0, le=1, description="do not ask the model where an answer is less likely")
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="refuse, without asking the model, where an answer is less likely",
+        ),
     ] = 0.0
     ground: Annotated[bool, Meta(description="check a model's sentences by the passages")] = True
 
 
 class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of binary files, web pages and large ones, which are read in a process that can be killed."""
+    """Limits on reading binary, web and large files, in a process that can be killed."""
 
     seconds: Annotated[float, Meta(gt=0, description="most seconds a file may take")] = 30.0
     memory_mib: Annotated[int, Meta(ge=64, description="most memory a worker may use")] = 768
@@ -227,7 +234,7 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool, Meta(description="identical requests at the same time share one stream")
     ] = True
     coalesce_sampled: Annotated[
-        bool, Meta(description="those of a temperature above 0, too: all get the same answer")
+        bool, Meta(description="also with a temperature above 0: all get the same answer")
     ] = False
     price_prompt: Annotated[
         float, Meta(ge=0, description="per million prompt tokens, in any currency")
@@ -257,7 +264,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Admission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of the server: how many requests of a kind run at once, and how long one may wait."""
+    """How many requests of a kind the server runs at once, and how long one may wait."""
 
     search: Annotated[
         int, Meta(ge=0, description="most searches and embeddings at once; 0 is learned")
@@ -285,7 +292,7 @@ class QueryLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a collection's index has to keep to, and who watches that it does."""
+    """The objective of a collection's index, and how it is watched."""
 
     recall: Annotated[
         float, Meta(ge=0, le=1, description="floor of recall@10 against exact search")
@@ -301,18 +308,18 @@ class Tune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool, Meta(description="answer some questions again exactly, to watch the recall")
     ] = True
     guard_share: Annotated[
-        float, Meta(gt=0, le=1, description="most of the process's CPU time that watching takes")
+        float, Meta(gt=0, le=1, description="most of the process's CPU time spent on watching")
     ] = 0.02
     retune: Annotated[
         bool, Meta(description="tune again, in the background, when recall falls below the floor")
     ] = True
     retune_seconds: Annotated[
-        float, Meta(ge=0, description="least time between two tunings that nobody asked for")
+        float, Meta(ge=0, description="least seconds between two automatic tunings")
     ] = 600.0
 
 
 class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is remembered of earlier requests, and where."""
+    """What is cached of earlier requests, and where."""
 
     memory_mib: Annotated[
         float,
@@ -324,7 +331,7 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 64.0
     policy: Annotated[
         Literal["auto", "lru", "lfu", "wtinylfu", "s3fifo", "arc", "predictive"],
-        Meta(description="what is forgotten first; `auto` watches several and takes the best"),
+        Meta(description="eviction policy; `auto` watches several and takes the best"),
     ] = "auto"
     embeddings: Annotated[bool, Meta(description="keep the vectors of questions")] = True
     searches: Annotated[
@@ -338,7 +345,7 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(gt=0, description="most seconds a value lives; spread by a tenth")
     ] = 86_400.0
     stale_seconds: Annotated[
-        float, Meta(ge=0, description="seconds an expired answer is given while it is made again")
+        float, Meta(ge=0, description="seconds an expired answer is served while it is recomputed")
     ] = 0.0
     negative_seconds: Annotated[
         float, Meta(ge=0, description="seconds a search that found nothing is remembered")
@@ -360,10 +367,10 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sql_mib: Annotated[float, Meta(gt=0, description="most bytes of values kept in L3")] = 1024.0
     tier_ms: Annotated[
         float,
-        Meta(gt=0, description="most that L2 and L3 together keep a request; then it is a miss"),
+        Meta(gt=0, description="milliseconds L2 and L3 together may delay a request; then a miss"),
     ] = 30.0
     semantic: Annotated[
-        bool, Meta(description="give the answer of a question that asks the same in other words")
+        bool, Meta(description="reuse the answer to a question that asks the same in other words")
     ] = False
     semantic_bound: Annotated[
         float,

@@ -1,17 +1,22 @@
-"""SQLite connections: one reader a thread, one writer; foreign errors become ours here."""
+"""Access to a collection's files: SQLite connections, and the lock of the one process that writes.
+
+SQLite's errors are translated into ours here.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from vivace.errors import StoreError, StoreUnwritable
+from vivace.errors import CollectionLocked, StoreError, StoreUnwritable
 
+LOCK: Final = "write.lock"
 _PATIENCE = 5.0
 _UNWRITABLE = ("readonly", "read-only", "full", "disk i/o")
 
@@ -37,22 +42,23 @@ def translated(where: Path) -> Iterator[None]:
 
 
 class Connection(sqlite3.Connection):
-    """One that says when it is used: closing it under a thread's feet crashes the process.
+    """A connection whose user holds `busy`: closing it while a statement runs crashes the process.
 
-    Who runs a statement holds `busy`. It is the thread of a caller that was cancelled, mostly: he
-    has gone, and the statement has not.
+    A statement may outlive its caller, if that was cancelled.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.busy = threading.RLock()
         self.reads = False
+        self.thread = threading.current_thread()
 
 
 class Connections:
-    """Hands every thread its own reading connection; `close` closes them all.
+    """Gives every thread its own reading connection; `close` closes them all.
 
-    Closing waits for the statements that run; reads that take longer than `_PATIENCE` are stopped.
+    A connection whose thread has ended is closed when the next one is opened. Closing waits for
+    running statements; reads that take longer than `_PATIENCE` seconds are interrupted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,8 +104,8 @@ class Connections:
         uri = self.path.resolve().as_uri()
         unwritable = not os.access(self.path.parent, os.W_OK)
         if unwritable and not self.path.with_name(self.path.name + "-wal").exists():
-            # in a folder that cannot be written SQLite cannot make its shared-memory file; nobody
-            # else can write there either, and everything has been moved out of the log
+            # SQLite cannot create its shared-memory file in a read-only folder; no other process
+            # can write there either, and the log has been emptied
             return uri + "?mode=ro&immutable=1"
         return uri + "?mode=rwc"
 
@@ -107,6 +113,7 @@ class Connections:
         with translated(self.path), self._lock:
             if self._closed:
                 raise StoreError(f"{self.path} is closed", fix="Open the collection again")
+            self._close_orphans()
             connection = sqlite3.connect(
                 self._uri(),
                 uri=True,
@@ -125,3 +132,61 @@ class Connections:
         finally:
             connection.busy.release()
         return connection
+
+    def _close_orphans(self) -> None:
+        """Close reading connections whose thread has ended: threads come and go with the load."""
+        orphans = [c for c in self._opened if c.reads and not c.thread.is_alive()]
+        for connection in orphans:
+            # another thread may be iterating over rows that the ended one began to read
+            if connection.busy.acquire(blocking=False):
+                self._opened.remove(connection)
+                connection.close()
+                connection.busy.release()
+
+
+class WriteLock:
+    """An advisory lock on a collection's folder; the kernel drops it when its process dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._file: int | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._file is not None
+
+    def acquire(self) -> None:
+        """Take the lock or fail at once.
+
+        Raises:
+            CollectionLocked: another process holds it; names its pid.
+            StoreUnwritable: the folder cannot be written.
+        """
+        if self._file is not None:
+            return
+        folder = self._path.parent
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreUnwritable(
+                f"{folder} cannot be written: {error.strerror}",
+                fix="Check its permissions and that the disk is not mounted read-only",
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(file, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(file)
+            raise CollectionLocked(
+                f"{folder} is being written by another process (pid {pid})",
+                fix="Wait until it is done; searching works meanwhile",
+            ) from None
+        self._file = file
+        with suppress(OSError):  # on a full disk the lock holds without its owner's pid
+            os.truncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,31 +1,29 @@
-"""Is every row of the store what was written? Reads all of it."""
+"""Is every row of the store what was written? Reads the whole file."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from vivace.errors import StoreError
-from vivace.store import rows
+from vivace.store import rows, signs
 from vivace.store.connections import Connections, translation
 from vivace.types import UpkeepProgress
 
 _BATCH = 2048
 _MOST = 100
-"""Findings of one kind; a broken disk has millions."""
+"""Findings reported of one kind; a broken disk has millions."""
 
-Told = Callable[[UpkeepProgress], None]
+Progress: TypeAlias = Callable[[UpkeepProgress], None]
+"""Called between the steps of a slow work; it may raise to stop it."""
 
 
-def findings(path: Path, dim: int, progress: Told) -> list[str]:
-    """What is wrong with a store's file, a sentence each; nothing is changed.
-
-    `progress` may raise to stop it.
-    """
+def findings(path: Path, dim: int, progress: Progress) -> list[str]:
+    """What is wrong with a store's file, a sentence each; changes nothing."""
     connections = Connections(path)
     try:
         reader = connections.reader()
@@ -41,17 +39,17 @@ def findings(path: Path, dim: int, progress: Told) -> list[str]:
         connections.close()
 
 
-def _file(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
+def _file(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
     progress(UpkeepProgress("store: pages", 0, 1))
     found = [row[0] for row in reader.execute(f"PRAGMA integrity_check({_MOST})")]
     progress(UpkeepProgress("store: pages", 1, 1))
     return [f"store.db: {line}" for line in found if line != "ok"]
 
 
-def _documents(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
+def _documents(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
     def whole(row: Sequence[Any]) -> bool:
-        n, id, title, source, metadata, titled, sections, text, crc, text_crc = row
-        head = rows.document_crc(n, id, title, source, metadata, titled)
+        n, document_id, title, source, metadata, titled, sections, text, crc, text_crc = row
+        head = rows.document_crc(n, document_id, title, source, metadata, titled)
         return (head, rows.text_crc(n, sections, text)) == (crc, text_crc)
 
     columns = "n, id, title, source, metadata, title_indexed, sections, text, crc32, text_crc32"
@@ -61,7 +59,7 @@ def _documents(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str
     ]
 
 
-def _chunks(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
+def _chunks(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
     columns = 'id, document, start, "end", page, section, text, crc32'
     return [
         f"store.db: chunk {row[0]} fails its checksum"
@@ -71,12 +69,12 @@ def _chunks(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
     ]
 
 
-def _vectors(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
+def _vectors(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
     def whole(row: Sequence[Any]) -> bool:
-        id, blob, crc = row
+        chunk_id, blob, crc = row
         return (
             len(blob) == 2 * dim
-            and rows.vector_crc(id, blob) == crc
+            and rows.vector_crc(chunk_id, blob) == crc
             and bool(np.isfinite(np.frombuffer(blob, np.float16)).all())
         )
 
@@ -86,8 +84,8 @@ def _vectors(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
     ]
 
 
-def _signs(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
-    if not reader.execute("SELECT 1 FROM sqlite_master WHERE name = 'signs'").fetchone():
+def _signs(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
+    if not signs.exist(reader):
         return []
     return [
         f"store.db: the token signs of chunk {row[0]} fail their checksum"
@@ -101,7 +99,7 @@ def _signs(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
     ]
 
 
-def _orphans(reader: sqlite3.Connection, dim: int, progress: Told) -> list[str]:
+def _orphans(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
     found = []
     for what, sql in (
         ("chunks without a vector", "SELECT id FROM chunks EXCEPT SELECT id FROM vectors"),
@@ -122,7 +120,7 @@ def _failing(
     table: str,
     columns: str,
     whole: Callable[[Sequence[Any]], bool],
-    progress: Told,
+    progress: Progress,
 ) -> Iterator[Sequence[Any]]:
     total = reader.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
     cursor = reader.execute(f"SELECT {columns} FROM {table}")

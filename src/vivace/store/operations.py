@@ -1,6 +1,6 @@
 """The decisions of a collection, in a SQLite file of their own: `ops.db`.
 
-They are no truth: a file that is damaged is put aside and begun anew, which is itself a decision.
+A damaged file is renamed and replaced by an empty one, which is recorded as a decision itself.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ KEEP = 1000
 """Most decisions kept, the newest."""
 _VERSION = 1
 _NEWEST_VERSION = 16
-"""A file that claims a later one is damaged, not new."""
+"""A file that claims a later version is damaged, not new."""
 _SECTOR = 512
-"""Bytes: every page is a multiple of it."""
+"""Bytes; the size of every page is a multiple."""
 _LONGEST = 64_000
-"""Bytes of a decision as JSON; of a longer one the evidence is left out."""
+"""Bytes of a decision as JSON; a longer one loses its evidence."""
 _UNAVAILABLE = ("locked", "readonly", "read-only", "full", "unable to open", "disk i/o", "closed")
-"""Words of SQLite's errors that say nothing against the file itself."""
+"""Words in SQLite's errors that do not mean a damaged file."""
 _TABLE = """
 CREATE TABLE decisions (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -50,10 +50,10 @@ class _Damaged(Exception):
 
 
 class Operations:
-    """A `DecisionSink` in a file. Nothing it meets on the disk fails whoever records.
+    """A `DecisionSink` in a file. Errors of the disk never reach the caller of `record`.
 
-    What cannot be written is kept in memory and counted (`decisions.unwritten`), so that this
-    process can still tell it. Safe from any thread and for several processes.
+    A decision that cannot be written is counted (`decisions.unwritten`) and kept in memory, where
+    this process still finds it. Safe from any thread and for several processes.
     """
 
     def __init__(self, folder: Path, trace: Trace, *, keep: int = KEEP) -> None:
@@ -68,11 +68,11 @@ class Operations:
 
     @property
     def mended(self) -> tuple[Decision, ...]:
-        """What has been rebuilt since this was made, oldest first."""
+        """The decisions to rebuild something since this object was created, oldest first."""
         return tuple(self._mended)
 
     def record(self, decision: Decision) -> None:
-        """Remember a decision; see `DecisionSink.record`."""
+        """Store a decision; see `DecisionSink.record`."""
         text = self._text(decision)
         with self._lock:
             if decision.what == "rebuild":
@@ -84,17 +84,17 @@ class Operations:
                 self._unwritten.append(_decision(text))
 
     def decisions(self, *, limit: int = 100) -> list[Decision]:
-        """The newest first; of a file that cannot be read, only what this process decided."""
+        """The newest first. If the file cannot be read, only what this process could not write."""
         with self._lock:
             found = list(self._unwritten)
             if self._path.exists():
-                with suppress(StoreError):  # counted where it was met
+                with suppress(StoreError):  # counted where it was raised
                     found += self._with_file(lambda connection: _select(connection, limit))
         found.sort(key=lambda decision: decision.time, reverse=True)
         return found[: max(0, limit)]
 
     def verify(self) -> list[str]:
-        """What is wrong with the file, a sentence each; nothing is changed."""
+        """What is wrong with the file, a sentence each; changes nothing."""
         with self._lock:
             if self._closed or not self._path.exists():
                 return []
@@ -109,7 +109,7 @@ class Operations:
             return []
 
     def close(self) -> None:
-        """Let go of the file. Idempotent; what is recorded after it stays in memory."""
+        """Close the file. Idempotent; later decisions stay in memory."""
         with self._lock:
             self._closed = True
             self._release()
@@ -120,7 +120,7 @@ class Operations:
         except (TypeError, ValueError):
             text = b""
         if not 0 < len(text) <= _LONGEST:
-            # tell at least what was decided
+            # keep at least what was decided
             self._trace.count("decisions.cut")
             short = Decision(
                 decision.what[:100],
@@ -133,7 +133,7 @@ class Operations:
         return text.decode()
 
     def _with_file(self, body: Callable[[sqlite3.Connection], R]) -> R:
-        """`body` on the open file, which is begun anew where it is damaged.
+        """Run `body` on the open file, replacing a damaged file by an empty one first.
 
         Raises:
             StoreError: it cannot be opened, read or written.
@@ -158,7 +158,7 @@ class Operations:
             raise _as_ours(error, self._path) from error
 
     def _opened(self) -> sqlite3.Connection:
-        """A connection to a file that has been checked from end to end: it is small."""
+        """A connection to the file, after a check of all its pages: it is small."""
         try:
             # SQLite takes a file shorter than a header for a new one
             if self._path.exists() and self._path.stat().st_size % _SECTOR:
@@ -200,17 +200,17 @@ class Operations:
             raise StoreError(f"{self._path}: {error.strerror}", fix="Delete it") from error
         anew = Decision("rebuild", FILE, "empty", f"The decisions could not be read: {reason}.")
         self._mended.append(anew)
-        with suppress(_Damaged):  # the next use says so again
+        with suppress(_Damaged):  # the next use raises it again
             self._attempt(lambda connection: self._insert(connection, self._text(anew)))
 
     def _insert(self, connection: sqlite3.Connection, text: str) -> None:
         connection.execute("BEGIN IMMEDIATE")
         with connection:
-            id = connection.execute(
+            row = connection.execute(
                 "INSERT INTO decisions (decision, crc32) VALUES (?, ?)",
                 [text, zlib.crc32(text.encode())],
             ).lastrowid
-            connection.execute("DELETE FROM decisions WHERE id <= ?", [(id or 0) - self._keep])
+            connection.execute("DELETE FROM decisions WHERE id <= ?", [(row or 0) - self._keep])
 
     def _release(self) -> None:
         if self._connection is not None:
@@ -219,7 +219,7 @@ class Operations:
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the table, in a file that has no version yet; another process may be doing so too."""
+    """Create the table in a file without a version, unless another process has done so."""
     connection.execute("BEGIN IMMEDIATE")
     with connection:
         if connection.execute("PRAGMA user_version").fetchone()[0]:
@@ -231,7 +231,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _select(connection: sqlite3.Connection, limit: int) -> list[Decision]:
-    """The newest rows, checked; all where the limit is negative."""
+    """The newest rows, checked; all rows if the limit is negative."""
     found = []
     for text, crc in connection.execute(
         "SELECT decision, crc32 FROM decisions ORDER BY id DESC LIMIT ?", [limit]

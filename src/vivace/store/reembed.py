@@ -1,4 +1,4 @@
-"""New vectors for every chunk, gathered beside the old ones and swapped in by one transaction."""
+"""Replaces the vectors of every chunk: collects the new ones aside, then swaps them in at once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from vivace.errors import BadVectors, CollectionNotFound
 from vivace.store import rows, schema
 from vivace.store import signs as signs_table
 from vivace.store.connections import Connections, translated
-from vivace.store.store import FILE
 from vivace.types import Chunk, Float16Vectors, Ids, Signs
 
 _ASIDE = "reembedded"
 _ASIDE_SIGNS = "reembedded_signs"
 _TARGET = "reembedding"
-"""The key of `meta` that says what the vectors set aside were made with."""
+"""The key of `meta` with the embedder that the vectors set aside were made with."""
 R = TypeVar("R")
 
 
 class Reembedding:
     """Gives a collection the vectors of another embedder. The caller holds the write lock.
 
-    Interrupted, it goes on where it was: what `add` has returned for is durable. Until `swap` the
-    collection stays as it was, and whoever reads it sees the state before or the one after.
+    After an interruption it continues where it was: every finished `add` is durable. Until `swap`
+    the collection does not change, and readers see either the old state or the new one.
     """
 
     def __init__(self, connections: Connections, embedder: str, dim: int, tokens: str) -> None:
@@ -49,16 +48,16 @@ class Reembedding:
 
     @classmethod
     def open(cls, folder: Path, *, embedder: str, dim: int, tokens: str = "off") -> Reembedding:
-        """Begin, or go on with, embedding the collection in `folder` anew.
+        """Begin or continue re-embedding the collection in `folder`.
 
-        `tokens` says what is kept of the tokens' vectors; to go on, it has to be what it was.
+        `tokens` says what is kept of the token vectors; another value than before starts again.
 
         Raises:
             CollectionNotFound: there is none.
             CollectionTooNew: a later version of Vivace wrote it.
             StoreUnwritable: it cannot be written.
         """
-        path = folder / FILE
+        path = folder / schema.FILE
         if not path.is_file():
             raise CollectionNotFound(
                 f"there is no collection at {folder}",
@@ -93,10 +92,10 @@ class Reembedding:
     def add(self, ids: Ids, vectors: Float16Vectors, signs: Sequence[Signs | None] = ()) -> None:
         """Set vectors (n, dim) of chunks aside, durably; in the order of `missing`.
 
-        `signs` are of their tokens' vectors, one a chunk where there are any.
+        `signs` are those of their token vectors: one per chunk, or empty.
 
         Raises:
-            BadVectors: of another shape, or with NaN or infinity in them.
+            BadVectors: they have another shape, or hold NaN or infinity.
             StoreUnwritable: the disk is full or read-only.
         """
         if vectors.shape != (len(ids), self._dim) or not np.isfinite(vectors).all():
@@ -105,12 +104,12 @@ class Reembedding:
                 fix=f"Give each chunk {self._dim} finite numbers",
             )
         blobs = [np.ascontiguousarray(row).tobytes() for row in vectors]
-        entries = [(id, blob, rows.vector_crc(id, blob)) for id, blob in zip(ids.tolist(), blobs)]
+        entries = [(n, blob, rows.vector_crc(n, blob)) for n, blob in zip(ids.tolist(), blobs)]
         of_tokens = [
-            (id, self._generation, rows.vector_crc(id, blob), blob)
-            for id, blob in (
-                (id, rows.signs_blob(kept, self._dim))
-                for id, kept in zip(ids.tolist(), signs)
+            (n, self._generation, rows.vector_crc(n, blob), blob)
+            for n, blob in (
+                (n, rows.signs_blob(kept, self._dim))
+                for n, kept in zip(ids.tolist(), signs)
                 if kept is not None
             )
         ]
@@ -127,9 +126,9 @@ class Reembedding:
             self.done += len(entries)
 
     def swap(self) -> int | None:
-        """Put the new vectors in the place of the old ones; returns the epoch that shows them.
+        """Replace the old vectors by the new ones; returns the epoch that shows them.
 
-        None, and nothing changed, where chunks have come meanwhile that have no new vector yet.
+        Returns None and changes nothing if chunks have been added that have no new vector yet.
         """
         return self._do(self._swap)
 
@@ -138,10 +137,10 @@ class Reembedding:
         self.total, self.done = _counts(connection)
         if self.done < self.total:
             return None
-        connection.execute("DELETE FROM vectors")  # without a condition it drops whole pages
+        connection.execute("DELETE FROM vectors")  # without a condition SQLite drops whole pages
         connection.execute(f"INSERT INTO vectors SELECT id, vector, crc32 FROM {_ASIDE}")
         connection.execute(f"DROP TABLE {_ASIDE}")
-        # a copy of ten times the bytes of the vectors is not made
+        # renamed, not copied: signs take ten times the bytes of the vectors
         connection.execute(f"DELETE FROM {_ASIDE_SIGNS} WHERE id NOT IN (SELECT id FROM chunks)")
         connection.execute("DROP TABLE IF EXISTS signs")
         connection.execute(f"ALTER TABLE {_ASIDE_SIGNS} RENAME TO signs")
@@ -150,7 +149,7 @@ class Reembedding:
         (value,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         epoch = int(value) + 1
         connection.execute("INSERT INTO commits VALUES (?, lower(hex(randomblob(8))))", [epoch])
-        # what was derived from vectors of an earlier generation is stale
+        # indexes made from vectors of an earlier generation are stale now
         connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
         connection.executemany(
             "UPDATE meta SET value = ? WHERE key = ?",
@@ -169,7 +168,7 @@ class Reembedding:
             " (id INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL)"
         )
         connection.execute(signs_table.TABLE.replace("EXISTS signs", f"EXISTS {_ASIDE_SIGNS}"))
-        # what was removed since the interruption, and what the disk has changed
+        # chunks removed since the interruption, and rows that the disk has damaged
         connection.execute(
             f"DELETE FROM {_ASIDE} WHERE id NOT IN (SELECT id FROM chunks)"
             " OR length(vector) <> ? OR vector_crc(id, vector) <> crc32",

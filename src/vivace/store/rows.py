@@ -1,4 +1,4 @@
-"""Rows to nouns and back."""
+"""Converts rows of the store to documents, chunks and vectors, and back, with their checksums."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def chunk_crc(
-    id: int, n: int, start: int, end: int, page: int | None, section: str, text: str
+    chunk_id: int, n: int, start: int, end: int, page: int | None, section: str, text: str
 ) -> int:
     """CRC-32 of a chunk's row; SQLite has no checksum of its own."""
-    return zlib.crc32(f"{id} {n} {start} {end} {page} {section}\0{text}".encode())
+    return zlib.crc32(f"{chunk_id} {n} {start} {end} {page} {section}\0{text}".encode())
 
 
 def document_crc(
-    n: int, id: str, title: str, source: str, metadata: str, title_indexed: int
+    n: int, document_id: str, title: str, source: str, metadata: str, title_indexed: int
 ) -> int:
-    """CRC-32 of what every chunk of a document shows of it."""
-    return zlib.crc32("\0".join([f"{n} {title_indexed}", id, title, source, metadata]).encode())
+    """CRC-32 of the document's fields that each of its chunks carries."""
+    fields = [f"{n} {title_indexed}", document_id, title, source, metadata]
+    return zlib.crc32("\0".join(fields).encode())
 
 
 def text_crc(n: int, sections: str, text: str) -> int:
@@ -42,14 +43,14 @@ def text_crc(n: int, sections: str, text: str) -> int:
     return zlib.crc32(f"{n} {sections}\0{text}".encode())
 
 
-def vector_crc(id: int, vector: bytes) -> int:
-    """CRC-32 of a vector's row, or of token signs. The id is part of it: a vector under another's
-    id is damage too."""
-    return zlib.crc32(vector, id & 0xFFFFFFFF)
+def vector_crc(chunk_id: int, vector: bytes) -> int:
+    """CRC-32 of a row of vectors or token signs. It covers the id: a vector under another's id is
+    damage too."""
+    return zlib.crc32(vector, chunk_id & 0xFFFFFFFF)
 
 
 FUNCTIONS = (chunk_crc, document_crc, text_crc, vector_crc)
-"""Known to SQL by their names, where a statement computes a checksum."""
+"""Registered as SQL functions under their names, for statements that compute checksums."""
 
 
 def check_chunk(row: Sequence[Any]) -> None:
@@ -58,12 +59,12 @@ def check_chunk(row: Sequence[Any]) -> None:
     Raises:
         StoreError: names the chunk and its document.
     """
-    id, text, start, end, section, page, document, title, source, metadata, titled, n = row[:12]
+    chunk, text, start, end, section, page, document, title, source, metadata, titled, n = row[:12]
     if (
         document_crc(n, document, title, source, metadata, titled) != row[12]
-        or chunk_crc(id, n, start, end, page, section, text) != row[13]
+        or chunk_crc(chunk, n, start, end, page, section, text) != row[13]
     ):
-        raise damaged(f"chunk {id} of document {document!r}")
+        raise damaged(f"chunk {chunk} of document {document!r}")
 
 
 def damaged(what: str) -> StoreError:
@@ -81,27 +82,27 @@ def chunk_of(row: Sequence[Any]) -> Chunk:
         StoreError: it fails its checksum.
     """
     check_chunk(row)
-    id, text, start, end, section, page, document_id, title, source, metadata = row[:10]
+    chunk_id, text, start, end, section, page, document_id, title, source, metadata = row[:10]
     return Chunk(
         document_id,
         text,
         start,
         end,
-        id,
+        chunk_id,
         () if section == "[]" else tuple(_decode(section)),
         page,
         title,
         source,
-        # read-only: a snapshot hands the same chunk to every caller
+        # read-only: a snapshot returns the same chunk to every caller
         _NOTHING if metadata == "{}" else MappingProxyType(_decode(metadata)),
     )
 
 
 def document_of(row: Sequence[Any]) -> Document:
     """The document of the first six columns of `DOCUMENT`."""
-    id, title, source, metadata, sections, text = row[:6]
+    document_id, title, source, metadata, sections, text = row[:6]
     places = [Section(start, tuple(heading), page) for start, heading, page in _decode(sections)]
-    return Document(id, text, title, source, _decode(metadata), tuple(places))
+    return Document(document_id, text, title, source, _decode(metadata), tuple(places))
 
 
 def metadata_text(document: Document) -> str:
@@ -133,9 +134,9 @@ def vectors_of(rows: Sequence[Sequence[Any]], dim: int) -> tuple[Ids, Float16Vec
     Raises:
         StoreError: a vector fails its checksum; names the chunk.
     """
-    for id, blob, crc in rows:
-        if zlib.crc32(blob, id & 0xFFFFFFFF) != crc or len(blob) != 2 * dim:
-            raise damaged(f"the vector of chunk {id}")
+    for chunk_id, blob, crc in rows:
+        if zlib.crc32(blob, chunk_id & 0xFFFFFFFF) != crc or len(blob) != 2 * dim:
+            raise damaged(f"the vector of chunk {chunk_id}")
     joined = b"".join([row[1] for row in rows])
     ids = np.array([row[0] for row in rows], np.int64)
     return ids, np.frombuffer(joined, dtype=np.float16).reshape(len(rows), dim)
@@ -145,7 +146,7 @@ def signs_blob(signs: Signs, dim: int) -> bytes:
     """Token signs (t, ceil(dim / 8)) as they are stored.
 
     Raises:
-        BadVectors: they are of another dimension, or no bytes.
+        BadVectors: they have another dimension or type.
     """
     width = -(-dim // 8)
     if signs.ndim != 2 or signs.shape[1] != width or signs.dtype != np.uint8:
@@ -157,10 +158,10 @@ def signs_blob(signs: Signs, dim: int) -> bytes:
 
 
 def signs_of(row: Sequence[Any], dim: int) -> Signs | None:
-    """The token signs of a row (id, blob, checksum), read-only; None where they are damaged: what
-    asks for them can do without."""
-    id, blob, crc = row
+    """The token signs of a row (id, blob, checksum), read-only; None if they are damaged: callers
+    can do without."""
+    chunk_id, blob, crc = row
     width = -(-dim // 8)
-    if vector_crc(id, blob) != crc or len(blob) % width:
+    if vector_crc(chunk_id, blob) != crc or len(blob) % width:
         return None
     return np.frombuffer(blob, np.uint8).reshape(-1, width)

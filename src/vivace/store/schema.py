@@ -1,19 +1,24 @@
-"""The tables, their version, and how older versions become this one."""
+"""The store's file: creating it, its tables and their version, migrating older versions."""
 
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from pathlib import Path
+from typing import Final, TypeAlias
 
-from vivace.errors import CollectionTooNew, StoreError
+from vivace.errors import CollectionTooNew, StoreError, StoreUnwritable
 from vivace.store import rows, signs
+from vivace.store.connections import LOCK, Connections, translated
+from vivace.types import Metric
 
+FILE: Final = "store.db"
 VERSION = 2
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
--- text comes last: reading the columns before it never walks its overflow pages
+-- text is the last column: reading the others then never walks its overflow pages
 CREATE TABLE documents (
     n INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -42,11 +47,11 @@ CREATE TABLE chunks (
 );
 CREATE INDEX chunks_document ON chunks (document);
 CREATE INDEX chunks_epoch ON chunks (epoch);
--- apart from the chunks, so that building an index reads vectors only
+-- separate from the chunks: building an index then reads vectors only
 CREATE TABLE vectors (
     id INTEGER PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL DEFAULT 0
 );
--- a random stamp a transaction: an index knows by it whether its epoch is one of this history
+-- a random stamp per transaction, by which an index knows whether its epoch is of this history
 CREATE TABLE commits (epoch INTEGER PRIMARY KEY, stamp TEXT NOT NULL);
 CREATE TABLE removed (id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL);
 CREATE INDEX removed_epoch ON removed (epoch);
@@ -91,25 +96,90 @@ def _with_checksums(connection: sqlite3.Connection) -> None:
 
 
 LATER: Mapping[str, str | int] = {"metric": "cosine", "generation": 0, "trimmed": 0}
-"""Keys of `meta` that version 2 added. `generation` grows when stored vectors are replaced by
-others under their ids; up to the epoch `trimmed`, what was removed is no longer listed."""
+"""Keys of `meta` that version 2 added. `generation` grows when stored vectors are replaced under
+the same ids; removals up to the epoch `trimmed` are no longer listed."""
 MIGRATIONS: Mapping[int, Migration] = {1: _with_checksums}
 """`MIGRATIONS[v]` turns version v into v + 1, inside one transaction."""
 
 
-def create(connection: sqlite3.Connection, meta: Mapping[str, str | int]) -> None:
-    """Make the tables and write the identity in one transaction; nothing if another process did."""
-    connection.execute("BEGIN IMMEDIATE")
-    with connection:
-        if version(connection):
-            return
-        for statement in TABLES.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
-        connection.execute(signs.TABLE)
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", list({**LATER, **meta}.items()))
-        connection.execute("INSERT INTO commits VALUES (0, lower(hex(randomblob(8))))")
-        connection.execute(f"PRAGMA user_version = {VERSION:d}")
+def is_file(path: Path) -> bool:
+    """Whether there is a store.
+
+    Raises:
+        StoreError: no file can have this path.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise StoreError(
+            f"{path.parent} is no usable path: {error.strerror}", fix="Give a shorter or other path"
+        ) from error
+
+
+def check_new(folder: Path) -> None:
+    """Accept an empty store as one that another process is creating, unless it has indexes.
+
+    Raises:
+        StoreError: there are indexes, made from what the store held before.
+    """
+    others = [p.name for p in folder.iterdir() if not p.name.startswith((FILE, LOCK))]
+    if others:
+        raise StoreError(
+            f"{folder / FILE} is empty or gone, but {', '.join(sorted(others))} were made from it",
+            fix="Restore a backup of it, or delete the folder and ingest its sources again",
+        )
+
+
+def create_store(folder: Path, embedder: str, dim: int, metric: Metric) -> None:
+    """Create the folder and an empty store in it.
+
+    Raises:
+        StoreUnwritable: it cannot be created.
+        StoreError: the folder holds something else, or the remains of a collection.
+    """
+    path = folder / FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnwritable(
+            f"{folder} cannot be made: {error.strerror}", fix="Choose a folder you can write to"
+        ) from error
+    if any(folder.iterdir()) and not path.exists():
+        if not (folder / LOCK).exists():
+            raise StoreError(
+                f"{folder} holds other files and no collection",
+                fix="Give an empty or new folder for the collection",
+            )
+        check_new(folder)
+    connections = Connections(path)
+    try:
+        create_tables(connections.writer(), embedder, dim, metric)
+    finally:
+        connections.close()
+
+
+def create_tables(writer: sqlite3.Connection, embedder: str, dim: int, metric: Metric) -> None:
+    """Create the tables of a collection with a new identity, unless another process has done so."""
+    meta: dict[str, str | int] = {
+        **LATER,
+        "uuid": uuid.uuid4().hex,
+        "embedder": embedder,
+        "dim": dim,
+        "metric": metric,
+        "epoch": 0,
+    }
+    with translated(Path(FILE)):
+        writer.execute("BEGIN IMMEDIATE")
+        with writer:
+            if version(writer):
+                return
+            for statement in TABLES.split(";\n"):
+                if statement.strip():
+                    writer.execute(statement)
+            writer.execute(signs.TABLE)
+            writer.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+            writer.execute("INSERT INTO commits VALUES (0, lower(hex(randomblob(8))))")
+            writer.execute(f"PRAGMA user_version = {VERSION:d}")
 
 
 def version(connection: sqlite3.Connection) -> int:

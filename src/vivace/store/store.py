@@ -8,21 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
+import msgspec
 import numpy as np
 
-from vivace.errors import (
-    BadInput,
-    CollectionNotFound,
-    EmbedderMismatch,
-)
-from vivace.store import making, neighbours, questions, rows, schema
-from vivace.store.changes import Change, Committed
+from vivace.errors import BadInput, CollectionNotFound, EmbedderMismatch
+from vivace.store import rows, schema, signs
 from vivace.store.connections import Connection, Connections, translated, translation
 from vivace.store.filters import to_sql
-from vivace.store.signs import SignTable
-from vivace.store.transaction import Transaction
+from vivace.store.transaction import Change, Committed, Transaction
 from vivace.types import (
     Chunk,
     CollectionInfo,
@@ -34,12 +29,23 @@ from vivace.types import (
     Signs,
 )
 
-FILE = making.FILE
+FILE: Final = schema.FILE
+LoggedQuery: TypeAlias = tuple[float, str, int, str, str, float]
+"""Unix time, text, k, user, hits as JSON, milliseconds."""
+R = TypeVar("R")
+
 _BATCH = 4096
 _LAST_ID = 2**63 - 1
 _FREE_SHARE = 0.1
-"""Of the pages; below it, copying the file costs more than it gives back."""
-R = TypeVar("R")
+"""Share of free pages below which copying the file costs more than it frees."""
+_CHUNKS = f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document WHERE"
+_BESIDE = (
+    _CHUNKS + " d.id = ? AND (c.start, c.id) {than} (?, ?)"
+    " ORDER BY c.start {order}, c.id {order} LIMIT 1"
+)
+_BEFORE = _BESIDE.format(than="<", order="DESC")
+_AFTER = _BESIDE.format(than=">", order="ASC")
+_LOGGED = "time, text, k, user, hits, milliseconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +57,14 @@ class Identity:
     dim: int
     metric: Metric
     generation: int
-    """Grows when stored vectors are replaced by others under the same ids."""
+    """Grows when stored vectors are replaced under the same ids."""
 
 
 class Store:
-    """One collection's truth. Open with `Store.open`.
+    """One collection's documents, chunks, vectors and logged queries. Open it with `Store.open`.
 
-    Every read sees a committed state. `commit` is durable when it returns: documents are whole in
-    the file or not there, whatever happens to the process.
+    Every read sees a committed state. `commit` is durable when it returns: whatever happens to the
+    process, a document is completely in the file or not at all.
     """
 
     def __init__(self, connections: Connections) -> None:
@@ -67,12 +73,12 @@ class Store:
         self._write_lock = threading.Lock()
         self._known_keys: tuple[int, frozenset[str]] = (-1, frozenset())
         self._local = threading.local()
-        self.identity = self.stored_identity()
-        self.uuid = self.identity.uuid
-        self.embedder = self.identity.embedder
-        self.dim = self.identity.dim
-        self.metric: Metric = self.identity.metric
-        self._signs = SignTable(self._read, self._in, self.dim)
+        self._has_signs = False
+        identity = self.stored_identity()
+        self.uuid = identity.uuid
+        self.embedder = identity.embedder
+        self.dim = identity.dim
+        self.metric: Metric = identity.metric
 
     @classmethod
     def open(
@@ -84,30 +90,30 @@ class Store:
         metric: Metric = "cosine",
         create: bool = True,
     ) -> Store:
-        """Open the collection in `folder`, making it where there is none; it keeps its metric.
+        """Open the collection in `folder`, creating it if needed; an existing one keeps its metric.
 
         Raises:
             CollectionNotFound: there is none and `create` is False.
             CollectionTooNew: a later version of Vivace wrote it.
             EmbedderMismatch: it was made with another embedder.
-            StoreUnwritable: it has to be made or migrated and cannot be.
+            StoreUnwritable: it has to be created or migrated and cannot be.
         """
         path = folder / FILE
-        if not making.is_file(path):
+        if not schema.is_file(path):
             if not create:
                 raise CollectionNotFound(
                     f"there is no collection at {folder}",
                     fix="Make one: vivace ingest DIR --collection NAME",
                 )
-            making.make(folder, path, embedder, dim, metric)
+            schema.create_store(folder, embedder, dim, metric)
         connections = Connections(path)
         try:
             with translated(path):
                 if schema.version(connections.reader()) != schema.VERSION:
                     writer = connections.writer()
                     if schema.version(writer) == 0:
-                        making.check_begun(folder)
-                        making.write_identity(writer, embedder, dim, metric)
+                        schema.check_new(folder)
+                        schema.create_tables(writer, embedder, dim, metric)
                     schema.migrate(writer, str(path))
             store = cls(connections)
             if (store.embedder, store.dim) != (embedder, dim):
@@ -127,13 +133,13 @@ class Store:
     # -- what is there ------------------------------------------------------------------
 
     def epoch(self) -> int:
-        """Grows by one with every transaction of any process. Costs microseconds when unchanged.
+        """Grows by one with every transaction of any process. Takes microseconds if unchanged.
 
         Raises:
-            EmbedderMismatch: the collection was embedded anew while it was open.
+            EmbedderMismatch: the collection was re-embedded while it was open.
         """
         reader = self._connections.reader()
-        try:  # every search passes here
+        try:  # every search calls this
             with reader.busy:
                 seen = reader.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.Error as error:
@@ -154,6 +160,7 @@ class Store:
         documents, chunks = self._read(
             "SELECT (SELECT COUNT(*) FROM documents), (SELECT COUNT(*) FROM chunks)"
         )[0]
+        signs_bytes = self._read("SELECT value FROM meta WHERE key = ?", [signs.BYTES])
         return CollectionInfo(
             self.uuid,
             str(self._connections.path.parent),
@@ -162,21 +169,21 @@ class Store:
             chunks,
             self.embedder,
             self.dim,
-            self._signs.bytes(),
+            int(signs_bytes[0][0]) if signs_bytes else 0,
         )
 
-    def document(self, id: str) -> Document | None:
+    def document(self, document_id: str) -> Document | None:
         """The document with this id.
 
         Raises:
             StoreError: it fails its checksum.
         """
-        found = self._read(f"SELECT {rows.DOCUMENT} FROM documents d WHERE d.id = ?", [id])
+        found = self._read(f"SELECT {rows.DOCUMENT} FROM documents d WHERE d.id = ?", [document_id])
         if not found:
             return None
         _, _, _, _, sections, text, n, crc = found[0]
         if rows.text_crc(n, sections, text) != crc:
-            raise rows.damaged(f"document {id!r}")
+            raise rows.damaged(f"document {document_id!r}")
         return rows.document_of(found[0])
 
     def documents(self, *, limit: int = -1, offset: int = 0) -> list[tuple[Document, int]]:
@@ -205,44 +212,54 @@ class Store:
     def hashes(self, document_ids: Sequence[str]) -> dict[str, dict[bytes, int]]:
         """How many chunks of each hash a document has, by document id."""
         counts: dict[str, dict[bytes, int]] = {}
-        for id, hash in self._in(
+        for document_id, digest in self._in(
             "SELECT d.id, c.hash FROM documents d JOIN chunks c ON c.document = d.n WHERE d.id IN",
             document_ids,
         ):
-            of_document = counts.setdefault(id, {})
-            of_document[hash] = of_document.get(hash, 0) + 1
+            of_document = counts.setdefault(document_id, {})
+            of_document[digest] = of_document.get(digest, 0) + 1
         return counts
 
     def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
         """The chunks that exist now, by id."""
-        found = self._in(
-            f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document WHERE c.id IN",
-            list(ids),
-        )
+        found = self._in(f"{_CHUNKS} c.id IN", list(ids))
         return {row[0]: rows.chunk_of(row) for row in found}
 
     def signs(self, ids: Iterable[int]) -> dict[int, Signs]:
-        """The signs of the token vectors of those chunks that have some, by id.
+        """The token signs of those chunks that have some, by id.
 
-        Those that fail their checksum are left out; `vivace verify` tells.
+        Signs that fail their checksum are left out; `vivace verify` reports them.
         """
-        return self._signs.read(list(ids))
+        if not self._has_signs:
+            found = self._read("SELECT 1 FROM sqlite_master WHERE name = 'signs'")
+            self._has_signs = bool(found)
+            if not found:
+                return {}
+        read = self._in(
+            f"SELECT id, signs, crc32 FROM signs WHERE {signs.CURRENT} AND id IN", list(ids)
+        )
+        signed = ((row[0], rows.signs_of(row, self.dim)) for row in read)
+        return {chunk_id: rows for chunk_id, rows in signed if rows is not None}
 
     def chunks_of(self, document_id: str) -> list[Chunk]:
-        found = self._read(
-            f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document"
-            " WHERE d.id = ? ORDER BY c.start, c.id",
-            [document_id],
-        )
+        found = self._read(f"{_CHUNKS} d.id = ? ORDER BY c.start, c.id", [document_id])
         return [rows.chunk_of(row) for row in found]
 
     def neighbours(self, chunks: Sequence[Chunk]) -> dict[int, tuple[Chunk | None, Chunk | None]]:
-        """Of each by id: the chunks of its document that come before and after it in reading."""
-        return neighbours.of(self._read, chunks)
+        """By id of each chunk: the chunks before and after it in its document."""
+        found: dict[int, tuple[Chunk | None, Chunk | None]] = {}
+        for chunk in chunks:
+            at = [chunk.document_id, chunk.start, chunk.id]
+            before, after = self._read(_BEFORE, at), self._read(_AFTER, at)
+            found[chunk.id] = (
+                rows.chunk_of(before[0]) if before else None,
+                rows.chunk_of(after[0]) if after else None,
+            )
+        return found
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """All reads of this thread inside the block see one and the same state."""
+        """All reads of this thread inside the block see the same state."""
         reader = self._connections.reader()
         with reader.busy:
             with translated(self._connections.path):
@@ -258,7 +275,7 @@ class Store:
     # -- what indexes are derived from ----------------------------------------------------
 
     def stored_identity(self) -> Identity:
-        """As it stands now: another process may have changed the embedder since."""
+        """The identity as it is now: another process may have changed the embedder."""
         meta = dict(self._read("SELECT key, value FROM meta"))
         return Identity(
             str(meta["uuid"]),
@@ -269,30 +286,43 @@ class Store:
         )
 
     def stamp(self, epoch: int) -> str:
-        """The random stamp of the transaction that made `epoch`; "" where it is not known.
+        """The random stamp of the transaction that made `epoch`; "" if it is not known.
 
-        Two histories that reached one epoch on different ways (a restored backup that was written
-        to) differ in it.
+        It differs between two histories that reached the same epoch, for example a restored backup
+        that was written to.
         """
         found = self._read("SELECT stamp FROM commits WHERE epoch = ?", [epoch])
         return str(found[0][0]) if found else ""
 
+    def unknown_state(self, epoch: int, stamp: str) -> str:
+        """Why an index made at `epoch` with this stamp cannot be brought up to date; "" if it can.
+
+        Call it in a reading transaction.
+        """
+        if epoch > self.epoch():
+            return f"it shows epoch {epoch}; the store is at {self.epoch()}"
+        if epoch < self.trimmed():
+            return f"it shows epoch {epoch}, which the store has forgotten"
+        if stamp != self.stamp(epoch):
+            return f"its epoch {epoch} is of another history of the store"
+        return ""
+
     def trimmed(self) -> int:
-        """What was removed up to this epoch is no longer listed by `removed`."""
+        """The epoch up to which `removed` no longer lists removals."""
         return int(self._read("SELECT value FROM meta WHERE key = 'trimmed'")[0][0])
 
     def next_id(self) -> int:
-        """Above the id of every chunk there ever was."""
+        """Above the id of every chunk that ever existed."""
         found = self._read("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'chunks'")
         return int(found[0][0] or 0) + 1
 
     def count(self, *, since: int = 0) -> int:
-        """How many chunks there are that were added after epoch `since`; 10 ns each."""
+        """How many of the chunks were added after epoch `since`; 10 ns each."""
         where = "WHERE epoch > ?" if since else "WHERE ? = 0"
         return int(self._read(f"SELECT COUNT(*) FROM chunks {where}", [since])[0][0])
 
     def ids(self, *, since: int = 0) -> Ids:
-        """Ids of all chunks that were added after epoch `since`, ascending."""
+        """Ids of the chunks that were added after epoch `since`, ascending."""
         found = self._read("SELECT id FROM chunks WHERE epoch > ? ORDER BY id", [since])
         return np.array([row[0] for row in found], np.int64)
 
@@ -311,12 +341,9 @@ class Store:
             yield rows.vectors_of(batch, self.dim)
 
     def texts(self, *, since: int = 0) -> Iterator[tuple[Chunk, bool]]:
-        """Chunks added after epoch `since` in the order of their ids; is the title indexed?"""
-        for batch in self._batches(
-            f"SELECT {rows.CHUNK} FROM chunks c JOIN documents d ON d.n = c.document"
-            " WHERE c.epoch > ? ORDER BY c.id",
-            [since],
-        ):
+        """Chunks added after epoch `since`, by ascending id, each with whether its title is
+        indexed."""
+        for batch in self._batches(f"{_CHUNKS} c.epoch > ? ORDER BY c.id", [since]):
             for row in batch:
                 yield rows.chunk_of(row), bool(row[10])
 
@@ -357,7 +384,7 @@ class Store:
         return self._write(lambda connection: Transaction(connection, self.dim).apply(changes))
 
     def trim(self, through: int) -> None:
-        """Forget what was removed up to an epoch that every index shows."""
+        """Forget removals up to an epoch that every index shows."""
 
         def delete(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM removed WHERE epoch <= ?", [through])
@@ -369,37 +396,63 @@ class Store:
         self._write(delete)
 
     def compact(self) -> None:
-        """Give free pages back where they are many, empty the write-ahead log; searches go on."""
+        """Return free pages to the disk if there are many, and empty the write-ahead log.
+
+        Searches go on meanwhile.
+        """
+        self._write(signs.drop_stale)
+        with self._writing() as writer:
+            free = writer.execute("PRAGMA freelist_count").fetchone()[0]
+            if free > _FREE_SHARE * writer.execute("PRAGMA page_count").fetchone()[0]:
+                writer.execute("VACUUM")
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    # -- the query log ----------------------------------------------------------------------
+
+    def log_queries(self, entries: Sequence[LoggedQuery], keep: int) -> None:
+        """Add queries and keep the newest `keep`."""
+
+        def add(connection: sqlite3.Connection) -> None:
+            # one statement: between two, this thread would wait for the GIL behind a busy event
+            # loop, and every other writer for this one's lock
+            values = ", ".join(f"json_extract(value, '$[{at}]')" for at in range(6))
+            connection.execute(
+                f"INSERT INTO queries ({_LOGGED}) SELECT {values} FROM json_each(?)",
+                [msgspec.json.encode(entries).decode()],
+            )
+            connection.execute(
+                "DELETE FROM queries WHERE id <= (SELECT MAX(id) FROM queries) - ?", [keep]
+            )
+
+        self._write(add)
+
+    def queries(self, *, limit: int = 1000) -> list[LoggedQuery]:
+        """The newest logged queries first."""
+        found = self._read(f"SELECT {_LOGGED} FROM queries ORDER BY id DESC LIMIT ?", [limit])
+        return [(time, text, k, user, hits, ms) for time, text, k, user, hits, ms in found]
+
+    def query_texts(self, *, limit: int) -> list[str]:
+        """The texts of the newest logged queries that have one, the oldest of them first."""
+        found = self._read(
+            "SELECT text FROM queries WHERE text <> '' ORDER BY id DESC LIMIT ?", [limit]
+        )
+        return [str(text) for (text,) in reversed(found)]
+
+    # -- connections --------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
         with self._write_lock, translated(self._connections.path):
             if self._writer is None:
                 self._writer = self._connections.writer()
             with self._writer.busy:
-                self._signs.drop_stale(self._writer)
-                free = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
-                if free > _FREE_SHARE * self._writer.execute("PRAGMA page_count").fetchone()[0]:
-                    self._writer.execute("VACUUM")
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-
-    def log_queries(self, entries: Sequence[questions.Asked], keep: int) -> None:
-        """Add (time, text, k, user, hits as JSON, milliseconds) rows; keep the newest `keep`."""
-        self._write(lambda connection: questions.add(connection, entries, keep))
-
-    def queries(self, *, limit: int = 1000) -> list[questions.Asked]:
-        """The newest questions first, as they were logged."""
-        return questions.newest(self._read, limit)
-
-    def asked(self, *, limit: int) -> list[str]:
-        """The texts of the newest questions that have one, the oldest of them first."""
-        return questions.texts(self._read, limit)
+                yield self._writer
 
     def _write(self, body: Callable[[sqlite3.Connection], R]) -> R:
-        with self._write_lock, translated(self._connections.path):
-            if self._writer is None:
-                self._writer = self._connections.writer()
-            with self._writer.busy:
-                self._writer.execute("BEGIN IMMEDIATE")
-                with self._writer:
-                    return body(self._writer)
+        with self._writing() as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            with writer:
+                return body(writer)
 
     def _read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         try:

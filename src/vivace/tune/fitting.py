@@ -23,9 +23,9 @@ from vivace.protocols import CandidateSource
 from vivace.retrieve import fitted, rerank
 from vivace.retrieve.fitted import NAMES, Features, FittedModel, FittedReranker, features
 from vivace.trace import Trace
-from vivace.tune import metrics, replay
+from vivace.tune import replay
 from vivace.tune.labels import LabelledQuestion
-from vivace.tune.metrics import difference, numbered
+from vivace.tune.metrics import difference, ndcg_of, numbered
 from vivace.tune.quality import fusion_of
 from vivace.tune.replay import CandidatePool
 from vivace.types import Bitmap, Decision, Scores, Stages
@@ -153,13 +153,9 @@ def _gains(
 def _gain(one: JudgedRanking, model: FittedModel) -> float:
     places = np.arange(len(one.fused))
     blended = rerank.blend(one.fused, model.scores(one.features), model.blend)
-    return _ndcg(one, rerank.order(places, blended, len(places))) - _ndcg(one, places)
-
-
-def _ndcg(one: JudgedRanking, places: NDArray[np.int64]) -> float:
-    found = {str(place) for place in np.flatnonzero(one.relevant)}
-    missed = {f"missed {n}" for n in range(one.known - len(found))}
-    return metrics.ndcg([str(place) for place in places], found | missed, _AT)
+    reranked = rerank.order(places, blended, len(places))
+    before, after = one.relevant.tolist(), one.relevant[reranked].tolist()
+    return ndcg_of(after, one.known, _AT) - ndcg_of(before, one.known, _AT)
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -197,7 +193,7 @@ def _ranking(
     if not (there := there[: stages.rerank.depth]):
         return None
     places = places[there]
-    texts = [chunks[int(id)].text for id in pool.ids[places]]
+    texts = [chunks[at].text for at in pool.ids[places].tolist()]
     nothing = np.zeros(len(places), np.float32)
     cosine = nothing if pool.cosine is None else pool.cosine[places]
     return JudgedRanking(

@@ -53,21 +53,19 @@ class LabelledQuestion:
         return language(self.text)
 
 
-def read(folder: Path) -> list[JudgedQuestion]:
+def read(where: Path) -> list[JudgedQuestion]:
     """The questions of queries.jsonl that qrels.tsv judges, in file order.
 
-    Raises:
-        BadInput: a file is missing, or a line of it cannot be read; names the line.
-    """
-    return read_files(folder / "qrels.tsv", folder / "queries.jsonl")
+    A line of the former is {id, text, spans, doc}.
 
-
-def read_files(qrels: Path, queries: Path) -> list[JudgedQuestion]:
-    """The questions of `queries` (lines of {id, text, spans, doc}) that `qrels` judges.
+    Args:
+        where: the folder of both, or a file in place of qrels.tsv beside queries.jsonl.
 
     Raises:
         BadInput: a file is missing, or a line of it cannot be read; names the line.
     """
+    qrels = where / "qrels.tsv" if where.is_dir() else where
+    queries = qrels.with_name("queries.jsonl")
     relevant = _relevant(qrels)
     found = []
     for number, row in enumerate(_bytes(queries).splitlines(), start=1):

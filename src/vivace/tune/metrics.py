@@ -50,9 +50,13 @@ def reciprocal_rank(ranked: Sequence[str], relevant: Collection[str], k: int) ->
 
 def ndcg(ranked: Sequence[str], relevant: Collection[str], k: int) -> float:
     """Discounted gain of the first k over an ideal ranking's (Järvelin & Kekäläinen, 2002)."""
-    gained = sum(1 / log2(at + 2) for at, name in enumerate(ranked[:k]) if name in relevant)
-    ideal = sum(1 / log2(at + 2) for at in range(min(k, len(relevant))))
-    return gained / ideal
+    return ndcg_of([name in relevant for name in ranked[:k]], len(relevant), k)
+
+
+def ndcg_of(hits: Sequence[bool], known: int, k: int) -> float:
+    """`ndcg` of a ranking whose places `hits` are relevant, where `known` relevant ones exist."""
+    gained = sum(1 / log2(at + 2) for at, hit in enumerate(hits[:k]) if hit)
+    return gained / sum(1 / log2(at + 2) for at in range(min(k, known)))
 
 
 def percentile(values: Sequence[float], q: float) -> float:

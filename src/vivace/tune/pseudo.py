@@ -21,7 +21,6 @@ import numpy as np
 
 from vivace.protocols import Embedder
 from vivace.store.store import Store
-from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.tune.docstrings import (
@@ -34,7 +33,8 @@ from vivace.tune.docstrings import (
     is_code,
 )
 from vivace.tune.labels import ChunkRemainder, LabelledQuestion
-from vivace.types import Chunk, Vector
+from vivace.tune.workload import vectors_of
+from vivace.types import Chunk
 
 QuestionKind: TypeAlias = Literal["heading", "docstring", "comment", "sentence"]
 
@@ -299,11 +299,11 @@ async def labelled(
         StoreError: the store cannot be read.
     """
     made, rarity = await asyncio.to_thread(_prepared, store, most, seed)
-    vectors = await _vectors([item.text for item in made], embedder, "query")
+    vectors = await vectors_of([item.text for item in made], embedder)
     rests = [
         (at, chunk_id, text) for at, item in enumerate(made) for chunk_id, text in item.rest.items()
     ]
-    remaining = await _vectors([text for _, _, text in rests], embedder, "passage")
+    remaining = await vectors_of([text for _, _, text in rests], embedder, "passage")
     remainders: list[dict[int, ChunkRemainder]] = [{} for _ in made]
     whole = await asyncio.to_thread(store.chunks, sorted({chunk_id for _, chunk_id, _ in rests}))
     for (at, chunk_id, text), vector in zip(rests, remaining, strict=True):
@@ -328,18 +328,3 @@ def _prepared(store: Store, most: int, seed: int) -> tuple[list[PseudoQuestion],
     if sum(item.kind == "docstring" for item in found) >= _ENOUGH:
         found = [item for item in found if item.kind != "comment"]
     return found, rarity
-
-
-async def _vectors(
-    texts: Sequence[str], embedder: Embedder, kind: Literal["query", "passage"]
-) -> list[Vector | None]:
-    """A vector of each text; None where the embedder cannot read it."""
-    readable = [at for at, text in enumerate(texts) if embedder.reads(language(text))]
-    found: list[Vector | None] = [None] * len(texts)
-    for first in range(0, len(readable), _AT_ONCE):
-        places = readable[first : first + _AT_ONCE]
-        embedded = await embedder.embed([texts[at] for at in places], kind=kind)
-        for at, vector in zip(places, embedded.vectors, strict=True):
-            if vector.any():
-                found[at] = vector
-    return found

@@ -19,11 +19,11 @@ from vivace.protocols import CandidateSource, Embedder, EmbedsTokens
 from vivace.retrieve.maxsim import maxsim
 from vivace.run.work import Priority, work_context
 from vivace.settings import Search, Settings
-from vivace.text.language import language
 from vivace.tune import fitting, labels, pseudo, quality, replay
-from vivace.tune.labels import JudgedQuestion, LabelledQuestion
+from vivace.tune.labels import LabelledQuestion
 from vivace.tune.quality import Quality, SearchCosts
 from vivace.tune.selftuning import Decide, objective_of
+from vivace.tune.workload import vectors_of
 from vivace.types import (
     Decision,
     Fusion,
@@ -35,7 +35,6 @@ from vivace.types import (
     Signs,
     Stages,
     UpkeepProgress,
-    Vector,
     Vectors,
 )
 
@@ -106,19 +105,14 @@ class QualityTuning:
                     fix="Ingest some text, or give questions of your own with --qrels",
                 )
             return [question for question, _ in made], [kind for _, kind in made]
-        given = [item for item in await asyncio.to_thread(_given, qrels) if item.query.text.strip()]
+        given = await asyncio.to_thread(labels.read, qrels)
+        given = [item for item in given if item.query.text.strip()]
         order = np.random.default_rng(seed).permutation(len(given))[:MOST]
         given = [given[at] for at in np.sort(order).tolist()]
-        texts = [item.query.text for item in given]
-        readable = [text for text in texts if self._embedder.reads(language(text))]
-        vectors: dict[str, Vector] = {}
-        for at in range(0, len(readable), _AT_ONCE):
-            batch = readable[at : at + _AT_ONCE]
-            embedded = await self._embedder.embed(batch, kind="query")
-            vectors.update(zip(batch, embedded.vectors, strict=True))
+        vectors = await vectors_of([item.query.text for item in given], self._embedder)
         return [
-            LabelledQuestion(item.query.text, item.relevant, vector=vectors.get(item.query.text))
-            for item in given
+            LabelledQuestion(item.query.text, item.relevant, vector=vector)
+            for item, vector in zip(given, vectors, strict=True)
         ], []
 
     async def _measured(
@@ -203,12 +197,6 @@ class QualityTuning:
         plan = replace(stored.plan, stages=replace(found.stages, fusion=own))
         self._corpus.set_plan(msgspec.structs.replace(stored, plan=plan))
         self._decide(decision(found))
-
-
-def _given(qrels: Path) -> list[JudgedQuestion]:
-    if qrels.is_dir():
-        return labels.read(qrels)
-    return labels.read_files(qrels, qrels.with_name("queries.jsonl"))
 
 
 def _rerank_milliseconds(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vivace.errors import BadInput, InfeasibleObjective
@@ -92,67 +92,61 @@ def tune(
     return race.report()
 
 
+@dataclass(slots=True)
 class Race:
-    """One run of `tune`."""
+    """One run of `tune`, whose arguments these are."""
 
-    def __init__(
-        self,
-        flat: FlatIndex,
-        workload: Workload,
-        objective: Objective,
-        width: int,
-        budget: float,
-        builds: int,
-        progress: OnUpkeep,
-        seed: int,
-        clock: Callable[[], float],
-    ) -> None:
-        self._flat = flat
-        self._workload = workload
-        self._objective = objective
-        self._width = width
-        self._budget = budget
-        self._most_builds = builds
-        self._progress = progress
-        self._seed = seed
-        self._clock = clock
-        self._began = clock()
-        self._at = UpkeepProgress("neighbours")
-        self._builds = 0
-        self._rejected = list[Rejected]()
-        self._beside = list[Trial]()
-        self.entries = list[RaceEntry]()
-        self.interrupted = False
-        self._all: Questions
-        self._deciding: Questions
-        self._held: Questions
+    flat: FlatIndex
+    workload: Workload
+    objective: Objective
+    width: int
+    budget: float
+    most_builds: int
+    progress: OnUpkeep
+    seed: int
+    clock: Callable[[], float]
+    began: float = field(init=False)
+    at: UpkeepProgress = field(init=False)
+    builds: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    beside: list[Trial] = field(default_factory=list)
+    """Efforts that were timed beside those of the entries."""
+    entries: list[RaceEntry] = field(default_factory=list)
+    interrupted: bool = False
+    every: Questions = field(init=False)
+    deciding: Questions = field(init=False)
+    held: Questions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+        self.at = UpkeepProgress("neighbours")
 
     def run(self, families: Sequence[str]) -> None:
         """Find neighbours, then build and try candidate after candidate."""
-        n, dim = self._flat.vectors.shape
-        usable, self._rejected = choice.installed(families)
+        n, dim = self.flat.vectors.shape
+        usable, self.rejected = choice.installed(families)
         listed = choice.listed(n, dim, usable)
-        self._all, _ = with_neighbours(
-            self._flat,
-            self._workload.vectors,
-            self._objective.k,
-            seconds=self._budget * _NEIGHBOURS_SHARE,
-            seed=self._seed,
+        self.every, _ = with_neighbours(
+            self.flat,
+            self.workload.vectors,
+            self.objective.k,
+            seconds=self.budget * _NEIGHBOURS_SHARE,
+            seed=self.seed,
             step=lambda done, total: self._step("neighbours", done, total),
         )
-        self._deciding, self._held = split(self._all, self._seed)
-        allowed, rejected = choice.affordable(listed, self._objective.memory_bytes)
-        self._rejected += rejected
+        self.deciding, self.held = split(self.every, self.seed)
+        allowed, rejected = choice.affordable(listed, self.objective.memory_bytes)
+        self.rejected += rejected
         if FlatIndex.family in families or not allowed:
             self._exact()
-        if not allowed and listed and self._objective.memory_bytes is not None:
+        if not allowed and listed and self.objective.memory_bytes is not None:
             # so that the report can say what the smallest one would do
             smallest = min(listed, key=lambda c: c.resident)
-            if smallest.resident < self._flat.footprint.resident:
+            if smallest.resident < self.flat.footprint.resident:
                 allowed = [smallest]
         if n < _FEW_ROWS and self._best() is not None:
             reason = f"{n} rows are searched as soon without an index"
-            self._rejected += [Rejected(c.family, dict(c.params), reason) for c in allowed]
+            self.rejected += [Rejected(c.family, dict(c.params), reason) for c in allowed]
             allowed = []
         for number, candidate in enumerate(allowed):
             self._step("candidates", number, len(allowed))
@@ -173,21 +167,21 @@ class Race:
             self._exact()
         finalists = [entry.trial() for entry in self._finals()]
         measured = [entry.trial() for entry in self.entries]
-        order = choice.ranked(finalists, self._objective)
-        order += choice.ranked([t for t in measured if t not in finalists], self._objective)
+        order = choice.ranked(finalists, self.objective)
+        order += choice.ranked([t for t in measured if t not in finalists], self.objective)
         passed = list[str]()
         for decided in order:
             entry = next(e for e in self.entries if e.plan == decided.plan)
             held = self._held_out(entry)
             if held is not None:
                 others = [other for other in order if other is not decided]
-                said = choice.reason(held, decided, others, self._objective)
+                said = choice.reason(held, decided, others, self.objective)
                 return self._tuning(held, " ".join([*passed, said]))
             passed.append(f"{choice.named(decided.plan)} did not hold on the held-out questions.")
         near = next(
-            e for e in self.entries if e.plan == choice.nearest(measured, self._objective).plan
+            e for e in self.entries if e.plan == choice.nearest(measured, self.objective).plan
         )
-        why = choice.shortfall(measured, self._objective) if not order else passed[-1].rstrip(".")
+        why = choice.shortfall(measured, self.objective) if not order else passed[-1].rstrip(".")
         among = "Of what was tried before it was ended, n" if self.interrupted else "N"
         raise InfeasibleObjective(
             f"{among}othing keeps to the objective: {why}",
@@ -197,14 +191,14 @@ class Race:
 
     def _room(self, candidate: IndexCandidate) -> bool:
         """Whether a build, time and memory are left for it; if not, the reason is recorded."""
-        left = self._began + _RACE_SHARE * self._budget - self._clock()
+        left = self.began + _RACE_SHARE * self.budget - self.clock()
         if (times := self._behind(candidate.family)) > _FAMILY_DEAR:
             reason = f"what was tried of its family takes {times:.2g} times the CPU of the best"
-        elif self._builds >= self._most_builds:
-            reason = f"{self._most_builds} builds had been made"
+        elif self.builds >= self.most_builds:
+            reason = f"{self.most_builds} builds had been made"
         elif left <= 0:
             self.interrupted = True
-            reason = f"the {self._budget:g} s for tuning were over"
+            reason = f"the {self.budget:g} s for tuning were over"
         elif (free := _free_bytes()) is not None and _ROOM * candidate.resident > free:
             needs, has = (megabytes(size) for size in (_ROOM * candidate.resident, free))
             reason = f"building it takes about {needs} of memory, and the machine has {has} free"
@@ -212,7 +206,7 @@ class Race:
             reason = f"building takes about {candidate.seconds:.3g} s, {left:.3g} s were left"
         else:
             return True
-        self._rejected.append(Rejected(candidate.family, dict(candidate.params), reason))
+        self.rejected.append(Rejected(candidate.family, dict(candidate.params), reason))
         return False
 
     def _behind(self, family: str) -> float:
@@ -223,16 +217,16 @@ class Race:
 
     def _exact(self) -> None:
         """Enter the rows themselves: no build, full recall, and the CPU to beat."""
-        plan, ladder = Plan(FlatIndex.family), self._ladder(self._flat)
-        times = self._timed([Contender(self._flat, 0)], few=True)[0]
-        known = metrics.exact_recall(len(self._deciding))
-        self.entries.append(RaceEntry(plan, self._flat, ladder, known, 0.0, times))
+        plan, ladder = Plan(FlatIndex.family), self._ladder(self.flat)
+        times = self._timed([Contender(self.flat, 0)], few=True)[0]
+        known = metrics.exact_recall(len(self.deciding))
+        self.entries.append(RaceEntry(plan, self.flat, ladder, known, 0.0, times))
 
     def _build(self, candidate: IndexCandidate) -> None:
-        self._builds += 1
-        began = self._clock()
-        built = segments.build(self._flat, candidate.family, candidate.params)
-        seconds = self._clock() - began
+        self.builds += 1
+        began = self.clock()
+        built = segments.build(self.flat, candidate.family, candidate.params)
+        seconds = self.clock() - began
         self._try(candidate.family, dict(candidate.params), built, seconds)
 
     def _try(self, family: str, params: dict[str, int], index: VectorIndex, seconds: float) -> None:
@@ -247,7 +241,7 @@ class Race:
             ratios.append(mine.cpu_ms / its.cpu_ms)
             return ratios[-1] > _DEAR
 
-        effort = ladder.least(self._objective.recall, dear)
+        effort = ladder.least(self.objective.recall, dear)
         if effort is None:
             effort = max(ladder.rungs)
             left = ratios and ratios[-1] > _DEAR and best is not None
@@ -255,14 +249,14 @@ class Race:
                 ladder.on_all(effort)
             found = ladder.recall(effort)
             reason = f"finds {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) at most"
-            if found.mean >= self._objective.recall:
+            if found.mean >= self.objective.recall:
                 reason += ": more and other questions would be needed to be sure of the floor"
             if left and best is not None:
                 reason = (
                     f"at effort {effort} takes {ratios[-1]:.2g} times the CPU of "
                     f"{choice.named(best.plan)} and has not reached the floor"
                 )
-            self._rejected.append(Rejected(family, params, reason))
+            self.rejected.append(Rejected(family, params, reason))
         self._enter(Plan(family, params, effort), index, ladder, seconds, best)
 
     def _enter(
@@ -281,10 +275,10 @@ class Race:
         self.entries.append(RaceEntry(plan, index, ladder, recall, seconds, mine, relative))
         for effort, times in zip(efforts, others):
             other = replace(plan, effort=effort)
-            self._beside.append(trial(other, index, ladder.recall(effort), seconds, times))
+            self.beside.append(trial(other, index, ladder.recall(effort), seconds, times))
 
     def _lacks(self, entry: RaceEntry) -> dict[str, float]:
-        return choice.lacks(entry.trial(), self._objective)
+        return choice.lacks(entry.trial(), self.objective)
 
     def _best(self) -> RaceEntry | None:
         fit = [entry for entry in self.entries if not self._lacks(entry)]
@@ -309,7 +303,7 @@ class Race:
 
     def _held_out(self, entry: RaceEntry) -> Trial | None:
         """The entry on the held-out questions, with more effort if needed; None if it fails."""
-        effort, floor = entry.plan.effort, self._objective.recall
+        effort, floor = entry.plan.effort, self.objective.recall
         asked = floor
         for _ in range(_CORRECTIONS + 1):
             held = self._on_held_out(entry, effort)
@@ -317,12 +311,12 @@ class Race:
                 break
             asked = min(1.0, asked + floor - held.recall)
             found = entry.ladder.least(asked, lambda effort, rung: False)
-            greatest = entry.index.efforts(self._width)[1]
+            greatest = entry.index.efforts(self.width)[1]
             if effort >= greatest:
                 return None
             effort = max(effort + 1, found) if found else min(greatest, round(1.25 * effort) + 1)
         for _ in range(2):
-            missed = choice.lacks(held, self._objective).keys() - {"recall"}
+            missed = choice.lacks(held, self.objective).keys() - {"recall"}
             if held.recall >= floor and not missed:
                 return held
             if held.recall < floor:
@@ -332,7 +326,7 @@ class Race:
 
     def _on_held_out(self, entry: RaceEntry, effort: int) -> Trial:
         """The entry measured on the held-out third."""
-        held, k = self._held, self._width
+        held, k = self.held, self.width
         self._step("held out", 0, 1)
         if entry.index.capabilities.exact:
             recall = metrics.exact_recall(len(held))
@@ -351,48 +345,48 @@ class Race:
         return trial(plan, entry.index, recall, entry.build_seconds, times)
 
     def _tuning(self, chosen: Trial, reason: str) -> Tuning:
-        n, dim = self._flat.vectors.shape
-        measured = [*(entry.trial() for entry in self.entries), *self._beside]
+        n, dim = self.flat.vectors.shape
+        measured = [*(entry.trial() for entry in self.entries), *self.beside]
         return Tuning(
-            objective=self._objective,
+            objective=self.objective,
             chosen=chosen,
             trials=tuple(measured),
-            rejected=tuple(self._rejected),
+            rejected=tuple(self.rejected),
             reason=reason,
             rows=n,
             dim=dim,
-            metric=self._flat.metric,
-            source=self._workload.source,
-            queries=len(self._all),
-            pattern=pattern(self._all.vectors, self._all.true.ids),
+            metric=self.flat.metric,
+            source=self.workload.source,
+            queries=len(self.every),
+            pattern=pattern(self.every.vectors, self.every.true.ids),
             machine=tuning.machine(),
-            data=tuning.fingerprint(self._flat, self._workload.vectors),
-            builds=self._builds,
-            seconds=self._clock() - self._began,
+            data=tuning.fingerprint(self.flat, self.workload.vectors),
+            builds=self.builds,
+            seconds=self.clock() - self.began,
             interrupted=self.interrupted,
         )
 
     def _ladder(self, index: VectorIndex) -> Ladder:
-        return Ladder(index, self._deciding, self._width, self._tick)
+        return Ladder(index, self.deciding, self.width, self._tick)
 
     def _timed(self, contenders: Sequence[Contender], *, few: bool = False) -> list[Times]:
         """Times on deciding questions; fewer questions where a contender is slow."""
-        questions, rounds = self._deciding.vectors, 2 if few else _ROUNDS
+        questions, rounds = self.deciding.vectors, 2 if few else _ROUNDS
         slowest = max(
             (e.times.cpu_ms for e in self.entries if any(c.index is e.index for c in contenders)),
-            default=65e-6 * len(self._flat.ids),
+            default=65e-6 * len(self.flat.ids),
         )
         asked = 16 if slowest > _SLOW_MS else 64 if few else len(questions)
         return measure.times(
-            contenders, questions[:asked], self._width, rounds=rounds, step=self._tick
+            contenders, questions[:asked], self.width, rounds=rounds, step=self._tick
         )
 
     def _step(self, step: str, done: int, total: int) -> None:
-        self._at = UpkeepProgress(step, done, total)
+        self.at = UpkeepProgress(step, done, total)
         self._tick()
 
     def _tick(self) -> None:
-        self._progress(self._at)
+        self.progress(self.at)
 
 
 def _free_bytes() -> int | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log2
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ from vivace.retrieve import fusion
 from vivace.retrieve.rerank import blend
 from vivace.text.terms import terms
 from vivace.tune.labels import LabelledQuestion
+from vivace.tune.metrics import ndcg_of
 from vivace.types import Fusion, Ids, Rerank, Scores, Vectors
 
 WIDTH: Final = 100
@@ -90,12 +90,10 @@ def _pool(
     # deeper than the width: a chunk that is judged without a part of its text falls back
     keyword = source.keyword(terms(question.text), width + len(question.remainders))
     both = fusion.candidates(keyword, near)
-    ids, bm25 = both.ids, both.bm25.copy()
-    cosine = None
+    ids, bm25, cosine = both.ids, both.bm25, None
     if row is not None:
-        cosine = both.cosine.copy()
-        if both.dense < len(ids):
-            cosine[both.dense :] = np.maximum(source.similarity(row, ids[both.dense :]), -1.0)
+        fusion.score_exactly(both, source, row)
+        cosine = both.cosine
     in_dense = np.arange(len(ids)) < both.dense
     for chunk_id, other in question.remainders.items():
         for at in np.flatnonzero(ids == chunk_id):
@@ -164,18 +162,12 @@ def gain(pool: CandidatePool, ranked: Ids) -> float:
     """nDCG@10 of a ranking of the pool's places; an answer found in several chunks counts once."""
     if not pool.wanted:
         return 0.0
-    seen: set[int] = set()
-    gained = 0.0
+    hits: dict[int, bool] = {}
     for place in ranked.tolist():
-        answer = int(pool.answer[place])
-        if answer in seen:
-            continue
-        if pool.relevant[place]:
-            gained += 1 / log2(len(seen) + 2)
-        seen.add(answer)
-        if len(seen) == AT:
+        hits.setdefault(int(pool.answer[place]), bool(pool.relevant[place]))
+        if len(hits) == AT:
             break
-    return gained / sum(1 / log2(at + 2) for at in range(min(AT, pool.wanted)))
+    return ndcg_of(list(hits.values()), pool.wanted, AT)
 
 
 def replay(
@@ -217,6 +209,5 @@ def _searched(source: CandidateSource, question: LabelledQuestion, width: int) -
         near = source.dense(row, width)
     both = fusion.candidates(source.keyword(terms(question.text), width), near)
     if row is not None:
-        if both.dense < len(both.ids):
-            both.cosine[both.dense :] = source.similarity(row, both.ids[both.dense :])
+        fusion.score_exactly(both, source, row)
         fusion.fuse(both.bm25, both.cosine, Fusion())

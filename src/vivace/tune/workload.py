@@ -15,13 +15,13 @@ import numpy as np
 
 from vivace.errors import BadInput
 from vivace.index.flat import FlatIndex
-from vivace.protocols import Embedder, VectorIndex
+from vivace.protocols import Embedder, Kind, VectorIndex
 from vivace.store.store import Store
 from vivace.text.language import language
 from vivace.text.sentences import sentences
 from vivace.tune import measure
 from vivace.tune.metrics import Recalls
-from vivace.types import Chunk, Float16Vectors, Ids, Matches, Vectors
+from vivace.types import Chunk, Float16Vectors, Ids, Matches, Vector, Vectors
 
 QuestionSource: TypeAlias = Literal["log", "synthetic", "given"]
 """The query log, chunks of the collection, or the caller."""
@@ -115,13 +115,13 @@ async def workload_for(
         StoreError: the store cannot be read.
     """
     if log:
-        asked = await asyncio.to_thread(store.asked, limit=MOST)
+        asked = await asyncio.to_thread(store.query_texts, limit=MOST)
         asked = [text for text in asked if embedder.reads(language(text))]
         if len(asked) >= LEAST_LOGGED and len(set(asked)) >= _LEAST_DISTINCT:
-            return Workload(await _embedded(asked, embedder), "log")
+            return await _embedded(asked, embedder, "log")
     texts = await asyncio.to_thread(_made, store, flat, embedder, seed)
     if texts and len(texts) >= min(LEAST_LOGGED, len(flat.ids)):
-        return Workload(await _embedded(texts, embedder), "synthetic")
+        return await _embedded(texts, embedder, "synthetic")
     return Workload(await asyncio.to_thread(mixed, flat, MOST, seed), "synthetic")
 
 
@@ -156,17 +156,27 @@ def mixed(flat: FlatIndex, n: int, seed: int) -> Vectors:
     return found
 
 
-async def _embedded(texts: Sequence[str], embedder: Embedder) -> Vectors:
-    """A vector (n, dim) for each text that the embedder reads; equal texts are embedded once."""
-    distinct = list(dict.fromkeys(texts))
-    parts = []
+async def vectors_of(
+    texts: Sequence[str], embedder: Embedder, kind: Kind = "query"
+) -> list[Vector | None]:
+    """A vector (dim,) of each text, None where the embedder cannot read it; equal texts share one.
+
+    Raises:
+        EmbeddingError: the embedder failed.
+    """
+    vectors: dict[str, Vector] = {}
+    distinct = [text for text in dict.fromkeys(texts) if embedder.reads(language(text))]
     for at in range(0, len(distinct), _TEXTS_AT_ONCE):
         batch = distinct[at : at + _TEXTS_AT_ONCE]
-        parts.append((await embedder.embed(batch, kind="query")).vectors)
-    place = {text: at for at, text in enumerate(distinct)}
-    vectors: Vectors = np.concatenate(parts)[[place[text] for text in texts]]
-    read: Vectors = vectors[np.any(vectors, axis=1)]
-    return read
+        embedded = await embedder.embed(batch, kind=kind)
+        vectors.update((text, row) for text, row in zip(batch, embedded.vectors) if row.any())
+    return [vectors.get(text) for text in texts]
+
+
+async def _embedded(texts: Sequence[str], embedder: Embedder, source: QuestionSource) -> Workload:
+    """The texts that the embedder reads as a workload."""
+    found = [vector for vector in await vectors_of(texts, embedder) if vector is not None]
+    return Workload(np.array(found, np.float32).reshape(len(found), embedder.dim), source)
 
 
 def _made(store: Store, flat: FlatIndex, embedder: Embedder, seed: int) -> list[str]:

@@ -1,8 +1,9 @@
 """Cross-encoders on this machine: `fastembed:FOLDER` with an ONNX model, or `fastembed:NAME`.
 
 A cross-encoder reads question and passage together (Nogueira and Cho, "Passage Re-ranking with
-BERT", 2019): one forward pass a pair, tens of milliseconds of a core each, so that depth costs. A
-folder holds `model.onnx` (or `onnx/model.onnx`) with one output a pair, and `tokenizer.json`.
+BERT", 2019): one forward pass a pair, tens of milliseconds of a core each, so cost grows with the
+depth. A folder holds `model.onnx` (or `onnx/model.onnx`) with one output a pair, and
+`tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from vivace.errors import BadSettings, MissingExtra, RerankError, VivaceError
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import NATIVE, Cores
-from vivace.run.workers import WorkerStatistics
 from vivace.types import Hit, Query, Scores
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MAX_TOKENS: Final = 512
-"""Of a pair, special tokens included: what the usual models were trained on. A tokenizer that says
-less is respected. The longer of question and passage is cut first."""
+"""Of a pair, special tokens included: what the usual models were trained on. A smaller limit of the
+tokenizer applies. The longer one of question and passage is truncated first."""
 QUESTION_CHARS: Final = 2_000
 PASSAGE_CHARS: Final = 8_000
-"""Read of each before it is tokenised: more than 512 tokens of any prose, and a bound on cost."""
+"""Characters of each that are tokenised: more than 512 tokens of any prose, and a bound on cost."""
 BUDGET_CHARS: Final = 4_000
-"""Most pairs times longest pair in a forward pass of several."""
+"""Largest number of pairs times longest pair in a forward pass of several."""
 _FILES: Final = ("model.onnx", "onnx/model.onnx")
 _FIX: Final = "Check the model's files, or choose another search.rerank"
 
@@ -45,8 +45,9 @@ class Pair(NamedTuple):
 class CrossEncoder:
     """A cross-encoder on this machine's CPU. A `Reranker`; from any thread and event loop.
 
-    A model given by name is downloaded by fastembed at the first use, one in a folder never, and
-    needs no fastembed. Single-threaded workers take pairs of nearest length from a backlog.
+    fastembed downloads a model given by name when it is first used; one in a folder is never
+    downloaded and needs no fastembed. Single-threaded workers take pairs of similar length from one
+    queue.
 
     Args:
         workers: threads, each with one forward pass at a time.
@@ -61,8 +62,8 @@ class CrossEncoder:
     def __init__(self, model: str, *, workers: int, batch: int, cores: Cores | None = None) -> None:
         folder = Path(model).expanduser()
         self.name = f"fastembed:{folder.resolve().name if folder.is_dir() else model}"
-        self._read: Callable[[Sequence[Pair]], Any]
-        self._read = _InFolder(folder) if folder.is_dir() else _by_name(model)
+        self._model: Callable[[Sequence[Pair]], Any]
+        self._model = _FolderModel(folder) if folder.is_dir() else _by_name(model)
         self._scored([Pair("question", "passage")])  # fails now, not at the first search
         self._batcher: MicroBatcher[Pair, float] = MicroBatcher(
             self._scored,
@@ -75,25 +76,22 @@ class CrossEncoder:
         )
 
     async def score(self, query: Query, hits: Sequence[Hit]) -> Scores:
-        """The model's number for each hit (n,) float32: of most models a logit.
+        """The model's number for each hit (n,) float32: a logit for most models.
 
-        Pairs that still wait are taken back when the call is cancelled.
+        Cancelling the call withdraws the pairs that still wait.
 
         Raises:
             RerankError: the model failed, the deadline passed before all pairs had their turn, or
                 the reranker is closed.
         """
-        question = _encodable(query.text[:QUESTION_CHARS])
-        pairs = [Pair(question, _encodable(hit.chunk.text[:PASSAGE_CHARS])) for hit in hits]
+        question = _encodable(query.text, QUESTION_CHARS)
+        pairs = [Pair(question, _encodable(hit.chunk.text, PASSAGE_CHARS)) for hit in hits]
         try:
             return np.asarray(await self._batcher.run_many(pairs), np.float32)
         except RerankError:
             raise
         except VivaceError as error:
             raise RerankError(f"{self.name}: {error.what}", fix=error.fix) from error
-
-    def statistics(self) -> WorkerStatistics:
-        return self._batcher.statistics()
 
     async def close(self) -> None:
         """Stop the threads after their running batch; waiting calls fail. Idempotent."""
@@ -102,7 +100,7 @@ class CrossEncoder:
     def _scored(self, pairs: Sequence[Pair]) -> list[float]:
         """The batch function."""
         try:
-            found = np.asarray(self._read(pairs), np.float32)
+            found = np.asarray(self._model(pairs), np.float32)
         except Exception as error:  # onnxruntime and tokenizers have no common base class
             raise RerankError(
                 f"{self.name}: {len(pairs)} pairs could not be scored: {error}", fix=_FIX
@@ -121,8 +119,8 @@ class CrossEncoder:
         return scores
 
 
-class _InFolder:
-    """The files of one folder, run straight by onnxruntime."""
+class _FolderModel:
+    """The model in a folder, run by onnxruntime directly."""
 
     def __init__(self, folder: Path) -> None:
         file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
@@ -131,10 +129,9 @@ class _InFolder:
                 f"search.rerank: {folder} holds no model.onnx with a tokenizer.json",
                 fix="Name the folder of a cross-encoder that was exported to ONNX",
             )
-        self._tokenizer = _open_tokenizer(folder / "tokenizer.json")
+        self._tokenizer, self._pad = _open_tokenizer(folder / "tokenizer.json")
         self._session = _open_session(file)
         self._inputs = {node.name for node in self._session.get_inputs()}
-        self._pad = _padding(self._tokenizer)
 
     def __call__(self, pairs: Sequence[Pair]) -> Any:
         # one pair a call: a batch would start threads of the tokenizer's own
@@ -154,27 +151,22 @@ class _InFolder:
         return self._session.run(None, wanted)[0]
 
 
-def _open_tokenizer(path: Path) -> Tokenizer:
+def _open_tokenizer(path: Path) -> tuple[Tokenizer, int]:
+    """The tokenizer without padding, and the id that rows are padded with."""
     from tokenizers import Tokenizer
 
     try:
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-        told = (tokenizer.truncation or {}).get("max_length", MAX_TOKENS)
-        tokenizer.enable_truncation(min(int(told), MAX_TOKENS), strategy="longest_first")
+        limit = (tokenizer.truncation or {}).get("max_length", MAX_TOKENS)
+        tokenizer.enable_truncation(min(int(limit), MAX_TOKENS), strategy="longest_first")
     except Exception as error:  # the library raises nothing more precise
         raise RerankError(f"{path}: {error}", fix=_FIX) from error
-    return tokenizer
-
-
-def _padding(tokenizer: Tokenizer) -> int:
-    """The id that fills a row up; the tokenizer itself then leaves rows as long as they are."""
-    told = tokenizer.padding
-    pad = int(told["pad_id"]) if told else None
+    padding = tokenizer.padding
     tokenizer.no_padding()
-    if pad is None:
-        found = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
-        pad = next((id for id in found if id is not None), 0)
-    return pad
+    if padding:
+        return tokenizer, int(padding["pad_id"])
+    known = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
+    return tokenizer, next((pad for pad in known if pad is not None), 0)
 
 
 def _open_session(path: Path) -> InferenceSession:
@@ -214,10 +206,6 @@ def _by_name(name: str) -> Callable[[Sequence[Pair]], Any]:
     return lambda pairs: list(model.rerank_pairs(list(pairs), batch_size=len(pairs)))
 
 
-def _encodable(text: str) -> str:
-    """Text that a tokenizer takes: without lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
+def _encodable(text: str, chars: int) -> str:
+    """The beginning of a text, without the lone surrogates that a tokenizer refuses."""
+    return text[:chars].encode("utf-8", "replace").decode()
