@@ -103,7 +103,7 @@ async def batch(
             assert engine.resources.model is not None
             if fixed:
                 for server in engine.resources.model.server_statistics().servers:
-                    engine.resources.model.endpoints.set_capacity(server.name, server.bound)
+                    engine.resources.model.endpoints.balance.set_capacity(server.name, server.bound)
             start = time.perf_counter()
             found = await engine.generate_many(asked, progress=progress)
             took = time.perf_counter() - start
@@ -201,7 +201,7 @@ async def cpu(options: argparse.Namespace) -> dict[str, float]:
     with scripted(options, delay_ms=2, ttft_ms=0) as fake:
         behind = load(Generate(model=f"openai:fake@{fake.url}"))
         assert behind is not None
-        behind.endpoints.set_capacity(fake.url, 64)
+        behind.endpoints.balance.set_capacity(fake.url, 64)
         with_it = Coalesced(behind)
 
         async def spent(model: Generator, streams: int, readers: int) -> float:

@@ -36,6 +36,7 @@ from vivace.settings import load
 from vivace.text.language import language
 from vivace.text.terms import terms
 from vivace.tune import labels, pseudo, quality, replay
+from vivace.tune.docstrings import QuestionKind
 from vivace.tune.labels import LabelledQuestion
 from vivace.tune.metrics import difference
 from vivace.tune.replay import CandidatePool, Gains
@@ -170,7 +171,7 @@ def _chunks(docs: Collection, document: str) -> list[Chunk]:
 
 async def _made(
     docs: Collection, engine: Engine, weak: bool
-) -> tuple[list[LabelledQuestion], list[pseudo.QuestionKind]]:
+) -> tuple[list[LabelledQuestion], list[QuestionKind]]:
     embedder: Embedder = Hashed() if weak else engine.resources.embedder
     found = await pseudo.labelled(docs.corpus.store, embedder)
     return [question for question, _ in found], [kind for _, kind in found]

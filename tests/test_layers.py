@@ -39,16 +39,7 @@ BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve"}
 LONG_FUNCTIONS = {
     "vivace.generate.openai: stream",
 }
-CIRCULAR = {
-    "vivace.cache.adaptation",
-    "vivace.cache.policy",
-}
-SHARED_NAMES = {
-    "Admission", "Asked", "Choice", "Completion", "Entry",
-    "Lease", "Memory", "Passage", "QueryLog", "Refused", "Request",
-    "Search", "Server", "State", "Statistics", "Told", "Turn",
-    "_Answer", "_Call", "_Failed", "_Flight", "_Local", "_Piece", "_Row", "_Tokens",
-}  # fmt: skip
+SHARED_NAMES = {"QueryLog", "Request", "_Local", "_Piece"}
 
 
 def problems(root: Path) -> list[str]:
@@ -103,7 +94,6 @@ def _circles(modules: Mapping[str, ast.Module], packages: set[str]) -> Iterator[
         for name, tree in modules.items()
         if name not in {PACKAGE, *(f"{PACKAGE}.{root}" for root in ROOTS)}
     }
-    imports = {name: targets - CIRCULAR for name, targets in imports.items()}
     try:
         TopologicalSorter(imports).prepare()
     except CycleError as error:

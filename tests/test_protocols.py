@@ -19,6 +19,7 @@ from vivace.ingest.text import TextReader
 from vivace.protocols import (
     Answerer,
     CandidateSource,
+    ChunkReader,
     Embedder,
     Reader,
     Searcher,
@@ -30,6 +31,7 @@ from vivace.retrieve.hybrid import HybridSearcher
 VECTOR_INDEXES: list[type[VectorIndex]] = [FlatIndex, PqIndex, IvfIndex, HnswIndex, GraphIndex]
 TERM_INDEXES: list[type[TermIndex]] = [TantivyTerms]
 CANDIDATE_SOURCES: list[type[CandidateSource]] = [Snapshot]
+CHUNK_READERS: list[type[ChunkReader]] = [Snapshot]
 EMBEDDERS: list[type[Embedder]] = [MiniLM, Precomputed]
 SEARCHERS: list[type[Searcher]] = [HybridSearcher]
 ANSWERERS: list[type[Answerer]] = [Extractive]

@@ -187,10 +187,27 @@ class TermIndex(Protocol):
         ...
 
 
-class CandidateSource(Protocol):
-    """One state of a collection, searchable on both sides. Blocks: call it from the search pool.
+class ChunkReader(Protocol):
+    """The store's side of one state of a collection: what its chunks are. Blocks."""
 
-    A whole search is one hop to that pool: one asynchronous call per side took 60 % longer.
+    def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
+        """The chunks that exist now, by id."""
+        ...
+
+    def signs(self, ids: Iterable[int]) -> dict[int, Signs]:
+        """The token vectors of those chunks that have some, by id."""
+        ...
+
+    def neighbours(self, chunks: Sequence[Chunk]) -> dict[int, tuple[Chunk | None, Chunk | None]]:
+        """Of each by id: the chunks of its document that come before and after it in reading."""
+        ...
+
+
+class CandidateSource(Protocol):
+    """One state of a collection: it proposes and scores chunks, on both sides, by their ids.
+
+    It blocks: call it from the search pool. A whole search is one hop to that pool: one
+    asynchronous call per side took 60 % longer.
     """
 
     epoch: int
@@ -220,10 +237,6 @@ class CandidateSource(Protocol):
         """The stored vectors (len(ids), dim) float32; zeros for one not there."""
         ...
 
-    def neighbours(self, chunks: Sequence[Chunk]) -> dict[int, tuple[Chunk | None, Chunk | None]]:
-        """Of each by id: the chunks of its document that come before and after it in reading."""
-        ...
-
     def allowed(self, query: Query) -> Bitmap | None:
         """The chunks its filters allow; None allows all.
 
@@ -232,12 +245,9 @@ class CandidateSource(Protocol):
         """
         ...
 
-    def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
-        """The chunks that exist now, by id."""
-        ...
-
-    def signs(self, ids: Iterable[int]) -> dict[int, Signs]:
-        """The token vectors of those chunks that have some, by id."""
+    @property
+    def reader(self) -> ChunkReader:
+        """Reads the chunks that the ids name."""
         ...
 
     @property

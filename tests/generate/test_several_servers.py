@@ -149,9 +149,9 @@ async def test_no_more_requests_at_once_than_allowed_while_servers_come_and_go(
     try:
         tasks = [asyncio.create_task(deltas(model)) for _ in range(24)]
         await asyncio.to_thread(one.wait, lambda s: s.completed >= 4)
-        model.endpoints.put(Endpoint(other.url, bound=3))
+        model.endpoints.balance.put(Endpoint(other.url, bound=3))
         await asyncio.to_thread(other.wait, lambda s: s.completed >= 3)
-        model.endpoints.remove(one.url)
+        model.endpoints.balance.remove(one.url)
         await model.endpoints.drained(one.url)
         assert all(found[-1].finish_reason == "stop" for found in await asyncio.gather(*tasks))
         assert one.statistics().most_running == 2

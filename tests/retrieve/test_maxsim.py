@@ -28,7 +28,7 @@ def by_definition(question: Vectors, chunk: Signs) -> float:
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 12, 33, 64, 254])
 @pytest.mark.parametrize("dim", [384, 20, 8])
-def test_the_mean_of_each_tokens_best(tokens: int, dim: int) -> None:
+def test_maxsim_is_the_mean_of_each_tokens_best_product(tokens: int, dim: int) -> None:
     question = unit(tokens, dim, tokens)
     lengths = [1, 160, 7, 254, 1, 333, 90, 200, 2]
     chunks = [signs(unit(length, dim, length)) for length in lengths]
@@ -39,7 +39,7 @@ def test_the_mean_of_each_tokens_best(tokens: int, dim: int) -> None:
     )
 
 
-def test_a_chunk_longer_than_a_block() -> None:
+def test_a_chunk_longer_than_a_block_is_scored() -> None:
     question, chunk = unit(5, 24, 0), signs(unit(3_000, 24, 1))
     found = maxsim(question, [signs(unit(4, 24, 2)), chunk, signs(unit(9, 24, 3))])
     assert found[1] == pytest.approx(by_definition(question, chunk), abs=4e-3)
@@ -84,7 +84,7 @@ def test_what_the_question_is_rounded_to_is_scored_exactly() -> None:
     )
 
 
-def test_tokens_of_zeros_score_nothing() -> None:
+def test_zero_tokens_score_zero() -> None:
     question = unit(4, 384, 0)
     question[1] = 0
     chunk = signs(unit(30, 384, 1))
@@ -92,7 +92,7 @@ def test_tokens_of_zeros_score_nothing() -> None:
     assert maxsim(np.zeros((2, 384), np.float32), [chunk]).tolist() == [0]
 
 
-def test_the_graph_is_one_product() -> None:
+def test_the_onnx_graph_is_one_product() -> None:
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],
         "bits",

@@ -97,6 +97,10 @@ class Source:
         held.commit(1)
         self.held: TermSearcher = held.searcher()
 
+    @property
+    def reader(self) -> Source:
+        return self
+
     def snapshot(self) -> Source:
         self.behind = False
         return self
@@ -154,7 +158,8 @@ class Words:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.never = False
-        """Whether it never answers."""
+        """Whether it never answers; `asleep` is set when it does not."""
+        self.asleep = asyncio.Event()
 
     def reads(self, language: str) -> bool:
         return language == "en"
@@ -165,6 +170,7 @@ class Words:
     async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
         self.calls.append(list(texts))
         if self.never:
+            self.asleep.set()
             await asyncio.Event().wait()
         if any("poison" in text for text in texts):
             raise EmbeddingError("it is poisoned", fix="Ask something else")
@@ -210,7 +216,7 @@ class Hanging(Scored):
             await self.release.wait()
         except asyncio.CancelledError:
             await self.release.wait()
-        raise RuntimeError("too late for anybody")
+        raise RuntimeError("nobody waits any more")
 
 
 @dataclass

@@ -120,7 +120,7 @@ def take_all(loop: SimulatedLoop, endpoints: Endpoints, times: int) -> Counter[s
 def test_all_ejected_is_an_error_at_once(loop: SimulatedLoop) -> None:
     endpoints = servers(loop, Endpoint("a", bound=1))
     with pytest.raises(BadInput, match="last server"):
-        endpoints.remove("a")
+        endpoints.balance.remove("a")
     first = take(loop, endpoints)
     waiting = loop.create_task(endpoints.lease())
     loop.settle()
@@ -285,15 +285,15 @@ def test_servers_come_and_go_while_requests_run(loop: SimulatedLoop) -> None:
     one = take(loop, endpoints)
     tasks = [loop.create_task(endpoints.lease()) for _ in range(4)]
     loop.settle()
-    endpoints.put(Endpoint("b", bound=2))
+    endpoints.balance.put(Endpoint("b", bound=2))
     loop.settle()
     assert [task.done() for task in tasks] == [True, True, False, False]
-    endpoints.put(Endpoint("a", bound=2))
+    endpoints.balance.put(Endpoint("a", bound=2))
     loop.settle()
     assert tasks[2].result().server == "a"
-    endpoints.remove("a")
+    endpoints.balance.remove("a")
     with pytest.raises(BadInput, match="last server"):
-        endpoints.remove("b")
+        endpoints.balance.remove("b")
     drained = loop.create_task(endpoints.drained("a"))
     one.end()
     loop.settle()
@@ -306,13 +306,13 @@ def test_servers_come_and_go_while_requests_run(loop: SimulatedLoop) -> None:
     tasks[0].result().end()
     loop.settle()
     assert tasks[3].result().server == "b"
-    endpoints.put(Endpoint("a"))
-    endpoints.put(Endpoint("b", bound=1))  # two are running: none is lost
+    endpoints.balance.put(Endpoint("a"))
+    endpoints.balance.put(Endpoint("b", bound=1))  # two are running: none is lost
     assert take(loop, endpoints).server == "a"
-    endpoints.remove("a")
+    endpoints.balance.remove("a")
     back = loop.create_task(endpoints.drained("a"))
     loop.settle()
-    endpoints.put(Endpoint("a"))
+    endpoints.balance.put(Endpoint("a"))
     loop.settle()
     assert back.done(), "it came back"
 
@@ -354,14 +354,14 @@ def test_a_server_has_a_limit_of_its_own(loop: SimulatedLoop) -> None:
     held[0].end()
     loop.settle()
     assert [task.done() for task in waiting] == [True, False, False]
-    endpoints.set_capacity("b", 3)
+    endpoints.balance.set_capacity("b", 3)
     loop.settle()
     assert waiting[1].result().server == "b"
-    endpoints.set_capacity("b", None)
-    endpoints.set_capacity("nowhere", 3)
+    endpoints.balance.set_capacity("b", None)
+    endpoints.balance.set_capacity("nowhere", 3)
     loop.settle()
     assert not waiting[2].done()  # what was told is where learning begins
-    endpoints.set_capacity("b", 4)
+    endpoints.balance.set_capacity("b", 4)
     loop.settle()
     assert waiting[2].result().server == "b"
     for lease in [*held[1:], *(task.result() for task in waiting)]:

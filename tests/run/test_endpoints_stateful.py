@@ -128,7 +128,7 @@ class Servers(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), weight=st.floats(0.1, 10), bound=st.integers(1, 4))
     def put(self, name: str, weight: float, bound: int) -> None:
-        self.endpoints.put(Endpoint(name, weight, bound))
+        self.endpoints.balance.put(Endpoint(name, weight, bound))
         self.settle()
 
     @rule(name=st.sampled_from(NAMES))
@@ -136,7 +136,7 @@ class Servers(RuleBasedStateMachine):
         seen = self.servers()
         staying = [server.name for server in seen.values() if not server.draining]
         try:
-            self.endpoints.remove(name)
+            self.endpoints.balance.remove(name)
         except BadInput:
             assert name not in seen or staying == [name]
         self.settle()

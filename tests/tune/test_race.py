@@ -60,7 +60,7 @@ def test_a_higher_floor_takes_more_effort(sentences: tuple[FlatIndex, Workload])
     flat, workload = sentences
     efforts = []
     for floor in (0.8, 0.95):
-        tuning = tune(flat, workload, Objective(recall=floor), families=("pq",))
+        tuning = tune(flat, workload, Objective(recall=floor), families=("pq",), builds=2)
         _keeps(tuning)
         efforts.append({str(t.plan.params): t.plan.effort for t in tuning.trials[:2]})
     for params, effort in efforts[0].items():

@@ -84,6 +84,10 @@ class Source:
         return {}
 
     @property
+    def reader(self) -> Source:
+        return self
+
+    @property
     def stages(self) -> Stages | None:
         return None
 

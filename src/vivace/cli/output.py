@@ -16,7 +16,14 @@ import msgspec
 from vivace import settings as settings_module
 from vivace.errors import BadInput, BadSettings
 from vivace.settings import Settings
-from vivace.types import BatchProgress, Chunk, IngestProgress, UpkeepProgress
+from vivace.types import (
+    BatchProgress,
+    Chunk,
+    IngestProgress,
+    OnBatch,
+    OnIngest,
+    OnUpkeep,
+)
 
 if TYPE_CHECKING:
     from vivace.engine import Collection
@@ -112,7 +119,7 @@ def digits(value: float) -> str:
 
 
 @contextmanager
-def ingest_progress(label: str) -> Iterator[Callable[[IngestProgress], None]]:
+def ingest_progress(label: str) -> Iterator[OnIngest]:
     """A live line on stderr where it is a terminal; silent otherwise."""
     with _progress(label, "SpinnerColumn", "TextColumn", "TimeElapsedColumn") as update:
 
@@ -129,7 +136,7 @@ def ingest_progress(label: str) -> Iterator[Callable[[IngestProgress], None]]:
 
 
 @contextmanager
-def upkeep_progress(label: str) -> Iterator[Callable[[UpkeepProgress], None]]:
+def upkeep_progress(label: str) -> Iterator[OnUpkeep]:
     """A bar on stderr where it is a terminal; silent otherwise."""
     with _progress(label, "TextColumn", "BarColumn", "MofNCompleteColumn") as update:
         yield lambda now: update(
@@ -138,7 +145,7 @@ def upkeep_progress(label: str) -> Iterator[Callable[[UpkeepProgress], None]]:
 
 
 @contextmanager
-def batch_progress(label: str) -> Iterator[Callable[[BatchProgress], None]]:
+def batch_progress(label: str) -> Iterator[OnBatch]:
     """A bar with the time left on stderr where it is a terminal; silent otherwise."""
     columns = ("TextColumn", "BarColumn", "MofNCompleteColumn", "TimeRemainingColumn")
     with _progress(label, *columns) as update:

@@ -22,11 +22,10 @@ from vivace.index.flat import FlatIndex
 from vivace.run.background import BackgroundExecutor
 from vivace.settings import Index
 from vivace.store.connections import WriteLock
-from vivace.store.integrity import Progress
 from vivace.store.store import Store
 from vivace.store.transaction import Change, Committed
 from vivace.trace import Trace
-from vivace.types import Decision, Finding, UpkeepProgress
+from vivace.types import Decision, Finding, OnUpkeep, UpkeepProgress
 
 Decide: TypeAlias = Callable[[Decision], None]
 _DEFAULTS = Index()
@@ -371,11 +370,11 @@ class Corpus:
 
     # -- upkeep: outside `writing`, from any thread -------------------------------------------
 
-    def verify(self, progress: Progress) -> list[Finding]:
+    def verify(self, progress: OnUpkeep) -> list[Finding]:
         """Everything that is wrong with the files; changes nothing. `progress` may raise."""
         return verification.findings(self.store, self.folder, progress)
 
-    def reshape(self, progress: Progress) -> None:
+    def reshape(self, progress: OnUpkeep) -> None:
         """Write every segment as the plan wants it, and as few segments as possible.
 
         `progress` may raise to stop it. Raises what `rebuild` raises.
@@ -383,7 +382,7 @@ class Corpus:
         with self._working, self.writing():
             self._compact_segments(progress, "plan")
 
-    def rebuild(self, progress: Progress) -> None:
+    def rebuild(self, progress: OnUpkeep) -> None:
         """Build every index from the store.
 
         `progress` may raise to stop it: every chunk is then still found.
@@ -400,7 +399,7 @@ class Corpus:
             self._compact_segments(progress, "rebuild")
             self._rebuild_terms(progress)
 
-    def compact(self, progress: Progress) -> None:
+    def compact(self, progress: OnUpkeep) -> None:
         """Write as few segments as possible, without removed rows; compact terms and store too.
 
         `progress` may raise to stop it. Raises what `rebuild` raises.
@@ -416,7 +415,7 @@ class Corpus:
             self.store.compact()
             progress(UpkeepProgress("store", 1, 1))
 
-    def _compact_segments(self, progress: Progress, step: str) -> None:
+    def _compact_segments(self, progress: OnUpkeep, step: str) -> None:
         total, done = len(self._dense), 0
         progress(UpkeepProgress(f"{step}: segments", done, total))
         for job in sealing.full_jobs(self._dense, self.plans.policy):
@@ -426,7 +425,7 @@ class Corpus:
         if self._directory.manifest is None or self._directory.epoch < self._current.epoch:
             self._run(None)
 
-    def _rebuild_terms(self, progress: Progress) -> None:
+    def _rebuild_terms(self, progress: OnUpkeep) -> None:
         with self._changing:
             total = self.store.count()
             try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +26,10 @@ from vivace.run.work import Priority, work_context
 from vivace.settings import Settings
 from vivace.store.store import Store
 from vivace.store.transaction import NewChunk, Put, Remove, VectorGone
-from vivace.types import Failure, IngestProgress, IngestReport, Skipped
+from vivace.types import Failure, IngestProgress, IngestReport, OnIngest, Skipped
 
 _WINDOWS = 3
 """In flight: one is committed, one embedded, one waits so that no embedding thread idles."""
-
-Progress = Callable[[IngestProgress], None]
 
 
 @dataclass(slots=True)
@@ -83,7 +81,7 @@ class Pipeline:
         sources: Iterable[Source],
         *,
         prune: Sequence[Path] = (),
-        progress: Progress | None = None,
+        progress: OnIngest | None = None,
     ) -> IngestReport:
         """Ingest everything `sources` yields; then drop what is gone from below `prune`.
 
@@ -112,7 +110,7 @@ class Pipeline:
         )
 
     async def _windows(
-        self, sources: Iterable[Source], tally: _Tally, progress: Progress | None
+        self, sources: Iterable[Source], tally: _Tally, progress: OnIngest | None
     ) -> None:
         try:
             await self._overlapping(sources, tally, progress)
@@ -120,7 +118,7 @@ class Pipeline:
             raise _first(failed) from None
 
     async def _overlapping(
-        self, sources: Iterable[Source], tally: _Tally, progress: Progress | None
+        self, sources: Iterable[Source], tally: _Tally, progress: OnIngest | None
     ) -> None:
         preparation = Preparation(sources, self._store, self._count, self._settings)
         slots = asyncio.Semaphore(_WINDOWS)
@@ -142,7 +140,7 @@ class Pipeline:
         before: asyncio.Task[None] | None,
         slots: asyncio.Semaphore,
         tally: _Tally,
-        progress: Progress | None,
+        progress: OnIngest | None,
     ) -> None:
         prepared = window.prepared
         texts = [text for item in prepared for text in item.texts]

@@ -63,7 +63,7 @@ class StoredPlan(msgspec.Struct, frozen=True):
     rows: int = 0
     """Live rows that it was measured on; 0 if nothing was measured."""
     source: str = ""
-    """Where its questions came from: `tune.tuning.Source`; empty if there were none."""
+    """Where its questions came from: `tune.workload.QuestionSource`; empty if there were none."""
     time: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
 
 

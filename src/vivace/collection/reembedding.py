@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,12 +18,11 @@ from vivace.store.connections import WriteLock
 from vivace.store.operations import Operations
 from vivace.store.reembed import Reembedding
 from vivace.trace import Trace
-from vivace.types import Chunk, Decision, UpkeepProgress
+from vivace.types import Chunk, Decision, OnUpkeep, UpkeepProgress
 
 _BATCH = 512
 """Chunks a durable step: what an interruption loses."""
 
-Progress: TypeAlias = Callable[[UpkeepProgress], None]
 T = TypeVar("T")
 
 
@@ -42,7 +41,7 @@ async def reembed(
     embedder: Embedder,
     *,
     tokens: passages.Kept = "off",
-    progress: Progress | None = None,
+    progress: OnUpkeep | None = None,
     locked: bool = False,
 ) -> Reembedded:
     """Give every chunk of the collection in `folder` a vector of `embedder`, and swap them in.
@@ -86,7 +85,7 @@ async def reembed(
 
 
 async def _through(
-    work: Reembedding, embedder: Embedder, tokens: passages.Kept, progress: Progress
+    work: Reembedding, embedder: Embedder, tokens: passages.Kept, progress: OnUpkeep
 ) -> Reembedded:
     embedded, epoch = 0, None
     progress(UpkeepProgress("embed", work.done, work.total))

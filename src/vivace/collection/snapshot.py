@@ -46,7 +46,7 @@ class _Signs:
 
 
 class Snapshot:
-    """A `CandidateSource`: both sides of one epoch, under one bitmap of what is live.
+    """A `CandidateSource` and its `ChunkReader`: both sides of one epoch, under one live bitmap.
 
     Chunks it has handed out before come from memory: a later state is another snapshot, so they are
     never stale. Others that have been removed since are not found.
@@ -169,6 +169,11 @@ class Snapshot:
             kept.bytes += size
             found.update(new)
         return {id: signs for id, signs in found.items() if signs is not None}
+
+    @property
+    def reader(self) -> Snapshot:
+        """This state as a `ChunkReader`."""
+        return self
 
     @property
     def plan(self) -> Plan | None:

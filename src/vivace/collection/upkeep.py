@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from vivace.collection.corpus import Corpus
 from vivace.collection.passages import Kept
@@ -16,9 +16,8 @@ from vivace.protocols import Embedder
 from vivace.run.background import BackgroundExecutor
 from vivace.run.work import Priority, work_context
 from vivace.store.operations import FILE, Operations
-from vivace.types import Finding, UpkeepProgress
+from vivace.types import Finding, OnUpkeep, UpkeepProgress
 
-Progress: TypeAlias = Callable[[UpkeepProgress], None]
 T = TypeVar("T")
 
 
@@ -41,10 +40,10 @@ class Upkeep:
         self._embedder = embedder
         self._operations = operations
 
-    async def verify(self, progress: Progress | None) -> list[Finding]:
+    async def verify(self, progress: OnUpkeep | None) -> list[Finding]:
         """See `Collection.verify`."""
 
-        def verify(step: Progress) -> list[Finding]:
+        def verify(step: OnUpkeep) -> list[Finding]:
             bad = [Finding(FILE, what, "It is begun anew") for what in self._operations.verify()]
             # opening has mended what it met: that is no less worth knowing
             mended = [
@@ -55,25 +54,25 @@ class Upkeep:
 
         return await stepping(verify, progress)
 
-    async def reembed(self, progress: Progress | None, *, tokens: Kept = "off") -> Reembedded:
+    async def reembed(self, progress: OnUpkeep | None, *, tokens: Kept = "off") -> Reembedded:
         """See `Engine.reembed`; this process may go on writing meanwhile."""
         async with self._writer.session():
             return await reembed(
                 self._corpus.folder, self._embedder, tokens=tokens, progress=progress, locked=True
             )
 
-    async def rebuild(self, progress: Progress | None) -> None:
+    async def rebuild(self, progress: OnUpkeep | None) -> None:
         """See `Collection.rebuild`."""
         await stepping(self._corpus.rebuild, progress)
 
-    async def compact(self, progress: Progress | None) -> None:
+    async def compact(self, progress: OnUpkeep | None) -> None:
         """See `Collection.compact`."""
         await stepping(self._corpus.compact, progress)
 
 
 async def stepping(
-    work: Callable[[Progress], T],
-    progress: Progress | None,
+    work: Callable[[OnUpkeep], T],
+    progress: OnUpkeep | None,
     *,
     executor: BackgroundExecutor | None = None,
 ) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,14 @@ from vivace.run.host import cores
 from vivace.store import integrity
 from vivace.store.store import FILE as STORE
 from vivace.store.store import Store
-from vivace.types import Finding, Ids, UpkeepProgress
+from vivace.types import Finding, Ids, OnUpkeep, UpkeepProgress
 
-Progress = Callable[[UpkeepProgress], None]
 _REBUILD = "Run `vivace rebuild`"
 _TRIES = 3
 _RESTORE = "Restore a backup, or delete the document and ingest it again"
 
 
-def findings(store: Store, folder: Path, progress: Progress) -> list[Finding]:
+def findings(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
     """Everything that is wrong, read from the files as another process would find them."""
     found = [
         Finding(STORE, what, _RESTORE)
@@ -44,7 +43,7 @@ def findings(store: Store, folder: Path, progress: Progress) -> list[Finding]:
     return found
 
 
-def _segments(store: Store, folder: Path, progress: Progress) -> list[Finding]:
+def _segments(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
     for _ in range(_TRIES):
         try:
             manifest = read_manifest(folder)
@@ -62,7 +61,7 @@ def _segments(store: Store, folder: Path, progress: Progress) -> list[Finding]:
 
 
 def _against_store(
-    store: Store, folder: Path, manifest: Manifest, progress: Progress
+    store: Store, folder: Path, manifest: Manifest, progress: OnUpkeep
 ) -> Iterator[Finding]:
     if reason := recovery.stale(manifest, store):
         yield Finding(MANIFEST, reason, _REBUILD)
@@ -104,7 +103,7 @@ def _segment(store: Store, here: Path, entry: SegmentEntry, removed: Ids) -> Ite
         yield "holds chunks that the store does not have"
 
 
-def _terms(store: Store, folder: Path, progress: Progress) -> Iterator[Finding]:
+def _terms(store: Store, folder: Path, progress: OnUpkeep) -> Iterator[Finding]:
     here = folder / keywords.FOLDER
     progress(UpkeepProgress("terms", 0, 1))
     if not here.is_dir():

@@ -12,14 +12,13 @@ import msgspec
 import numpy as np
 
 from vivace.embed.precomputed import MAX_DIM
-from vivace.errors import BadSettings, EmbeddingError
+from vivace.errors import BadSettings, EmbeddingError, VivaceError
 from vivace.protocols import Kind
 from vivace.run import work
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import EndpointsStatistics
-from vivace.run.http import CallClient, sendable
+from vivace.run.http import FAILURES, CallClient, sendable
 from vivace.run.model_servers import ModelServer
-from vivace.run.retry import FailureKind, RequestFailure, malformed
 from vivace.settings import Remote
 from vivace.text.tokens import estimate
 from vivace.types import Embedded, Vectors
@@ -67,6 +66,7 @@ class OpenAIEmbedder:
             servers,
             "embeddings",
             settings,
+            setting="embed.model",
             max_body=MAX_BODY,
             tolerance=tolerance,
         )
@@ -74,11 +74,10 @@ class OpenAIEmbedder:
             try:
                 body = self._body(["dimension"])
                 self.dim = self.client.call_blocking(body, partial(_vectors, 1)).shape[1]
-            except RequestFailure as failure:
+            except BaseException as error:
                 self.close()
-                raise self._error(failure) from failure
-            except BaseException:
-                self.close()
+                if isinstance(error, FAILURES):
+                    raise self._error(error) from error
                 raise
 
     def reads(self, language: str) -> bool:
@@ -122,8 +121,8 @@ class OpenAIEmbedder:
             found = await self.client.call(
                 requests, within=within, missing="no answer to a question"
             )
-        except RequestFailure as failure:
-            raise self._error(failure) from failure
+        except FAILURES as error:
+            raise self._error(error) from error
         for row, part in zip(rows, found, strict=True):
             if part.shape[1] != self.dim:
                 raise EmbeddingError(
@@ -147,14 +146,8 @@ class OpenAIEmbedder:
             {"model": self._model, "input": sent, "encoding_format": "base64"}
         )
 
-    def _error(self, failure: RequestFailure) -> EmbeddingError:
-        if failure.kind is FailureKind.CLOSED:
-            return EmbeddingError(failure.what, fix="Open a new engine")
-        if failure.kind is FailureKind.TOTAL:
-            fix = "See the embedding server's log, or raise remote.query_seconds"
-        else:
-            fix = "See the embedding server's log; check embed.model and remote.api_key"
-        return EmbeddingError(failure.of(self.name), fix=fix)
+    def _error(self, error: VivaceError) -> EmbeddingError:
+        return EmbeddingError(self.client.of(error), fix=error.fix)
 
 
 def _dimension(text: str) -> int:
@@ -174,17 +167,17 @@ def _vectors(count: int, body: bytes) -> Vectors:
         rows = msgspec.json.decode(body, type=_EmbeddingAnswer).data
         decoded = [_row(row.embedding) for row in rows]
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError) as error:
-        raise malformed(f"the answer holds no embeddings: {error}") from error
+        raise EmbeddingError(f"the answer holds no embeddings: {error}") from error
     order = [at if row.index is None else row.index for at, row in enumerate(rows)]
     lengths = {len(row) for row in decoded}
     if sorted(order) != list(range(count)) or len(lengths) != 1 or 0 in lengths:
-        raise malformed(
+        raise EmbeddingError(
             f"{len(rows)} embeddings of lengths {sorted(lengths)[:4]} for {count} texts"
         )
     vectors = np.empty((count, lengths.pop()), np.float32)
     vectors[order] = decoded
     if not np.isfinite(vectors).all():
-        raise malformed("an embedding holds NaN or infinity")
+        raise EmbeddingError("an embedding holds NaN or infinity")
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors /= np.where(norms > 0, norms, np.float32(1))
     return vectors

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 from vivace.errors import VivaceError, copied
 from vivace.protocols import Generator
 from vivace.run.streams import closing
 from vivace.run.work import Priority, work_context
-from vivace.types import BatchProgress, Completion, Delta, Request
+from vivace.types import BatchProgress, Completion, Delta, OnBatch, Request
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
-Progress: TypeAlias = Callable[[BatchProgress], None]
 PARALLEL: Final = 64
 """Requests handed to the generator at once; the limits of the servers decide how many run."""
 
@@ -28,7 +27,7 @@ async def generate_many(
     temperature: float = 0.0,
     sampled: bool = False,
     parallel: int = PARALLEL,
-    progress: Progress | None = None,
+    progress: OnBatch | None = None,
 ) -> list[Completion | VivaceError]:
     """One completion or error a request, in order; one failure does not lose the others.
 
@@ -71,7 +70,7 @@ async def run_batch(
     ask: Callable[[K], Awaitable[T]],
     *,
     parallel: int,
-    progress: Progress | None = None,
+    progress: OnBatch | None = None,
 ) -> list[T | VivaceError]:
     """The result of `ask` for each key, in order; equal keys are asked once, as work of a batch.
 

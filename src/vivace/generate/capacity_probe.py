@@ -15,9 +15,9 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from vivace.errors import VivaceError
 from vivace.run.balance import Lease
 from vivace.run.http import read_whole
-from vivace.run.retry import RequestFailure
 
 EVERY: Final = 2.0
 """Seconds between two probes of a server that answers them."""
@@ -100,7 +100,7 @@ class CapacityProbe:
                     if response.status != 200:
                         return None
                     return capacity_of(await read_whole(response.content, _MAX_BODY))
-        except (TimeoutError, aiohttp.ClientError, OSError, RequestFailure):
+        except (TimeoutError, aiohttp.ClientError, OSError, VivaceError):
             return None
 
 

@@ -7,26 +7,16 @@ from typing import Any, Final
 
 import aiohttp
 
-from vivace.errors import (
-    GenerationError,
-    ModelRefused,
-    ModelTimeout,
-    ModelUnreachable,
-    StreamCut,
-    StreamEmpty,
-    StreamMalformed,
-    StreamStalled,
-    StreamTooLong,
-)
+from vivace.errors import Closed, GenerationError, ModelUnreachable, StreamMalformed
 from vivace.generate.capacity_probe import CapacityProbe
 from vivace.generate.stream import EventDecoder, StreamAccumulator
 from vivace.generate.wire import AdaptedRequest
 from vivace.run.balance import Lease
 from vivace.run.breaker import Tolerance
-from vivace.run.endpoints import EndpointsStatistics
+from vivace.run.endpoints import AllEjected, EndpointsStatistics
 from vivace.run.http_stream import OpenStream, StreamClient
 from vivace.run.model_servers import ModelServer
-from vivace.run.retry import FailureKind, RequestFailure, blame
+from vivace.run.retry import blame
 from vivace.settings import Generate
 from vivace.types import Delta, Message
 
@@ -34,12 +24,6 @@ MAX_BODY: Final = 16 << 20
 """Bytes of an answer in one piece; of a stream, four times that."""
 _OWN_TEMPERATURE: Final = "the model server takes no temperature, so its own was used"
 _WEB_PAGES: Final = ("text/html", "application/xhtml+xml")
-_REFUSAL_FIXES: Final = {
-    401: "Set generate.api_key",
-    403: "Set generate.api_key to one that may use this model",
-    404: "Check the model's name and that the URL in generate.model ends in /v1",
-    429: "Wait, or raise the server's limits",
-}
 
 
 class OpenAI:
@@ -69,7 +53,7 @@ class OpenAI:
             self.name, servers, "chat/completions", settings, tolerance=tolerance
         )
         self.endpoints = self._client.endpoints
-        self._probe = CapacityProbe(self._client.session, self.endpoints.set_capacity)
+        self._probe = CapacityProbe(self._client.session, self.endpoints.balance.set_capacity)
         self._omitted: dict[str, set[str]] = {}
         """Of `wire.ADAPTABLE`, what a server has refused before."""
 
@@ -93,14 +77,14 @@ class OpenAI:
 
         try:
             stream = await self._client.open(body, request.adapt)
-        except RequestFailure as failure:
-            raise self._error(failure) from failure
+        except (AllEjected, Closed) as error:
+            raise ModelUnreachable(error.what, fix=error.fix) from error
         taken_out = self._omitted.get(stream.lease.server, ())
         own = (_OWN_TEMPERATURE,) if "temperature" in taken_out else ()
         answer = StreamAccumulator(max_tokens, secret=self._settings.api_key, degraded=own)
         try:
             if not self._streaming or stream.content_type == "application/json":
-                pieces = answer.whole(await self._whole(stream))
+                pieces = answer.whole(await stream.whole(MAX_BODY))
                 stream.lease.count_tokens(1)
                 for piece in pieces:
                     yield piece
@@ -134,9 +118,11 @@ class OpenAI:
             yield answer.last()
             await stream.drain()
         except (aiohttp.ClientError, OSError) as error:
-            raise self._error(stream.interrupted(error), answer.text()) from error
+            failure = stream.interrupted(error, answer.text())
+            blame(stream.lease, failure)
+            raise failure from error
         except GenerationError as error:
-            _blame(stream.lease, error)
+            blame(stream.lease, error)
             error.text = error.text or answer.text()
             raise
         finally:
@@ -164,58 +150,6 @@ class OpenAI:
         if self._streaming:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body
-
-    async def _whole(self, stream: OpenStream) -> bytes:
-        try:
-            return await stream.whole(MAX_BODY)
-        except RequestFailure as failure:
-            raise StreamTooLong(
-                f"the model server's {failure.what.removeprefix('the ')}",
-                fix="Check that generate.model names a chat model's server",
-            ) from failure
-
-    def _error(self, failure: RequestFailure, text: str = "") -> GenerationError:
-        """The failure in the terms of `vivace.errors`, with the text that had come."""
-        server = failure.server or self.name
-        match failure.kind:
-            case FailureKind.UNREACHABLE:
-                return ModelUnreachable(
-                    f"the model server {server} {failure.what}",
-                    fix="Start it, or correct generate.model",
-                )
-            case FailureKind.EJECTED:
-                return ModelUnreachable(failure.of(self.name), fix=failure.fix)
-            case FailureKind.CLOSED:
-                return ModelUnreachable(failure.what, fix="Open a new engine")
-            case FailureKind.REFUSED:
-                return ModelRefused(
-                    f"{server} answered with {failure.what}",
-                    status=failure.status,
-                    retry_after=failure.retry_after,
-                    fix=_REFUSAL_FIXES.get(failure.status, "See the model server's log"),
-                )
-            case FailureKind.EMPTY:
-                return StreamEmpty(f"{server} {failure.what}", fix="See the model server's log")
-            case FailureKind.STALLED:
-                fix = "Raise generate.between_seconds, or see the model server's log"
-                return StreamStalled(f"{server}: {failure.what}", fix=fix, text=text)
-            case FailureKind.LATE | FailureKind.TOTAL:
-                late = failure.kind is FailureKind.LATE
-                name = "first_token_seconds" if late else "total_seconds"
-                fix = f"Raise generate.{name}, or use a faster model"
-                return ModelTimeout(f"{server}: {failure.what}", fix=fix, text=text)
-        return StreamCut(
-            f"{server}: {failure.what}", fix="Ask again; see the model server's log", text=text
-        )
-
-
-def _blame(lease: Lease, error: GenerationError) -> None:
-    """Record what an answer that had begun says of its server: nothing where it has no text or too
-    much, for which the request may ask."""
-    if isinstance(error, ModelRefused):
-        blame(lease, error.what, status=error.status, retry_after=error.retry_after)
-    elif isinstance(error, StreamCut | StreamMalformed):
-        blame(lease, error.what)
 
 
 def _check_content_type(stream: OpenStream) -> None:

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from vivace.errors import ModelRefused, StreamMalformed
+from vivace.errors import ModelRefused, StreamMalformed, VivaceError
 from vivace.run.http import sendable
-from vivace.run.retry import RequestFailure, error_message
+from vivace.run.retry import error_message
 from vivace.types import Usage
 
 ADAPTABLE: Final = {
@@ -143,16 +143,16 @@ class AdaptedRequest:
                 message["content"] = sendable(message["content"])
             return msgspec.json.encode(body)
 
-    def adapt(self, server: str, failure: RequestFailure) -> bool:
+    def adapt(self, server: str, error: VivaceError) -> bool:
         """Whether the server refused a parameter that can be omitted: from now on it is.
 
         Where omitting did not help, the request was wrong, not the parameter: later requests have
         it again.
         """
-        if not failure.status:
+        if not isinstance(error, ModelRefused):
             return False
         omitted = self._omitted.setdefault(server, set())
-        name = self._not_known(failure)
+        name = self._not_known(error)
         if name is None:
             omitted -= {name for at, name in self._adapted if at == server}
             return False
@@ -160,11 +160,11 @@ class AdaptedRequest:
         self._adapted.add((server, name))
         return True
 
-    def _not_known(self, failure: RequestFailure) -> str | None:
+    def _not_known(self, error: ModelRefused) -> str | None:
         """The sent parameter that the server refused because it does not take it at all."""
-        if failure.status not in (400, 422) or not _NOT_KNOWN.search(failure.what):
+        if error.status not in (400, 422) or not _NOT_KNOWN.search(error.what):
             return None
-        sent, what = self._sent, failure.what
+        sent, what = self._sent, error.what
         return next(
             (name for name, word in ADAPTABLE.items() if name in sent and word in what), None
         )

@@ -12,10 +12,11 @@ from vivace.protocols import Embedder, EmbedsTokens
 from vivace.retrieve.context import EMBEDDED_LATE, SearchContext, now
 from vivace.retrieve.fusion import Ranking
 from vivace.retrieve.pipeline import SearchPipeline
+from vivace.retrieve.rerank import ignore_error
 from vivace.run import work
 from vivace.run.microbatch import EmbedsThen
 from vivace.run.pools import ThreadPool
-from vivace.types import Embedded, Matches, Query, SearchResult, Vector, Vectors
+from vivace.types import Embedded, Query, SearchResult, Vector, Vectors
 
 T = TypeVar("T")
 
@@ -120,7 +121,7 @@ class HybridSearcher:
         """The keyword side's hop while the question is embedded, then the rest in another."""
         start = now()
         keyword = asyncio.ensure_future(self._pool.run(self.pipeline.keyword, context))
-        keyword.add_done_callback(_retrieved)
+        keyword.add_done_callback(ignore_error)
         try:
             found = await self._in_time(context, self._embed([context]))
         except BaseException:
@@ -243,9 +244,3 @@ class HybridSearcher:
             except VivaceError as error:
                 found.append(error)
         return found
-
-
-def _retrieved(task: asyncio.Task[Matches]) -> None:
-    """Where both sides fail one error is raised; asyncio would log that nobody saw the other."""
-    if not task.cancelled():
-        task.exception()

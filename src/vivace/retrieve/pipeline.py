@@ -71,7 +71,7 @@ class SearchPipeline:
 
     Args:
         watch: called with every dense answer.
-        reranker: scores the best again, in place of MaxSim; whoever made it closes it.
+        reranker: scores the best again, in place of MaxSim; the caller closes it.
         costs: what the stages took before; by default nothing has been learned yet.
     """
 
@@ -290,7 +290,7 @@ class SearchPipeline:
         while len(places) < wanted and at < len(ranking.ids):
             part = slice(at, at + wanted - len(places))
             ids = ranking.ids[part].tolist()
-            existing = context.source.chunks(ids)
+            existing = context.source.reader.chunks(ids)
             rows = zip(*[column[part].tolist() for column in evidence], strict=True)
             for place, (chunk_id, row) in enumerate(zip(ids, rows, strict=True), at):
                 chunk = existing.get(chunk_id)
@@ -320,7 +320,7 @@ class SearchPipeline:
 def _with_phrases(context: SearchContext, found: Matches, width: int) -> Matches:
     """The keyword candidates that contain every phrase; all of them where none does."""
     ids = found.ids[0].tolist()
-    chunks, parsed = context.source.chunks(ids), context.parsed
+    chunks, parsed = context.source.reader.chunks(ids), context.parsed
     keep = [chunk in chunks and parsed.has_phrases(chunks[chunk].text) for chunk in ids]
     if not any(keep):
         phrases = " and ".join(f'"{phrase}"' for phrase in parsed.phrases)

@@ -216,7 +216,7 @@ class Balance:
         for server in servers:
             if server.name in self._members:
                 raise BadInput(f"the server {server.name} is named twice", fix="Name it once")
-            self.put(server)
+            self._put(server)
         if not self._members:
             raise BadInput("a set of servers is empty", fix="Name one")
 
@@ -226,6 +226,10 @@ class Balance:
         Raises:
             BadInput: a weight or a bound out of range.
         """
+        self._put(server)
+        self._changed()
+
+    def _put(self, server: Endpoint) -> None:
         if not (isfinite(server.weight) and server.weight > 0):
             raise BadInput(f"{server.name}: {server.weight} is no weight", fix="Give one over 0")
         if server.bound < 1:
@@ -259,13 +263,15 @@ class Balance:
             raise BadInput(f"{name} is the last server of its set", fix="Add another one before")
         self._members[name].draining = True
         self._forget(self._members[name])
+        self._changed()
 
     def draining(self, name: str) -> bool:
         """Whether the server was removed and still has requests."""
         return name in self._members and self._members[name].draining
 
     def set_capacity(self, name: str, at_once: int | None) -> None:
-        """See `Endpoints.set_capacity`."""
+        """Take the number of requests that the server says it takes at once for its limit; None
+        lets it be learned. Nothing happens without such a server or limit."""
         member = self._members.get(name)
         if member is None or member.limit is None:
             return
@@ -274,6 +280,7 @@ class Balance:
             member.limit.bound(1, bound)
         else:
             member.limit.bound(min(at_once, bound), min(at_once, bound))
+        self._changed()
 
     def statistics(self) -> tuple[ServerStatistics, ...]:
         now = self._clock()

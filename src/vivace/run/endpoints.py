@@ -76,11 +76,13 @@ class _WaitingRequest(Waiter):
 
 
 class Endpoints:
-    """A set of servers, used on one event loop.
+    """A set of servers, used on one event loop: `balance` chooses among them, requests wait here.
 
     Everything but `statistics`, which any thread may call, belongs on that loop: another thread
-    goes through `loop.call_soon_threadsafe`. Requests that find no place wait by the priority of
-    `work.current()`, see `FairQueue`; at the deadline of their work they leave.
+    goes through `loop.call_soon_threadsafe`. Servers come and go by `balance.put` and
+    `balance.remove`; what runs at a removed one goes on, which `drained` waits for. Requests that
+    find no place wait by the priority of `work.current()`, see `FairQueue`; at the deadline of
+    their work they leave.
 
     Args:
         name: of the set, for its errors.
@@ -111,7 +113,7 @@ class Endpoints:
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
         self._drained: dict[str, asyncio.Event] = {}
-        self._balance = Balance(
+        self.balance = Balance(
             servers,
             tolerance=self._tolerance,
             learned=learned,
@@ -135,12 +137,12 @@ class Endpoints:
         if self._closed:
             raise Closed(self.name)
         now, urgency = self._clock(), work.current()
-        if not self.another(()):
+        if not self.balance.another(()):
             raise self._all_ejected(now)
         if urgency.late(now):
             raise work.too_late(self.name)
         if not self._queue:
-            lease = self._balance.choose(avoid, urgent=_urgent(urgency))
+            lease = self.balance.choose(avoid, urgent=_urgent(urgency))
             if lease is not None:
                 return lease
         if len(self._queue) >= self._most_waiting:
@@ -152,37 +154,9 @@ class Endpoints:
         self._grant()
         return await self._wait(waiting, now)
 
-    def another(self, avoid: Collection[str]) -> bool:
-        """Whether there is a server to ask besides those with these names."""
-        return self._balance.another(avoid)
-
-    def put(self, server: Endpoint) -> None:
-        """Add a server, or change the weight and the bound of the one with its name.
-
-        Raises:
-            BadInput: a weight or a bound out of range.
-        """
-        self._balance.put(server)
-        self._grant()
-
-    def remove(self, name: str) -> None:
-        """Send nothing more to the server; what runs there runs on, which `drained` waits for.
-
-        Raises:
-            BadInput: there is none of that name, or no other.
-        """
-        self._balance.remove(name)
-        self._grant()
-
-    def set_capacity(self, name: str, at_once: int | None) -> None:
-        """Take the number of requests that the server says it takes at once for its limit; None
-        lets it be learned. Nothing happens without such a server or limit."""
-        self._balance.set_capacity(name, at_once)
-        self._grant()
-
     async def drained(self, name: str) -> None:
         """Wait until a removed server has no request left; returns if it comes back meanwhile."""
-        while self._balance.draining(name):
+        while self.balance.draining(name):
             await self._drained.setdefault(name, asyncio.Event()).wait()
 
     def close(self) -> None:
@@ -193,7 +167,7 @@ class Endpoints:
 
     def statistics(self) -> EndpointsStatistics:
         """Now; from another thread, the numbers may be some microseconds apart."""
-        servers = self._balance.statistics()
+        servers = self.balance.statistics()
         return EndpointsStatistics(self.name, servers, len(self._queue), self._refused)
 
     # -- the queue --------------------------------------------------------------------------
@@ -215,12 +189,12 @@ class Endpoints:
 
     def _grant(self) -> None:
         """Give places to waiting requests while there are any."""
-        for name in [name for name in self._drained if not self._balance.draining(name)]:
+        for name in [name for name in self._drained if not self.balance.draining(name)]:
             self._drained.pop(name).set()
         now = self._clock()
         while self._queue and self._grant_one(now):
             pass
-        if not self.another(()):
+        if not self.balance.another(()):
             self._refuse(lambda: self._all_ejected(now))
         self._set_alarm(now)
 
@@ -237,14 +211,14 @@ class Endpoints:
                 self._queue.remove(waiting)
                 waiting.lease.set_exception(work.too_late(self.name))
                 return True
-            lease = self._balance.choose(waiting.avoid, urgent=_urgent(waiting.work))
+            lease = self.balance.choose(waiting.avoid, urgent=_urgent(waiting.work))
             if lease is not None:
                 lease.member.counts.waited += 1
                 lease.member.counts.wait_seconds += now - waiting.arrived
                 self._queue.take(waiting)
                 waiting.lease.set_result(lease)
                 return True
-            if not self._balance.has_room():
+            if not self.balance.has_room():
                 return False
         return False
 
@@ -258,13 +232,13 @@ class Endpoints:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._queue and (change := self._balance.next_change(now)) is not None:
+        if self._queue and (change := self.balance.next_change(now)) is not None:
             loop = next(self._queue.in_turn()).lease.get_loop()
             self._alarm = loop.call_later(max(change - now, _TICK), self._grant)
 
     def _all_ejected(self, now: float) -> AllEjected:
         self._refused += 1
-        change, last = self._balance.next_change(now), self._balance.last_failure()
+        change, last = self.balance.next_change(now), self.balance.last_failure()
         return AllEjected(
             f"{self.name}: every server is left alone for a while after failures; one was: {last}",
             retry_after=self._tolerance.first if change is None else change - now,

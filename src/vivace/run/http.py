@@ -19,28 +19,29 @@ from typing import Any, Final, TypeAlias, TypeVar
 import aiohttp
 from yarl import URL
 
-from vivace.errors import Closed, VivaceError
+from vivace.errors import (
+    Closed,
+    GenerationError,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnreachable,
+    StreamCut,
+    StreamTooLong,
+    VivaceError,
+)
 from vivace.run import work
 from vivace.run.balance import Endpoint, Lease, LimitFactory
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import AllEjected, Endpoints, EndpointsStatistics, call_limit
 from vivace.run.model_servers import ModelServer
-from vivace.run.retry import (
-    Again,
-    FailureKind,
-    RequestFailure,
-    blame,
-    error_body_message,
-    malformed,
-    pause,
-    redacted,
-    refused,
-)
-from vivace.settings import Remote
+from vivace.run.retry import blame, error_body_message, pause, redacted, retry_after
+from vivace.settings import Generate, Remote
 
 T = TypeVar("T")
 Requests: TypeAlias = Sequence[tuple[bytes, Callable[[bytes], T]]]
-"""Bodies, each with what decodes its answer; that raises `retry.malformed` where it cannot."""
+"""Bodies, each with what decodes its answer, or raises a `VivaceError` where that is impossible."""
+FAILURES: Final = (GenerationError, AllEjected, Closed)
+"""Errors of a request after all tries; a client that is no chat model raises one of its own."""
 _MAX_ERROR: Final = 64 << 10
 """Bytes that are read of an error's body."""
 
@@ -53,9 +54,10 @@ class ServerSetClient:
     Args:
         name: of the model, for errors.
         path: below each server's URL.
+        settings: the key and the number of tries.
+        setting, key_setting: that name the servers and the key, for errors.
         limit: learns, below the bound, how many requests a server takes at once.
         bound: most requests at once to a server.
-        retries: further tries of a failed request.
         timeout, headers: of the session.
     """
 
@@ -64,31 +66,35 @@ class ServerSetClient:
         name: str,
         servers: Sequence[ModelServer],
         path: str,
-        limit: LimitFactory,
+        settings: Remote | Generate,
         *,
+        setting: str,
+        key_setting: str,
+        limit: LimitFactory,
         bound: int,
-        retries: int,
-        api_key: str,
         timeout: aiohttp.ClientTimeout,
         headers: Mapping[str, str] | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
         self.name = name
         self._path = path
-        self._retries = retries
-        self._api_key = api_key
+        self._setting = setting
+        self._key_setting = key_setting
+        self._retries = settings.retries
+        self._api_key = settings.api_key
         self._timeout = timeout
         self._headers = {"Content-Type": "application/json", "User-Agent": "vivace"}
         self._headers |= headers or {}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        if self._api_key:
+            self._headers["Authorization"] = f"Bearer {self._api_key}"
         self._draw = random.Random()
         members = [Endpoint(server.url, server.weight, bound) for server in servers]
         self.endpoints = Endpoints(name, members, tolerance=tolerance, learned=limit)
         self._first_seconds = self._total_seconds = self._longest_pause = inf
         """For the first byte of each try, for all tries, and between two of them."""
-        self._waits_for_ejected = False
-        """Whether work that nobody waits for waits while every server is ejected."""
+        self._persistent = False
+        """Whether work that nobody waits for waits while every server is ejected, and a server that
+        was too slow is asked again."""
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -111,14 +117,19 @@ class ServerSetClient:
             servers.append(replace(server, idle=idle[url.host, url.port]))
         return replace(found, servers=tuple(servers))
 
+    def of(self, error: VivaceError) -> str:
+        """What went wrong, after the model's name."""
+        what = error.what
+        return what if what.startswith(self.name) else f"{self.name}: {what}"
+
     def session(self) -> aiohttp.ClientSession:
         """The session, with the key in its headers.
 
         Raises:
-            RequestFailure: the client is closed.
+            Closed: the client is closed.
         """
         if self._closed:
-            raise self._gone()
+            raise Closed(self.name)
         if self._session is None:
             # the set of servers bounds the connections
             self._session = aiohttp.ClientSession(
@@ -137,15 +148,12 @@ class ServerSetClient:
         if session is not None:
             await session.close()
 
-    def _gone(self) -> RequestFailure:
-        return RequestFailure(FailureKind.CLOSED, f"{self.name} is closed")
-
     # -- tries ------------------------------------------------------------------------------
 
     async def _try_servers(
         self,
         attempt: Callable[[Lease, float, float], Awaitable[T]],
-        adapt: Callable[[str, RequestFailure], bool] | None = None,
+        adapt: Callable[[str, VivaceError], bool] | None = None,
     ) -> T:
         """The result of the first `attempt` that succeeds, each at the best server that is left.
 
@@ -153,11 +161,11 @@ class ServerSetClient:
             attempt: gets a lease, which it ends or keeps where it succeeds, and the times of the
                 event loop by which its first byte and its end have to come. For work that nobody
                 waits for, these clocks begin when a server has a place for it.
-            adapt: whether the server will take the request after this failure; asking it again
-                does not count as a further try.
+            adapt: whether the server will take the request after this error; asking it again does
+                not count as a further try.
 
         Raises:
-            RequestFailure: of the last try.
+            VivaceError: of the last try, see `FAILURES`.
             Overloaded, DeadlineExceeded: too many requests wait for a server, or too long.
         """
         loop = asyncio.get_running_loop()
@@ -165,7 +173,7 @@ class ServerSetClient:
         total = loop.time() + self._total_seconds
         tries = 0
         tried: set[str] = set()
-        last: RequestFailure | None = None
+        last: VivaceError | None = None
         while True:
             lease: Lease | None = None
             began = loop.time()
@@ -176,17 +184,18 @@ class ServerSetClient:
                     waited = loop.time() - began
                     first, total = first + waited, total + waited
                 return await attempt(lease, first, total)
-            except RequestFailure as failure:
+            except VivaceError as error:
                 if lease is None:
-                    if failure.kind is not FailureKind.EJECTED:
+                    if not isinstance(error, AllEjected):
                         raise
-                    if not (patient and self._waits_for_ejected):
-                        raise last or failure  # noqa: B904 - the last try's failure has its cause
-                elif self._failed(lease, failure, tried, adapt):
+                    if not (patient and self._persistent):
+                        raise last or error  # noqa: B904 - the last try's error has its cause
+                elif self._failed(lease, error, tried, adapt):
                     continue
-                last, tries = failure, tries + 1
-                elsewhere = lease is not None and self.endpoints.another(tried)
-                wait = pause(failure, tries, elsewhere=elsewhere, draw=self._draw)
+                last, tries = error, tries + 1
+                elsewhere = lease is not None and self.endpoints.balance.another(tried)
+                late, draw = self._persistent, self._draw
+                wait = pause(error, tries, elsewhere=elsewhere, late_again=late, draw=draw)
                 if wait is None or tries > self._retries or loop.time() + wait >= total:
                     raise
             except BaseException:
@@ -198,64 +207,56 @@ class ServerSetClient:
     def _failed(
         self,
         lease: Lease,
-        failure: RequestFailure,
+        error: VivaceError,
         tried: set[str],
-        adapt: Callable[[str, RequestFailure], bool] | None,
+        adapt: Callable[[str, VivaceError], bool] | None,
     ) -> bool:
         """Record the failure and end the lease; whether the request was adapted to the server."""
-        failure.server = lease.server
-        if failure.kind not in (FailureKind.EMPTY, FailureKind.CLOSED):
-            what, status = failure.what, failure.status
-            blame(lease, what, status=status, retry_after=failure.retry_after)
+        blame(lease, error)
         lease.end()
-        adapted = adapt is not None and adapt(lease.server, failure)
+        adapted = adapt is not None and adapt(lease.server, error)
         if not adapted:
             tried.add(lease.server)
         return adapted
 
     async def _lease(self, tried: set[str], first: float, total: float) -> Lease:
-        try:
-            if first == inf:
-                return await self.endpoints.lease(avoid=tried)
-            async with asyncio.timeout_at(min(first, total)):
-                return await self.endpoints.lease(avoid=tried)
-        except AllEjected as error:
-            raise RequestFailure(
-                FailureKind.EJECTED,
-                error.what.removeprefix(f"{self.name}: "),
-                again=Again.YES,
-                retry_after=error.retry_after,
-                fix=error.fix,
-            ) from error
-        except Closed as error:
-            raise self._gone() from error
-        except TimeoutError as error:
-            raise self._late(whole=total <= first) from error
+        """A place at a server, by these times."""
+        return await self.endpoints.lease(avoid=tried)
 
-    def _late(self, *, whole: bool) -> RequestFailure:
-        """The failure of a stream whose first token, or end, did not come in time."""
-        if whole:
-            what = f"no whole answer within {self._total_seconds:g} s"
-            return RequestFailure(FailureKind.TOTAL, what, again=Again.ELSEWHERE)
-        what = f"no first token within {self._first_seconds:g} s"
-        return RequestFailure(FailureKind.LATE, what, again=Again.ELSEWHERE)
+    # -- what went wrong --------------------------------------------------------------------
 
-    def _broken(self, error: Exception, *, before: str = "") -> RequestFailure:
-        """The failure of a connection that was not made, or ended early."""
+    def _unreachable(self, server: str, why: str) -> ModelUnreachable:
+        return ModelUnreachable(
+            f"the model server {server} cannot be reached: {why}",
+            fix=f"Start it, or correct {self._setting}",
+        )
+
+    def _broken(self, server: str, error: Exception, text: str = "") -> GenerationError:
+        """The error of a connection that was not made, or ended early, after this text."""
         words = redacted(str(error), self._api_key) or type(error).__name__
         if isinstance(error, aiohttp.ClientConnectorError):
-            what = f"cannot be reached: {words}"
-            return RequestFailure(FailureKind.UNREACHABLE, what, again=Again.YES)
-        failure = RequestFailure(FailureKind.CUT, before + words, again=Again.YES)
-        failure.reused = isinstance(error, aiohttp.ServerDisconnectedError)
-        return failure
+            return self._unreachable(server, words)
+        fix = "Ask again; see the model server's log"
+        return StreamCut(f"{server} hung up: {words}", fix=fix, text=text)
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> RequestFailure:
+    async def _refusal(self, server: str, response: aiohttp.ClientResponse) -> ModelRefused:
+        status = response.status
         try:
             words = error_body_message(await response.content.read(_MAX_ERROR), self._api_key)
         except (aiohttp.ClientError, OSError):
             words = ""  # the status says enough
-        return refused(response.status, words, response.headers)
+        fixes = {
+            401: f"Set {self._key_setting}",
+            403: f"Set {self._key_setting} to one that may use this model",
+            404: f"Check the model's name and the URL in {self._setting}, which mostly ends in /v1",
+            429: "Wait, or raise the server's limits",
+        }
+        return ModelRefused(
+            f"{server} answered with status {status}: {words}".rstrip(": "),
+            status=status,
+            retry_after=retry_after(response.headers),
+            fix=fixes.get(status, "See the model server's log"),
+        )
 
 
 def sendable(text: str) -> str:
@@ -281,7 +282,7 @@ async def read_whole(
         progress: called with every part.
 
     Raises:
-        RequestFailure: it has more.
+        StreamTooLong: it has more.
     """
     parts, size = [begin], len(begin)
     async for part in content.iter_any():
@@ -292,7 +293,10 @@ async def read_whole(
         if progress is not None:
             progress()
     if size > limit:
-        raise malformed(f"the answer has more than {limit >> 20} MiB")
+        raise StreamTooLong(
+            f"the model server's answer has more than {limit >> 20} MiB",
+            fix="Check that the URL names a model's server",
+        )
     return b"".join(parts)
 
 
@@ -303,7 +307,8 @@ class CallClient(ServerSetClient):
     without one.
 
     Args:
-        settings: of the timeouts, the tries and the requests at once.
+        settings: the timeouts, the tries and the requests at once.
+        setting: that names the servers, for errors.
         max_body: bytes of an answer.
     """
 
@@ -314,6 +319,7 @@ class CallClient(ServerSetClient):
         path: str,
         settings: Remote,
         *,
+        setting: str,
         max_body: int,
         tolerance: Tolerance | None = None,
     ) -> None:
@@ -321,15 +327,16 @@ class CallClient(ServerSetClient):
             name,
             servers,
             path,
-            call_limit,
+            settings,
+            setting=setting,
+            key_setting="remote.api_key",
+            limit=call_limit,
             bound=settings.concurrency,
-            retries=settings.retries,
-            api_key=settings.api_key,
             timeout=aiohttp.ClientTimeout(total=settings.seconds),
             tolerance=tolerance,
         )
         self._seconds = self._longest_pause = settings.seconds
-        self._waits_for_ejected = True
+        self._persistent = True
         self._max_body = max_body
         self._closing = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -350,7 +357,7 @@ class CallClient(ServerSetClient):
             missing: what did not come where that time is over, for the error.
 
         Raises:
-            RequestFailure: of one request, after all tries; or the time is over.
+            VivaceError: of one request, see `FAILURES`; or the time is over.
             Overloaded, DeadlineExceeded: too many requests wait for a server, or too long.
         """
         future = self._submit(self._call(requests, within, missing))
@@ -359,7 +366,7 @@ class CallClient(ServerSetClient):
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
-                raise self._gone() from error  # the request was cancelled, not the caller
+                raise Closed(self.name) from error  # the request was cancelled, not the caller
             raise
 
     def call_blocking(self, body: bytes, decode: Callable[[bytes], T]) -> T:
@@ -381,7 +388,7 @@ class CallClient(ServerSetClient):
         with self._closing:
             if self._closed:
                 coroutine.close()
-                raise self._gone()
+                raise Closed(self.name)
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     # -- on its own loop --------------------------------------------------------------------
@@ -395,8 +402,10 @@ class CallClient(ServerSetClient):
             async with asyncio.timeout(within):
                 return await self._all(requests)
         except TimeoutError as error:
-            what = f"{missing} in {within:.3g} s"
-            raise RequestFailure(FailureKind.TOTAL, what) from error
+            raise ModelTimeout(
+                f"{self.name}: {missing} in {within:.3g} s",
+                fix="See the model server's log, or raise remote.query_seconds",
+            ) from error
 
     async def _all(self, requests: Requests[T]) -> list[T]:
         if len(requests) == 1:
@@ -425,13 +434,15 @@ class CallClient(ServerSetClient):
         try:
             async with self.session().post(url, data=body, allow_redirects=False) as response:
                 if response.status != 200:
-                    raise await self._refusal(response)
+                    raise await self._refusal(server, response)
                 return await read_whole(response.content, self._max_body)
         except TimeoutError as error:
-            what = f"no answer in {self._seconds:g} s"
-            raise RequestFailure(FailureKind.LATE, what, again=Again.YES) from error
+            raise ModelTimeout(
+                f"{server}: no answer in {self._seconds:g} s",
+                fix="See the model server's log, or raise remote.seconds",
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._broken(error) from error
+            raise self._broken(server, error) from error
 
     async def _end(self) -> None:
         self.endpoints.close()

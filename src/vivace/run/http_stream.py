@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from math import inf
+from typing import Final, Literal, TypeAlias
 
 import aiohttp
 
+from vivace.errors import GenerationError, ModelTimeout, StreamEmpty, StreamStalled, VivaceError
 from vivace.run.balance import Lease
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import stream_limit
 from vivace.run.http import ServerSetClient, read_whole
 from vivace.run.model_servers import ModelServer
-from vivace.run.retry import Again, FailureKind, RequestFailure, blame
 from vivace.settings import Generate
 
+Expired: TypeAlias = Literal["", "first", "between", "total"]
 _LINGER: Final = 0.25
 """Seconds that a finished stream is given to end, so that its connection can be used again."""
 
@@ -62,12 +64,12 @@ class OpenStream:
         self.data = b""
         """The first bytes of the body."""
         self.reading = True
-        self.expired: FailureKind | None = None
+        self.expired: Expired = ""
         """The clock that closed the connection."""
         self._due = first
         self._total = total
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_at(min(first, total), self._check, FailureKind.LATE)
+        self._timer = self._loop.call_at(min(first, total), self._check, "first")
 
     def progress(self) -> None:
         """A token came."""
@@ -78,13 +80,13 @@ class OpenStream:
         self.progress()
         self._timer.cancel()
         due = min(self._due, self._total)
-        self._timer = self._loop.call_at(due, self._check, FailureKind.STALLED)
+        self._timer = self._loop.call_at(due, self._check, "between")
 
     async def whole(self, limit: int) -> bytes:
         """The whole body, of at most `limit` bytes.
 
         Raises:
-            RequestFailure: it has more.
+            StreamTooLong: it has more.
         """
         self.started()
         content = self._response.content
@@ -101,12 +103,9 @@ class OpenStream:
         except (TimeoutError, aiohttp.ClientError, OSError):
             return
 
-    def interrupted(self, error: Exception) -> RequestFailure:
-        """Why `read` failed after the first bytes. It is recorded against the server."""
-        failure = self._client.interruption(self.expired, error)
-        failure.server = self.lease.server
-        blame(self.lease, failure.what)
-        return failure
+    def interrupted(self, error: Exception, text: str = "") -> GenerationError:
+        """Why `read` failed, after this text: a clock, or the connection."""
+        return self._client.interruption(self.lease.server, self.expired, error, text)
 
     def disconnect(self) -> None:
         """Close the connection, unless the body was read to its end."""
@@ -118,15 +117,15 @@ class OpenStream:
         self.disconnect()
         self.lease.end()
 
-    def _check(self, kind: FailureKind) -> None:
+    def _check(self, clock: Expired) -> None:
         now = self._loop.time()
         if now < self._total:
             if not self.reading:
                 self.progress()
             if now < self._due:
-                self._timer = self._loop.call_at(min(self._due, self._total), self._check, kind)
+                self._timer = self._loop.call_at(min(self._due, self._total), self._check, clock)
                 return
-        self.expired = FailureKind.TOTAL if now >= self._total else kind
+        self.expired = "total" if now >= self._total else clock
         self._response.close()
 
 
@@ -151,10 +150,11 @@ class StreamClient(ServerSetClient):
             name,
             servers,
             path,
-            stream_limit,
+            settings,
+            setting="generate.model",
+            key_setting="generate.api_key",
+            limit=stream_limit,
             bound=settings.connections,
-            retries=settings.retries,
-            api_key=settings.api_key,
             # the stream keeps the other times
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect),
             # a compressed stream comes in blocks, not in tokens
@@ -169,16 +169,16 @@ class StreamClient(ServerSetClient):
     async def open(
         self,
         body: Callable[[Lease], bytes],
-        adapt: Callable[[str, RequestFailure], bool],
+        adapt: Callable[[str, VivaceError], bool],
     ) -> OpenStream:
         """An answer whose first bytes have come.
 
         Args:
             body: makes the request for the server of a lease.
-            adapt: whether the server will take the request after this failure.
+            adapt: whether the server will take the request after this error.
 
         Raises:
-            RequestFailure: nothing came, after all tries.
+            VivaceError: nothing came, after all tries; see `FAILURES`.
             Overloaded, DeadlineExceeded: too many requests wait for a server, or too long.
         """
 
@@ -194,41 +194,63 @@ class StreamClient(ServerSetClient):
         await self._shut_down()
 
     def interruption(
-        self, expired: FailureKind | None, error: Exception, *, before: str = ""
-    ) -> RequestFailure:
-        """The failure of an answer whose connection broke, or was closed by this clock."""
-        if expired is FailureKind.STALLED:
-            return RequestFailure(expired, f"no token for {self.between_seconds:g} s")
-        if expired is not None:
-            return self._late(whole=expired is FailureKind.TOTAL)
-        return self._broken(error, before=before)
+        self, server: str, expired: Expired, error: Exception, text: str = ""
+    ) -> GenerationError:
+        """The error of an answer whose connection broke, or was closed by this clock."""
+        if expired == "between":
+            return StreamStalled(
+                f"{server}: no token for {self.between_seconds:g} s",
+                fix="Raise generate.between_seconds, or see the model server's log",
+                text=text,
+            )
+        if expired:
+            return self._late(server, whole=expired == "total", text=text)
+        return self._broken(server, error, text)
+
+    def _late(self, server: str, *, whole: bool, text: str = "") -> ModelTimeout:
+        """The error of a stream whose first token, or end, did not come in time."""
+        what, name = ("whole answer", "total") if whole else ("first token", "first_token")
+        seconds = self._total_seconds if whole else self._first_seconds
+        return ModelTimeout(
+            f"{server}: no {what} within {seconds:g} s",
+            fix=f"Raise generate.{name}_seconds, or use a faster model",
+            text=text,
+        )
+
+    async def _lease(self, tried: set[str], first: float, total: float) -> Lease:
+        if first == inf:
+            return await super()._lease(tried, first, total)
+        try:
+            async with asyncio.timeout_at(min(first, total)):
+                return await super()._lease(tried, first, total)
+        except TimeoutError as error:
+            raise self._late(self.name, whole=total <= first) from error
 
     async def _begin(self, lease: Lease, body: bytes, first: float, total: float) -> OpenStream:
         loop = asyncio.get_running_loop()
-        session = self.session()
-        url = f"{lease.server}/{self._path}"
-        before = "hung up before the first byte: "
+        session, server = self.session(), lease.server
+        url = f"{server}/{self._path}"
         try:
             async with asyncio.timeout_at(min(first, total)):
                 response = await session.post(url, data=body, allow_redirects=False)
         except aiohttp.ConnectionTimeoutError as error:
-            what = f"cannot be reached: no connection within {self._connect_seconds:g} s"
-            raise RequestFailure(FailureKind.UNREACHABLE, what, again=Again.YES) from error
+            why = f"no connection within {self._connect_seconds:g} s"
+            raise self._unreachable(server, why) from error
         except TimeoutError as error:
-            raise self._late(whole=loop.time() >= total) from error
+            raise self._late(server, whole=loop.time() >= total) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._broken(error, before=before) from error
+            raise self._broken(server, error) from error
         stream = OpenStream(self, response, lease, first, total)
         try:
             if response.status != 200:
-                raise await self._refusal(response)
+                raise await self._refusal(server, response)
             # until its first byte the server may fail, and be asked again
             stream.data = await stream.read()
             if not stream.data:
-                raise RequestFailure(FailureKind.EMPTY, "answered nothing")
+                raise StreamEmpty(f"{url} answered nothing", fix="See the model server's log")
             return stream
         except BaseException as error:
             stream.disconnect()
             if not isinstance(error, aiohttp.ClientError | OSError):
                 raise
-            raise self.interruption(stream.expired, error, before=before) from error
+            raise stream.interrupted(error) from error

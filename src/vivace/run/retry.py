@@ -1,4 +1,4 @@
-"""What a failed request says: about its server, about the next try, and in words.
+"""After a failed request: what it says about its server, when to try again, and in which words.
 
 Delays are exponential with full jitter, unless the server names one.
 """
@@ -9,14 +9,24 @@ import random
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from enum import Enum, auto
 from math import isfinite
 from typing import Any, Final
 
+import aiohttp
 import msgspec
 
-from vivace.errors import VivaceError
+from vivace.errors import (
+    Closed,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnreachable,
+    StreamCut,
+    StreamEmpty,
+    StreamTooLong,
+    VivaceError,
+)
 from vivace.run.balance import Lease
+from vivace.run.endpoints import AllEjected
 
 FIRST: Final = 0.5
 LONGEST: Final = 8.0
@@ -33,122 +43,49 @@ _MAX_MESSAGE: Final = 500
 """Characters of a server's error that are shown."""
 
 
-class FailureKind(Enum):
-    """Why a try failed."""
+def blame(lease: Lease, error: VivaceError) -> None:
+    """Record at the set of servers what a failed request says about this server.
 
-    UNREACHABLE = auto()
-    """No connection."""
-    EJECTED = auto()
-    """Every server of the set is ejected; nothing was sent."""
-    CLOSED = auto()
-    """The client is closed."""
-    REFUSED = auto()
-    """An HTTP status other than 200."""
-    CUT = auto()
-    """The connection ended early."""
-    LATE = auto()
-    """The whole answer, or the first token of a stream, did not come in time."""
-    STALLED = auto()
-    """A stream stopped between two tokens."""
-    TOTAL = auto()
-    """The time for the request with all its tries is over."""
-    EMPTY = auto()
-    """Status 200 with an empty body."""
-    MALFORMED = auto()
-    """The answer is not what was asked for, or too large."""
-
-
-class Again(Enum):
-    """Whether another try may succeed."""
-
-    NO = auto()
-    ELSEWHERE = auto()
-    """At another server."""
-    YES = auto()
-
-
-class RequestFailure(VivaceError):
-    """One try of a request failed. Clients raise the last one as an error class of their own.
-
-    `what` holds neither the server's URL nor the key.
+    A request that is wrong by itself says nothing against the server, nor does an answer without
+    text or with too much, which may be what was requested. A missing key or model does, where there
+    are other servers.
     """
-
-    def __init__(
-        self,
-        kind: FailureKind,
-        what: str,
-        *,
-        again: Again = Again.NO,
-        status: int = 0,
-        retry_after: float | None = None,
-        fix: str = "",
-    ) -> None:
-        super().__init__(what, fix=fix)
-        self.kind = kind
-        self.again = again
-        self.status = status
-        """HTTP; 0 where that is not what failed."""
-        self.retry_after = retry_after
-        """Seconds that the server asks to wait for."""
-        self.server = ""
-        """The URL; empty where no server was asked."""
-        self.reused = False
-        """Most likely it was sent on a kept connection that the server had closed."""
-
-    def of(self, name: str) -> str:
-        """What failed, after the model's name and the server."""
-        return ": ".join(filter(None, (name, self.server, self.what)))
-
-
-def malformed(what: str) -> RequestFailure:
-    """The failure of a request whose answer cannot be used."""
-    return RequestFailure(FailureKind.MALFORMED, what)
-
-
-def refused(status: int, what: str, headers: Mapping[str, str]) -> RequestFailure:
-    """The failure of a request that was answered with this status and these words."""
-    again = Again.ELSEWHERE if status in MISPLACED else Again.NO
-    return RequestFailure(
-        FailureKind.REFUSED,
-        f"status {status}: {what}".rstrip(": "),
-        again=Again.YES if status in RETRYABLE else again,
-        status=status,
-        retry_after=retry_after(headers),
-    )
-
-
-def blame(lease: Lease, what: str, *, status: int = 0, retry_after: float | None = None) -> None:
-    """Record at the set of servers what a failure says about this server.
-
-    A request that is wrong by itself says nothing against the server. A missing key or model does,
-    where there are other servers.
-
-    Args:
-        status: of the HTTP error; 0 where the failure is another one.
-    """
-    if status == 429 or (status in _BUSY and retry_after is not None):
-        lease.alive()
-        lease.busy(_REST if retry_after is None else retry_after)
-    elif 0 < status < 500 and not (status in MISPLACED and lease.others):
-        lease.alive()
-    else:
-        lease.failed(what, retry_after=retry_after)
+    if isinstance(error, ModelRefused):
+        status, seconds = error.status, error.retry_after
+        if status == 429 or (status in _BUSY and seconds is not None):
+            lease.alive()
+            lease.busy(_REST if seconds is None else seconds)
+        elif status < 500 and not (status in MISPLACED and lease.others):
+            lease.alive()
+        else:
+            lease.failed(error.what, retry_after=seconds)
+    elif not isinstance(error, StreamEmpty | StreamTooLong | Closed):
+        lease.failed(error.what)
 
 
 def pause(
-    failure: RequestFailure, tries: int, *, elsewhere: bool, draw: random.Random
+    error: VivaceError, tries: int, *, elsewhere: bool, late_again: bool, draw: random.Random
 ) -> float | None:
     """Seconds until the next try; None where none would succeed.
 
     Args:
         tries: number of failed tries, this one included.
         elsewhere: whether a server is left that has not been tried.
+        late_again: whether a server that was too slow is asked again where there is no other one.
     """
-    if failure.again is Again.NO or (failure.again is Again.ELSEWHERE and not elsewhere):
+    if isinstance(error, ModelRefused):
+        again = error.status in RETRYABLE or (elsewhere and error.status in MISPLACED)
+    elif isinstance(error, ModelTimeout):
+        again = elsewhere or late_again
+    else:
+        again = isinstance(error, ModelUnreachable | StreamCut | AllEjected)
+    if not again:
         return None
-    if elsewhere or (tries == 1 and failure.reused):
+    # most likely a kept connection that the server had closed
+    stale = tries == 1 and isinstance(error.__cause__, aiohttp.ServerDisconnectedError)
+    if elsewhere or stale:
         return 0.0
-    return backoff(tries, failure.retry_after, draw)
+    return backoff(tries, getattr(error, "retry_after", None), draw)
 
 
 def backoff(tries: int, retry_after: float | None, draw: random.Random) -> float:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from vivace.errors import StoreError
 from vivace.store import rows, signs
 from vivace.store.connections import Connections, translation
-from vivace.types import UpkeepProgress
+from vivace.types import OnUpkeep, UpkeepProgress
 
 _BATCH = 2048
 _MOST = 100
 """Findings reported of one kind; a broken disk has millions."""
 
-Progress: TypeAlias = Callable[[UpkeepProgress], None]
 """Called between the steps of a slow work; it may raise to stop it."""
 
 
-def findings(path: Path, dim: int, progress: Progress) -> list[str]:
+def findings(path: Path, dim: int, progress: OnUpkeep) -> list[str]:
     """What is wrong with a store's file, a sentence each; changes nothing."""
     connections = Connections(path)
     try:
@@ -39,14 +38,14 @@ def findings(path: Path, dim: int, progress: Progress) -> list[str]:
         connections.close()
 
 
-def _file(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
+def _file(reader: sqlite3.Connection, dim: int, progress: OnUpkeep) -> list[str]:
     progress(UpkeepProgress("store: pages", 0, 1))
     found = [row[0] for row in reader.execute(f"PRAGMA integrity_check({_MOST})")]
     progress(UpkeepProgress("store: pages", 1, 1))
     return [f"store.db: {line}" for line in found if line != "ok"]
 
 
-def _documents(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
+def _documents(reader: sqlite3.Connection, dim: int, progress: OnUpkeep) -> list[str]:
     def whole(row: Sequence[Any]) -> bool:
         n, document_id, title, source, metadata, titled, sections, text, crc, text_crc = row
         head = rows.document_crc(n, document_id, title, source, metadata, titled)
@@ -59,7 +58,7 @@ def _documents(reader: sqlite3.Connection, dim: int, progress: Progress) -> list
     ]
 
 
-def _chunks(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
+def _chunks(reader: sqlite3.Connection, dim: int, progress: OnUpkeep) -> list[str]:
     columns = 'id, document, start, "end", page, section, text, crc32'
     return [
         f"store.db: chunk {row[0]} fails its checksum"
@@ -69,7 +68,7 @@ def _chunks(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[st
     ]
 
 
-def _vectors(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
+def _vectors(reader: sqlite3.Connection, dim: int, progress: OnUpkeep) -> list[str]:
     def whole(row: Sequence[Any]) -> bool:
         chunk_id, blob, crc = row
         return (
@@ -84,7 +83,7 @@ def _vectors(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[s
     ]
 
 
-def _signs(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
+def _signs(reader: sqlite3.Connection, dim: int, progress: OnUpkeep) -> list[str]:
     if not signs.exist(reader):
         return []
     return [
@@ -99,7 +98,7 @@ def _signs(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str
     ]
 
 
-def _orphans(reader: sqlite3.Connection, dim: int, progress: Progress) -> list[str]:
+def _orphans(reader: sqlite3.Connection, dim: int, progress: OnUpkeep) -> list[str]:
     found = []
     for what, sql in (
         ("chunks without a vector", "SELECT id FROM chunks EXCEPT SELECT id FROM vectors"),
@@ -120,7 +119,7 @@ def _failing(
     table: str,
     columns: str,
     whole: Callable[[Sequence[Any]], bool],
-    progress: Progress,
+    progress: OnUpkeep,
 ) -> Iterator[Sequence[Any]]:
     total = reader.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
     cursor = reader.execute(f"SELECT {columns} FROM {table}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from vivace.store.store import Store
 from vivace.text.terms import terms
 from vivace.types import Chunk
 
+QuestionKind: TypeAlias = Literal["heading", "docstring", "comment", "sentence"]
 SHORTEST, LONGEST = 25, 400
 """Characters of a question."""
 LEAST_REST: Final = 80
@@ -36,14 +37,14 @@ _COMMENT: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class CodeDescription:
-    """A docstring or comment, and its place in the document."""
+class QuestionDraft:
+    """A question, the part of the document it was made from, and what remains of that part."""
 
     text: str
-    """The first paragraph, as a question."""
-    kind: Literal["docstring", "comment"]
+    kind: QuestionKind
     start: int
     end: int
+    left: str = ""
 
 
 def is_code(text: str) -> bool:
@@ -53,7 +54,7 @@ def is_code(text: str) -> bool:
     return len(lines) > 1 and coded >= _CODE_SHARE * len(lines)
 
 
-class Docstrings(dict[str, list[CodeDescription]]):
+class Docstrings(dict[str, list[QuestionDraft]]):
     """The docstrings of a document by its id; each document is read once.
 
     A chunk often ends inside a long docstring and lacks its closing quotes, so whole documents are
@@ -64,7 +65,7 @@ class Docstrings(dict[str, list[CodeDescription]]):
         super().__init__()
         self._store = store
 
-    def __missing__(self, document_id: str) -> list[CodeDescription]:
+    def __missing__(self, document_id: str) -> list[QuestionDraft]:
         whole = _joined(self._store.chunks_of(document_id))
         found = self[document_id] = [] if whole is None else list(_docstrings(whole))
         return found
@@ -88,13 +89,13 @@ def _joined(chunks: Sequence[Chunk]) -> Chunk | None:
     return Chunk(chunks[0].document_id, "".join(parts), first, end)
 
 
-def _docstrings(chunk: Chunk) -> Iterator[CodeDescription]:
+def _docstrings(chunk: Chunk) -> Iterator[QuestionDraft]:
     """Strings below a signature that say what the code below them does."""
     for found in _DOCSTRING.finditer(chunk.text):
         yield from _described(chunk, found["said"], found.start("whole"), found.end(), "docstring")
 
 
-def comments(chunk: Chunk) -> Iterator[CodeDescription]:
+def comments(chunk: Chunk) -> Iterator[QuestionDraft]:
     """Comment blocks above a line of code."""
     for found in _COMMENT.finditer(chunk.text):
         said = " ".join(line.strip().lstrip("#/*!- \t") for line in found[0].split("\n"))
@@ -102,10 +103,10 @@ def comments(chunk: Chunk) -> Iterator[CodeDescription]:
 
 
 def _described(
-    chunk: Chunk, said: str, start: int, end: int, kind: Literal["docstring", "comment"]
-) -> Iterator[CodeDescription]:
+    chunk: Chunk, said: str, start: int, end: int, kind: QuestionKind
+) -> Iterator[QuestionDraft]:
     """A description's first paragraph as a question, if enough code remains to be found by."""
     first = " ".join(said.strip().split("\n\n")[0].split())
     left = len(chunk.text) - (end - start)
     if len(first) >= SHORTEST and len(set(terms(first))) > _LEAST_TERMS and left >= LEAST_REST:
-        yield CodeDescription(first[:LONGEST], kind, chunk.start + start, chunk.start + end)
+        yield QuestionDraft(first[:LONGEST], kind, chunk.start + start, chunk.start + end)

@@ -187,7 +187,7 @@ def _ranking(
 ) -> JudgedRanking | None:
     """A question's best candidates, each answer once at its best chunk; None without any."""
     places, fused = replay.fused(pool, fusion_of(stages, question.language), stages.candidates)
-    chunks = source.chunks(pool.ids[places].tolist())
+    chunks = source.reader.chunks(pool.ids[places].tolist())
     _, first = np.unique(pool.answer[places], return_index=True)
     there = [at for at in np.sort(first).tolist() if int(pool.ids[places[at]]) in chunks]
     if not (there := there[: stages.rerank.depth]):

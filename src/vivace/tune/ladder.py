@@ -60,18 +60,18 @@ class Ladder:
             return metrics.exact_recall(len(rung.recalls))
         return metrics.mean_recall(rung.recalls, self._questions.groups[: len(rung.recalls)])
 
-    def least(self, floor: float, dear: Callable[[int, LadderRung], bool]) -> int | None:
+    def least(self, floor: float, too_expensive: Callable[[int, LadderRung], bool]) -> int | None:
         """The least effort whose recall is at or above the floor by the lower end of its interval.
 
         Efforts are doubled until one passes, then bisected. An effort passes provisionally on as
         many questions as show it clearly above or below the floor; the returned one passes on all
-        of them. None where the greatest effort misses the floor, or where `dear` says that an
-        effort that misses it costs too much already: a greater one costs more.
+        of them. None where the greatest effort misses the floor, or where one that misses it is
+        `too_expensive`: greater ones cost more.
         """
         lowest, greatest = self.index.efforts(self._width)
         below, above = lowest - 1, lowest
         while not self._reaches(above, floor):
-            if above >= greatest or dear(above, self.rungs[above]):
+            if above >= greatest or too_expensive(above, self.rungs[above]):
                 return None
             below, above = above, min(greatest, max(above + 1, 2 * above))
         while True:

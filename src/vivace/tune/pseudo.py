@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import log
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 
@@ -27,16 +27,15 @@ from vivace.tune.docstrings import (
     LEAST_REST,
     LONGEST,
     SHORTEST,
-    CodeDescription,
     Docstrings,
+    QuestionDraft,
+    QuestionKind,
     comments,
     is_code,
 )
 from vivace.tune.labels import ChunkRemainder, LabelledQuestion
 from vivace.tune.workload import vectors_of
 from vivace.types import Chunk
-
-QuestionKind: TypeAlias = Literal["heading", "docstring", "comment", "sentence"]
 
 _CJK: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 MOST: Final = 800
@@ -172,23 +171,12 @@ def drawn(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A question, the part of the document it was made from, and what remains of that part."""
-
-    text: str
-    kind: QuestionKind
-    start: int
-    end: int
-    left: str = ""
-
-
 def _made(
     chunk: Chunk,
-    docstrings: Sequence[CodeDescription],
+    docstrings: Sequence[QuestionDraft],
     names: UniqueNames,
     rng: np.random.Generator,
-) -> _Draft | None:
+) -> QuestionDraft | None:
     """One question that the chunk answers, of a random kind that it offers; None without any.
 
     `docstrings` are its document's. A chunk inside a docstring is not prose: people who look for
@@ -199,8 +187,7 @@ def _made(
         described = [*own, *comments(chunk)]
         if not described:
             return None
-        one = described[int(rng.integers(len(described)))]
-        return _Draft(one.text, one.kind, one.start, one.end)
+        return described[int(rng.integers(len(described)))]
     within = (min(one.end, chunk.end) - max(one.start, chunk.start) for one in docstrings)
     if 2 * max(within, default=0) > len(chunk.text):
         return None
@@ -210,7 +197,7 @@ def _made(
     return _sentence(chunk, rng)
 
 
-def _answered(made: _Draft, chunk: Chunk, siblings: Sequence[Chunk]) -> PseudoQuestion:
+def _answered(made: QuestionDraft, chunk: Chunk, siblings: Sequence[Chunk]) -> PseudoQuestion:
     """The question with every chunk of its document that answers it, and what remains of each."""
     rest: dict[int, str] = {}
     answers = set()
@@ -235,7 +222,7 @@ def _answered(made: _Draft, chunk: Chunk, siblings: Sequence[Chunk]) -> PseudoQu
 # -- headings ---------------------------------------------------------------------------------
 
 
-def headings(chunk: Chunk, names: UniqueNames) -> Iterator[_Draft]:
+def headings(chunk: Chunk, names: UniqueNames) -> Iterator[QuestionDraft]:
     """The heading above the chunk or the title of its document, if it is specific and unique."""
     for name, _ in _named(chunk):
         # a file name is a single word
@@ -243,7 +230,7 @@ def headings(chunk: Chunk, names: UniqueNames) -> Iterator[_Draft]:
         said = len(set(terms(name))) >= _LEAST_TERMS and words >= _LEAST_WORDS
         left = len(_without(name, chunk.text)) >= LEAST_REST
         if said and left and names.single(name):
-            yield _Draft(name[:LONGEST], "heading", chunk.start, chunk.end)
+            yield QuestionDraft(name[:LONGEST], "heading", chunk.start, chunk.end)
 
 
 def _without(name: str, text: str) -> str:
@@ -255,7 +242,7 @@ def _without(name: str, text: str) -> str:
 # -- sentences --------------------------------------------------------------------------------
 
 
-def _sentence(chunk: Chunk, rng: np.random.Generator) -> _Draft | None:
+def _sentence(chunk: Chunk, rng: np.random.Generator) -> QuestionDraft | None:
     """A sentence as it stands; in the passage, most of its words are removed."""
     longest = min(LONGEST, _OWN_SHARE * len(chunk.text))
     found = [
@@ -269,7 +256,7 @@ def _sentence(chunk: Chunk, rng: np.random.Generator) -> _Draft | None:
     start, end = found[int(rng.integers(len(found)))]
     text = chunk.text[start:end]
     left = without_words(text, rng.uniform(*_TAKEN_OUT), rng)
-    return _Draft(text, "sentence", chunk.start + start, chunk.start + end, left)
+    return QuestionDraft(text, "sentence", chunk.start + start, chunk.start + end, left)
 
 
 def without_words(text: str, share: float, rng: np.random.Generator) -> str:

@@ -8,12 +8,11 @@ half: it costs as much, and the choice uses all questions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vivace.retrieve.fitted import FittedModel
 from vivace.tune.labels import LabelledQuestion
@@ -21,7 +20,6 @@ from vivace.tune.metrics import simultaneous
 from vivace.tune.replay import CandidatePool, Gains, replay
 from vivace.types import Fusion, Rerank, Stages
 
-T = TypeVar("T")
 LabelSource: TypeAlias = Literal["qrels", "pseudo"]
 TunedStage: TypeAlias = Literal["fusion", "candidates", "rerank"]
 
@@ -169,109 +167,91 @@ class _StageTuner:
         if all(self._pools[at].cosine is None for at in places):
             return stages, f"{language}: the model does not read it, so the keyword side answers"
         held = fusion_of(stages, language)
-        rerank = stages.rerank
-
-        def gains(how: Fusion) -> Gains:
-            return self._gains(places, how, stages.candidates, rerank)
-
-        others = [how for how in FUSIONS if how != held]
-        tried = self._tried(places, gains, held, others)
-        rows = [
-            StageTrial("fusion", language, how, stages.candidates, rerank, *figures)
-            for how, figures in tried
+        others = [
+            replace(stages, fusion={**stages.fusion, language: how})
+            for how in FUSIONS
+            if how != held
         ]
-        best = self._keep(rows)
+        stages, best = self._tuned("fusion", language, places, stages, others)
         if best is None:
             return stages, f"{language}: {named(held)} stays, nothing is clearly better"
-        fusions = {**stages.fusion, language: best.fusion}
         said = f"{named(best.fusion)} instead of {named(held)}, {_points(best)}"
-        return replace(stages, fusion=fusions), f"{language}: {said}"
+        return stages, f"{language}: {said}"
 
     def widths(self, stages: Stages) -> tuple[Stages, list[str]]:
         """The stages with another width if it is clearly better, and the reasons."""
-        places = list(range(len(self._pools)))
-
-        def gains(width: int) -> Gains:
-            return self._gains_of(places, stages, width, stages.rerank)
-
-        others = [width for width in WIDTHS if width != stages.candidates]
-        tried = self._tried(places, gains, stages.candidates, others)
-        rows = [
-            StageTrial("candidates", "", Fusion(), width, stages.rerank, *figures)
-            for width, figures in tried
-        ]
-        best = self._keep(rows)
+        places, before = range(len(self._pools)), stages.candidates
+        others = [replace(stages, candidates=width) for width in WIDTHS if width != before]
+        stages, best = self._tuned("candidates", "", places, stages, others)
         if best is None:
             return stages, []
-        said = f"{best.candidates} candidates instead of {stages.candidates}, {_points(best)}"
-        return replace(stages, candidates=best.candidates), [said]
+        return stages, [f"{best.candidates} candidates instead of {before}, {_points(best)}"]
 
     def reranks(self, stages: Stages) -> tuple[Stages, list[str]]:
         """The stages with another depth or weight if it is clearly better, and the reasons."""
         places = [at for at, pool in enumerate(self._pools) if pool.reranked is not None]
-
-        def gains(rerank: Rerank) -> Gains:
-            return self._gains_of(places, stages, stages.candidates, rerank)
-
-        others = [Rerank(0, stages.rerank.weight)] if stages.rerank.depth else []
-        others += [Rerank(depth, weight) for depth in DEPTHS for weight in RERANK_WEIGHTS]
-        others = [other for other in others if other != stages.rerank]
-        tried = self._tried(places, gains, stages.rerank, others)
-        rows = [
-            StageTrial("rerank", "", Fusion(), stages.candidates, rerank, *figures)
-            for rerank, figures in tried
-        ]
-        best = self._keep(rows)
+        reranks = [Rerank(0, stages.rerank.weight)] if stages.rerank.depth else []
+        reranks += [Rerank(depth, weight) for depth in DEPTHS for weight in RERANK_WEIGHTS]
+        others = [replace(stages, rerank=other) for other in reranks if other != stages.rerank]
+        stages, best = self._tuned("rerank", "", places, stages, others)
         if best is None:
             return stages, []
         rerank = best.rerank
-        said = f"rerank of {rerank.depth} at {rerank.weight:g}, {_points(best)}"
-        return replace(stages, rerank=rerank), [said]
+        return stages, [f"rerank of {rerank.depth} at {rerank.weight:g}, {_points(best)}"]
 
-    def _gains(self, places: Sequence[int], how: Fusion, width: int, rerank: Rerank) -> Gains:
-        pools = [self._pools[at] for at in places]
-        return replay(pools, how, width=width, rerank=rerank)
-
-    def _gains_of(self, places: Sequence[int], stages: Stages, width: int, rerank: Rerank) -> Gains:
-        """Gains with the fusion of each question's language."""
-        found = np.zeros(len(places))
-        languages = np.array([self._languages[at] for at in places])
-        for language in set(languages.tolist()):
-            own = np.flatnonzero(languages == language)
-            how = fusion_of(stages, language)
-            found[own] = self._gains([places[at] for at in own.tolist()], how, width, rerank)
-        return found
-
-    def _tried(
+    def _tuned(
         self,
+        stage: TunedStage,
+        language: str,
         places: Sequence[int],
-        gains: Callable[[T], Gains],
-        held: T,
-        others: Sequence[T],
-    ) -> list[tuple[T, tuple[float, float, float, float]]]:
-        """nDCG, difference, low and high: of the setting in force first, then of the others."""
-        base = gains(held)
-        each: list[NDArray[np.float64]] = [gains(other) for other in others]
-        groups = [self._groups[at] for at in places]
-        found: list[tuple[T, tuple[float, float, float, float]]] = [
-            (held, (float(base.mean()), 0.0, 0.0, 0.0))
-        ]
-        if not each:
-            return found
-        differences = simultaneous(np.stack(each, axis=1) - base[:, None], groups, seed=self._seed)
-        for other, one, its in zip(others, each, differences, strict=True):
-            found.append((other, (float(one.mean()), its.mean, its.low, its.high)))
-        return found
+        held: Stages,
+        others: Sequence[Stages],
+    ) -> tuple[Stages, StageTrial | None]:
+        """The best of the others with its trial if it is clearly better, else `held` and None.
 
-    def _keep(self, rows: Sequence[StageTrial]) -> StageTrial | None:
-        """Record the rows with their costs; the best of those clearly better, None without any."""
-        clear = [row for row in rows if row.low > 0]
-        best = max(clear, key=lambda row: row.ndcg, default=None)
-        for row in rows:
-            chosen = row is (rows[0] if best is None else best)
-            cost = self._costs.of(row.candidates, row.rerank.depth)
-            self.tried.append(replace(row, milliseconds=cost, chosen=chosen))
-        return best
+        Every trial is recorded. `places` are those of the questions that are compared.
+        """
+        base, each = self._gains(places, held), [self._gains(places, other) for other in others]
+        figures = [(float(base.mean()), 0.0, 0.0, 0.0)]
+        if each:
+            groups = [self._groups[at] for at in places]
+            found = simultaneous(np.stack(each, axis=1) - base[:, None], groups, seed=self._seed)
+            figures += [
+                (float(one.mean()), its.mean, its.low, its.high)
+                for one, its in zip(each, found, strict=True)
+            ]
+        settings = [held, *others]
+        trials = [
+            StageTrial(
+                stage,
+                language,
+                fusion_of(setting, language) if stage == "fusion" else Fusion(),
+                setting.candidates,
+                setting.rerank,
+                *numbers,
+                self._costs.of(setting.candidates, setting.rerank.depth),
+            )
+            for setting, numbers in zip(settings, figures, strict=True)
+        ]
+        clear = [at for at, trial in enumerate(trials) if trial.low > 0]
+        best = max(clear, key=lambda at: trials[at].ndcg, default=0)
+        trials[best] = replace(trials[best], chosen=True)
+        self.tried += trials
+        return settings[best], trials[best] if best else None
+
+    def _gains(self, places: Sequence[int], stages: Stages) -> Gains:
+        """(q,) gains of the questions at these places."""
+        gains = np.zeros(len(places))
+        languages = [self._languages[at] for at in places]
+        for language in set(languages):
+            own = [at for at, its in enumerate(languages) if its == language]
+            gains[own] = replay(
+                [self._pools[places[at]] for at in own],
+                fusion_of(stages, language),
+                width=stages.candidates,
+                rerank=stages.rerank,
+            )
+        return gains
 
 
 def fusion_of(stages: Stages, language: str) -> Fusion:

@@ -20,6 +20,7 @@ from vivace.retrieve.maxsim import maxsim
 from vivace.run.work import Priority, work_context
 from vivace.settings import Search, Settings
 from vivace.tune import fitting, labels, pseudo, quality, replay
+from vivace.tune.docstrings import QuestionKind
 from vivace.tune.labels import LabelledQuestion
 from vivace.tune.quality import Quality, SearchCosts
 from vivace.tune.selftuning import Decide, objective_of
@@ -82,13 +83,13 @@ class QualityTuning:
         progress: OnUpkeep | None = None,
     ) -> Quality:
         """See `Collection.tune_quality`."""
-        tell = progress or (lambda _: None)
+        report = progress or (lambda _: None)
         async with self._one:
             began = time.perf_counter()
             with work_context(Priority.BACKGROUND):
-                tell(UpkeepProgress("questions"))
+                report(UpkeepProgress("questions"))
                 questions, kinds = await self._questions(qrels, seed)
-                found = await self._measured(questions, kinds, qrels is not None, seed, tell)
+                found = await self._measured(questions, kinds, qrels is not None, seed, report)
             found = replace(found, seconds=time.perf_counter() - began)
             if apply:
                 await asyncio.to_thread(self._apply, found)
@@ -96,7 +97,7 @@ class QualityTuning:
 
     async def _questions(
         self, qrels: Path | None, seed: int
-    ) -> tuple[list[LabelledQuestion], list[pseudo.QuestionKind]]:
+    ) -> tuple[list[LabelledQuestion], list[QuestionKind]]:
         if qrels is None:
             made = await pseudo.labelled(self._corpus.store, self._embedder, seed=seed)
             if not made:
@@ -118,21 +119,21 @@ class QualityTuning:
     async def _measured(
         self,
         questions: Sequence[LabelledQuestion],
-        kinds: Sequence[pseudo.QuestionKind],
+        kinds: Sequence[QuestionKind],
         given: bool,
         seed: int,
-        tell: OnUpkeep,
+        report: OnUpkeep,
     ) -> Quality:
         source = self._corpus.snapshot()
         rerank = await self._late_interaction(source, questions) if given else None
         before = in_force(self._settings.search, self._corpus.stored_plan)
         loop = asyncio.get_running_loop()
 
-        def tell_later(step: UpkeepProgress) -> None:
-            loop.call_soon_threadsafe(tell, step)
+        def report_later(step: UpkeepProgress) -> None:
+            loop.call_soon_threadsafe(report, step)
 
         def step(done: int, total: int) -> None:
-            tell_later(UpkeepProgress("candidates", done, total))
+            report_later(UpkeepProgress("candidates", done, total))
 
         def work() -> Quality:
             pools = replay.gather(source, questions, rerank_scores=rerank, step=step)
@@ -153,7 +154,7 @@ class QualityTuning:
             )
             # questions made from passages would teach that a passage's own words are what matters
             if given and self._settings.search.rerank == fitting.SETTING:
-                tell_later(UpkeepProgress("weights"))
+                report_later(UpkeepProgress("weights"))
                 model = fitting.fit_collection(self._corpus, source, questions, pools, found.stages)
                 said = f"{found.reason} {fitting.decision(model, None).reason}"
                 found = replace(found, reranker=model, reason=said)
@@ -179,7 +180,7 @@ class QualityTuning:
         nothing: Signs = np.empty((0, -(-embedder.dim // 8)), np.uint8)
 
         def scores(number: int, ids: Ids) -> Scores:
-            signs = source.signs(ids.tolist())
+            signs = source.reader.signs(ids.tolist())
             return maxsim(tokens[number], [signs.get(at, nothing) for at in ids.tolist()])
 
         return scores

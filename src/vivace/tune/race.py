@@ -233,15 +233,15 @@ class Race:
         ladder, best = self._ladder(index), self._best()
         ratios = list[float]()
 
-        def dear(effort: int, rung: LadderRung) -> bool:
-            # in batches, which are cheaper: an effort that is dear even so is timed side by side
+        def too_expensive(effort: int, rung: LadderRung) -> bool:
+            # in batches, which are cheaper: one that is expensive even so is timed side by side
             if best is None or rung.cpu_ms <= _DEAR * best.times.cpu_ms:
                 return False
             mine, its = self._timed([Contender(index, effort), best.contender], few=True)
             ratios.append(mine.cpu_ms / its.cpu_ms)
             return ratios[-1] > _DEAR
 
-        effort = ladder.least(self.objective.recall, dear)
+        effort = ladder.least(self.objective.recall, too_expensive)
         if effort is None:
             effort = max(ladder.rungs)
             left = ratios and ratios[-1] > _DEAR and best is not None

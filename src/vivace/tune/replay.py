@@ -100,7 +100,7 @@ def _pool(
             bm25[at] *= np.float32(other.share)
             if row is not None and cosine is not None and other.vector is not None:
                 cosine[at] = np.float32(row[0] @ other.vector)
-    chunks = source.chunks(ids.tolist())
+    chunks = source.reader.chunks(ids.tolist())
     of_document = bool(question.documents)
     places: dict[str | int, int] = {}
     answer, relevant = [], []

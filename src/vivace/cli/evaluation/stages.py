@@ -54,7 +54,7 @@ def staged(
             result.append(StagedQuestion({KEYWORD: (), FUSED: ()}, {}))
             continue
         (pool,) = replay.gather(source, [question], width=width)
-        chunks = source.chunks(pool.ids.tolist())
+        chunks = source.reader.chunks(pool.ids.tolist())
         names = [chunks[n].document_id if n in chunks else "" for n in pool.ids.tolist()]
 
         def documents(places: Ids, names: Sequence[str] = names) -> tuple[str, ...]:

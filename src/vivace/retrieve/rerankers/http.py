@@ -16,12 +16,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vivace.errors import BadSettings, RerankError, VivaceError
+from vivace.errors import BadSettings, ModelRefused, ModelTimeout, RerankError, VivaceError
 from vivace.run.breaker import Tolerance
 from vivace.run.endpoints import EndpointsStatistics
 from vivace.run.http import CallClient, sendable
 from vivace.run.model_servers import ModelServer
-from vivace.run.retry import FailureKind, RequestFailure, malformed
 from vivace.settings import Remote
 from vivace.types import Hit, Query, Scores
 
@@ -73,6 +72,7 @@ class HttpReranker:
             servers,
             "rerank",
             settings,
+            setting="search.rerank",
             max_body=MAX_BODY,
             tolerance=tolerance,
         )
@@ -133,17 +133,15 @@ class HttpReranker:
         )
 
     def _error(self, error: VivaceError) -> RerankError:
-        if not isinstance(error, RequestFailure):  # no place at a server, or none in time
-            return RerankError(f"{self.name}: {error.what}", fix=error.fix)
-        if error.kind is FailureKind.CLOSED:
-            return RerankError(error.what, fix="Open a new engine")
-        if error.kind is FailureKind.TOTAL:
+        fix = error.fix
+        if isinstance(error, ModelTimeout):
             fix = "See the reranking server's log, or lower search.rerank_depth"
-        elif error.status == 422 and "texts" in error.what and not self._tei:
+        elif isinstance(error, ModelRefused) and self._wants_tei(error):
             fix = "This looks like text-embeddings-inference: write search.rerank as NAME@URL#tei"
-        else:
-            fix = "See the reranking server's log; check search.rerank and remote.api_key"
-        return RerankError(error.of(self.name), fix=fix)
+        return RerankError(self.client.of(error), fix=fix)
+
+    def _wants_tei(self, error: ModelRefused) -> bool:
+        return error.status == 422 and "texts" in error.what and not self._tei
 
 
 def _is_tei(fragment: str) -> bool:
@@ -160,16 +158,16 @@ def _scores(count: int, body: bytes) -> Scores:
     try:
         answer = msgspec.json.decode(body, type=_RerankAnswer | list[_ScoreRow])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise malformed(f"the answer holds no scores: {error}") from error
+        raise RerankError(f"the answer holds no scores: {error}") from error
     rows = answer.results if isinstance(answer, _RerankAnswer) else answer
     if sorted(row.index for row in rows) != list(range(count)):
-        raise malformed(
+        raise RerankError(
             f"{len(rows)} scores of {len({row.index for row in rows})} documents for {count}"
         )
     scores = np.empty(count, np.float32)
     for row in rows:
         value = row.score if row.relevance_score is None else row.relevance_score
         if value is None or not abs(value) <= float(np.finfo(np.float32).max):
-            raise malformed(f"the score of document {row.index} is no number")
+            raise RerankError(f"the score of document {row.index} is no number")
         scores[row.index] = value
     return scores
