@@ -89,7 +89,7 @@ def reader_for(
 
 
 def read(
-    path: Path, *, max_bytes: int, parse: Parse | None = None
+    path: Path, *, max_bytes: int, parse: Parse | None = None, reader: Reader | None = None
 ) -> Iterator[Document | IngestError]:
     """Yield the file's documents; whatever is wrong with it is yielded as well, not raised.
 
@@ -99,7 +99,7 @@ def read(
         MemoryError: alone; who runs this knows what the limit was.
     """
     source = absolute(path).as_posix()
-    reader = reader_for(path, max_bytes=max_bytes, parse=parse)
+    reader = reader or reader_for(path, max_bytes=max_bytes, parse=parse)
     if reader is None:
         yield IngestError(
             source,

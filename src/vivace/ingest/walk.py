@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from vivace.ingest.decode import absolute
@@ -12,7 +12,9 @@ from vivace.ingest.formats import SUFFIXES, known_suffixes
 from vivace.types import Failure, Skipped
 
 
-def walk(paths: Sequence[Path]) -> Iterator[Path | Skipped | Failure]:
+def walk(
+    paths: Sequence[Path], suffixes: Collection[str] = SUFFIXES
+) -> Iterator[Path | Skipped | Failure]:
     """Yield the readable files under `paths` as absolute paths, in a stable order.
 
     Directories are entered in order of name; symbolic links are followed, but no file or directory
@@ -28,11 +30,11 @@ def walk(paths: Sequence[Path]) -> Iterator[Path | Skipped | Failure]:
             yield _unreachable(path, error)
             continue
         if stat.S_ISDIR(mode):
-            yield from _directory(path, seen)
+            yield from _directory(path, seen, suffixes)
         elif not stat.S_ISREG(mode):
             fix = "Give a file or a directory, not a pipe or a device"
             yield Failure(_shown(path), "is neither a file nor a directory", fix)
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() not in suffixes:
             kind = path.suffix or "files without a suffix"
             fix = f"Convert it to one of {known_suffixes()}"
             yield Failure(_shown(path), f"there is no reader for {kind}", fix)
@@ -40,13 +42,15 @@ def walk(paths: Sequence[Path]) -> Iterator[Path | Skipped | Failure]:
             yield from _once(path, os.path.realpath(path), seen)
 
 
-def _directory(root: Path, seen: set[str]) -> Iterator[Path | Skipped | Failure]:
+def _directory(
+    root: Path, seen: set[str], suffixes: Collection[str]
+) -> Iterator[Path | Skipped | Failure]:
     """Everything under a directory, depth first; `seen` holds real paths already visited."""
     stack: list[tuple[str, str]] = [(str(root), os.path.realpath(root))]
     while stack:
         path, real = stack.pop()
         if not os.path.isdir(real):
-            yield from _file(Path(path), real, seen)
+            yield from _file(Path(path), real, seen, suffixes)
             continue
         if real in seen:
             continue
@@ -68,7 +72,9 @@ def _directory(root: Path, seen: set[str]) -> Iterator[Path | Skipped | Failure]
                 stack.append((entry.path, target))
 
 
-def _file(path: Path, real: str, seen: set[str]) -> Iterator[Path | Skipped | Failure]:
+def _file(
+    path: Path, real: str, seen: set[str], suffixes: Collection[str]
+) -> Iterator[Path | Skipped | Failure]:
     """One entry of a directory that is not a directory itself."""
     try:
         regular = stat.S_ISREG(os.stat(real).st_mode)
@@ -77,7 +83,7 @@ def _file(path: Path, real: str, seen: set[str]) -> Iterator[Path | Skipped | Fa
         return
     if not regular:
         yield Skipped(_shown(path), "is neither a file nor a directory")
-    elif path.suffix.lower() not in SUFFIXES:
+    elif path.suffix.lower() not in suffixes:
         yield Skipped(
             _shown(path), f"there is no reader for {path.suffix or 'files without a suffix'}"
         )
