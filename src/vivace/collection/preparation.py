@@ -15,7 +15,6 @@ from vivace.errors import BadInput, IngestError
 from vivace.ingest import formats
 from vivace.ingest.chunking import indexed_text, split
 from vivace.ingest.sandbox import Passwords, Reading, Sandbox
-from vivace.ingest.walk import walk
 from vivace.protocols import TokenCounter
 from vivace.settings import Parse, Settings
 from vivace.store.store import Store
@@ -45,7 +44,7 @@ def from_paths(
     """
     ahead: deque[Path | Reading | Skipped | Failure] = deque()
     reading = 0
-    found = walk(paths)
+    found = formats.walk(paths)
     try:
         while True:
             while reading < sandbox.ahead and len(ahead) < _LOOK_AHEAD:
