@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -17,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+import vivace.errors
+import vivace.protocols
+import vivace.types
 from vivace.cli.parser import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -189,3 +193,18 @@ def test_snippets_are_found() -> None:
         """)
     found = [Snippet(*block) for block in BLOCK.findall(page)]
     assert [list(commands(snippet)) for snippet in found] == [["one two"]]
+
+
+def test_the_glossary_has_every_public_noun_and_no_other() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    for module in (vivace.types, vivace.protocols, vivace.errors):
+        section = text.split(f"(`{module.__name__}`)")[1].split("\n## ")[0]
+        listed = re.findall(r"^\| (\w+) \|", section, re.MULTILINE)[1:]
+        nouns = {
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value)
+            and value.__module__.startswith(module.__name__)
+            and not name.startswith("_")
+        }
+        assert listed == sorted(nouns), module.__name__

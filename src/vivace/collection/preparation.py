@@ -15,7 +15,6 @@ from vivace.errors import BadInput, IngestError
 from vivace.ingest import formats
 from vivace.ingest.chunking import indexed_text, split
 from vivace.ingest.sandbox import Passwords, Reading, Sandbox
-from vivace.ingest.walk import walk
 from vivace.protocols import Reader, TokenCounter
 from vivace.settings import Parse, Settings
 from vivace.store.store import Store
@@ -48,7 +47,7 @@ def from_paths(
     ahead: deque[Path | Reading | Skipped | Failure] = deque()
     reading = 0
     own = {suffix: reader for reader in readers for suffix in reader.suffixes}
-    found = walk(paths, {*formats.SUFFIXES, *own})
+    found = formats.walk(paths, {*formats.SUFFIXES, *own})
     try:
         while True:
             while reading < sandbox.ahead and len(ahead) < _LOOK_AHEAD:
