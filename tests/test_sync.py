@@ -15,7 +15,7 @@ import vivace
 from vivace import BlockingCollection, Chunk, Collection, Document, Engine, SearchResult
 
 
-def test_the_readme_in_small(tmp_path: Path) -> None:
+def test_ingest_and_ask_as_in_the_readme(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text("# Leave\n\nThe notice period is six weeks.\n")
     with vivace.open(tmp_path / "c") as docs:
@@ -28,7 +28,7 @@ def test_the_readme_in_small(tmp_path: Path) -> None:
         assert answer.citations[0].chunk.section == ("Leave",)
 
 
-def test_every_method(tmp_path: Path) -> None:
+def test_every_method_of_the_facade_works(tmp_path: Path) -> None:
     with vivace.open(tmp_path / "c", embed__model="given:4") as docs:
         chunks = [Chunk("a", "Apples are red."), Chunk("b", "Bananas are yellow.")]
         docs.add(chunks, np.eye(2, 4))
@@ -64,7 +64,7 @@ def test_documents_of_given_vectors_need_vectors(tmp_path: Path) -> None:
         docs.add([Document("a", "text")])
 
 
-def test_reembed(tmp_path: Path) -> None:
+def test_reembedding_by_the_blocking_facade(tmp_path: Path) -> None:
     with vivace.open(tmp_path / "c", embed__model="given:4") as docs:
         docs.add([Chunk("a", "Apples are red.")], np.eye(1, 4))
     with pytest.raises(vivace.EmbedderMismatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from vivace.collection.plan_state import StoredPlan
-from vivace.collection.reembedding import Reembedded
+from vivace.collection.upkeep import Reembedded
 from vivace.engine import Collection, Engine
 from vivace.errors import StoreError
 from vivace.run.streams import closing

@@ -118,7 +118,7 @@ class Source:
         return self.index.search(vectors, k, allow=allow)
 
     def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
-        return self.held.search(terms, k, allow=allow) if terms else matches.none(1, 0)
+        return self.held.search(terms, k, allow=allow) if terms else matches.empty(1, 0)
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         return self.index.similarity(vector, ids)

@@ -11,7 +11,7 @@ from typing import Any, Self
 from vivace import settings as settings_module
 from vivace.collection.corpus import Corpus
 from vivace.collection.paths import collection_path
-from vivace.collection.reembedding import Reembedded, reembed
+from vivace.collection.upkeep import Reembedded, reembed
 from vivace.engine.collection import Collection
 from vivace.engine.resources import Resources
 from vivace.errors import BadSettings, VivaceError
@@ -68,7 +68,7 @@ class Engine:
     async def reembed(
         self, name: str | Path = "default", *, progress: OnUpkeep | None = None
     ) -> Reembedded:
-        """Give every chunk a vector of this engine's embedder: see `collection.reembedding`."""
+        """Give every chunk a vector of this engine's embedder: see `collection.upkeep.reembed`."""
         folder = collection_path(name, self.settings)
         tokens = self.settings.embed.tokens
         opened = self._collections.get(folder)
