@@ -240,17 +240,17 @@ class TantivyTerms:
     def search(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
         return self.searcher().search(terms, k, allow=allow)
 
-    def add(self, id: int, terms: Sequence[str]) -> None:
+    def add(self, chunk_id: int, terms: Sequence[str]) -> None:
         """Index a chunk's terms, replacing those under the same id."""
         import tantivy
 
-        self.delete(id)
-        self._writing().add_document(tantivy.Document(id=id, terms=" ".join(terms)))
+        self.delete(chunk_id)
+        self._writing().add_document(tantivy.Document(id=chunk_id, terms=" ".join(terms)))
 
-    def delete(self, id: int) -> None:
+    def delete(self, chunk_id: int) -> None:
         from tantivy import Query
 
-        query = Query.term_query(self._index.schema, "id", id)
+        query = Query.term_query(self._index.schema, "id", chunk_id)
         self._writing().delete_documents_by_query(query)
 
     def commit(self, epoch: int) -> None:
