@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import DATA, show
-from vivace.embed.signs import signs
+from vivace.embed.passages import token_signs
 from vivace.engine import Engine
 from vivace.protocols import CandidateSource, Embedder, EmbedsTokens, Kind
 from vivace.retrieve.fusion import candidates, fuse
@@ -228,7 +228,9 @@ async def measure(questions: int, cache: Path | None) -> dict[str, Any]:
                 "memory": _reading(snapshot.signs, asked),
             }
     halves = {row: passages[chunk.text][1] for row, chunk in chunks.items()}
-    pooled = {row: signs(rows.astype(np.float32), pooled=True) for row, rows in halves.items()}
+    pooled = {
+        row: token_signs(rows.astype(np.float32), pooled=True) for row, rows in halves.items()
+    }
     ways: dict[str, tuple[Callable[..., Scores], dict[int, Any]]] = {
         "float16": (by_halves, halves),
         "signs": (maxsim, stored),

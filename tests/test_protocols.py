@@ -12,10 +12,10 @@ from vivace.index.hnsw import HnswIndex
 from vivace.index.ivf import IvfIndex
 from vivace.index.pq import PqIndex
 from vivace.index.terms import TantivyTerms
+from vivace.ingest.decode import TextReader
 from vivace.ingest.html import HtmlReader
-from vivace.ingest.jsonl import JsonLinesReader
+from vivace.ingest.jsonfiles import JsonLinesReader
 from vivace.ingest.markdown import MarkdownReader
-from vivace.ingest.text import TextReader
 from vivace.protocols import (
     Answerer,
     CandidateSource,

@@ -21,7 +21,7 @@ def test_quantiles_are_within_a_bucket() -> None:
     assert histogram.seconds == pytest.approx(sum(values))
 
 
-def test_extremes() -> None:
+def test_extreme_durations_fall_into_buckets() -> None:
     histogram = Histogram()
     assert histogram.quantile(0.5) == 0.0
     histogram.add(0.0)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.collection.prepared_chunks import ready
+from vivace.collection.prepared_chunks import checked_vectors
 from vivace.engine import Collection, Engine
 from vivace.protocols import Kind
 from vivace.settings import Settings, load
@@ -41,7 +41,7 @@ def settings(family: str = "flat") -> Settings:
 async def embed(texts: Sequence[str], *, kind: Kind) -> Embedded:
     rows = np.stack([vector(text) for text in texts])
     # as `add` scales what it is given: the last bit of a length would show after a rebuild
-    return Embedded(ready(rows, count=len(texts), dim=DIM))
+    return Embedded(checked_vectors(rows, count=len(texts), dim=DIM))
 
 
 def engine(family: str = "flat") -> Engine:

@@ -263,7 +263,7 @@ class TestEffort:
 
         monkeypatch.setattr(FlatIndex, "search", recorded)
         asked = corpus.snapshot()
-        assert asked.asked(10) is None
+        assert asked.approximate_plan(10) is None
         assert not asked.approximate
         corpus.set_plan(StoredPlan(Plan("hnsw", {}, 7)))
         corpus.snapshot().dense(corpus.dense.vectors(np.array([1]), DIM), 3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.collection.conftest import HashEmbedder
-from vivace.collection import reembedding
+from vivace.collection import upkeep
 from vivace.engine import Engine
 from vivace.errors import CollectionLocked, CollectionNotFound, EmbedderMismatch, EmbeddingError
 from vivace.protocols import Kind
@@ -39,7 +39,7 @@ class Other(HashEmbedder):
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reembedding, "_BATCH", 8)
+    monkeypatch.setattr(upkeep, "_BATCH", 8)
 
 
 @pytest.fixture

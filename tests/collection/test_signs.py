@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.collection.conftest import HashEmbedder
-from vivace.collection import passages, snapshot
-from vivace.embed.signs import signs as signs_of
+from vivace.collection import snapshot
+from vivace.embed import passages
+from vivace.embed.passages import token_signs as signs_of
 from vivace.engine import Collection, Engine
 from vivace.protocols import Kind
 from vivace.settings import Settings, load

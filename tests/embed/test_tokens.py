@@ -9,8 +9,8 @@ import pytest
 
 from vivace.embed.local import LocalEmbedder, Text
 from vivace.embed.minilm import MiniLM
+from vivace.embed.passages import token_signs
 from vivace.embed.precomputed import Precomputed
-from vivace.embed.signs import signs
 from vivace.protocols import EmbedsTokens
 from vivace.run.microbatch import EmbedsThen
 from vivace.types import Vector, Vectors
@@ -108,11 +108,11 @@ async def test_nothing_in_nothing_out(model: MiniLM) -> None:
 
 def test_a_set_bit_is_a_component_above_zero() -> None:
     row = np.array([[0.5, -0.5, 0.0, 1e-9, -1, 1, 1, -1, 0.1]], np.float32)
-    assert signs(row).tolist() == [[0b10010110, 0b10000000]]
-    assert signs(np.zeros((0, 9), np.float32)).shape == (0, 2)
+    assert token_signs(row).tolist() == [[0b10010110, 0b10000000]]
+    assert token_signs(np.zeros((0, 9), np.float32)).shape == (0, 2)
 
 
 def test_pooled_signs_are_of_the_mean_of_two_neighbours() -> None:
     rows = np.array([[3, -1], [-1, -1], [-2, 1], [1, 1], [-1, 1]], np.float32)
-    assert signs(rows, pooled=True).tolist() == [[0b10 << 6], [0b01 << 6], [0b01 << 6]]
-    assert signs(rows[:0], pooled=True).shape == (0, 1)
+    assert token_signs(rows, pooled=True).tolist() == [[0b10 << 6], [0b01 << 6], [0b01 << 6]]
+    assert token_signs(rows[:0], pooled=True).shape == (0, 1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vivace.index.term_tail import TermTail, search
+from vivace.index.term_tail import TermTail
 from vivace.index.terms import TantivyTerms, TermSearcher
 from vivace.types import Ids
 
@@ -35,12 +35,15 @@ def main_of(held: Chunks) -> TermSearcher:
     return terms.searcher()
 
 
+NO_MAIN = main_of({})
+
+
 def tail_of(held: Chunks) -> TermTail:
     return TermTail().changed(held.items(), NONE)
 
 
 def scored(main: TermSearcher, tail: TermTail, query: Sequence[str], k: int) -> dict[int, float]:
-    found = search(main, tail, query, k)
+    found = tail.search(main, query, k)
     return dict(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
 
 
@@ -74,7 +77,7 @@ def test_the_engines_statistics_count_what_it_scores_with() -> None:
 
 def test_without_a_tail_the_main_index_answers_as_ever() -> None:
     main = main_of(chunks(80))
-    found, expected = search(main, TermTail(), ["w1", "w2"], 9), main.search(["w1", "w2"], 9)
+    found, expected = TermTail().search(main, ["w1", "w2"], 9), main.search(["w1", "w2"], 9)
     assert found.ids.tolist() == expected.ids.tolist()
     assert found.scores.tolist() == expected.scores.tolist()
 
@@ -82,31 +85,31 @@ def test_without_a_tail_the_main_index_answers_as_ever() -> None:
 @pytest.mark.parametrize("query", [[], ["absent"]])
 def test_nothing_found(query: list[str]) -> None:
     main, tail = main_of(chunks(9)), tail_of(chunks(9, first=20))
-    assert search(main, tail, query, 5).ids.shape == (1, 0)
-    assert tail.search(query, 5, main=main).ids.shape == (1, 0)
-    assert tail.search(["w0"], 0).ids.shape == (1, 0)
-    assert TermTail().search(["w0"], 5).ids.shape == (1, 0)
+    assert tail.search(main, query, 5).ids.shape == (1, 0)
+    assert tail.search(NO_MAIN, query, 5).ids.shape == (1, 0)
+    assert tail.search(NO_MAIN, ["w0"], 0).ids.shape == (1, 0)
+    assert TermTail().search(NO_MAIN, ["w0"], 5).ids.shape == (1, 0)
 
 
 def test_the_filter_holds_for_both() -> None:
     main, tail = main_of(chunks(80)), tail_of(chunks(80, first=80, seed=3))
     allow = np.arange(140) % 3 == 0
-    everything = search(main, tail, ["w0", "w7"], 500).ids[0]
-    found = search(main, tail, ["w0", "w7"], 500, allow=allow).ids[0]
+    everything = tail.search(main, ["w0", "w7"], 500).ids[0]
+    found = tail.search(main, ["w0", "w7"], 500, allow=allow).ids[0]
     assert sorted(found) == sorted(i for i in everything if i < 140 and allow[i])
-    assert search(main, tail, ["w0"], 5, allow=np.zeros(0, np.bool_)).ids.size == 0
+    assert tail.search(main, ["w0"], 5, allow=np.zeros(0, np.bool_)).ids.size == 0
 
 
 def test_a_chunk_that_both_hold_is_returned_once() -> None:
     held = chunks(100)
     main, tail = main_of(held), tail_of({id: held[id] for id in range(30, 60)})
-    found = search(main, tail, ["w0", "w1"], 50).ids[0].tolist()
+    found = tail.search(main, ["w0", "w1"], 50).ids[0].tolist()
     assert len(found) == len(set(found)) == 50
 
 
 def test_ties_go_to_the_lower_id_however_many() -> None:
     tail = tail_of({id: ["fox"] for id in range(900, 100, -1)})
-    assert tail.search(["fox"], 5).ids[0].tolist() == [101, 102, 103, 104, 105]
+    assert tail.search(NO_MAIN, ["fox"], 5).ids[0].tolist() == [101, 102, 103, 104, 105]
 
 
 def test_two_states_may_follow_one() -> None:
@@ -114,11 +117,11 @@ def test_two_states_may_follow_one() -> None:
     left = base.changed([(3, ["fox"])], NONE)
     right = base.changed([(4, ["fox", "hill"])], np.array([1, 77]))
     again = right.changed([(2, ["fox"])], NONE)
-    assert sorted(base.search(["fox"], 9).ids[0]) == [1]
-    assert sorted(left.search(["fox"], 9).ids[0]) == [1, 3]
-    assert right.search(["fox"], 9).ids[0].tolist() == [4]
-    assert sorted(again.search(["fox"], 9).ids[0]) == [2, 4]
-    assert again.search(["den"], 9).ids.size == 0
+    assert sorted(base.search(NO_MAIN, ["fox"], 9).ids[0]) == [1]
+    assert sorted(left.search(NO_MAIN, ["fox"], 9).ids[0]) == [1, 3]
+    assert right.search(NO_MAIN, ["fox"], 9).ids[0].tolist() == [4]
+    assert sorted(again.search(NO_MAIN, ["fox"], 9).ids[0]) == [2, 4]
+    assert again.search(NO_MAIN, ["den"], 9).ids.size == 0
     assert [len(t) for t in (base, left, right, again)] == [2, 3, 2, 2]
     assert [sorted(t.ids) for t in (base, again)] == [[1, 2], [2, 4]]
 
@@ -126,10 +129,10 @@ def test_two_states_may_follow_one() -> None:
 def test_readers_never_see_what_is_being_added() -> None:
     held = list(chunks(400, longest=30).items())
     tail = TermTail().changed(held[:200], NONE)
-    expected = tail.search(["w0", "w1", "w2"], 50).ids.tolist()
+    expected = tail.search(NO_MAIN, ["w0", "w1", "w2"], 50).ids.tolist()
 
     def read(_: int) -> bool:
-        return bool(tail.search(["w0", "w1", "w2"], 50).ids.tolist() == expected)
+        return bool(tail.search(NO_MAIN, ["w0", "w1", "w2"], 50).ids.tolist() == expected)
 
     with ThreadPoolExecutor(3) as pool:
         reading = pool.map(read, range(300))
@@ -162,6 +165,7 @@ def test_any_history_scores_as_a_fresh_tail(
         live = {id: words for id, words in live.items() if id not in gone} | fresh
         assert sorted(tail.ids.tolist()) == sorted(live)
         assert len(tail) == len(live)
-        found, expected = tail.search(["a", "b", "a"], 9), tail_of(live).search(["a", "b", "a"], 9)
+        fresh_tail, query = tail_of(live), ["a", "b", "a"]
+        found, expected = (t.search(NO_MAIN, query, 9) for t in (tail, fresh_tail))
         assert found.ids.tolist() == expected.ids.tolist()
         assert found.scores.tolist() == expected.scores.tolist()

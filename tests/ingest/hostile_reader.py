@@ -18,8 +18,7 @@ from vivace.types import Document
 MIB = 1 << 20
 
 
-def read(self: PdfReader, path: Path) -> Iterator[Document | IngestError]:
-    source = path.as_posix()
+def documents(self: PdfReader, path: Path, source: str) -> Iterator[Document | IngestError]:
     held = []
     if path.stem == "hang":
         re.match(r"(a+)+$", "a" * 64 + "b")
@@ -39,5 +38,5 @@ def read(self: PdfReader, path: Path) -> Iterator[Document | IngestError]:
 
 
 if __name__ == "__main__":
-    PdfReader.read = read  # type: ignore[method-assign]
+    PdfReader.documents = documents  # type: ignore[method-assign]
     serve(work)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from vivace.errors import IngestError
-from vivace.ingest import formats, jsonl
+from vivace.ingest import formats, jsonfiles
+from vivace.ingest.decode import TextReader
 from vivace.ingest.formats import SUFFIXES, read, reader_for
 from vivace.ingest.markdown import MarkdownReader, headings
-from vivace.ingest.text import TextReader
 from vivace.types import Document
 
 LIMIT = 1 << 20
@@ -217,7 +217,7 @@ class TestJsonLines:
     def test_a_file_that_is_no_jsonl_is_given_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(jsonl, "BAD_LINES", 10)
+        monkeypatch.setattr(jsonfiles, "BAD_LINES", 10)
         found = errors(write(tmp_path, "a.jsonl", "no\n" * 100))
         assert len(found) == 11
         assert "first 10 lines are all bad" in found[-1].reason
@@ -255,7 +255,7 @@ class TestEntry:
 
     def test_parsers_are_imported_late(self) -> None:
         code = (
-            "import sys, vivace.ingest.formats, vivace.ingest.walk\n"
+            "import sys, vivace.ingest.formats\n"
             "print([m for m in ('selectolax', 'markdown_it') if m in sys.modules])"
         )
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -12,7 +12,7 @@ import pytest
 
 from vivace.collection.preparation import Source, from_paths
 from vivace.errors import Closed, IngestError
-from vivace.ingest import wire
+from vivace.ingest import worker
 from vivace.ingest.formats import SMALL, sandboxed
 from vivace.ingest.sandbox import Sandbox
 from vivace.settings import Parse
@@ -133,9 +133,9 @@ def test_a_document_survives_the_wire() -> None:
         {"pages": 3, "list": [1, "a", None]},
         (Section(0, ("A", "B"), 1), Section(5)),
     )
-    reply = wire.reply.decode(wire.encode(wire.Read(document)))
-    assert reply == wire.Read(document)
-    request = wire.Request("/a", 1, Parse(password="p"))
-    assert wire.request.decode(wire.encode(request)) == request
+    reply = worker.decode_reply(worker.encode(worker.DocumentReply(document)))
+    assert reply == worker.DocumentReply(document)
+    request = worker.ReadRequest("/a", 1, Parse(password="p"))
+    assert worker.decode_request(worker.encode(request)) == request
     with pytest.raises(msgspec.ValidationError):
-        wire.reply.decode(wire.encode({"type": "other"}))
+        worker.decode_reply(worker.encode({"type": "other"}))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vivace.ingest.walk import walk
+from vivace.ingest.formats import walk
 from vivace.types import Failure, Skipped
 
 

@@ -125,7 +125,7 @@ async def test_closed_or_late_is_a_rerank_error(model: CrossEncoder) -> None:
         await model.score(Query("how"), hits("how"))
 
 
-def test_what_is_no_cross_encoder(tmp_path: Path, folder: Path) -> None:
+def test_a_folder_without_a_cross_encoder_is_refused(tmp_path: Path, folder: Path) -> None:
     def load(where: Path) -> Any:
         return CrossEncoder(str(where), workers=1, batch=1)
 
@@ -142,13 +142,13 @@ def test_what_is_no_cross_encoder(tmp_path: Path, folder: Path) -> None:
         load(folder)
 
 
-def test_scores_that_are_no_numbers(folder: Path) -> None:
+def test_a_model_that_gives_nan_is_refused(folder: Path) -> None:
     write_model(folder / "model.onnx", factor=float("nan"))
     with pytest.raises(RerankError, match="NaN"):
         CrossEncoder(str(folder), workers=1, batch=1)
 
 
-def test_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_or_a_missing_fastembed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastembed")
     with pytest.raises(BadSettings, match="no reranker named 'no/such'"):
         CrossEncoder("no/such", workers=1, batch=1)
@@ -157,7 +157,7 @@ def test_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         CrossEncoder("no/such", workers=1, batch=1)
 
 
-async def test_a_named_model_is_fastembeds(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_named_model_is_scored_by_fastembed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model can be downloaded here: the library's class stands in, with its own signature."""
     module = pytest.importorskip("fastembed.rerank.cross_encoder")
     library = module.TextCrossEncoder

@@ -18,7 +18,7 @@ def added(*texts: str) -> list[bool]:
     return [distinct.add(text) for text in texts]
 
 
-def test_equal_but_for_case_and_space() -> None:
+def test_texts_that_differ_in_case_and_space_are_duplicates() -> None:
     assert added("A  red apple", "a red\napple", "a red pear", "A  red apple") == [
         True,
         False,
@@ -27,13 +27,13 @@ def test_equal_but_for_case_and_space() -> None:
     ]
 
 
-def test_nearly_equal() -> None:
+def test_texts_that_share_nine_in_ten_words_are_duplicates() -> None:
     changed = LONG.replace("wordca", "another")
     half = " ".join(LONG.split()[:60]) + " " + " ".join(f"other{i}" for i in range(60))
     assert added(LONG, changed, half) == [True, False, True]
 
 
-def test_other_numbers_are_another_text() -> None:
+def test_texts_with_other_numbers_are_no_duplicates() -> None:
     assert added(LONG + " in 2024", LONG + " in 2025", LONG + " in 2024") == [True, True, False]
 
 
@@ -44,7 +44,7 @@ def test_ideographs_count_as_words() -> None:
     assert added(text, text[:-1] + "等", "上海交通大学" + text[6:20]) == [True, False, True]
 
 
-def test_empty_texts_are_not_alike() -> None:
+def test_empty_texts_are_no_duplicates() -> None:
     assert added("", "", " ") == [True, True, True]
 
 

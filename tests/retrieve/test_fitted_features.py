@@ -21,7 +21,7 @@ def of(question: str, *texts: str) -> list[dict[str, float]]:
     return [dict(zip(NAMES, row, strict=True)) for row in found.tolist()]
 
 
-def test_scores_of_both_sides() -> None:
+def test_the_scores_of_both_sides_are_features() -> None:
     found = features(
         "x",
         ["a", "b", "c"],
@@ -32,7 +32,7 @@ def test_scores_of_both_sides() -> None:
     assert not features("x", ["a"], np.zeros(1, np.float32), np.zeros(1, np.float32))[0, 0]
 
 
-def test_english() -> None:
+def test_features_of_english_words() -> None:
     question = "How do I reset my password quickly?"  # reset password quick
     exact, scattered, half, none = of(
         question,
@@ -52,7 +52,7 @@ def test_english() -> None:
     assert none["length"] == pytest.approx(np.log(3))
 
 
-def test_chinese() -> None:
+def test_features_of_chinese_characters() -> None:
     exact, scattered, none = of(
         "年假天数", "年假天数为三十。", "假如天气好，数一数今年。", "火山喷发"
     )
@@ -68,7 +68,7 @@ def test_chinese() -> None:
 
 
 @pytest.mark.parametrize("question", ["", "???", "the", "\ud800"])
-def test_questions_of_no_words(question: str) -> None:
+def test_a_question_without_words_has_finite_features(question: str) -> None:
     for row in of(question, "the volcano", "", "火山"):
         assert all(np.isfinite(value) for value in row.values())
         assert row["phrase"] == 0
@@ -97,6 +97,6 @@ def test_hits_have_the_scores_of_their_stages() -> None:
     assert features_of_hits("green grass", []).shape == (0, len(NAMES))
 
 
-def test_one_score_a_text() -> None:
+def test_scores_of_another_length_than_the_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="for 1 texts"):
         features("x", ["a"], np.zeros(2, np.float32), np.zeros(1, np.float32))

@@ -142,7 +142,7 @@ class Several(Counting):
 
 
 @pytest.mark.parametrize(("reranker", "most"), [(Counting(), 1), (Several(), 3)])
-async def test_many_questions_at_once_as_far_as_it_takes_them(
+async def test_as_many_questions_are_reranked_at_once_as_the_reranker_takes(
     reranker: Counting, most: int
 ) -> None:
     questions = [Query("red apple", 4), Query(""), *(Query(w) for w in ["tree", "pear", "wine"])]

@@ -56,7 +56,7 @@ def test_a_skipped_stage_is_tried_again_some_time() -> None:
 
 
 @pytest.mark.parametrize(("each", "deep"), [(1e-3, 8), (5.0, 4), (20.0, 0)])
-async def test_less_depth_of_reranking(each: float, deep: int) -> None:
+async def test_reranking_depth_is_reduced_first(each: float, deep: int) -> None:
     source, settings = Source(signed=True), Search(rerank_depth=8)
     with world(settings, source=source, costs=slow(rerank=each)) as w:
         result = await w.searcher.search(ASKED)
@@ -68,7 +68,7 @@ async def test_less_depth_of_reranking(each: float, deep: int) -> None:
     assert result.degraded == steps[deep]
 
 
-async def test_less_depth_of_an_awaited_reranker() -> None:
+async def test_depth_is_reduced_for_an_awaited_reranker_too() -> None:
     reranker = Scored(lambda hits: np.zeros(len(hits), np.float32))
     with world(Search(rerank_depth=8), reranker=reranker, costs=slow(rerank=5.0)) as w:
         result = await w.searcher.search(ASKED)
@@ -76,7 +76,7 @@ async def test_less_depth_of_an_awaited_reranker() -> None:
     assert result.degraded == ("reranked 4 instead of 8: little time was left",)
 
 
-async def test_less_effort_of_the_dense_side() -> None:
+async def test_the_dense_side_is_searched_with_less_effort() -> None:
     source = Source(approximate=True)
     with world(source=source, costs=slow(dense=60.0)) as w:
         result = await w.searcher.search(ASKED)
@@ -85,7 +85,7 @@ async def test_less_effort_of_the_dense_side() -> None:
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-async def test_no_dense_side(approximate: bool) -> None:
+async def test_the_dense_side_is_skipped_where_less_effort_does_not_fit(approximate: bool) -> None:
     source = Source(approximate=approximate)
     with world(source=source, costs=slow(dense=60.0, dense_hurried=50.0)) as w:
         result = await w.searcher.search(ASKED)
@@ -95,7 +95,7 @@ async def test_no_dense_side(approximate: bool) -> None:
     assert all("cosine" in hit.stages for hit in result.hits)
 
 
-async def test_no_time_to_embed() -> None:
+async def test_the_question_is_not_embedded_without_time_for_it() -> None:
     with world(costs=slow(embed=60.0)) as w:
         result = await w.searcher.search(ASKED)
         assert w.embedder.calls == []
@@ -136,7 +136,7 @@ async def test_a_refused_question_is_soon_tried_again() -> None:
     assert 1 <= refused < 20
 
 
-async def test_a_deadline_that_has_passed() -> None:
+async def test_a_deadline_that_has_passed_is_an_error() -> None:
     with world() as w:
         with pytest.raises(DeadlineExceeded):
             await w.searcher.search(Query(TEXT, deadline=0.0))
@@ -144,7 +144,7 @@ async def test_a_deadline_that_has_passed() -> None:
             await w.searcher.search(Query(TEXT))
 
 
-async def test_without_a_deadline_nothing_is_left_out() -> None:
+async def test_without_a_deadline_nothing_is_skipped() -> None:
     costs = slow(embed=60.0, dense=60.0, rerank=60.0, keyword=60.0)
     with world(source=Source(signed=True), costs=costs) as w:
         result = await w.searcher.search(Query(TEXT))

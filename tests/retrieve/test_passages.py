@@ -43,7 +43,7 @@ def test_a_chunk_between_two_joins_them() -> None:
     assert spans(found) == [("a", 0, 300)]
 
 
-def test_apart_or_of_other_documents_they_stay_apart() -> None:
+def test_chunks_apart_or_of_other_documents_stay_apart() -> None:
     found = passages(hits(chunk(0, 100), chunk(101, 200), chunk(50, 150, "b")), 4000)
     assert spans(found) == [("a", 0, 100), ("a", 101, 200), ("b", 50, 150)]
 
@@ -96,7 +96,7 @@ def test_neighbours_fill_what_is_left() -> None:
 
 
 @pytest.mark.parametrize("budget", [600, 1200])
-async def test_of_a_collection(budget: int) -> None:
+async def test_passages_of_a_collection_stay_within_the_budget(budget: int) -> None:
     settings = load(embed__model="given:8", chunk__tokens=40, chunk__overlap=12)
     async with Engine(settings) as engine:
         docs = await engine.open("passages")

@@ -27,7 +27,7 @@ from vivace.types import Query
         ('""', '""', (), ()),
     ],
 )
-def test_operators(
+def test_a_question_is_split_into_words_phrases_and_exclusions(
     text: str, rest: str, phrases: tuple[str, ...], excluded: tuple[str, ...]
 ) -> None:
     parsed = parse(text)

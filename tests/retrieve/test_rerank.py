@@ -33,7 +33,7 @@ async def unreranked(query: Query = ASKED) -> SearchResult:
         return await w.searcher.search(query)
 
 
-def test_the_blend() -> None:
+def test_blending_keeps_the_fused_scale() -> None:
     fused = np.array([0.8, 0.4, 0.2, 0.1], np.float32)
     final = blend(fused, np.array([1.0, 4.0], np.float32), 0.5)
     # half of .8 and of .8 * 1/4; half of .4 and of .8
@@ -82,7 +82,7 @@ def refusing(_: Sequence[Hit]) -> Scores:
 
 
 @pytest.mark.parametrize(
-    ("does", "told"),
+    ("does", "reason"),
     [
         (raising, "no model"),
         (refusing, "the server is gone"),
@@ -94,7 +94,7 @@ def refusing(_: Sequence[Hit]) -> Scores:
     ],
 )
 async def test_a_failure_leaves_the_ranking_and_is_named(
-    does: Callable[[Sequence[Hit]], Scores], told: str
+    does: Callable[[Sequence[Hit]], Scores], reason: str
 ) -> None:
     plain = await unreranked()
     with world(reranker=Scored(does)) as w:
@@ -103,7 +103,7 @@ async def test_a_failure_leaves_the_ranking_and_is_named(
     assert ids(result) == ids(plain)
     assert len(result.degraded) == 1
     assert result.degraded[0].startswith("not reranked: ")
-    assert told in result.degraded[0]
+    assert reason in result.degraded[0]
 
 
 @pytest.mark.parametrize("deadline", [None, 0.5])
@@ -119,7 +119,7 @@ async def test_a_reranker_that_hangs_is_not_waited_for(deadline: float | None) -
     assert "gave no scores within" in result.degraded[0]
 
 
-async def test_off_is_off() -> None:
+async def test_off_never_calls_the_reranker() -> None:
     reranker = Scored(reversing)
     with world(Search(rerank="off"), reranker=reranker) as w:
         await w.searcher.search(ASKED)
@@ -136,7 +136,7 @@ async def test_the_least_score_applies_to_reranked_scores() -> None:
 
 
 @pytest.mark.parametrize("together", [False, True])
-async def test_maxsim_where_there_are_token_vectors(together: bool) -> None:
+async def test_maxsim_reranks_where_there_are_token_vectors(together: bool) -> None:
     settings = Search(rerank_depth=6, rerank_weight=1.0)
     with world(settings, source=Source(signed=True)) as w:
         # from the third one at once, a question continues on the embedding's thread
@@ -174,7 +174,7 @@ async def test_an_unread_language_is_not_reranked_by_tokens() -> None:
     assert all("reranked" not in hit.stages for hit in result.hits)
 
 
-async def test_the_plans_stages_are_taken() -> None:
+async def test_the_plan_decides_the_stages_but_for_what_the_settings_force() -> None:
     how = {"en": Fusion("keyword"), "": Fusion("dense")}
     planned = Stages(3, how, Rerank(2, 1.0))
     with world(source=Source(signed=True, stages=planned)) as w:

@@ -20,11 +20,11 @@ def named(name: str, key: str = "") -> Settings:
 
 
 @pytest.mark.parametrize("name", ["auto", "off", "maxsim"])
-def test_what_a_search_does_itself(name: str) -> None:
+def test_names_of_what_the_search_does_itself_load_nothing(name: str) -> None:
     assert rerankers.load(named(name)) is None
 
 
-async def test_servers() -> None:
+async def test_a_name_at_urls_loads_a_client_of_those_servers() -> None:
     found = rerankers.load(named("BAAI/bge-reranker:v2@http://a:1/v1,https://b/v2*3#tei"))
     assert isinstance(found, HttpReranker)
     try:
@@ -38,7 +38,7 @@ async def test_servers() -> None:
         await found.close()
 
 
-async def test_a_folder(tmp_path: Path) -> None:
+async def test_a_folder_loads_a_cross_encoder(tmp_path: Path) -> None:
     write_model(tmp_path / "model.onnx")
     write_tokenizer(tmp_path / "tokenizer.json")
     found = rerankers.load(named(f"fastembed:{tmp_path}"))
@@ -70,7 +70,7 @@ def test_anything_else_is_refused_with_a_fix_and_without_secrets(name: str) -> N
     assert "openai:N" not in raised.value.fix
 
 
-def test_a_key_that_is_none() -> None:
+def test_a_key_with_impossible_characters_is_refused_unseen() -> None:
     with pytest.raises(BadSettings, match=r"remote\.api_key") as raised:
         rerankers.load(named("bge@http://h/v1", key="hush\n"))
     assert "hush" not in str(raised.value)

@@ -21,7 +21,7 @@ def same(result: object, other: SearchResult) -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-async def test_as_one_by_one_in_order(signed: bool) -> None:
+async def test_results_are_those_of_single_searches_in_order(signed: bool) -> None:
     with world(source=Source(signed=signed)) as w:
         results = await w.searcher.search_many(QUESTIONS)
         assert len(results) == len(QUESTIONS)
@@ -29,7 +29,7 @@ async def test_as_one_by_one_in_order(signed: bool) -> None:
             same(result, await w.searcher.search(query))
 
 
-async def test_one_call_of_each() -> None:
+async def test_all_are_embedded_and_searched_by_one_call_each() -> None:
     with world() as w:
         await w.searcher.search_many(QUESTIONS)
         read = [query.text for query in QUESTIONS if query.text.isascii()]
@@ -68,22 +68,22 @@ async def test_one_failure_does_not_lose_the_others() -> None:
     assert kinds[4] is DeadlineExceeded
 
 
-async def test_one_that_cannot_be_embedded_goes_on_by_its_words() -> None:
+async def test_a_question_that_cannot_be_embedded_is_searched_by_its_words() -> None:
     with world() as w:
         results = await w.searcher.search_many([QUESTIONS[0], Query("poison apple"), QUESTIONS[1]])
         assert all(isinstance(result, SearchResult) for result in results)
-        told = [result.degraded for result in results if isinstance(result, SearchResult)]
-        assert told == [(), ("dense side skipped: it is poisoned",), ()]
+        degraded = [result.degraded for result in results if isinstance(result, SearchResult)]
+        assert degraded == [(), ("dense side skipped: it is poisoned",), ()]
         assert w.trace.counters()["search.embedding_failed"] == 1
 
 
-async def test_none_at_all() -> None:
+async def test_no_questions_give_no_results() -> None:
     with world() as w:
         assert await w.searcher.search_many([]) == []
         assert w.embedder.calls == []
 
 
-async def test_a_reranker_sees_each() -> None:
+async def test_a_reranker_sees_each_question() -> None:
     reranker = Scored(lambda hits: np.arange(len(hits), dtype=np.float32))
     with world(Search(rerank_weight=1.0), reranker=reranker) as w:
         results = await w.searcher.search_many(QUESTIONS[:3])
@@ -92,7 +92,7 @@ async def test_a_reranker_sees_each() -> None:
             same(result, await w.searcher.search(query))
 
 
-async def test_explain() -> None:
+async def test_an_explained_search_names_its_stages() -> None:
     with world(Search(rerank_depth=5), source=Source(signed=True)) as w:
         result = await w.searcher.search(Query("red apple", k=4, explain=True))
         spans = w.trace.histograms().keys()
@@ -108,6 +108,6 @@ async def test_explain() -> None:
     assert set(result.hits[0].stages) == {"bm25", "cosine", "fused", "reranked"}
 
 
-async def test_nothing_is_explained_unasked() -> None:
+async def test_other_searches_explain_nothing() -> None:
     with world() as w:
         assert (await w.searcher.search(Query("red apple"))).stages == {}

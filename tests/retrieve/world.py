@@ -118,7 +118,7 @@ class Source:
         return self.index.search(vectors, k, allow=allow)
 
     def keyword(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
-        return self.held.search(terms, k, allow=allow) if terms else matches.none(1, 0)
+        return self.held.search(terms, k, allow=allow) if terms else matches.empty(1, 0)
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         return self.index.similarity(vector, ids)
@@ -158,7 +158,8 @@ class Words:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.never = False
-        """Whether it never answers."""
+        """Whether it never answers; `asleep` is set when it does not."""
+        self.asleep = asyncio.Event()
 
     def reads(self, language: str) -> bool:
         return language == "en"
@@ -169,6 +170,7 @@ class Words:
     async def embed(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
         self.calls.append(list(texts))
         if self.never:
+            self.asleep.set()
             await asyncio.Event().wait()
         if any("poison" in text for text in texts):
             raise EmbeddingError("it is poisoned", fix="Ask something else")
@@ -214,7 +216,7 @@ class Hanging(Scored):
             await self.release.wait()
         except asyncio.CancelledError:
             await self.release.wait()
-        raise RuntimeError("too late for anybody")
+        raise RuntimeError("nobody waits any more")
 
 
 @dataclass

@@ -25,6 +25,11 @@ def scaled(full: int) -> int:
     return full if FULL else max(5, full // 5)
 
 
+def fuzzed() -> int:
+    """Inputs of one fuzz target: 20,000 under the full profile, a few hundred otherwise."""
+    return 20_000 if FULL else 300
+
+
 def register() -> None:
     """Register and load the profile of this run."""
     # a busy machine is no fault of the code under test

@@ -36,7 +36,7 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
-def test_it_is_fitted_kept_used_and_told(dataset: Path, tmp_path: Path) -> None:
+def test_a_fitted_reranker_is_saved_used_and_recorded(dataset: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"embed": {"tokens": "off"}, "search": {"rerank": "fitted"}}
     where = tmp_path / "collection"
     with vivace.open(where, **settings) as docs:
@@ -59,7 +59,7 @@ def test_it_is_fitted_kept_used_and_told(dataset: Path, tmp_path: Path) -> None:
         assert "reranked" in docs.search("cedar delta").hits[0].stages
 
 
-def test_what_does_not_help_is_not_used(dataset: Path, tmp_path: Path) -> None:
+def test_a_fitted_reranker_that_does_not_help_is_not_used(dataset: Path, tmp_path: Path) -> None:
     where = tmp_path / "collection"
     settings: dict[str, Any] = {"search": {"rerank": "fitted"}}
     with vivace.open(where, **settings) as docs:

@@ -40,7 +40,7 @@ def questions(count: int, *, told: float, seed: int = 0) -> list[JudgedRanking]:
     return [question(rng, told=told) for _ in range(count)]
 
 
-def test_what_tells_is_found() -> None:
+def test_an_informative_feature_gets_the_weight() -> None:
     model = fit(questions(200, told=0.8))
     assert model.enabled
     assert 0 < model.low < model.gain < model.high
@@ -49,7 +49,7 @@ def test_what_tells_is_found() -> None:
     assert fit(questions(200, told=0.8)) == model  # the same questions, the same model
 
 
-def test_what_does_not_tell_is_not_enabled() -> None:
+def test_uninformative_features_enable_no_reranker() -> None:
     """Against a ranking that is good already, noise can only lose."""
     rng = np.random.default_rng(1)
     judged = []
@@ -64,7 +64,7 @@ def test_what_does_not_tell_is_not_enabled() -> None:
         FittedReranker(model)
 
 
-def test_a_group_is_never_on_both_sides() -> None:
+def test_no_group_is_on_both_sides_of_a_fold() -> None:
     """One question asked a hundred times is one question, and too little to fit anything on."""
     one = question(np.random.default_rng(0), told=0.8, group="same")
     model = fit([one] * 500)
@@ -75,7 +75,7 @@ def test_a_group_is_never_on_both_sides() -> None:
     assert fit([]).questions == 0
 
 
-def test_questions_that_say_nothing() -> None:
+def test_questions_without_relevant_chunks_are_left_out() -> None:
     rng = np.random.default_rng(2)
     nothing = np.zeros(20, np.bool_)
     unfound = [replace(question(rng, told=0), relevant=nothing) for _ in range(60)]
@@ -93,7 +93,7 @@ def test_separable_questions_have_finite_weights() -> None:
     assert weights[PHRASE] > 0
 
 
-def test_it_is_kept_and_used(tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_and_used(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
     assert fitted.load(path, HERE) is None
     weights = tuple(float(name == "coverage") for name in NAMES)
@@ -109,7 +109,7 @@ def test_it_is_kept_and_used(tmp_path: Path) -> None:
     assert reranker.score_inline("x", []).shape == (0,)
 
 
-def test_a_damaged_file_is_known(tmp_path: Path) -> None:
+def test_a_damaged_file_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
     model = FittedModel(HERE, (0.5,) * len(NAMES), 0.5, 20, 100, 0.1, 0.05, 0.15, enabled=True)
     fitted.save(model, path)
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_known(tmp_path: Path) -> None:
         fitted.load(path, HERE)
 
 
-def test_weights_are_not_carried_over(tmp_path: Path) -> None:
+def test_a_model_of_another_collection_is_refused(tmp_path: Path) -> None:
     path = tmp_path / fitted.FILE
     fitted.save(fit(questions(60, told=0.8)), path)
     with pytest.raises(BadSettings, match="another collection's"):

@@ -43,7 +43,7 @@ def _watching(guard: RecallGuard, values: Recalls, first: int = 0) -> int | None
     return None
 
 
-def test_it_spends_its_share_and_no_more() -> None:
+def test_the_guard_spends_its_share_of_cpu_and_no_more() -> None:
     cpu, rng = Cpu(), np.random.default_rng(0)
     guard = RecallGuard(0.95, cpu=cpu)
     began, asked = cpu.now, 0
@@ -68,7 +68,7 @@ def test_idle_time_is_not_saved_up_for_a_burst() -> None:
     assert sum(ticket is not None for ticket in tickets) <= 12
 
 
-def test_what_was_dropped_is_given_back() -> None:
+def test_a_dropped_ticket_gives_its_reserve_back() -> None:
     cpu = Cpu()
     guard = RecallGuard(0.95, cpu=cpu, cost=1.0)
     cpu.now += 100
@@ -83,7 +83,7 @@ def test_what_was_dropped_is_given_back() -> None:
 
 
 @pytest.mark.parametrize("each", [0.93, 0.97, 0.99])
-def test_its_interval_covers_the_truth(each: float) -> None:
+def test_the_guards_interval_covers_the_truth(each: float) -> None:
     covered = 0
     for seed in range(100):
         guard = RecallGuard(0.5)
@@ -95,14 +95,14 @@ def test_its_interval_covers_the_truth(each: float) -> None:
     assert covered >= 93
 
 
-def test_the_window_forgets() -> None:
+def test_answers_outside_the_window_do_not_count() -> None:
     guard = RecallGuard(0.1, window=100)
     _watching(guard, np.full(100, 0.5))
     _watching(guard, np.ones(100), first=100)
     assert guard.estimate().mean == 1
 
 
-def test_a_floor_that_is_kept_is_hardly_ever_suspected() -> None:
+def test_an_index_that_meets_the_floor_is_hardly_ever_suspected() -> None:
     """Five thousand looks at each of ten indexes a little above the floor."""
     suspected = 0
     for seed in range(10):
@@ -111,7 +111,7 @@ def test_a_floor_that_is_kept_is_hardly_ever_suspected() -> None:
     assert suspected <= 1
 
 
-def test_a_great_lack_is_found_soon_and_a_small_one_too() -> None:
+def test_large_and_small_shortfalls_are_detected_in_time() -> None:
     for each, within in ((0.7, 40), (0.85, 120), (0.9, 300)):
         for seed in range(10):
             values = np.random.default_rng(seed).binomial(10, each, 600) / 10
@@ -120,7 +120,7 @@ def test_a_great_lack_is_found_soon_and_a_small_one_too() -> None:
             assert 20 <= took <= within
 
 
-def test_a_drop_after_a_long_good_time_is_found_as_soon() -> None:
+def test_a_drop_after_a_long_good_time_is_detected_as_soon() -> None:
     guard = RecallGuard(0.95)
     assert _watching(guard, np.ones(5_000)) is None
     took = _watching(guard, np.full(300, 0.8), first=5_000)
@@ -128,7 +128,7 @@ def test_a_drop_after_a_long_good_time_is_found_as_soon() -> None:
     assert took <= 100
 
 
-def test_one_bad_question_asked_all_the_time_is_no_evidence() -> None:
+def test_one_bad_question_repeated_is_no_evidence() -> None:
     guard = RecallGuard(0.95)
     _watching(guard, np.ones(100))
     for _ in range(150):
@@ -137,7 +137,7 @@ def test_one_bad_question_asked_all_the_time_is_no_evidence() -> None:
     assert seen.high - seen.low > 0.3
 
 
-def test_after_a_change_it_begins_anew_and_ignores_what_was_under_way() -> None:
+def test_a_restart_discards_evidence_and_outstanding_tickets() -> None:
     guard = RecallGuard(0.95)
     late = RecallTicket(guard.state, 0.0)
     _watching(guard, np.zeros(15))
@@ -147,14 +147,14 @@ def test_after_a_change_it_begins_anew_and_ignores_what_was_under_way() -> None:
     assert guard.estimate().queries == 0
 
 
-def test_nothing_to_find_tells_nothing() -> None:
+def test_a_question_without_neighbours_is_no_evidence() -> None:
     guard = RecallGuard(0.95)
     nothing = Matches(np.full((1, 10), -1), np.full((1, 10), -np.inf, np.float32))
     assert not guard.observe(RecallTicket(guard.state, 0.0), nothing, nothing, 0.1)
     assert guard.estimate().queries == 0
 
 
-def test_any_thread_may_call() -> None:
+def test_the_guard_is_thread_safe() -> None:
     cpu = Cpu()
     guard = RecallGuard(0.95, cpu=cpu, cost=0.001, window=1_000)
 
@@ -173,7 +173,7 @@ def test_any_thread_may_call() -> None:
     assert guard.estimate().queries == min(asked, 1_000)
 
 
-def test_effort_is_raised_by_what_is_lacking() -> None:
+def test_effort_is_raised_in_proportion_to_the_shortfall() -> None:
     def after(effort: int, mean: float) -> int:
         guard = RecallGuard(0.95)
         _watching(guard, np.full(10, mean))

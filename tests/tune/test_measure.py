@@ -16,14 +16,14 @@ def _matches(*rows: list[tuple[int, float]]) -> Matches:
     return Matches(ids, np.array([[score for _, score in row] for row in rows], np.float32))
 
 
-def test_what_scores_as_well_as_the_last_counts_as_found() -> None:
+def test_a_row_scoring_as_well_as_the_last_neighbour_counts_as_found() -> None:
     nothing = (-1, -np.inf)
     true = _matches([(1, 0.9), (2, 0.5)], [(1, 0.9), (2, 0.5)], [(4, 0.1), nothing])
     found = _matches([(1, 0.9), (7, 0.5)], [(1, 0.9), (7, 0.4)], [nothing, nothing])
     assert measure.recalls(found, true).tolist() == [1.0, 0.5, 0.0]
 
 
-def test_where_there_is_nothing_to_find_all_of_it_is_found() -> None:
+def test_recall_is_one_where_there_is_nothing_to_find() -> None:
     nothing = Matches(np.full((2, 3), -1), np.full((2, 3), -np.inf, np.float32))
     assert measure.recalls(nothing, nothing).tolist() == [1.0, 1.0]
 
@@ -37,7 +37,7 @@ def test_exact_neighbours_are_the_same_in_batches(flat: FlatIndex) -> None:
     assert (measure.recalls(found, found) == 1).all()
 
 
-def test_a_family_that_rounds_misses_nothing_by_it() -> None:
+def test_rounding_alone_loses_no_recall() -> None:
     true = _matches([(1, 0.9), (2, 0.8), (3, 0.7)])
     rounded = _matches([(1, 0.9), (2, 0.8), (3, 0.7 - 3e-7)])
     other = _matches([(1, 0.9), (2, 0.8), (4, 0.7 - 3e-5)])
@@ -45,9 +45,7 @@ def test_a_family_that_rounds_misses_nothing_by_it() -> None:
     assert measure.recalls(other, true)[0] < 0.7
 
 
-def test_contenders_take_turns_and_the_order_turns_round(
-    flat: FlatIndex, workload: Workload
-) -> None:
+def test_contenders_alternate_in_reversing_order(flat: FlatIndex, workload: Workload) -> None:
     turns = list[int]()
 
     class Watched(FlatIndex):

@@ -74,7 +74,9 @@ def _covered(recalls: Recalls, n: int) -> int:
 @pytest.mark.parametrize(
     ("each", "whole_misses"), [(0.9, 0.0), (0.97, 0.0), (0.99, 0.0), (0.97, 0.03), (0.995, 0.01)]
 )
-def test_the_truth_is_covered(n: int, each: float, whole_misses: float) -> None:
+def test_the_interval_of_mean_recall_covers_the_truth(
+    n: int, each: float, whole_misses: float
+) -> None:
     rng = np.random.default_rng(5)
     recalls = rng.binomial(10, each, 50_000) / 10
     recalls[rng.random(len(recalls)) < whole_misses] = 0
@@ -82,7 +84,7 @@ def test_the_truth_is_covered(n: int, each: float, whole_misses: float) -> None:
 
 
 @pytest.mark.parametrize("effort", [14, 30, 60, 100])
-def test_the_truth_is_covered_for_a_real_index(
+def test_the_interval_of_mean_recall_covers_the_truth_for_a_real_index(
     effort: int, sentences: tuple[FlatIndex, Workload]
 ) -> None:
     flat, workload = sentences
@@ -96,7 +98,7 @@ def test_the_truth_is_covered_for_a_real_index(
         assert (seen.high - seen.low) / 2 <= 0.03
 
 
-def test_a_question_asked_again_does_not_make_it_surer() -> None:
+def test_repeated_questions_do_not_narrow_the_interval() -> None:
     rng = np.random.default_rng(1)
     once = rng.binomial(10, 0.9, 40) / 10
     alone = mean_recall(once)
@@ -109,7 +111,7 @@ def test_a_question_asked_again_does_not_make_it_surer() -> None:
     assert fooled.high - fooled.low < 0.7 * (again.high - again.low)
 
 
-def test_a_burst_of_one_question_leaves_the_truth_covered() -> None:
+def test_bursts_of_one_question_leave_the_truth_covered() -> None:
     covered = 0
     for seed in range(RUNS):
         rng = np.random.default_rng(seed)
@@ -120,7 +122,7 @@ def test_a_burst_of_one_question_leaves_the_truth_covered() -> None:
     assert covered >= ENOUGH
 
 
-def test_the_edges() -> None:
+def test_mean_recall_of_none_one_and_extreme_values() -> None:
     assert mean_recall(np.empty(0)) == Recall(0.0, 0.0, 1.0, 0)
     one = mean_recall(np.ones(1))
     assert (one.mean, one.high) == (1, 1)
@@ -131,7 +133,7 @@ def test_the_edges() -> None:
     assert exact_recall(7) == Recall(1, 1, 1, 7)
 
 
-def test_students_t_is_that_of_the_tables() -> None:
+def test_students_t_agrees_with_tables() -> None:
     for degrees, value in ((3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (1e9, 1.960)):
         assert student(degrees) == pytest.approx(value, rel=0.01)
 
@@ -139,7 +141,7 @@ def test_students_t_is_that_of_the_tables() -> None:
 # -- differences -------------------------------------------------------------------------------
 
 
-def test_a_difference_and_its_interval() -> None:
+def test_a_difference_is_better_worse_or_neither_by_its_interval() -> None:
     rng = np.random.default_rng(0)
     better = difference(rng.normal(0.1, 0.2, 400))
     assert better.better
@@ -150,7 +152,7 @@ def test_a_difference_and_its_interval() -> None:
     assert difference(np.empty(0)).mean == 0
 
 
-def test_many_at_once_are_wider_than_one() -> None:
+def test_simultaneous_intervals_are_wider_than_single_ones() -> None:
     rows = np.random.default_rng(1).normal(0.02, 0.2, (300, 20))
     each = simultaneous(rows)
     alone = difference(rows[:, 0])
@@ -161,7 +163,7 @@ def test_many_at_once_are_wider_than_one() -> None:
     assert (with_a_constant[1].low, with_a_constant[1].high) == (0, 0)
 
 
-def test_what_varies_together_counts_as_one() -> None:
+def test_grouped_questions_count_as_one() -> None:
     one = np.random.default_rng(2).normal(0.05, 0.2, 40)
     groups = [at // 10 for at in range(400)]
     together = difference(np.repeat(one, 10), groups)

@@ -141,12 +141,12 @@ def test_a_title_that_is_the_name_of_a_file_is_no_question() -> None:
 
 
 @pytest.mark.parametrize("text", [PROSE, CHINESE, "", "one line"])
-def test_prose_is_no_code(text: str) -> None:
+def test_prose_is_not_taken_for_code(text: str) -> None:
     assert not is_code(text)
     assert is_code(CODE)
 
 
-def test_a_word_is_out_everywhere_or_nowhere() -> None:
+def test_a_word_is_removed_everywhere_or_nowhere() -> None:
     rng = np.random.default_rng(3)
     text = "the cat and the dog and the cat"
     left = without_words(text, 0.5, rng).split()
@@ -158,7 +158,7 @@ def test_a_word_is_out_everywhere_or_nowhere() -> None:
     )
 
 
-def test_the_share_of_a_score_that_is_left() -> None:
+def test_the_share_of_a_score_that_the_rest_of_a_text_keeps() -> None:
     rarity = TermRarity()
     for text in (PROSE, CODE, "the company and its council"):
         rarity.add(text)
@@ -170,7 +170,7 @@ def test_the_share_of_a_score_that_is_left() -> None:
     assert rarity.of("notic") > rarity.of("council")
 
 
-async def test_what_the_model_cannot_read_has_no_vector(tmp_path: Path) -> None:
+async def test_a_question_that_the_model_cannot_read_has_no_vector(tmp_path: Path) -> None:
     async with Engine(load()) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document("a", PROSE), Document("z", CHINESE)])

@@ -47,7 +47,7 @@ def pools(
     return found
 
 
-def test_the_better_side_is_found_and_the_figures_are_told() -> None:
+def test_the_better_side_is_chosen_and_every_trial_recorded() -> None:
     found = choose(
         questions(200), pools(200, side=1.0), HELD, source="pseudo", costs=SearchCosts({50: 0.4})
     )
@@ -83,13 +83,13 @@ def test_chance_alone_changes_nothing(seed: int) -> None:
     assert not choose(questions(80), found, HELD, source="qrels").changed
 
 
-def test_too_few_say_nothing() -> None:
+def test_too_few_questions_change_nothing() -> None:
     found = choose(questions(30), pools(30, side=1.0), HELD, source="qrels")
     assert not found.changed
     assert "too few" in found.reason
 
 
-def test_what_the_model_does_not_read_is_left_to_the_keyword_side() -> None:
+def test_an_unread_language_is_left_to_the_keyword_side() -> None:
     asked = questions(80, "试用期是多久")
     found = choose(asked, pools(80, side=1.0, read=False), HELD, source="pseudo")
     assert not found.changed
@@ -97,7 +97,7 @@ def test_what_the_model_does_not_read_is_left_to_the_keyword_side() -> None:
     assert "zh: the model does not read it" in found.reason.lower()
 
 
-def test_each_language_has_its_own() -> None:
+def test_each_language_gets_its_own_fusion() -> None:
     asked = questions(150) + questions(150, "试用期是多久")
     both = pools(150, side=1.0) + pools(150, side=0.0)
     found = choose(asked, both, HELD, source="qrels")
@@ -105,7 +105,7 @@ def test_each_language_has_its_own() -> None:
     assert fusion_of(found.stages, "ko") == Fusion()
 
 
-def test_reranking_is_judged_by_people_s_labels_alone() -> None:
+def test_reranking_is_judged_only_by_given_labels() -> None:
     asked, found = questions(150), pools(150, side=0.5, again=True)
     given = choose(
         asked, found, HELD, source="qrels", costs=SearchCosts({50: 0.4}, {10: 0.6, 20: 1.2})

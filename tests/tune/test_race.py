@@ -38,7 +38,7 @@ def _keeps(tuning: Tuning) -> None:
         assert trial.plan.family in segments.FAMILIES
 
 
-def test_it_chooses_what_keeps_to_the_floor_at_less_cpu(
+def test_the_plan_meets_the_floor_at_less_cpu_than_a_scan(
     sentences: tuple[FlatIndex, Workload],
 ) -> None:
     flat, workload = sentences
@@ -49,7 +49,7 @@ def test_it_chooses_what_keeps_to_the_floor_at_less_cpu(
     assert tuning.chosen.cpu_ms < exact.cpu_ms
     assert (tuning.rows, tuning.dim, tuning.metric) == (8_000, 384, "cosine")
     assert (tuning.queries, tuning.source, tuning.interrupted) == (500, "given", False)
-    assert tuning.builds == len(segments.coded("pq").candidates(8_000, 384))
+    assert tuning.builds == len(segments.of_family("pq").candidates(8_000, 384))
     assert 0 <= tuning.pattern.duplicates <= 1
     assert 0.1 <= tuning.pattern.locality <= 1
     assert {"cpu", "cores", "faiss", "avx512"} <= tuning.machine.keys()
@@ -81,13 +81,13 @@ def test_memory_rules_out_before_anything_is_built(flat: FlatIndex, workload: Wo
     assert tuning.plan.family != "flat"
     for rejected in tuning.rejected:
         if "are allowed" in rejected.reason:
-            cls = segments.coded(rejected.family)
+            cls = segments.of_family(rejected.family)
             assert cls.estimate_bytes(6_000, 64, **rejected.params).resident > most
     built = {(t.plan.family, str(t.plan.params)) for t in tuning.trials if t.plan.family != "flat"}
     assert len(built) == tuning.builds
 
 
-def test_what_takes_too_long_is_not_built(flat: FlatIndex, workload: Workload) -> None:
+def test_an_index_that_takes_too_long_is_not_built(flat: FlatIndex, workload: Workload) -> None:
     tuning = tune(flat, workload, Objective(recall=0.9), budget_seconds=0.02, families=CODED)
     _keeps(tuning)
     assert tuning.builds == 0
@@ -95,7 +95,7 @@ def test_what_takes_too_long_is_not_built(flat: FlatIndex, workload: Workload) -
     assert any("were left" in r.reason or "were over" in r.reason for r in tuning.rejected)
 
 
-def test_what_the_machine_has_no_memory_for_is_not_built(
+def test_an_index_too_large_for_the_machine_is_not_built(
     flat: FlatIndex, workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "memory", lambda: MemoryUse(1 << 30, (1 << 30) - 1000))
@@ -119,7 +119,7 @@ def test_no_more_is_built_than_allowed(flat: FlatIndex, workload: Workload) -> N
         (Objective(recall=0.9, memory_bytes=10, p95_ms=1e-4), "all constraints but one"),
     ],
 )
-def test_what_is_impossible_is_told_with_the_nearest(
+def test_an_infeasible_objective_reports_the_nearest_plan(
     flat: FlatIndex, workload: Workload, objective: Objective, says: str
 ) -> None:
     with pytest.raises(InfeasibleObjective, match=says) as raised:
@@ -132,7 +132,7 @@ def test_what_is_impossible_is_told_with_the_nearest(
         assert near.plan.family == "pq"
 
 
-def test_a_floor_that_cannot_be_made_sure_of_is_told(flat: FlatIndex, workload: Workload) -> None:
+def test_a_floor_that_cannot_be_proven_is_infeasible(flat: FlatIndex, workload: Workload) -> None:
     with pytest.raises(InfeasibleObjective, match=r"recall .* is sure, where 1 is asked"):
         tune(flat, workload, Objective(recall=1.0), families=("pq",))
 
@@ -157,7 +157,7 @@ def test_an_interruption_keeps_the_best_so_far(flat: FlatIndex, workload: Worklo
     assert tuning.interrupted
 
 
-def test_an_interruption_before_anything_was_measured_is_one(
+def test_an_interruption_before_any_measurement_is_raised(
     flat: FlatIndex, workload: Workload
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -198,7 +198,7 @@ def test_the_same_seed_measures_the_same(flat: FlatIndex, workload: Workload) ->
     assert found(3) != found(4)
 
 
-def test_no_question_is_on_both_sides(flat: FlatIndex) -> None:
+def test_no_question_is_both_deciding_and_held_out(flat: FlatIndex) -> None:
     once = questions(150, 64)
     popular = np.repeat(once[:10], 12, axis=0)
     rows = np.random.default_rng(0).permutation(np.vstack([once, popular]))
@@ -216,7 +216,7 @@ def test_no_question_is_on_both_sides(flat: FlatIndex) -> None:
         assert (again.ids == part.true.ids).all()
 
 
-def test_many_questions_are_drawn_from_by_what_their_neighbours_cost(flat: FlatIndex) -> None:
+def test_the_time_for_neighbours_limits_the_number_of_questions(flat: FlatIndex) -> None:
     rows = questions(2_000, 64)
     drawn, places = workloads.with_neighbours(
         flat, rows, K, seconds=99, seed=0, step=lambda *_: None
@@ -259,7 +259,7 @@ def test_the_least_effort_is_the_least(flat: FlatIndex, workload: Workload) -> N
             assert lower.on_all(int(effort / 1.1) - 1).low < floor
 
 
-def test_the_held_out_questions_keep_the_floor_they_are_said_to(
+def test_the_reported_recall_is_that_of_the_held_out_questions(
     sentences: tuple[FlatIndex, Workload],
 ) -> None:
     """What is reported was measured on questions that decided nothing, and is what they find."""
@@ -284,7 +284,7 @@ def test_few_rows_need_no_index(workload: Workload) -> None:
         tune(FlatIndex.build(np.empty(0, np.int64), vectors(0, 64)), workload, Objective())
 
 
-def test_where_nothing_could_be_built_the_rows_themselves_are_told() -> None:
+def test_without_time_to_build_the_rows_themselves_are_chosen() -> None:
     rng = np.random.default_rng(0)
     flat = FlatIndex.build(np.arange(3_000), rng.normal(size=(3_000, 16)).astype(np.float16))
     asked = Workload(rng.normal(size=(60, 16)).astype(np.float32), "given")

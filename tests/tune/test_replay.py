@@ -48,7 +48,7 @@ def pool(
 
 
 @pytest.mark.parametrize("question", ["what do owls do at night?", "birds that sing"])
-async def test_it_ranks_as_the_search_does(tmp_path: Path, question: str) -> None:
+async def test_a_replay_ranks_as_the_search_does(tmp_path: Path, question: str) -> None:
     async with Engine(load(search__rerank="off")) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document(f"d{at}", text) for at, text in enumerate(TEXTS)])
@@ -61,7 +61,7 @@ async def test_it_ranks_as_the_search_does(tmp_path: Path, question: str) -> Non
         assert replay.gain(found, replay.order(found, Fusion())) == pytest.approx(1 / np.log2(3))
 
 
-async def test_a_passage_without_what_it_was_asked_by(tmp_path: Path) -> None:
+async def test_a_remainder_replaces_the_passages_scores(tmp_path: Path) -> None:
     async with Engine(load()) as engine:
         docs = await engine.open(tmp_path / "c")
         await docs.add([Document(f"d{at}", text) for at, text in enumerate(TEXTS)])
@@ -84,7 +84,7 @@ async def test_a_passage_without_what_it_was_asked_by(tmp_path: Path) -> None:
         assert masked.relevant.tolist().count(True) == 1
 
 
-def test_one_side_alone_and_both() -> None:
+def test_fusion_of_one_side_and_of_both() -> None:
     one = pool([4, 2, 0, 0], [0.1, 0.2, 0.9, 0.5], 2)
     assert replay.order(one, Fusion("keyword")).tolist()[:2] == [0, 1]
     assert replay.order(one, Fusion("dense")).tolist() == [2, 3, 1, 0]
@@ -93,7 +93,7 @@ def test_one_side_alone_and_both() -> None:
     assert replay.order(one, Fusion("max_norm", 0.5)).tolist() == [0, 2, 1, 3]
 
 
-def test_a_question_without_a_vector_is_the_keyword_side_s() -> None:
+def test_a_question_without_a_vector_is_ranked_by_keywords() -> None:
     unread = pool([1, 3, 2], None, 1)
     for mode in ("dense", "rrf", "max_norm"):
         assert replay.order(unread, Fusion(mode)).tolist() == [1, 2, 0]
@@ -105,7 +105,7 @@ def test_a_narrower_width_sees_less() -> None:
     assert len(replay.order(one, Fusion(), width=4)) == 4
 
 
-def test_the_second_look_moves_the_first_ones_only() -> None:
+def test_reranking_moves_only_the_first_candidates() -> None:
     again = np.array([0.1, 0.9, 0.3, 1.0], np.float32)
     one = pool([5, 4, 3, 2], [0.0] * 4, 1, again=again)
     how = Fusion("keyword")

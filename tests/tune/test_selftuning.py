@@ -66,7 +66,7 @@ async def told(docs: Collection, what: str) -> list[Decision]:
 
 
 class TestTuning:
-    async def test_from_questions_to_segments(self, tmp_path: Path) -> None:
+    async def test_tuning_replaces_plan_and_segments(self, tmp_path: Path) -> None:
         seen: list[UpkeepProgress] = []
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered())
@@ -92,7 +92,7 @@ class TestTuning:
             assert docs.plan == tuning.plan
             assert families(docs) == ["pq"]
 
-    async def test_without_applying_nothing_changes(self, tmp_path: Path) -> None:
+    async def test_a_tuning_that_is_not_applied_changes_nothing(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered(1200))
             before = docs.corpus.snapshot()
@@ -101,7 +101,7 @@ class TestTuning:
             assert docs.corpus.snapshot() is before
             assert await told(docs, "plan") == []
 
-    async def test_what_cannot_be_met_is_said(self, tmp_path: Path) -> None:
+    async def test_an_infeasible_objective_is_recorded(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered(1200))
             impossible = Objective(1.0, memory_bytes=1000)
@@ -112,7 +112,7 @@ class TestTuning:
             assert decision.before == decision.after
             assert decision.evidence["objective"]["memory_bytes"] == 1000
 
-    async def test_searches_go_on_meanwhile(self, tmp_path: Path) -> None:
+    async def test_searches_go_on_during_a_tuning(self, tmp_path: Path) -> None:
         async with engine() as e:
             vectors = clustered(1200)
             docs = await filled(e, tmp_path / "c", vectors)
@@ -127,7 +127,7 @@ class TestTuning:
             await tuning
             assert answered > 1
 
-    async def test_cancelled_it_keeps_the_best_so_far(self, tmp_path: Path) -> None:
+    async def test_cancelling_a_tuning_keeps_the_best_so_far(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered())
             task: asyncio.Task[Tuning] | None = None
@@ -143,7 +143,7 @@ class TestTuning:
             assert tuning.interrupted
             assert docs.plan == tuning.plan
 
-    async def test_it_waits_for_who_is_writing(
+    async def test_a_tuning_waits_for_another_writer(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = 0
@@ -164,7 +164,7 @@ class TestTuning:
             assert asked == 3
             assert docs.plan == tuning.plan
 
-    async def test_by_itself_it_does_not_undo_what_live_questions_needed(
+    async def test_a_retuning_does_not_lower_the_effort_that_live_questions_needed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with engine() as e:
@@ -181,20 +181,20 @@ class TestTuning:
             await docs.tune(Objective(0.9))  # asked for, it is as it was found
             assert docs.plan == found.plan
 
-    async def test_nothing_to_tune(self, tmp_path: Path) -> None:
+    async def test_tuning_an_empty_collection_is_refused(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await e.open(tmp_path / "c")
             with pytest.raises(BadInput):
                 await docs.tune()
 
-    async def test_after_closing(self, tmp_path: Path) -> None:
+    async def test_tuning_a_closed_collection_is_refused(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered(200))
             await docs.close()
             with pytest.raises(Closed):
                 await docs.tune()
 
-    async def test_closing_ends_one_that_runs_without_applying_it(self, tmp_path: Path) -> None:
+    async def test_closing_ends_a_tuning_without_applying_it(self, tmp_path: Path) -> None:
         async with engine() as e:
             docs = await filled(e, tmp_path / "c", clustered())
             begun = asyncio.Event()
@@ -205,7 +205,7 @@ class TestTuning:
                 await task
         assert not (tmp_path / "c" / "plan.json").exists()
 
-    async def test_closing_ends_the_writing_by_a_plan(
+    async def test_closing_ends_the_reshaping_by_a_plan(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         begun = threading.Event()
@@ -225,7 +225,7 @@ class TestTuning:
                 await task
         assert (tmp_path / "c" / "plan.json").exists()
 
-    def test_the_blocking_twin(self, tmp_path: Path) -> None:
+    def test_tuning_by_the_blocking_facade(self, tmp_path: Path) -> None:
         vectors = clustered(1200)
         with vivace.open(tmp_path / "c", embed__model=f"given:{DIM}") as docs:
             docs.add([Chunk(f"d{n}", f"text {n}") for n in range(len(vectors))], vectors)
@@ -242,7 +242,7 @@ class TestTuning:
 class TestGuard:
     """Real vectors, and an effort that is deliberately too low."""
 
-    async def test_the_floor_is_restored_and_the_story_told(
+    async def test_the_floor_is_restored_and_every_step_recorded(
         self, data: Path, tmp_path: Path
     ) -> None:
         if not (data / "ann").is_dir():
@@ -284,14 +284,14 @@ class TestGuard:
             assert counters["tune.again"] == 1
             assert docs.trace.gauges()["recall.queries"] == docs.recall().queries
 
-    async def test_switched_off(self, tmp_path: Path) -> None:
+    async def test_without_the_guard_nothing_is_watched(self, tmp_path: Path) -> None:
         async with engine(guard=False) as e:
             docs = await filled(e, tmp_path / "c", clustered(50))
             await docs.search(Query("", 3, vector=clustered(1)[0]))
             assert docs.recall().queries == 0
             assert docs.tuning.watch is None
 
-    async def test_a_failure_is_counted_and_the_answer_stands(
+    async def test_a_failing_check_is_counted_and_the_answer_stands(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: object, **__: object) -> None:
@@ -311,7 +311,7 @@ class TestGuard:
             assert docs.trace.counters()[FAILED] > 0
             assert docs.recall().queries == 0
 
-    async def test_not_sooner_than_is_set_and_one_at_a_time(
+    async def test_retunings_keep_their_distance_and_run_one_at_a_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         begun = 0
@@ -336,7 +336,7 @@ class TestGuard:
             await tuning.close()
             assert begun == 2
 
-    async def test_it_ends_with_the_collection(self, tmp_path: Path) -> None:
+    async def test_the_watch_ends_with_the_collection(self, tmp_path: Path) -> None:
         index = {"seal_chunks": 512, "merge_factor": 2, "family": "pq"}
         settings = load(embed__model=f"given:{DIM}", index=index, tune__guard_share=1.0)
         vectors = clustered(1200)

@@ -24,7 +24,7 @@ def ended() -> Tuning:
     return tune(flat, asked, Objective(0.9), budget_seconds=1e-6)
 
 
-def test_falling_back_on_the_rows_is_a_finding_of_few_only(ended: Tuning) -> None:
+def test_falling_back_on_the_rows_is_conclusive_only_for_few(ended: Tuning) -> None:
     assert (ended.plan.family, ended.interrupted) == ("flat", True)
     assert ended.conclusive
     many = replace(ended, rows=1_000_000)
@@ -33,7 +33,7 @@ def test_falling_back_on_the_rows_is_a_finding_of_few_only(ended: Tuning) -> Non
     assert replace(many, chosen=replace(many.chosen, plan=Plan("pq"))).conclusive
 
 
-def test_the_race_asks_for_as_many_as_a_live_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_race_searches_as_wide_as_a_live_search(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: set[int] = set()
     search = PqIndex.search
 

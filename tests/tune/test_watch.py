@@ -63,7 +63,7 @@ class Source:
         raise AssertionError("an exact answer is what is wanted")
 
     def keyword(self, terms: object, k: int, *, allow: Bitmap | None = None) -> Matches:
-        return matches.none(1, 0)
+        return matches.empty(1, 0)
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         return np.zeros(len(ids), np.float32)
@@ -153,7 +153,7 @@ def test_recall_is_of_the_first_k(watched: Watched) -> None:
     assert gauges["recall.low"] < 0.8 < gauges["recall.high"]
 
 
-def test_the_floor_is_missed_and_said_once_until_seen_again(watched: Watched) -> None:
+def test_a_missed_floor_is_reported_once_until_seen_again(watched: Watched) -> None:
     watched.ask(Source(), 0, 60, wrong=4)
     assert watched.missed
     assert watched.missed[0].width == 50
@@ -166,13 +166,13 @@ def test_the_floor_is_missed_and_said_once_until_seen_again(watched: Watched) ->
     assert len(watched.missed) == before
 
 
-def test_what_is_exact_is_not_asked_again(watched: Watched) -> None:
+def test_exact_answers_are_not_checked(watched: Watched) -> None:
     source = Source(approximate=False)
     watched.ask(source, 0, 5, wrong=0)
     assert source.asked == 0
 
 
-def test_the_queue_is_bounded_and_nobody_waits(watched: Watched) -> None:
+def test_the_queue_is_bounded_and_no_caller_waits(watched: Watched) -> None:
     source = Source()
     source.hold.clear()
     for question in range(3 * MOST_WAITING):
@@ -194,7 +194,7 @@ def test_a_failure_is_counted_and_survived(watched: Watched) -> None:
     assert watched.watch.estimate().queries == 3
 
 
-def test_what_waits_when_it_is_closed_is_left() -> None:
+def test_closing_drops_the_waiting_questions() -> None:
     watched, source = Watched(), Source()
     source.hold.clear()
     for question in range(5):

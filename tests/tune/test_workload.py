@@ -84,7 +84,7 @@ def log(store: Store, texts: Sequence[str]) -> None:
     store.log_queries([(0.0, text, 10, "", "[]", 1.0) for text in texts], 100_000)
 
 
-async def test_logged_questions_in_their_order_with_their_repeats(store: Store) -> None:
+async def test_logged_questions_keep_their_order_and_repeats(store: Store) -> None:
     asked = [f"where is tree {n % 80}" for n in range(160)]
     log(store, [*asked, "", "核桃树在哪里"])
     embedder = WordEmbedder()
@@ -94,7 +94,7 @@ async def test_logged_questions_in_their_order_with_their_repeats(store: Store) 
     assert sorted(embedder.embedded) == sorted(set(asked))
 
 
-async def test_the_newest_questions_are_enough(store: Store) -> None:
+async def test_only_the_newest_logged_questions_count(store: Store) -> None:
     log(store, [f"where is tree {n}" for n in range(MOST + 50)])
     found = await workload_for(store, flat_of(store), WordEmbedder())
     assert len(found.vectors) == MOST
@@ -106,7 +106,9 @@ async def test_the_newest_questions_are_enough(store: Store) -> None:
     [(LEAST_LOGGED - 1, True), (LEAST_LOGGED + 1, False)],
     ids=["too few", "switched off"],
 )
-async def test_until_then_questions_are_made(store: Store, asked: int, allowed: bool) -> None:
+async def test_with_too_few_logged_questions_some_are_made(
+    store: Store, asked: int, allowed: bool
+) -> None:
     log(store, [f"where is tree {n}" for n in range(asked)])
     embedder = WordEmbedder()
     found = await workload_for(store, flat_of(store), embedder, log=allowed, seed=1)
@@ -119,12 +121,12 @@ async def test_until_then_questions_are_made(store: Store, asked: int, allowed: 
     assert np.array_equal(found.vectors, again.vectors)
 
 
-async def test_a_few_questions_asked_again_and_again_are_not_all_there_is(store: Store) -> None:
+async def test_too_few_distinct_logged_questions_are_not_used(store: Store) -> None:
     log(store, ["where is the tree", "who sold the nuts"] * LEAST_LOGGED)
     assert (await workload_for(store, flat_of(store), WordEmbedder())).source == "synthetic"
 
 
-async def test_vectors_without_texts(tmp_path: Path) -> None:
+async def test_without_texts_questions_are_mixed_from_vectors(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "given", embedder="given", dim=DIM)
     store.commit([put(n, f"核桃{n}") for n in range(CHUNKS)])
     found = await workload_for(store, flat_of(store), WordEmbedder())
@@ -132,7 +134,7 @@ async def test_vectors_without_texts(tmp_path: Path) -> None:
     store.close()
 
 
-def test_mixes_lie_among_the_rows_and_are_none_of_them() -> None:
+def test_mixed_questions_lie_near_the_rows_but_equal_none() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(6_000, DIM)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -147,7 +149,7 @@ def test_mixes_lie_among_the_rows_and_are_none_of_them() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
-def test_hardly_any_rows(n: int) -> None:
+def test_mixing_from_hardly_any_rows(n: int) -> None:
     rows = np.eye(DIM, dtype=np.float16)[:n]
     found = mixed(FlatIndex.build(np.arange(n), rows), 10, seed=0)
     assert found.shape == (n, DIM)
@@ -178,7 +180,7 @@ def test_locality_is_high_where_few_are_found_all_the_time() -> None:
     assert pattern(questions(100, 64), neighbours).locality == pytest.approx(545.5 / 1_000)
 
 
-def test_nothing_asked_or_nothing_found() -> None:
+def test_the_pattern_without_questions_or_neighbours() -> None:
     nothing = pattern(np.empty((0, 8), np.float32), np.empty((0, 10), np.int64))
     assert (nothing.duplicates, nothing.locality) == (0, 0)
     padded = np.full((3, 10), -1, np.int64)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from vivace.collection import recovery, sealing, verification
-from vivace.collection.background import Background
 from vivace.collection.dense import Dense, Segment
 from vivace.collection.keywords import Keywords
 from vivace.collection.plan_state import PlanState, StoredPlan
 from vivace.collection.recovery import Problem
+from vivace.collection.sealing import SealingThread
 from vivace.collection.segment_directory import SegmentDirectory
 from vivace.collection.snapshot import Snapshot
 from vivace.errors import CollectionLocked, CorruptIndex, MissingExtra, StoreError, StoreUnwritable
@@ -60,7 +60,7 @@ class Corpus:
         self._working = threading.Lock()
         """Held during a seal or merge; taken before the other two."""
         self.executor = BackgroundExecutor()
-        self.background = Background(self._tend, self.executor)
+        self.sealing_thread = SealingThread(self._tend, self.executor)
         self._removed_since = 0
         """Chunks removed since the manifest was written: opening the collection replays them."""
         self.plans = PlanState(folder, settings, trace, decide)
@@ -95,7 +95,7 @@ class Corpus:
 
     def close(self) -> None:
         """Finish the seal or merge that runs, and release the files."""
-        self.background.close()
+        self.sealing_thread.close()
         self.executor.close()
         with self._changing:
             try:
@@ -106,7 +106,7 @@ class Corpus:
 
     def settle(self) -> None:
         """Wait until no segment is left to be sealed or merged."""
-        self.background.drain()
+        self.sealing_thread.drain()
 
     @property
     def dense(self) -> Dense:
@@ -181,7 +181,7 @@ class Corpus:
             self.keywords.change(committed.chunks, committed.removed, committed.epoch)
             self._publish(committed.epoch, dense)
         if self._has_work():
-            self.background.wake()
+            self.sealing_thread.wake()
         return committed
 
     @contextmanager
@@ -269,7 +269,7 @@ class Corpus:
                         job = self.next_job()
                         if opening and job is not None and job.reason == sealing.BY_PLAN:
                             # searches are right without it, only slower: opening need not wait
-                            self.background.wake()
+                            self.sealing_thread.wake()
                             break
                         self._run(job)
                     if mend:

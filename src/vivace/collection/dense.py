@@ -1,4 +1,5 @@
-"""The dense side: immutable segments in the order of their ids, sealed ones and the tail behind."""
+"""The dense side: immutable segments in the order of their ids, sealed ones first, then the
+tail."""
 
 from __future__ import annotations
 
@@ -15,16 +16,17 @@ from vivace.protocols import VectorIndex
 from vivace.types import Bitmap, Float16Vectors, Ids, Matches, Metric, Plan, Scores, Vectors
 
 _REBUILD_SHARE = 0.25
-"""A segment in memory is rebuilt without its removed rows once they are this share of it."""
+"""A segment in memory is rebuilt once more than this share of its rows is removed."""
 
 _TAIL_RATIO: Final = 32
-"""Of neighbours in the tail. Every segment costs a search 100 microseconds, a third of it all at
-three of them; copying a row costs half a microsecond, and embedding it some twenty thousand."""
+"""Neighbours in the tail are merged below this ratio of their sizes. Every segment costs a search
+100 microseconds, a third of its time with three segments; copying a row costs half a microsecond,
+and embedding it some twenty thousand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """Where a segment lies on the disk: its folder's name and what must be in it."""
+    """A segment on disk: the name of its folder and the files that must be in it."""
 
     name: str
     files: SegmentFiles
@@ -34,9 +36,9 @@ class Sealed:
 class Segment:
     index: VectorIndex
     removed: int = 0
-    """How many of its rows are no longer live."""
+    """How many of its rows have been removed."""
     sealed: Sealed | None = None
-    """None while it is in memory alone."""
+    """None while it exists in memory only."""
 
     @property
     def first(self) -> int:
@@ -53,32 +55,32 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """One state of the vectors. `changed` and `replaced` make the next; this one stays as it is."""
+    """One immutable state of the vectors; `changed` and `replaced` make the next one."""
 
     segments: tuple[Segment, ...] = ()
-    """None is empty; the ids of each are below those of the next."""
+    """No segment is empty; the ids of each are below those of the next."""
     live: Bitmap = field(default_factory=lambda: np.zeros(0, np.bool_))
-    """By chunk id: what exists. It holds for both sides of a collection."""
+    """By chunk id: whether the chunk exists. Holds for the keyword side, too."""
     metric: Metric = "cosine"
     plan: Plan | None = None
-    """How segments of its family are asked; those of another are asked as by default."""
+    """How to search segments of its family; others are searched with their default effort."""
 
     def __len__(self) -> int:
         return sum(len(s) for s in self.segments)
 
     @property
     def tail(self) -> tuple[Segment, ...]:
-        """The segments behind the last sealed one."""
+        """The segments after the last sealed one."""
         at = len(self.segments)
         while at and self.segments[at - 1].sealed is None:
             at -= 1
         return self.segments[at:]
 
     def changed(self, ids: Ids, vectors: Float16Vectors, removed: Ids) -> Dense:
-        """The state with rows added, ids above all present ones and ascending, and ids removed.
+        """The state after adding rows, with ascending ids above all present ones, and removing ids.
 
-        In the tail, neighbours are merged when the older is not many times the size of the younger:
-        a row is copied there O(log tail) times, and the tail has few segments.
+        Neighbours in the tail are merged unless the older is many times as large as the younger: a
+        row is copied O(log tail) times, and the tail has few segments.
         """
         after = self._without(removed) if len(removed) else self
         if not len(ids):
@@ -93,16 +95,16 @@ class Dense:
         return replace(after, segments=tuple(segments), live=live)
 
     def replaced(self, first: int, last: int, by: Segment | None) -> Dense:
-        """The state in which one segment holds what is live among the ids from first to last.
+        """The state with one segment for the live rows with ids from first to last.
 
-        What was removed while `by` was written is counted as removed in it.
+        Rows that were removed while `by` was written count as removed in it.
         """
         before = [s for s in self.segments if s.last < first]
         after = [s for s in self.segments if s.first > last]
         behind: list[Segment] = []
         for segment in self.segments:
             if segment.first <= last < segment.last:
-                # a piece of the tail that has grown since
+                # a segment of the tail that has grown meanwhile
                 behind += self._joined([segment], self.live, above=last)
         middle = []
         if by is not None:
@@ -112,18 +114,18 @@ class Dense:
         return replace(self, segments=(*before, *middle, *behind, *after))
 
     def with_plan(self, plan: Plan | None) -> Dense:
-        """The same state asked by another plan; nothing is built."""
+        """The same state, searched by another plan; builds nothing."""
         return self if plan is self.plan else replace(self, plan=plan)
 
     @property
     def approximate(self) -> bool:
-        """Whether some segment does not promise the true neighbours."""
+        """Whether some segment may miss true neighbours."""
         return any(not segment.index.capabilities.exact for segment in self.segments)
 
-    def asked(self, k: int) -> tuple[Plan, tuple[int, int]] | None:
-        """How the largest of the approximate segments is asked for k, and the efforts it has.
+    def approximate_plan(self, k: int) -> tuple[Plan, tuple[int, int]] | None:
+        """The plan of the largest approximate segment, and its least and greatest effort for k.
 
-        None where everything is exact.
+        None if every segment is exact.
         """
         approximate = [s for s in self.segments if not s.index.capabilities.exact]
         if not approximate:
@@ -139,9 +141,9 @@ class Dense:
     def search(
         self, queries: Vectors, k: int, *, allow: Bitmap | None = None, hurried: bool = False
     ) -> Matches:
-        """The k nearest live and allowed ids of each query, as far as the segments tell.
+        """The k nearest live and allowed ids of each query, up to the segments' recall.
 
-        `hurried` asks every segment with the least effort that its family has.
+        `hurried` searches every segment with its family's least effort.
         """
         parts = []
         for segment, mask in self._masked(allow):
@@ -155,7 +157,7 @@ class Dense:
         return matches.merge(parts, len(queries), k)
 
     def _masked(self, allow: Bitmap | None) -> Iterator[tuple[Segment, Bitmap | None]]:
-        """Each segment with what of it may be found."""
+        """Each segment with the bitmap of ids that may be found in it; None for all."""
         restricted: Bitmap | None = None
         for segment in self.segments:
             if segment.removed and restricted is None:
@@ -166,21 +168,21 @@ class Dense:
         return self.plan.effort if self.plan is not None and self._as_planned(segment) else 0
 
     def _as_planned(self, segment: Segment) -> bool:
-        """Whether it is what the plan names: of other codes its effort says nothing."""
+        """Whether it has the plan's family and parameters: only then does its effort apply."""
         plan = self.plan
         if plan is None or segment.sealed is None or plan.family != segment.index.family:
             return False
         return segment.sealed.files.params == dict(plan.params)
 
     def restricted(self, allow: Bitmap | None) -> Bitmap:
-        """What is live of what is allowed."""
+        """The live ones of the allowed ids."""
         if allow is None:
             return self.live
         shared = min(len(allow), len(self.live))
         return allow[:shared] & self.live[:shared]
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
-        """Scores (len(ids),) for one query (1, dim), higher is better; -inf for an id not here."""
+        """Scores (len(ids),) of one query (1, dim), higher is better; -inf for an unknown id."""
         if len(self.segments) == 1:
             return self.segments[0].index.similarity(query, ids)
         scores = np.full(len(ids), -np.inf, np.float32)
@@ -193,14 +195,14 @@ class Dense:
         return scores
 
     def vectors(self, ids: Ids, dim: int) -> Vectors:
-        """The stored rows (len(ids), dim) float32 of some ids; zeros for an id not here."""
+        """The stored rows (len(ids), dim) as float32; zeros for an unknown id."""
         rows = np.zeros((len(ids), dim), np.float32)
         for segment in self.segments:
             index = segment.index
             places = index.ids.searchsorted(ids)
             here = np.flatnonzero(index.ids.take(places, mode="clip") == ids)
             if len(here):
-                # as bytes: mapped rows are unaligned, and numpy would copy them all to gather some
+                # as bytes: numpy would copy all rows to gather some of unaligned, mapped ones
                 codes = index.vectors.view(np.uint8)[places[here]]
                 rows[here] = codes.view(np.float16)
         return rows
@@ -226,7 +228,7 @@ class Dense:
         return replace(self, segments=tuple(segments), live=live)
 
     def _joined(self, parts: Sequence[Segment], live: Bitmap, above: int = -1) -> list[Segment]:
-        """One segment in memory of the live rows with ids above the given one; none of none."""
+        """One segment in memory of the live rows with ids above `above`; none if there are none."""
         ids = np.concatenate([live_ids(s, live, above) for s in parts])
         if not len(ids):
             return []
@@ -242,7 +244,7 @@ def _to_merge(older: Segment, younger: Segment) -> bool:
 
 
 def live_ids(segment: Segment, live: Bitmap, above: int = -1) -> Ids:
-    """Ids of the segment's live rows."""
+    """Ids of the segment's live rows above `above`."""
     ids = segment.index.ids
     ids = ids[int(np.searchsorted(ids, above, "right")) :]
     return ids[live[ids]]
@@ -254,7 +256,7 @@ def live_vectors(
     """The live rows of segments in order, at most `block` at a time."""
     for segment in segments:
         ids, vectors = segment.index.ids, segment.index.vectors
-        # as bytes: mapped rows are unaligned, and numpy would copy them all to gather some
+        # as bytes: see `Dense.vectors`
         codes = vectors.view(np.uint8)
         for at in range(int(np.searchsorted(ids, above, "right")), len(ids), block):
             here = slice(at, at + block)

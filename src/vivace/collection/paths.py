@@ -11,7 +11,7 @@ from vivace.settings import Settings
 
 
 def collection_path(name: str | Path, settings: Settings) -> Path:
-    """Where a collection lives: a path as it is, a bare name under `settings.home`.
+    """The folder of a collection: a path as it is, a bare name under `settings.home`.
 
     Raises:
         CollectionNotFound: the name is empty or hidden.
@@ -25,7 +25,7 @@ def collection_path(name: str | Path, settings: Settings) -> Path:
 
 
 def resolved(path: str | Path) -> Path:
-    """From the root, without "..": one name for one place. A home that does not exist stays `~`."""
+    """The absolute path without "..". An unknown home directory stays `~`."""
     found = Path(path)
     with suppress(RuntimeError):
         found = found.expanduser()

@@ -1,9 +1,8 @@
-"""Documents in: read and chunk in a thread, embed, commit, in overlapping windows.
+"""Ingests documents in overlapping windows: reads and chunks, embeds, commits.
 
 While questions arrive it yields to them: it reads, embeds and commits on threads of lowered
-priority, in windows that shrink while questions are slow. What is committed stays: an ingest that
-was cancelled or killed goes on where it was when it is run again, for unchanged documents are
-skipped.
+priority, in windows that shrink while questions are slow. Committed documents stay: an ingest that
+was cancelled or killed and is run again skips them as unchanged.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vivace.collection import passages
-from vivace.collection.passages import Passages
 from vivace.collection.preparation import Preparation, Prepared, Source, Window
 from vivace.collection.writer import Writer
+from vivace.embed.passages import EmbeddedPassages, embed_passages
 from vivace.protocols import Embedder, TokenCounter
 from vivace.run.background import BackgroundExecutor, IngestThrottle
 from vivace.run.work import Priority, work_context
@@ -29,7 +27,7 @@ from vivace.store.transaction import NewChunk, Put, Remove, VectorGone
 from vivace.types import Failure, IngestProgress, IngestReport, OnIngest, Skipped
 
 _WINDOWS = 3
-"""In flight: one is committed, one embedded, one waits so that no embedding thread idles."""
+"""Windows in flight: one is committed, one embedded, one waits so that no embedder idles."""
 
 
 @dataclass(slots=True)
@@ -44,7 +42,7 @@ class _Tally:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first failure of a group: the others are windows it cancelled, or failed as it did."""
+    """The first failure of a group: it cancelled the other windows, or they failed alike."""
     found = group.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
@@ -53,9 +51,9 @@ class Pipeline:
     """Brings sources into a collection. Every window is acknowledged once it is durable.
 
     Args:
-        count: tokens of texts, as the embedder counts them.
-        throttle: how many chunks a window has.
-        executor: reads and chunks.
+        count: counts tokens as the embedder does.
+        throttle: sets the number of chunks per window.
+        executor: runs reading and chunking.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class Pipeline:
         prune: Sequence[Path] = (),
         progress: OnIngest | None = None,
     ) -> IngestReport:
-        """Ingest everything `sources` yields; then drop what is gone from below `prune`.
+        """Ingest everything `sources` yields, then remove documents gone from below `prune`.
 
         Raises:
             CollectionLocked: another process is writing.
@@ -146,12 +144,12 @@ class Pipeline:
         texts = [text for item in prepared for text in item.texts]
         embedded = await self._embed(texts)
         if before is not None:
-            await before  # of two versions of a document the one read last must win
+            await before  # of two versions of a document, the one read last must win
         if prepared:
             try:
                 tally.epoch = await self._writer.apply(_puts(prepared, embedded, self._titles))
             except VectorGone:
-                # somebody removed a chunk whose vector was to be kept: embed them all
+                # another writer removed a chunk whose vector was to be kept: embed every chunk
                 prepared = [item.whole(self._titles) for item in prepared]
                 texts = [text for item in prepared for text in item.texts]
                 embedded = await self._embed(texts)
@@ -162,10 +160,10 @@ class Pipeline:
         if progress is not None:
             progress(tally.progress)
 
-    async def _embed(self, texts: Sequence[str]) -> Passages:
+    async def _embed(self, texts: Sequence[str]) -> EmbeddedPassages:
         if not texts:
-            return Passages(np.empty((0, self._embedder.dim), np.float32), ())
-        return await passages.embed(self._embedder, texts, self._settings.embed.tokens)
+            return EmbeddedPassages(np.empty((0, self._embedder.dim), np.float32), ())
+        return await embed_passages(self._embedder, texts, self._settings.embed.tokens)
 
     @property
     def _titles(self) -> bool:
@@ -189,28 +187,30 @@ class Pipeline:
     async def _prune(self, roots: Sequence[Path], tally: _Tally) -> None:
         gone = await asyncio.to_thread(self._gone, roots, tally)
         if gone:
-            tally.epoch = await self._writer.apply([Remove(id) for id in gone])
+            tally.epoch = await self._writer.apply([Remove(document_id) for document_id in gone])
             tally.removed = len(gone)
 
     def _gone(self, roots: Sequence[Path], tally: _Tally) -> list[str]:
         failed = {failure.source for failure in tally.failures}
-        # of JSON Lines a single line fails, as FILE:LINE
+        # a line of JSON Lines fails as FILE:LINE
         failed |= {source.rpartition(":")[0] for source in failed}
         gone: dict[str, None] = {}
         for root in roots:
-            for id, source in self._store.under(root.as_posix()):
-                if id not in tally.seen and not _unread(source, failed):
-                    gone[id] = None
+            for document_id, source in self._store.under(root.as_posix()):
+                if document_id not in tally.seen and not _unread(source, failed):
+                    gone[document_id] = None
         return list(gone)
 
 
 def _unread(source: str, failed: set[str]) -> bool:
-    """Whether a file, or a folder above it, could not be read: then it has not disappeared."""
+    """Whether a file, or a folder above it, could not be read: then it may still exist."""
     return source in failed or any(parent.as_posix() in failed for parent in Path(source).parents)
 
 
-def _puts(prepared: Sequence[Prepared], embedded: Passages, title_indexed: bool) -> list[Put]:
-    """Changes with their vectors; those embedded are the missing chunks, in order."""
+def _puts(
+    prepared: Sequence[Prepared], embedded: EmbeddedPassages, title_indexed: bool
+) -> list[Put]:
+    """Changes with their vectors; `embedded` has those of the missing chunks, in order."""
     halves = embedded.vectors.astype(np.float16)
     changes, at = [], 0
     for item in prepared:
@@ -219,8 +219,8 @@ def _puts(prepared: Sequence[Prepared], embedded: Passages, title_indexed: bool)
         signs = dict(zip(item.missing, embedded.signs[here], strict=True))
         at += len(item.missing)
         chunks = tuple(
-            NewChunk(chunk, hash, vectors.get(place), signs.get(place))
-            for place, (chunk, hash) in enumerate(zip(item.chunks, item.hashes, strict=True))
+            NewChunk(chunk, digest, vectors.get(place), signs.get(place))
+            for place, (chunk, digest) in enumerate(zip(item.chunks, item.hashes, strict=True))
         )
         changes.append(Put(item.document, item.fingerprint, chunks, title_indexed))
     return changes

@@ -1,4 +1,4 @@
-"""From sources to changes that lack only their vectors: reading, chunking, comparing. Blocking."""
+"""Reads sources, chunks them and compares them with the store: all of a change but its vectors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from vivace.errors import BadInput, IngestError
 from vivace.ingest import formats
 from vivace.ingest.chunking import indexed_text, split
 from vivace.ingest.sandbox import Passwords, Reading, Sandbox
-from vivace.ingest.walk import walk
-from vivace.protocols import TokenCounter
+from vivace.protocols import Reader, TokenCounter
 from vivace.settings import Parse, Settings
 from vivace.store.store import Store
 from vivace.types import Chunk, Document, Failure, Skipped
 
 CHUNKER = 1
-"""Part of every fingerprint: raise it when chunking changes, and documents are chunked again."""
+"""Part of every fingerprint. Raise it when chunking changes: documents are then chunked again."""
 
 _LOOK_AHEAD: Final = 256
-"""Most files listed before they are read."""
+"""Most files listed ahead of reading."""
 
 Source: TypeAlias = Document | IngestError | Skipped | Failure
 
@@ -36,23 +35,27 @@ def from_paths(
     max_bytes: int,
     parse: Parse,
     sandbox: Sandbox,
+    readers: Sequence[Reader] = (),
     ask: Passwords | None = None,
 ) -> Iterator[Source]:
     """Every document below the paths, and what could not be read or was skipped, in order.
 
-    Files that could hold everything up are read in the sandbox, a few ahead of what is asked for,
-    so that its workers are busy while what came before is chunked and embedded.
+    Files of risky or slow formats are read in the sandbox, a few ahead of the consumer, so that its
+    workers are busy while earlier documents are chunked and embedded. `readers` come before the
+    built-in ones and run in this process.
     """
     ahead: deque[Path | Reading | Skipped | Failure] = deque()
     reading = 0
-    found = walk(paths)
+    own = {suffix: reader for reader in readers for suffix in reader.suffixes}
+    found = formats.walk(paths, {*formats.SUFFIXES, *own})
     try:
         while True:
             while reading < sandbox.ahead and len(ahead) < _LOOK_AHEAD:
                 item = next(found, None)
                 if item is None:
                     break
-                if isinstance(item, Path) and formats.sandboxed(item):
+                own_format = isinstance(item, Path) and item.suffix.lower() in own
+                if isinstance(item, Path) and not own_format and formats.sandboxed(item):
                     ahead.append(sandbox.read(item, max_bytes=max_bytes, ask=ask))
                     reading += 1
                 else:
@@ -61,7 +64,8 @@ def from_paths(
                 return
             first = ahead[0]
             if isinstance(first, Path):
-                yield from formats.read(first, max_bytes=max_bytes, parse=parse)
+                reader = own.get(first.suffix.lower())
+                yield from formats.read(first, max_bytes=max_bytes, parse=parse, reader=reader)
             elif isinstance(first, Reading):
                 yield from first
                 reading -= 1
@@ -76,7 +80,7 @@ def from_paths(
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A document whose chunks are known; `missing` are those whose vector is not stored yet."""
+    """A chunked document; `missing` are the places of chunks whose vector is not stored yet."""
 
     document: Document
     fingerprint: bytes
@@ -87,7 +91,7 @@ class Prepared:
     """What to embed for each of `missing`."""
 
     def whole(self, index_title: bool) -> Prepared:
-        """The same with every chunk to be embedded, whatever is stored."""
+        """The same with every chunk missing, whatever is stored."""
         return replace(
             self,
             missing=tuple(range(len(self.chunks))),
@@ -97,7 +101,7 @@ class Prepared:
 
 @dataclass(slots=True)
 class Window:
-    """Some documents to be embedded and committed together, and what else was met on the way."""
+    """Documents to embed and commit together, with what was skipped or failed between them."""
 
     prepared: list[Prepared] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
@@ -122,7 +126,7 @@ class Preparation:
         self._count = count
         self._settings = settings
         self._in_flight: Counter[str] = Counter()
-        """Ids prepared and not committed yet: what the store knows of them is out of date."""
+        """Ids prepared and not committed yet: the store's knowledge of them is out of date."""
         recipe = [CHUNKER, settings.chunk.tokens, settings.chunk.overlap, self._index_title]
         self._recipe = json.dumps(recipe).encode()
 
@@ -134,7 +138,7 @@ class Preparation:
         """The next documents, at least one item where there are any; None at the end.
 
         Args:
-            chunks: after so many the window is full.
+            chunks: the number after which the window is full.
         """
         window, pending = Window(), list[Document]()
         until = time.monotonic() + self._settings.ingest.commit_seconds
@@ -158,7 +162,7 @@ class Preparation:
         return window if window.read else None
 
     def committed(self, window: Window) -> None:
-        """The window's documents are in the store: what it knows of them is true again."""
+        """Note that the window's documents are in the store."""
         self._in_flight -= Counter(prepared.document.id for prepared in window.prepared)
 
     def _prepare(self, documents: Sequence[Document], window: Window) -> None:
@@ -171,7 +175,7 @@ class Preparation:
         ]
         known = self._store.hashes(differing)
         for document, print_ in zip(documents, prints, strict=True):
-            # of a document in flight, what the store knows is about to change
+            # what the store knows of a document in flight is about to change
             settled = document.id not in self._in_flight
             if settled and stored.get(document.id) == print_:
                 window.unchanged.append(document.id)
@@ -186,9 +190,9 @@ class Preparation:
         texts = [indexed_text(chunk, index_title=self._index_title) for chunk in chunks]
         hashes = [_hash(chunk, text) for chunk, text in zip(chunks, texts, strict=True)]
         missing = []
-        for at, hash in enumerate(hashes):
-            if stored.get(hash, 0) > 0:
-                stored[hash] -= 1
+        for at, digest in enumerate(hashes):
+            if stored.get(digest, 0) > 0:
+                stored[digest] -= 1
             else:
                 missing.append(at)
         return Prepared(
@@ -212,7 +216,7 @@ class Preparation:
 
 
 def _hash(chunk: Chunk, indexed: str) -> bytes:
-    """Of all that is embedded and indexed, and of where the context ends and the text begins."""
+    """Covers all that is embedded and indexed, and where the context ends and the text begins."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{len(chunk.text)}\0".encode())
     digest.update(indexed.encode("utf-8", "surrogatepass"))

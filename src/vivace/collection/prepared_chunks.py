@@ -1,4 +1,4 @@
-"""Chunks that arrive ready-made, with or without their vectors."""
+"""Checks and groups documents and chunks that callers pass in, with or without vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.collection import passages
+from vivace.embed.passages import KeptTokens, embed_passages
 from vivace.errors import BadInput, BadVectors
 from vivace.ingest.chunking import indexed_text
 from vivace.protocols import Embedder
@@ -19,17 +19,17 @@ from vivace.store.transaction import NewChunk, Put
 from vivace.types import Chunk, Document, Metric, Signs, Vectors
 
 _LONGEST = 500_000_000
-"""Characters of a document made of chunks with offsets."""
+"""Characters a document made of chunks may have."""
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def ready(
+def checked_vectors(
     vectors: NDArray[np.floating], *, count: int, dim: int, metric: Metric = "cosine"
 ) -> Vectors:
-    """The vectors as float32; of unit length for `cosine`, where a zero vector stays zero.
+    """The vectors as float32, scaled to unit length for `cosine`; a zero vector stays zero.
 
     Raises:
-        BadVectors: a wrong shape, NaN or infinity, or more than float16 holds; names the row.
+        BadVectors: a wrong shape, NaN or infinity, or a number beyond float16; names the row.
     """
     array = np.asarray(vectors, np.float32)
     if array.shape != (count, dim):
@@ -50,7 +50,7 @@ def ready(
                 fix="Scale them down: vectors are kept as float16; nothing was added",
             )
         return array
-    # in float64: the squares of large components are beyond float32
+    # in float64: squares of large components overflow float32
     lengths = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True).astype(np.float32)
     scaled: Vectors = np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
     return scaled
@@ -63,27 +63,28 @@ async def changes(
     executor: BackgroundExecutor,
     metric: Metric = "cosine",
     *,
-    tokens: passages.Kept = "off",
+    tokens: KeptTokens = "off",
 ) -> tuple[list[Put], int]:
-    """One `Put` a document, and how many of the chunks were embedded for it: all or none.
+    """One `Put` per document, and how many chunks were embedded: none if `vectors` are given.
 
-    Of the tokens' vectors of embedded chunks `tokens` is kept. Everything but the embedding runs on
-    `executor`.
+    `tokens` says what is kept of the token vectors of embedded chunks. Everything but the embedding
+    runs on `executor`.
 
     Raises:
-        BadInput: see `puts`; of vectors `BadVectors`, see `ready`.
-        EmbeddingError: there are no vectors, and the embedder failed.
+        BadInput: see `puts`.
+        BadVectors: see `checked_vectors`.
+        EmbeddingError: the embedder failed.
     """
     embedded = len(chunks) if vectors is None else 0
     signs: Sequence[Signs | None] = [None] * len(chunks)
     if vectors is None:
         texts = [indexed_text(chunk, index_title=False) for chunk in chunks]
-        found = await passages.embed(embedder, texts, tokens)
+        found = await embed_passages(embedder, texts, tokens)
         vectors, signs = found.vectors, found.signs
 
     def prepared() -> list[Put]:
         with short_switch_interval:
-            rows = ready(vectors, count=len(chunks), dim=embedder.dim, metric=metric)
+            rows = checked_vectors(vectors, count=len(chunks), dim=embedder.dim, metric=metric)
             return puts(chunks, rows, signs)
 
     return await executor.run(prepared), embedded
@@ -92,15 +93,15 @@ async def changes(
 def puts(
     chunks: Sequence[Chunk], vectors: Vectors, signs: Sequence[Signs | None] = ()
 ) -> list[Put]:
-    """One `Put` a document of the chunks, grouped by `document_id`; vectors (n, dim).
+    """One `Put` per document of the chunks, grouped by `document_id`; vectors (n, dim).
 
-    `signs` are of their tokens, one a chunk, or none at all.
+    `signs` are those of their token vectors: one per chunk, or empty.
 
-    A chunk without offsets (`end` 0) is laid after the one before it. What lies between the chunks
-    of a document is unknown and stored as spaces, so that offsets hold.
+    A chunk without offsets (`end` 0) is placed after the one before it. The text between the chunks
+    of a document is unknown; it is stored as spaces, so that offsets stay true.
 
     Raises:
-        BadInput: an empty chunk or id, or two chunks that claim one place with different text.
+        BadInput: an empty chunk or id, or chunks with different text at the same offsets.
     """
     by_document: dict[str, list[int]] = {}
     for at, chunk in enumerate(chunks):
@@ -164,7 +165,7 @@ def _text(chunks: Sequence[Chunk]) -> str:
     filled = bytearray(len(text))
     for chunk in chunks:
         here = slice(chunk.start, chunk.end)
-        # most chunks overlap no other: only where they do is there anything to compare
+        # most chunks overlap no other, and have nothing to compare
         first = filled.find(1, chunk.start, chunk.end)
         for at in range(first, chunk.end) if first >= 0 else ():
             if filled[at] and text[at] != chunk.text[at - chunk.start]:
@@ -184,7 +185,7 @@ def _hash(chunk: Chunk, vector: NDArray[np.float16]) -> bytes:
     return digest.digest()
 
 
-def only(items: Sequence[Document] | Sequence[Chunk]) -> list[Document | Chunk]:
+def checked_items(items: Sequence[Document] | Sequence[Chunk]) -> list[Document | Chunk]:
     """The items as a list.
 
     Raises:
@@ -200,8 +201,8 @@ def only(items: Sequence[Document] | Sequence[Chunk]) -> list[Document | Chunk]:
     return listed
 
 
-def check(document: Document) -> None:
-    """Refuse a document that cannot be stored.
+def check_document(document: Document) -> None:
+    """Reject a document that cannot be stored.
 
     Raises:
         BadInput: it has no id, no text, or no JSON form.

@@ -1,4 +1,4 @@
-"""The questions asked, written in batches off the path of the answer."""
+"""Logs queries to the store, in batches and off the path of the answer."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import time
 from collections import deque
 
 from vivace.errors import StoreError
-from vivace.settings import QueryLog as Settings
-from vivace.store.store import Store
+from vivace.settings import QueryLog
+from vivace.store.store import LoggedQuery, Store
 from vivace.trace import Trace
 from vivace.types import Query, SearchResult
 
 _BATCH = 64
 _MOST_WAITING = 10_000
 _PAUSE = 1.0
-"""Seconds without the database's write lock after each writing: questions that are answered from
-memory come by ten thousands a second, and other processes want to write too."""
+"""Seconds between two writes, during which the database's write lock is free: questions answered
+from memory come by ten thousands a second, and other processes want to write too."""
 _HITS = 20
 
 
-class QueryLog:
-    """Remembers questions and what was found. A log that cannot be written is counted."""
+class QueryLogWriter:
+    """Logs queries with their hits. A query that cannot be written is counted (`queries.lost`)."""
 
-    def __init__(self, store: Store, settings: Settings, trace: Trace) -> None:
+    def __init__(self, store: Store, settings: QueryLog, trace: Trace) -> None:
         self._store = store
         self._settings = settings
         self._trace = trace
@@ -33,7 +33,7 @@ class QueryLog:
         self._ended = float("-inf")
 
     def record(self, query: Query, result: SearchResult, seconds: float) -> bool:
-        """Remember one question; returns whether it is time to `flush`."""
+        """Remember a query; returns whether it is time to `flush`."""
         if not self._settings.log:
             return False
         if len(self._waiting) == self._waiting.maxlen:
@@ -42,7 +42,7 @@ class QueryLog:
         return len(self._waiting) >= _BATCH and time.monotonic() - self._ended >= _PAUSE
 
     def flush(self) -> None:
-        """Write what waits. Blocks; call it from a thread."""
+        """Write the remembered queries. Blocks: call it on a thread."""
         with self._lock:
             entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if not entries:
@@ -56,9 +56,7 @@ class QueryLog:
                 self._ended = time.monotonic()
 
 
-def _row(
-    when: float, query: Query, result: SearchResult, seconds: float
-) -> tuple[float, str, int, str, str, float]:
+def _row(when: float, query: Query, result: SearchResult, seconds: float) -> LoggedQuery:
     hits = json.dumps([[hit.chunk.id, round(hit.score, 4)] for hit in result.hits[:_HITS]])
     text = query.text.encode("utf-8", "replace").decode()
     return when, text, query.k, query.user, hits, seconds * 1e3

@@ -1,6 +1,6 @@
-"""The dense side as the store has it: sealed segments mapped, everything else read from the store.
+"""Loads the dense side: maps the sealed segments and reads all other rows from the store.
 
-What the manifest promises and the folder does not keep is rebuilt, and said.
+Segments that the manifest names and the folder does not hold intact are rebuilt, and reported.
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ from vivace.types import Bitmap, Decision, Float16Vectors, Ids
 
 logger = logging.getLogger("vivace.collection")
 _RETRIES = 20
-"""A writer that publishes while a reader opens makes it begin again; this often in a row is not
-chance."""
+"""A reader starts again if a writer publishes meanwhile; after so many times it stops trying."""
 _Opened: TypeAlias = dict[str, Segment | str]
-"""By name: a sealed segment, or what is wrong with it."""
+"""By name: an open segment, or what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something derived that could not be used, and why."""
+    """A derived file that could not be used, and why."""
 
     kind: str
     """missing, damaged or stale."""
@@ -53,7 +52,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One state of the dense side. `problems` were mended from the store, in memory."""
+    """One state of the dense side. `problems` have been mended from the store, in memory."""
 
     dense: Dense
     epoch: int
@@ -65,10 +64,10 @@ class Loaded:
 def load(
     store: Store, folder: Path, *, known: Mapping[str, Segment] | None = None
 ) -> Iterator[Loaded]:
-    """One state, inside a reading transaction of the store that the caller can go on with.
+    """One state, inside a reading transaction of the store that lasts as long as the block.
 
     Args:
-        known: segments that are open already, by name; they are not read and checked again.
+        known: segments that are open already, by name; they are not checked again.
 
     Raises:
         StoreError: the store itself is damaged.
@@ -101,7 +100,7 @@ def stale(manifest: Manifest, store: Store) -> str:
 
 
 def _overtaken(store: Store, folder: Path, manifest: Manifest, opened: _Opened) -> bool:
-    """Whether a writer has published another manifest since, so that this one may not hold."""
+    """Whether a writer has published another manifest since, so that this one may be obsolete."""
     usable = all(isinstance(opened[entry.name], Segment) for entry in manifest.segments)
     if usable and manifest.epoch >= store.trimmed():
         return False
@@ -112,7 +111,8 @@ def _overtaken(store: Store, folder: Path, manifest: Manifest, opened: _Opened) 
 
 
 def _opened(folder: Path, manifest: Manifest, known: _Opened) -> _Opened:
-    """Its segments that are not open yet, several checked at once: reading leaves the GIL free."""
+    """The manifest's segments that are not known yet, checked in parallel: reading frees the
+    GIL."""
     missing = [entry for entry in manifest.segments if entry.name not in known]
     if not missing:
         return {}
@@ -122,7 +122,7 @@ def _opened(folder: Path, manifest: Manifest, known: _Opened) -> _Opened:
 
 
 def _open(folder: Path, entry: SegmentEntry) -> Segment | str:
-    """The segment, every byte of it checked; or what is wrong with it."""
+    """The segment, with every byte checked; or what is wrong with it."""
     here = folder / entry.name
     if not here.is_dir():
         return "missing"
@@ -159,7 +159,7 @@ def _state(
 def report(
     problems: Sequence[Problem], folder: Path, trace: Trace, decide: Callable[[Decision], None]
 ) -> None:
-    """Count each, record it as a decision, log it."""
+    """Count each problem, record it as a decision, and log it."""
     for problem in problems:
         side = "terms" if problem.what == "terms" else "segments"
         trace.count(f"{side}.{problem.kind}")
@@ -214,7 +214,7 @@ def _from_manifest(
 
 
 def _in_memory(dense: Dense, store: Store, first: int, last: int) -> Dense:
-    """The state with the store's chunks of these ids behind its segments, not sealed."""
+    """The state with the store's chunks of these ids added in memory, behind its segments."""
     added: list[Segment] = []
     live = dense.live
     for ids, vectors in _parts(store, first, last):
@@ -228,7 +228,7 @@ def _in_memory(dense: Dense, store: Store, first: int, last: int) -> Dense:
 
 
 def _parts(store: Store, first: int, last: int) -> Iterator[tuple[Ids, Float16Vectors]]:
-    """The store's vectors in pieces of at most a segment's size."""
+    """The store's vectors in pieces of about a segment's largest size."""
     batches: list[tuple[Ids, Float16Vectors]] = []
     rows = 0
     for batch in store.vectors(first=first, last=last):

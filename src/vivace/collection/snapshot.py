@@ -11,7 +11,6 @@ import numpy as np
 from vivace.collection.dense import Dense
 from vivace.collection.keywords import TermState
 from vivace.errors import BadVectors, StoreError
-from vivace.index import term_tail
 from vivace.store.filters import digest
 from vivace.store.store import Store
 from vivace.types import (
@@ -31,15 +30,15 @@ from vivace.types import (
 _FILTERS_KEPT = 32 << 20
 """Bytes of the bitmaps of filters in memory: 32 filters of a million chunks."""
 _CHUNKS_KEPT = 4096
-"""Some 5 MB. Reading ten chunks from SQLite costs 140 microseconds, a fifth of a whole search."""
+"""About 5 MB. Reading ten chunks from SQLite takes 140 microseconds, a fifth of a whole search."""
 _SIGNS_KEPT = 32 << 20
-"""Bytes of token signs in memory: of 4,000 chunks of 160 tokens."""
+"""Bytes of token signs kept in memory: 4,000 chunks of 160 tokens."""
 _ROW_BYTES = 250
-"""What Python takes for an entry, beside its bytes."""
+"""Python's overhead per entry."""
 
 
-class _Signs:
-    """Token signs that were read, by chunk id; None for a chunk that has none."""
+class _SignCache:
+    """Token signs read from the store, by chunk id; None for a chunk without signs."""
 
     __slots__ = ("by_id", "bytes")
 
@@ -80,10 +79,10 @@ class FilterBitmaps:
 
 
 class Snapshot:
-    """A `CandidateSource` and its `ChunkReader`: both sides of one epoch, under one live bitmap.
+    """A `CandidateSource` and `ChunkReader`: both sides of one epoch, under one live bitmap.
 
-    Chunks it has handed out before come from memory: a later state is another snapshot, so they are
-    never stale. Others that have been removed since are not found.
+    Chunks are cached; a later state is another snapshot, so they are never stale. Chunks that are
+    not cached and have been removed since are not found.
     """
 
     def __init__(
@@ -99,18 +98,18 @@ class Snapshot:
         self._store = store
         self._dense = dense
         self._terms = terms
-        # sealing and merging make another snapshot of the same epoch: what it has read stays true
+        # sealing and merging make another snapshot of the same epoch: it keeps the caches
         same = before is not None and before.epoch == epoch
         self._allowed: FilterBitmaps = (
             before._allowed if same and before else FilterBitmaps(_FILTERS_KEPT)
         )
         self._chunks: dict[int, Chunk] = before._chunks if same and before else {}
-        self._signs: _Signs = before._signs if same and before else _Signs()
+        self._signs: _SignCache = before._signs if same and before else _SignCache()
 
     def dense(
         self, vectors: Vectors, k: int, *, allow: Bitmap | None = None, hurried: bool = False
     ) -> Matches:
-        """The k nearest of each query (q, dim) float32; `hurried` as `Dense.search` has it.
+        """The k nearest of each query (q, dim) float32. `hurried`: see `Dense.search`.
 
         Raises:
             BadVectors: the dimension is not the collection's.
@@ -122,9 +121,9 @@ class Snapshot:
     def approximate(self) -> bool:
         return self._dense.approximate
 
-    def asked(self, k: int) -> tuple[Plan, tuple[int, int]] | None:
-        """As `Dense.asked`."""
-        return self._dense.asked(k)
+    def approximate_plan(self, k: int) -> tuple[Plan, tuple[int, int]] | None:
+        """See `Dense.approximate_plan`."""
+        return self._dense.approximate_plan(k)
 
     def exact(self, vectors: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
         """The k nearest of each query (q, dim) float32 by brute force.
@@ -139,19 +138,17 @@ class Snapshot:
         state = self._terms
         if state.dirty:
             allow = self._dense.restricted(allow)
-        if not len(state.tail):
-            return state.main.search(terms, k, allow=allow)
-        return term_tail.search(state.main, state.tail, terms, k, allow=allow)
+        return state.tail.search(state.main, terms, k, allow=allow)
 
     def similarity(self, vector: Vectors, ids: Ids) -> Scores:
         return self._dense.similarity(vector, ids)
 
     def vectors(self, ids: Ids) -> Vectors:
-        """The stored vectors (len(ids), dim) float32; zeros for one not there."""
+        """The stored vectors (len(ids), dim) as float32; zeros for an unknown id."""
         return self._dense.vectors(ids, self._store.dim)
 
     def neighbours(self, chunks: Sequence[Chunk]) -> dict[int, tuple[Chunk | None, Chunk | None]]:
-        """Of each by id: the chunks of its document that come before and after it in reading."""
+        """By id of each chunk: the chunks before and after it in its document."""
         return self._store.neighbours(chunks)
 
     def allowed(self, query: Query) -> Bitmap | None:
@@ -167,44 +164,44 @@ class Snapshot:
         """
         kept = self._chunks
         wanted = list(ids)
-        found = {id: kept[id] for id in wanted if id in kept}
+        found = {n: kept[n] for n in wanted if n in kept}
         if len(found) < len(wanted):
-            missing = [id for id in wanted if id not in found]
+            missing = [n for n in wanted if n not in found]
             read = self._store.chunks(missing)
             if len(read) < len(missing) and self._store.epoch() == self.epoch:
-                lost = [id for id in missing if id not in read and self._is_live(id)]
+                lost = [n for n in missing if n not in read and self._is_live(n)]
                 if lost:
                     raise StoreError(
                         f"the store has lost chunk {lost[0]}",
                         fix="Run `vivace verify`, and restore a backup",
                     )
             if len(kept) + len(read) > _CHUNKS_KEPT:
-                # replaced, not emptied: another thread may be reading the old one
+                # replaced, not cleared: another thread may be reading the old one
                 kept = self._chunks = {}
             kept.update(read)
             found.update(read)
         return found
 
     def signs(self, ids: Iterable[int]) -> dict[int, Signs]:
-        """The signs of the token vectors of those chunks that have some, by id; read-only.
+        """The token signs of those chunks that have some, by id; read-only.
 
-        Those handed out before come from memory, others from the store by one query.
+        They are cached; the others are read from the store by one query.
         """
         kept = self._signs
         wanted = list(ids)
-        found = {id: kept.by_id[id] for id in wanted if id in kept.by_id}
-        missing = [id for id in wanted if id not in found]
+        found = {n: kept.by_id[n] for n in wanted if n in kept.by_id}
+        missing = [n for n in wanted if n not in found]
         if missing:
             read = self._store.signs(missing)
-            new = {id: read.get(id) for id in missing}
+            new = {n: read.get(n) for n in missing}
             size = sum(_ROW_BYTES + (s.nbytes if s is not None else 0) for s in new.values())
             if kept.bytes + size > _SIGNS_KEPT:
-                # replaced, not emptied: another thread may be reading the old one
-                kept = self._signs = _Signs()
+                # replaced, not cleared: another thread may be reading the old one
+                kept = self._signs = _SignCache()
             kept.by_id.update(new)
             kept.bytes += size
             found.update(new)
-        return {id: signs for id, signs in found.items() if signs is not None}
+        return {n: signs for n, signs in found.items() if signs is not None}
 
     @property
     def reader(self) -> Snapshot:
@@ -213,22 +210,22 @@ class Snapshot:
 
     @property
     def plan(self) -> Plan | None:
-        """In force."""
+        """The plan that searches follow."""
         return self._dense.plan
 
     @property
     def shape(self) -> tuple[str, ...]:
-        """The sealed segments and the committed terms, by names that this process gives but once.
+        """The names of the sealed segments and of the committed terms, unique in this process.
 
-        Other indexes of the same rows may find others of them: approximately, or by statistics that
-        still count what was removed.
+        Other indexes of the same rows may find other ones: they are approximate, or their
+        statistics still count removed chunks.
         """
         sealed = (s.sealed.name for s in self._dense.segments if s.sealed)
         return (*sealed, str(self._terms.main.serial))
 
     @property
     def stages(self) -> Stages | None:
-        """Of the plan in force."""
+        """Of the plan that searches follow."""
         plan = self._dense.plan
         return plan.stages if plan is not None else None
 
@@ -239,9 +236,9 @@ class Snapshot:
                 fix=f"Give a vector of {self._store.dim}",
             )
 
-    def _is_live(self, id: int) -> bool:
+    def _is_live(self, chunk_id: int) -> bool:
         live = self._dense.live
-        return 0 <= id < len(live) and bool(live[id])
+        return 0 <= chunk_id < len(live) and bool(live[chunk_id])
 
     def _bitmap(self, filters: Metadata) -> Bitmap:
         key = digest(filters)

@@ -1,4 +1,4 @@
-"""Is everything derived what the store says, and the store what was written?"""
+"""Verifies the store's checksums, and the indexes against the store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RESTORE = "Restore a backup, or delete the document and ingest it again"
 
 
 def findings(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
-    """Everything that is wrong, read from the files as another process would find them."""
+    """Everything that is wrong with the files, read as another process would read them."""
     found = [
         Finding(STORE, what, _RESTORE)
         for what in integrity.findings(folder / STORE, store.dim, progress)
@@ -56,7 +56,7 @@ def _segments(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
             found = list(_against_store(store, folder, manifest, progress))
         if not found or read_manifest(folder) == manifest:
             break
-        # a writer at work has replaced it meanwhile
+        # a writer has replaced the manifest meanwhile
     return found
 
 
@@ -119,7 +119,7 @@ def _terms(store: Store, folder: Path, progress: OnUpkeep) -> Iterator[Finding]:
             reason = "" if found else keywords.problem(store, here)
         if not found and not reason:
             break
-        # a writer at work may have committed or merged meanwhile: look again
+        # a writer may have committed or merged meanwhile: look again
     yield from found
     if reason:
         yield Finding(keywords.FOLDER, reason, _REBUILD)

@@ -1,4 +1,4 @@
-"""One thread that writes; concurrent callers share its transactions."""
+"""The one thread that writes to a collection; concurrent callers share its transactions."""
 
 from __future__ import annotations
 
@@ -46,12 +46,13 @@ _Item: TypeAlias = _Enter | _Leave | _Apply | _Stop
 
 
 class Writer:
-    """Applies changes in the order they are submitted, those that wait together in one transaction.
+    """Applies changes in the order of their submission.
 
-    Group commit: the disk is synced once for all that queued up while it was synced for the last.
+    Changes that wait together share a transaction (group commit): the disk is synced once for all
+    that were submitted during the last sync.
 
-    It works on the corpus's executor, so at lowered priority while questions arrive; the threads
-    that such a thread starts have lowered priority, too.
+    It works on the corpus's executor: at lowered priority while questions arrive, as do the threads
+    that such a thread starts.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -66,7 +67,7 @@ class Writer:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
-        """Hold the collection's write lock; sessions of one process share it.
+        """Hold the collection's write lock; the sessions of this process share it.
 
         Raises:
             CollectionLocked: another process is writing.
@@ -77,12 +78,12 @@ class Writer:
             await asyncio.wrap_future(entering.done)
             yield
         finally:
-            # leaving must happen even when the caller was cancelled; a closed writer has left
+            # a session ends even if its caller was cancelled; a closed writer has ended it
             with suppress(StoreError):
                 await asyncio.shield(asyncio.wrap_future(self._submit(_Leave(entering)).done))
 
     async def apply(self, changes: Sequence[Change]) -> int:
-        """Make changes durable and findable, inside a session; returns the epoch that shows them.
+        """Make changes durable and findable, inside a session; returns their epoch.
 
         Raises:
             StoreUnwritable: the disk is full or read-only; nothing was changed.
@@ -102,7 +103,7 @@ class Writer:
         with self._submitting:
             if self._closed:
                 raise StoreError("the collection is closed", fix="Open it again")
-            # under the lock: nothing may come behind the end of the queue, it would wait for ever
+            # under the lock: an item behind the end of the queue would wait for ever
             self._queue.put(item)
         return item
 
@@ -114,7 +115,7 @@ class Writer:
             self._session.__exit__(None, None, None)
 
     def _serve(self, item: _Enter | _Leave | _Apply) -> _Item | None:
-        """Do what the item asks for; returns the next item, where it was taken from the queue."""
+        """Process an item; returns the next one if it was already taken from the queue."""
         following: _Item | None = None
         if isinstance(item, _Enter):
             self._enter(item)
@@ -126,7 +127,7 @@ class Writer:
         return following
 
     def _gather(self, first: _Apply) -> tuple[list[_Apply], _Item | None]:
-        """The changes that wait together, and the item of another kind behind them."""
+        """The changes that wait together, and the item of another kind that follows them."""
         group, size = [first], len(first.changes)
         while size < _MOST_CHANGES:
             try:

@@ -211,7 +211,7 @@ class _Tokens:
         except Exception as error:  # the library raises nothing more precise
             raise EmbeddingError(f"{path}: {error}", fix=_BROKEN) from error
         special = [self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")]
-        self._first, self._last = (id for id in special if id is not None)
+        self._first, self._last = (token for token in special if token is not None)
 
     def ids(self, text: str) -> list[int]:
         """Token ids without special tokens."""

@@ -20,7 +20,7 @@ from vivace.collection.paths import resolved
 from vivace.collection.pipeline import Pipeline
 from vivace.collection.plan_state import StoredPlan
 from vivace.collection.preparation import from_paths
-from vivace.collection.querylog import QueryLog
+from vivace.collection.querylog import QueryLogWriter
 from vivace.collection.upkeep import Upkeep
 from vivace.collection.writer import Writer
 from vivace.engine.resources import Resources
@@ -96,7 +96,7 @@ class Collection:
         corpus.executor.foreground_idle = self._throttle.foreground_idle
         self._writer = Writer(corpus)
         self.upkeep = Upkeep(corpus, operations, self._writer, embedder)
-        self.query_log = QueryLog(corpus.store, settings.queries, trace)
+        self.query_log = QueryLogWriter(corpus.store, settings.queries, trace)
         self._flushing: asyncio.Task[None] | None = None
         self.warming: asyncio.Task[WarmingReport] | None = None
         """The warming that the last rebuild began."""
@@ -136,6 +136,7 @@ class Collection:
             max_bytes=self._settings.ingest.max_file_mib << 20,
             parse=self._settings.parse,
             sandbox=self._resources.sandbox,
+            readers=self._resources.readers,
             ask=password,
         )
         return await self._pipeline().run(sources, prune=roots if prune else (), progress=progress)
@@ -156,7 +157,7 @@ class Collection:
             BadInput: a document without id or text or with metadata that has no JSON form, chunks
                 of a document that disagree, vectors given for documents, or anything else.
         """
-        given = prepared_chunks.only(items)
+        given = prepared_chunks.checked_items(items)
         documents = [item for item in given if isinstance(item, Document)]
         chunks = [item for item in given if isinstance(item, Chunk)]
         if documents and (chunks or vectors is not None):
@@ -167,7 +168,7 @@ class Collection:
         if not documents:
             return await self._add_chunks(chunks, vectors)
         for document in documents:
-            prepared_chunks.check(document)
+            prepared_chunks.check_document(document)
         return await self._pipeline().run(documents)
 
     async def delete(self, ids: str | Sequence[str]) -> int:

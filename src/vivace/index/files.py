@@ -1,23 +1,23 @@
-"""Files that are whole or known not to be: sizes and checksums, atomic and durable writing."""
+"""Files with known size and checksum, written atomically and durably."""
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 BEGUN = ".new"
-"""How the name of a file ends that is not yet in its place."""
+"""Suffix of a file that has not been renamed to its final name yet."""
 _BLOCK = 1 << 20
-"""Bytes read at a time: large enough that the GIL is free while they are summed."""
+"""Bytes read at a time: large enough that summing them releases the GIL."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """What a file has to be: its name in its folder, size in bytes, CRC-32 (zlib)."""
+    """A file's name in its folder, its size in bytes and its CRC-32 (zlib)."""
 
     name: str
     bytes: int
@@ -43,7 +43,7 @@ def checksum(path: Path, length: int | None = None) -> tuple[int, int]:
 
 
 def entry(path: Path) -> FileEntry:
-    """A file as it is now.
+    """The entry of a file as it is now.
 
     Raises:
         OSError: it cannot be read.
@@ -55,7 +55,7 @@ def entry(path: Path) -> FileEntry:
 def damaged(folder: Path, entries: Iterable[FileEntry], *, threads: int = 2) -> list[str]:
     """Names of the entries that are missing, of another size, or fail their checksum.
 
-    Every byte is read. `threads` read at once: summing and reading leave the GIL free.
+    Reads every byte, on `threads` threads: reading and summing release the GIL.
     """
     listed = list(entries)
     with ThreadPoolExecutor(max(1, min(threads, len(listed)))) as pool:
@@ -64,10 +64,10 @@ def damaged(folder: Path, entries: Iterable[FileEntry], *, threads: int = 2) -> 
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, durable, as a whole or not at all.
+    """Replace the file at `path` by `data`, atomically and durably.
 
     Raises:
-        OSError: it cannot be written; what was at `path` is still there.
+        OSError: it cannot be written; the old file is unchanged.
     """
     aside = path.with_name(f"{path.name}{BEGUN}")
     write(aside, [data])
@@ -76,7 +76,7 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def write(path: Path, parts: Iterable[bytes | memoryview]) -> FileEntry:
-    """A new file of these parts, durable once its folder is (`sync`); summed on the way."""
+    """Write a new file of these parts; it is durable once its folder is (see `sync`)."""
     crc, size = 0, 0
     with path.open("wb", buffering=0) as file:
         for part in parts:
@@ -98,15 +98,10 @@ def sync(path: Path) -> None:
         os.close(at)
 
 
-def total(entries: Sequence[FileEntry]) -> int:
-    """Bytes on disk."""
-    return sum(e.bytes for e in entries)
-
-
 def _whole(folder: Path, expected: FileEntry) -> bool:
     path = folder / expected.name
     try:
-        # a cut file is known without reading it
+        # the size tells a cut file without reading it
         if path.stat().st_size != expected.bytes:
             return False
         return entry(path) == expected

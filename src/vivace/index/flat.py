@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -10,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.errors import BadVectors
-from vivace.index import checks, matches, native, products, rowfile
+from vivace.index import matches, native, rowfile
 from vivace.index.files import FileEntry
-from vivace.index.scoring import Scorer
 from vivace.types import (
     Bitmap,
     Capabilities,
@@ -27,21 +27,27 @@ from vivace.types import (
 
 _GATHER = 64
 _GATHER_SHARE = 0.005
-"""Allowed rows up to which, or up to which share, copying them together beats a scan past the rest:
-a gathered row costs as much as passing over some two hundred."""
+"""Number, or share, of allowed rows up to which copying them together beats a scan that skips the
+rest: gathering a row costs as much as skipping some two hundred."""
 _SPARE = 8
 _SCORED_AT_ONCE = 1_024
+_MANY = 24
+"""Queries from which on converting float16 rows to float32 costs less than it saves."""
+_PRODUCT_BLOCK = 1_024
+"""Rows multiplied at a time: they stay in the cache, and BLAS stays on this thread."""
+_BLOCKS_MERGED = 16
+"""Blocks whose candidates are merged together."""
 
 Scan: TypeAlias = Callable[[Vectors, int], tuple[Scores, Ids]]
-"""(queries, k) to scores and rows of the best k; those that tie at the cut are left to chance."""
+"""(queries, k) to scores and rows of the best k; ties at the cut are broken arbitrarily."""
 
 
 class FlatIndex:
     """Scores every vector; recall is 1 by construction.
 
-    FAISS keeps the float16 rows and scores each of them alone, so a vector's score does not depend
-    on its place or on what is asked with it, and equal collections answer identically however they
-    were built.
+    FAISS keeps the float16 rows and scores each alone: a vector's score depends neither on its
+    place nor on the other queries of a call, and collections with equal rows answer identically
+    however they were built.
     """
 
     family: ClassVar[str] = "flat"
@@ -50,28 +56,27 @@ class FlatIndex:
     def __init__(self, ids: Ids, index: Any, codes: NDArray[np.uint8], metric: Metric) -> None:
         self._ids = ids
         self._index = index
-        # bytes: mapped float16 rows are unaligned, and numpy would copy them all to gather a few
+        # as bytes: numpy would copy all rows to gather a few of unaligned, mapped ones
         self._codes = codes
         self._metric: Metric = metric
         self._first = int(ids[0]) if len(ids) else 0
         self._gapless = len(ids) > 0 and int(ids[-1]) - self._first == len(ids) - 1
-        """No id is missing between the first and the last: a row is found by subtracting."""
-        self.scorer = Scorer(index, metric)
-        """For a family that knows which rows it wants scored."""
+        """Whether no id is missing between the first and the last: a row is a difference then."""
+        self._scorer = native.Scorer(index, metric)
 
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
-        """Float16 rows and int64 ids: every search reads all rows, so all of it is resident."""
+        """Float16 rows and int64 ids, all resident: every search reads all rows."""
         return Footprint(n * (2 * dim + 8), 0)
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
-        """A copy at 0.5 GB/s: what checking, summing and writing the rows leaves."""
+        """Copies at 0.5 GB/s, the speed of checking, summing and writing rows."""
         return 2e-9 * cls.estimate_bytes(n, dim).total
 
     @classmethod
     def candidates(cls, n: int, dim: int) -> list[dict[str, int]]:
-        """There is nothing to choose."""
+        """There are no parameters."""
         return [{}]
 
     @classmethod
@@ -88,8 +93,8 @@ class FlatIndex:
                 f"{ids.shape} ids do not fit vectors of shape {vectors.shape}",
                 fix="Give one vector an id",
             )
-        checks.ascending(ids)
-        checks.part(vectors, vectors.shape[1])
+        native.check_ids(ids)
+        native.check_rows(vectors, vectors.shape[1])
         index = native.halves(vectors.shape[1], metric)
         for block in rowfile.blocks(vectors):
             index.add_sa_codes(block)
@@ -99,10 +104,10 @@ class FlatIndex:
 
     @classmethod
     def open(cls, ids: Ids, path: Path, *, dim: int, metric: Metric = "cosine") -> Self:
-        """Map the file that `save` or `rowfile.write` made of the rows under these ids.
+        """Map the file of these ids' rows that `save` or `rowfile.write` wrote.
 
         Raises:
-            CorruptIndex: missing, cut, or not these rows; flipped bytes are for `files.damaged`.
+            CorruptIndex: missing, cut, or not these rows. `files.damaged` finds flipped bytes.
         """
         index, codes = rowfile.read(path, n=len(ids), dim=dim, metric=metric)
         return cls(ids, index, codes, metric)
@@ -121,7 +126,7 @@ class FlatIndex:
         return self.estimate_bytes(*self.vectors.shape)
 
     def efforts(self, k: int) -> tuple[int, int]:
-        """All the same."""
+        """There is one way to search."""
         return 0, 0
 
     @property
@@ -139,16 +144,16 @@ class FlatIndex:
 
     @property
     def native(self) -> Any:
-        """The FAISS index over the rows, for a family that refines from it."""
+        """The FAISS index of the rows, for families that refine candidates by it."""
         return self._index
 
     def search(
         self, queries: Vectors, k: int, *, effort: int = 0, allow: Bitmap | None = None
     ) -> Matches:
-        """The k nearest allowed ids of each query (q, dim) float32; `effort` changes nothing."""
-        queries = checks.queries(queries, self._index.d)
+        """The k nearest allowed ids of each query (q, dim) float32; `effort` has no effect."""
+        queries = native.checked_queries(queries, self._index.d)
         if allow is None:
-            if len(queries) >= products.WORTH and 0 < k <= _SCORED_AT_ONCE:
+            if len(queries) >= _MANY and 0 < k <= _SCORED_AT_ONCE:
                 return self._many(queries, k)
             return self._best(self._scan(), queries, k, len(self._ids))
         mask = mask_of(self._ids, allow)
@@ -160,11 +165,11 @@ class FlatIndex:
         return self._best(self._scan(native.selecting(mask)), queries, k, allowed)
 
     def exact(self, queries: Vectors, k: int, *, allow: Bitmap | None = None) -> Matches:
-        """As `search`."""
+        """See `search`."""
         return self.search(queries, k, allow=allow)
 
     def among(self, queries: Vectors, rows: Ids, k: int) -> Matches:
-        """The k nearest of some rows (places in `ids`, distinct), by copying them together."""
+        """The k nearest of some rows (distinct places in `ids`), by copying them together."""
         few = self._gathered(rows)
 
         def scan(queries: Vectors, k: int) -> tuple[Scores, Ids]:
@@ -174,13 +179,13 @@ class FlatIndex:
         return self._best(scan, queries, k, len(rows))
 
     def similarity(self, query: Vectors, ids: Ids) -> Scores:
-        """Scores (len(ids),) of one query (1, dim), as `search` gives; -inf for one not here."""
-        query = checks.queries(query, self._index.d)
+        """Scores (len(ids),) of one query (1, dim), equal to those of `search`; -inf if absent."""
+        query = native.checked_queries(query, self._index.d)
         if self._gapless and 0 < len(ids) <= _SCORED_AT_ONCE:
             rows = ids - self._first
             order = rows.argsort()
             if rows.item(order.item(0)) >= 0 and rows.item(order.item(-1)) < len(self._ids):
-                return self.scorer.aligned(query, rows, order)
+                return self._scorer.aligned(query, rows, order)
         scores = np.full(len(ids), -np.inf, np.float32)
         if not len(self._ids):
             return scores
@@ -188,28 +193,28 @@ class FlatIndex:
         here = np.flatnonzero(self._ids.take(rows, mode="clip") == ids)
         for at in range(0, len(here), _SCORED_AT_ONCE):
             places = here[at : at + _SCORED_AT_ONCE]
-            scores[places] = self.scorer.aligned(query, rows[places])
+            scores[places] = self._scorer.aligned(query, rows[places])
         return scores
 
     def _many(self, queries: Vectors, k: int) -> Matches:
-        """As `_best` of a scan, by products of matrices; what they find is scored as a scan does.
+        """As `_best` of a scan, but with candidates from products of matrices.
 
-        The products are rounded otherwise. So where a row that was not kept might be as good as the
-        k-th, the query is scanned for after all.
+        The candidates are scored as a scan does. The products are rounded differently: if a row
+        that was not kept might be as good as the k-th, the query is scanned after all.
         """
         n, dim = self.vectors.shape
         width = min(n, k + _SPARE)
         if not width:
-            return matches.none(len(queries), k)
-        near = products.nearest(self._index, queries, width)
+            return matches.empty(len(queries), k)
+        near = _nearest(self._index, queries, width)
         found = matches.stacked(
             [
-                matches.found(self._ids, *self.scorer.score(query, rows)[::-1], k)
-                for query, rows in zip(queries[:, None], near.ids, strict=True)
+                matches.of_rows(self._ids, *self._scorer.score(query, rows)[::-1], k)
+                for query, rows in zip(queries[:, None], near.rows, strict=True)
             ]
         )
         if width < n:
-            error = products.rounding(queries, near.longest, dim, self._metric)
+            error = _rounding(queries, near.longest, dim, self._metric)
             unsure = ~(near.scores[:, -1] + error < found.scores[:, k - 1])
             if unsure.any():
                 again = self._best(self._scan(), queries[unsure], k, n)
@@ -227,11 +232,11 @@ class FlatIndex:
     def _best(self, scan: Scan, queries: Vectors, k: int, n: int, spare: int = _SPARE) -> Matches:
         """The k best of n rows, ties to the lower id."""
         if not n or not len(queries) or k < 1:
-            return matches.none(len(queries), max(0, k))
-        # FAISS breaks ties by chance at the cut: look past it until the last score is worse
+            return matches.empty(len(queries), max(0, k))
+        # FAISS breaks ties at the cut arbitrarily: look beyond it until the last score is worse
         width = min(n, k + spare)
         scores, rows = scan(queries, width)
-        found = matches.found(self._ids, rows, scores, k)
+        found = matches.of_rows(self._ids, rows, scores, k)
         if width == n or (len(queries) == 1 and scores.item(-1) < scores.item(k - 1)):
             return found
         tied = ~(scores[:, -1] < scores[:, k - 1])
@@ -242,13 +247,69 @@ class FlatIndex:
 
 
 def mask_of(ids: Ids, allow: Bitmap) -> Bitmap:
-    """`allow` for each of the ids, which are ascending; ids past its end are not allowed."""
+    """`allow` for each of the ascending ids; ids beyond its end are not allowed."""
     if not len(ids):
         return np.zeros(0, np.bool_)
     first, last = int(ids[0]), int(ids[-1])
     if last - first == len(ids) - 1 and last < len(allow):
-        return allow[first : last + 1]  # nothing is missing between them: no need to look up each
+        return allow[first : last + 1]  # no id is missing between them
     within = int(np.searchsorted(ids, len(allow)))
     mask = np.zeros(len(ids), np.bool_)
     mask[:within] = allow[ids[:within]]
     return mask
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """Rows (q, width) with their scores (q, width) up to `_rounding`, best first."""
+
+    rows: Ids
+    scores: Scores
+    longest: float
+    """Length of the longest row of the index."""
+
+
+def _nearest(index: Any, queries: Vectors, width: int) -> _Near:
+    """The best `width` rows of a FAISS index of float16 rows, up to rounding; at most all rows.
+
+    Memory: one block of rows as float32, and `width` candidates per query for each of some blocks.
+    """
+    import faiss
+
+    untyped: Any = faiss
+    # FAISS uses BLAS from this many queries on; its default is 128,000. The setting holds for the
+    # whole process, and cells of `ivf` gain by it, too
+    untyped.cvar.distance_compute_blas_threshold = _MANY
+    l2 = index.metric_type == untyped.METRIC_L2
+    block = np.empty((_PRODUCT_BLOCK, index.d), np.float32)
+    scores = np.empty((len(queries), 0), np.float32)
+    rows = np.empty((len(queries), 0), np.int64)
+    best: list[tuple[Scores, Ids]] = [(scores, rows)]
+    longest = 0.0
+    for at in range(0, index.ntotal, _PRODUCT_BLOCK):
+        count = min(_PRODUCT_BLOCK, index.ntotal - at)
+        part = block[:count]
+        native.one_thread()
+        index.reconstruct_n(at, count, part)
+        longest = max(longest, float(np.einsum("ij,ij->i", part, part).max()))
+        found, here = untyped.knn(queries, part, min(width, count), index.metric_type)
+        best.append((-found if l2 else found, here + at))
+        if len(best) > _BLOCKS_MERGED:
+            best = [_best_of(best, width)]
+    scores, rows = _best_of(best, width)
+    return _Near(rows, scores, longest**0.5)
+
+
+def _best_of(parts: list[tuple[Scores, Ids]], width: int) -> tuple[Scores, Ids]:
+    scores, rows = np.hstack([p[0] for p in parts]), np.hstack([p[1] for p in parts])
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def _rounding(queries: Vectors, longest: float, dim: int, metric: Metric) -> NDArray[np.float64]:
+    """How far two float32 sums (q,) over `dim` products can differ (Higham, "Accuracy and
+    Stability of Numerical Algorithms", 2002, section 3.1)."""
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+    size = (lengths + longest) ** 2 if metric == "l2" else lengths * longest
+    bound: NDArray[np.float64] = 2 * (dim + 4) * 2.0**-24 * size
+    return bound

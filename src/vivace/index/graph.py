@@ -1,4 +1,4 @@
-"""A graph whose links carry codes, so that a walk reads memory in order.
+"""A graph whose links carry codes, so that a walk reads memory sequentially.
 
 SymphonyQG: Gou, Gao, Xu, Long, "SymphonyQG: towards symphonious integration of quantization and
 graph for approximate nearest neighbor search", 2025, as `rabitqlib` has it (extra `graph`).
@@ -14,38 +14,38 @@ import numpy as np
 
 from vivace.errors import BadInput, CorruptIndex, MissingExtra
 from vivace.index import files, matches
-from vivace.index.coded import Ask, CodedIndex
+from vivace.index.coded import CodedIndex, SearchParameters
 from vivace.index.files import FileEntry
 from vivace.index.flat import FlatIndex
 from vivace.types import Capabilities, Footprint, Ids, Matches, Vectors
 
 _DEGREE, _CONSTRUCTION = 32, 200
 _EFFORT, _EFFORT_EACH = 80, 6
-"""Nodes kept at effort 0: some, and some for each one asked for."""
+"""Nodes kept at effort 0: a constant, and a number for each of the k."""
 _GREATEST = 2_048
 _SPARE = 2
-"""As `coded.SPARE`."""
+"""Like `coded.SPARE`."""
 _LEAST = 512
-"""Rows below which there is no graph: they are scanned in less time than a walk takes."""
+"""Rows below which there is no graph: a scan takes less time than a walk."""
 _NONE = b"too few rows for a graph\n"
 _LEAST_DIM = 64
-"""Dimensions that the rotation of the codes takes; fewer are filled up with zeros."""
+"""Least dimensions that the rotation of the codes takes; fewer are padded with zeros."""
 _NODE, _CALL = 0.7, 40.0
-"""Microseconds, as the costs of `coded`."""
+"""Microseconds on the machine of the costs in `coded`."""
 
 
 def installed() -> bool:
-    """Whether the family can be built and opened here."""
+    """Whether the family's library is installed."""
     return find_spec("rabitqlib") is not None
 
 
 class GraphIndex(CodedIndex):
-    """Float32 rows and, for each, `degree` links with a bit a dimension: the fastest to search, and
-    five times the memory of the float16 rows.
+    """Float32 rows with `degree` links each and a bit per dimension of a link: the fastest family
+    to search, with five times the memory of the float16 rows.
 
-    The library knows no filters and does not build the same graph twice. Effort is how many of the
-    nearest nodes a walk keeps. The scores are the library's own, exact but for the rounding of
-    their sums; those of other families are the same to the bit whatever found a row.
+    The library knows no filters and does not build the same graph twice. Effort is the number of
+    nearest nodes that a walk keeps. Scores are the library's own and exact but for the rounding of
+    their sums; those of the other families are bit for bit equal.
     """
 
     family: ClassVar[str] = "graph"
@@ -57,29 +57,29 @@ class GraphIndex(CodedIndex):
         super().__init__(flat)
         self._graph = graph
         self._degree = degree
-        # the library's distances are squared, or what is wanting to 1
+        # the library's distances are squared lengths, or 1 minus the product
         self._nearest = np.float32(flat.metric != "l2")
 
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
-        """Float32 rows, links with codes, ids; held in memory, over the mapped rows of `flat`."""
+        """Float32 rows, links with codes, and ids, over the mapped rows of `flat`."""
         degree, _ = _parameters(**params)
         return _footprint(n, dim, degree)
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
-        """Every row's links are looked for in the graph, several times."""
+        """Searches the links of every row in the graph, several times."""
         degree, construction = _parameters(**params)
         return 3.5e-9 * n * (dim + 64) * (construction + 2 * degree)
 
     @classmethod
     def candidates(cls, n: int, dim: int) -> list[dict[str, int]]:
-        """The usual degree; none where the library is not installed."""
+        """The default degree; none if the library is not installed."""
         return [{}] if installed() else []
 
     @classmethod
     def build(cls, flat: FlatIndex, **params: int) -> Self:
-        """A graph over the rows of `flat`, in memory, by one thread.
+        """Build a graph over the rows of `flat`, on one thread.
 
         `params`: `degree` (32; a multiple of 32), links of a node; `efConstruction` (200), nodes
         kept while a row's links are looked for.
@@ -122,10 +122,10 @@ class GraphIndex(CodedIndex):
         return cls(flat, graph, graph.max_degree)
 
     def save(self, path: Path) -> FileEntry:
-        """As `CodedIndex.save`; of rows too few for a graph, a file that says so."""
+        """See `CodedIndex.save`; for too few rows, the file says so."""
         if self._graph is None:
             return files.write(path, [_NONE])
-        # the library writes by name alone: what it wrote is read back to be summed
+        # the library writes the file itself: read it back for the checksum
         try:
             self._graph.save(str(path))
         except RuntimeError as error:
@@ -139,7 +139,7 @@ class GraphIndex(CodedIndex):
         return _footprint(n, dim, self._degree)
 
     def efforts(self, k: int) -> tuple[int, int]:
-        """From what is needed to find k to two thousand nodes kept."""
+        """From just enough nodes to find k to two thousand."""
         least = min(len(self.ids), k + _SPARE)
         return least, max(least, min(len(self.ids), max(_GREATEST, 8 * k)))
 
@@ -162,24 +162,24 @@ class GraphIndex(CodedIndex):
         near[near >= len(self.ids)] = -1
         return near
 
-    def _refined(self, queries: Vectors, k: int, ask: Ask) -> Matches:
+    def _refined(self, queries: Vectors, k: int, how: SearchParameters) -> Matches:
         wide = _wide(queries)
         if len(queries) == 1:
-            near, far = self._graph.search(wide, ask.width, ask.native)
+            near, far = self._graph.search(wide, how.width, how.native)
             return self._ranked(near, far, k)
-        rows, distances = self._graph.search_batch(wide, ask.width, ask.native)
+        rows, distances = self._graph.search_batch(wide, how.width, how.native)
         each = zip(rows[:, None], distances[:, None], strict=True)
         return matches.stacked([self._ranked(near, far, k) for near, far in each])
 
     def _ranked(self, rows: Any, distances: Any, k: int) -> Matches:
-        """The k best of rows (1, m) for one query; none where the library found fewer."""
+        """The k best of rows (1, m) for one query; padding if the library found too few."""
         if max(rows[0].tolist()) >= len(self._row_ids):
-            return matches.none(1, k)
-        return matches.found(self._row_ids, rows, self._nearest - distances, k)
+            return matches.empty(1, k)
+        return matches.of_rows(self._row_ids, rows, self._nearest - distances, k)
 
 
 def _wide(vectors: Vectors) -> Vectors:
-    """The vectors in as many dimensions as the library takes."""
+    """The vectors, padded to the least dimensions that the library takes."""
     dim = vectors.shape[1]
     if dim >= _LEAST_DIM:
         return vectors

@@ -18,20 +18,19 @@ from vivace.types import Capabilities, Footprint
 
 _LINKS, _CONSTRUCTION, _BITS = 32, 40, 16
 _EFFORT, _EFFORT_EACH = 80, 4
-"""Nodes kept at effort 0: some, and some for each one asked for."""
+"""Nodes kept at effort 0: a constant, and a number for each of the k."""
 _GREATEST = 1_024
 _SAMPLE = 65_536
-"""Rows that the codes' ranges come from."""
+"""Rows that the ranges of the codes are trained on."""
 _NODE, _CALL = 2.8, 30.0
-"""Microseconds, as the costs of `coded`."""
+"""Microseconds on the machine of the costs in `coded`."""
 
 
 class HnswIndex(FaissCodes):
-    """`2 * M` links a row; a search walks along them towards the query.
+    """A graph with `2 * M` links per row; a search walks along them towards the query.
 
-    Of 16 bits a dimension, the rows of the `FlatIndex` are what it walks over: nothing is held
-    twice and nothing has to be refined, but they must stay in memory. Of 8 it walks over codes of
-    its own.
+    With 16 bits per dimension it walks over the rows of the `FlatIndex`: nothing is stored twice or
+    refined, but the rows must stay in memory. With 8 bits it walks over codes of its own.
 
     Effort is the length of the list of nearest nodes that a walk keeps (`efSearch`).
     """
@@ -50,9 +49,9 @@ class HnswIndex(FaissCodes):
 
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
-        """Links of all levels, ids and what a walk reads: the rows, or codes over mapped rows."""
+        """Links of all levels, ids, and the rows or else codes over mapped rows."""
         links, _, bits = _parameters(**params)
-        # of a level's nodes, one in M is on the next too, with M links there
+        # one in M nodes of a level is on the next one, too, with M links there
         graph = int(n * (8 * links + 4 * links / (links - 1) + 12))
         if bits == 8:
             return Footprint(graph + n * (dim + 8), 2 * n * dim)
@@ -60,20 +59,20 @@ class HnswIndex(FaissCodes):
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
-        """Every row is searched for among those before it; memory gets slower as it fills."""
+        """Searches every row among those before it; memory gets slower as it fills."""
         links, construction, _ = _parameters(**params)
         larger: float = max(1.0, n / 40_000) ** 0.2
         return 4.3e-9 * n * (dim + 64) * (construction + 2 * links) * larger
 
     @classmethod
     def candidates(cls, n: int, dim: int) -> list[dict[str, int]]:
-        """Over the rows; over codes, which take less memory."""
+        """Over the rows, or over codes, which take less memory."""
         return [{}, {"bits": 8}]
 
     @classmethod
     def build(cls, flat: FlatIndex, **params: int) -> Self:
-        """A graph over the rows of `flat`, in memory, by one thread, in their order: the same rows
-        make the same graph. O(n log n); can be interrupted.
+        """Build a graph over the rows of `flat`, on one thread, in their order: the same rows make
+        the same graph. O(n log n); can be interrupted.
 
         `params`: `M` (32), links of a node, twice that on the lowest level; `efConstruction` (40),
         nodes kept while a row's links are looked for; `bits` (16 or 8) a dimension to walk over.
@@ -84,7 +83,7 @@ class HnswIndex(FaissCodes):
         import faiss
 
         links, construction, bits = _parameters(**params)
-        # FAISS's stubs take a number for the kind of codes in one place and a class in another
+        # FAISS's stubs disagree about the type of a kind of codes
         kinds: Any = faiss.ScalarQuantizer
         kind = kinds.QT_8bit if bits == 8 else kinds.QT_fp16
         dim = flat.vectors.shape[1]
@@ -96,14 +95,14 @@ class HnswIndex(FaissCodes):
             native.one_thread()
             codes.add(block)
         if bits == 16:
-            # the links alone: it will walk over the rows of `flat` and not over its copy of them
+            # keep only the links: it walks over the rows of `flat`, not over a copy of them
             codes = faiss.deserialize_index(
                 faiss.serialize_index(codes, faiss.IO_FLAG_SKIP_STORAGE)
             )
         return cls(flat, codes)
 
     def save(self, path: Path) -> FileEntry:
-        """As `CodedIndex.save`; rows that are shared are not written again."""
+        """See `CodedIndex.save`; shared rows are not written again."""
         import faiss
 
         flags = 0 if self._coded else faiss.IO_FLAG_SKIP_STORAGE
@@ -126,7 +125,7 @@ class HnswIndex(FaissCodes):
         return _EFFORT + _EFFORT_EACH * k
 
     def _width(self, k: int, effort: int) -> int:
-        # a byte a dimension errs by a place or two: what is far behind the k-th is not among them
+        # 8-bit codes misplace a row by a place or two: rows far behind the k-th are not among the k
         return min(max(k, effort), k + max(k, SPARE))
 
     def _micros(self, effort: int) -> float:

@@ -1,4 +1,4 @@
-"""Cells of near rows with 4-bit codes in them, of which a search looks into the nearest.
+"""Cells of neighbouring rows with 4-bit codes; a search scans the cells nearest to the query.
 
 Inverted file: Jegou, Douze, Schmid, "Product quantization for nearest neighbor search", 2011, as
 FAISS's `IndexIVFPQFastScan`.
@@ -16,26 +16,26 @@ from vivace.index.pq import sub_vectors
 from vivace.types import Capabilities, Footprint
 
 _CELLS = 1.25
-"""Times the square root of the rows: fewer cells miss less at the same cost than the usual four."""
+"""Cells per square root of the rows: at equal cost, fewer cells miss less than the usual four."""
 _SHARE = 0.25
-"""Of the cells, looked into at effort 0."""
+"""Share of the cells scanned at effort 0."""
 _WIDTH, _WIDTH_EACH = 30, 4
-"""Candidates refined for each dimension a code stands for: some, and some for each asked for."""
+"""Candidates refined per dimension of a code: a constant, and a number for each of the k."""
 _A_CELL = 64
-"""Rows a cell is trained on, at most."""
+"""Most rows that a cell is trained on."""
 _SAMPLE = 20_000
-"""Rows trained on, at least."""
+"""Least rows that all cells are trained on."""
 _CENTROIDS = 16
 _ROUNDS = 10
 _SCAN_CODE, _CELL, _CENTRE, _CALL = 0.004, 0.6, 0.03, 40.0
-"""Microseconds, as the costs of `coded`."""
+"""Microseconds on the machine of the costs in `coded`."""
 
 
 class IvfIndex(FaissCodes):
-    """The codes of `PqIndex`, but a search reads only those in the cells nearest to the query.
+    """The codes of `PqIndex`, of which a search reads only those in the cells nearest to the query.
 
-    Effort is how many cells a search looks into (`nprobe`); what is beyond their number is added to
-    the candidates that are refined.
+    Effort is the number of cells to scan (`nprobe`); an effort beyond the number of cells is added
+    to the candidates to refine.
     """
 
     family: ClassVar[str] = "ivf"
@@ -45,16 +45,16 @@ class IvfIndex(FaissCodes):
 
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
-        """Codes, two ids a row, centres and their tables, over the mapped rows of `flat`."""
+        """Codes, two ids per row, centres and their tables, over the mapped rows of `flat`."""
         cells, sub = _parameters(n, dim, **params)
-        # codes stand in blocks of 32, and a cell's last one is half empty
+        # codes are stored in blocks of 32, and a cell's last block is half empty
         codes = (n + 16 * cells) * _code_bytes(sub)
         centres = cells * dim * 4 + _CENTROIDS * dim * 4
         return Footprint(codes + centres + 16 * n, 2 * n * dim)
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
-        """Cells are trained on a sample, then every row is compared with every centre."""
+        """Trains the cells on a sample, then compares every row with every centre."""
         cells, _ = _parameters(n, dim, **params)
         sample = min(n, _A_CELL * cells)
         return dim * (4e-11 * cells * (_ROUNDS * sample + n) + 1e-7 * sample + 4e-8 * n)
@@ -66,7 +66,7 @@ class IvfIndex(FaissCodes):
 
     @classmethod
     def build(cls, flat: FlatIndex, **params: int) -> Self:
-        """Cells of the rows of `flat`, in memory; the same rows make the same cells.
+        """Build cells of the rows of `flat`; the same rows make the same cells.
 
         `params`: `nlist`, the number of cells (default 1.25 times the square root of n);
         `width`, the dimensions a 4-bit code stands for (default 2, or the largest divisor of the
@@ -89,7 +89,7 @@ class IvfIndex(FaissCodes):
         codes.cp.min_points_per_centroid = codes.pq.cp.min_points_per_centroid = 1
         native.one_thread()
         codes.train(
-            rowfile.sample(rows, max(_A_CELL * cells, 20_000), least=max(cells, _CENTROIDS))
+            rowfile.sample(rows, max(_A_CELL * cells, _SAMPLE), least=max(cells, _CENTROIDS))
         )
         for block in rowfile.floats(rows):
             native.one_thread()
@@ -107,14 +107,15 @@ class IvfIndex(FaissCodes):
         return Footprint(held + centres + 16 * n, 2 * n * dim)
 
     def efforts(self, k: int) -> tuple[int, int]:
-        """From one cell to all, and then to so many more candidates."""
+        """From one cell to all cells and 64 k further candidates."""
         return 1, int(self._codes.nlist) + 64 * k
 
     def _usual(self, k: int) -> int:
         return max(1, int(_SHARE * self._codes.nlist))
 
     def _width(self, k: int, effort: int) -> int:
-        # more cells hold more rows whose codes only seem near; beyond all cells there is only this
+        # more cells hold more rows whose codes only seem near; beyond all cells, width is all that
+        # effort can raise
         beyond = max(0, effort - int(self._codes.nlist))
         return int(self._codes.pq.dsub) * (_WIDTH + _WIDTH_EACH * k) + effort // 2 + beyond
 
@@ -132,7 +133,7 @@ class IvfIndex(FaissCodes):
 
 
 def _code_bytes(sub: int) -> int:
-    """Of a row: two codes a byte, and as many bytes as fill whole registers."""
+    """Bytes of a row's codes: two codes per byte."""
     return (sub + 1) // 2
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from vivace.types import Ids, Matches, Scores
 
 ROUNDING: Final = 1e-6
-"""Most by which a family's scores may differ from those of a scan: of 1, or of a greater one."""
+"""How far a family's scores may differ from those of a scan, relative to 1 or the larger score."""
 
 
-def none(queries: int, k: int) -> Matches:
-    """Matches of `queries` rows that hold nothing."""
+def empty(queries: int, k: int) -> Matches:
+    """Matches (queries, k) of padding only."""
     return Matches(np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32))
 
 
@@ -32,15 +32,15 @@ def best(ids: Ids, scores: Scores, k: int) -> Matches:
     missing = k - order.shape[1]
     if missing <= 0:
         return found
-    padding = none(len(ids), missing)
+    padding = empty(len(ids), missing)
     return Matches(np.hstack([found.ids, padding.ids]), np.hstack([found.scores, padding.scores]))
 
 
-def found(table: Ids, rows: Ids, scores: Scores, k: int) -> Matches:
-    """The k best of rows (q, n >= k) in falling order of score, -1 last, as ids of `table`."""
+def of_rows(table: Ids, rows: Ids, scores: Scores, k: int) -> Matches:
+    """The k best of rows (q, n >= k) by descending score, -1 last, as ids of `table`."""
     if len(rows) == 1:
-        # most searches are one query without ties: there is nothing to sort
-        row = scores[0].tolist()  # so few are compared sooner by Python than by numpy
+        # most searches are one query without ties, and have nothing to sort
+        row = scores[0].tolist()  # Python compares so few sooner than numpy
         if len(row) >= k and rows.item(-1) >= 0 and all(map(gt, row, row[1:])):
             return Matches(table.take(rows[:, :k]), scores[:, :k])
     return best(np.where(rows < 0, -1, table.take(rows, mode="clip")), scores, k)
@@ -49,7 +49,7 @@ def found(table: Ids, rows: Ids, scores: Scores, k: int) -> Matches:
 def merge(parts: Sequence[Matches], queries: int, k: int) -> Matches:
     """The k best over parts that hold different ids."""
     if not parts:
-        return none(queries, k)
+        return empty(queries, k)
     if len(parts) == 1:
         return parts[0]
     ids = np.concatenate([p.ids for p in parts], axis=1)

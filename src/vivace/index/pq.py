@@ -13,19 +13,19 @@ from vivace.index.flat import FlatIndex
 from vivace.types import Capabilities, Footprint
 
 _WIDTH, _WIDTH_EACH = 80, 12
-"""Candidates refined at effort 0: some, and some for each one asked for."""
+"""Candidates refined at effort 0: a constant, and a number for each of the k."""
 _SAMPLE = 20_000
 """Rows the centroids are trained on."""
 _CENTROIDS = 16
 _SCAN_CODE, _CALL = 0.003, 50.0
-"""Microseconds, as the costs of `coded`."""
+"""Microseconds on the machine of the costs in `coded`."""
 
 
 class PqIndex(FaissCodes):
-    """Codes over the rows of a `FlatIndex`: a quarter of a byte a dimension, scanned 16 times
-    faster than the rows; the nearest `width` by code are scored exactly.
+    """Codes of a quarter of a byte per dimension, scanned 16 times faster than the rows; the
+    nearest `width` by code are scored exactly.
 
-    Effort is how many candidates are refined.
+    Effort is the number of candidates to refine.
     """
 
     family: ClassVar[str] = "pq"
@@ -35,22 +35,22 @@ class PqIndex(FaissCodes):
 
     @classmethod
     def estimate_bytes(cls, n: int, dim: int, **params: int) -> Footprint:
-        """The codes and ids, held in memory, over the mapped rows of `flat`."""
+        """Codes and ids, over the mapped rows of `flat`."""
         return Footprint(n * sub_vectors(dim, **params) // 2 + 8 * n, 2 * n * dim)
 
     @classmethod
     def estimate_seconds(cls, n: int, dim: int, **params: int) -> float:
-        """Training on a sample, then encoding every row."""
+        """Trains on a sample, then encodes every row."""
         return dim * (1.5e-7 * min(n, _SAMPLE) + 1.6e-8 * n)
 
     @classmethod
     def candidates(cls, n: int, dim: int) -> list[dict[str, int]]:
-        """Codes of 4 and of 2 dimensions each."""
+        """Codes of 4 or of 2 dimensions each."""
         return [{}, {"width": 2}]
 
     @classmethod
     def build(cls, flat: FlatIndex, **params: int) -> Self:
-        """Codes of the rows of `flat`, in memory; the same rows make the same codes.
+        """Build codes of the rows of `flat`; the same rows make the same codes.
 
         `params`: `width`, the dimensions a 4-bit code stands for (default 4, or the largest
         divisor of the dimension below).
@@ -74,7 +74,7 @@ class PqIndex(FaissCodes):
         return Footprint(n * self._codes.code_size + 8 * n, 2 * n * dim)
 
     def efforts(self, k: int) -> tuple[int, int]:
-        """From k candidates refined to a tenth of the rows."""
+        """From k candidates to a tenth of the rows, at most 64 k."""
         return k, max(k, min(len(self.ids), 64 * k, 1 + len(self.ids) // 10))
 
     def _usual(self, k: int) -> int:
@@ -88,7 +88,7 @@ class PqIndex(FaissCodes):
 
 
 def sub_vectors(dim: int, width: int = 4) -> int:
-    """How many codes a row has, each of `width` dimensions or of the next divisor below."""
+    """The number of codes per row, each of `width` dimensions or the next smaller divisor."""
     while dim % width:
         width -= 1
     return dim // width

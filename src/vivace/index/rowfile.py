@@ -1,8 +1,8 @@
-"""The float16 rows of a segment in one file of FAISS's own form, written in a stream and mapped.
+"""The file of a segment's float16 rows, in FAISS's own format: written as a stream, read mapped.
 
 The file is an `IndexScalarQuantizer` of type QT_fp16 as `faiss.write_index` writes it: a header,
-then n * dim float16 row by row. One file so serves exact search, refining and filtered scans, and
-is a plain array to numpy (an unaligned one: the header's length is odd).
+then n * dim float16 row by row. It serves exact search, refining and filtered scans, and numpy maps
+it as a plain array (an unaligned one: the header's length is odd).
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.errors import BadVectors, CorruptIndex
-from vivace.index import checks, files, native
+from vivace.index import files, native
 from vivace.types import Float16Vectors, Metric, Vectors
 
 _TOTAL_AT = 8
-"""Where the header holds the number of rows (int64): after a fourcc and the dimension."""
+"""Offset of the number of rows (int64) in the header: after a fourcc and the dimension."""
 _BLOCK = 65_536
 """Rows copied at a time."""
 
 
 def blocks(vectors: Float16Vectors) -> Iterator[NDArray[np.uint8]]:
-    """The rows as bytes (m, 2 * dim), in runs that are small enough to copy."""
+    """The rows as bytes (m, 2 * dim), in blocks small enough to copy."""
     for at in range(0, len(vectors), _BLOCK):
         yield np.ascontiguousarray(vectors[at : at + _BLOCK]).view(np.uint8)
 
 
 def floats(vectors: Float16Vectors, rows: int = 8_192) -> Iterator[Vectors]:
-    """The rows as float32 (m, dim), in runs: what is built can be stopped between them."""
+    """The rows as float32 (m, dim), in blocks between which a build can be interrupted."""
     codes = vectors.view(np.uint8)
     for at in range(0, len(codes), rows):
         yield np.ascontiguousarray(codes[at : at + rows]).view(np.float16).astype(np.float32)
 
 
 def sample(vectors: Float16Vectors, rows: int, *, least: int = 1) -> Vectors:
-    """So many rows at most, evenly spaced, so that what is trained on them is repeatable.
+    """At most `rows` of the vectors, evenly spaced, so that training on them is repeatable.
 
-    Where there are fewer than `least`, they repeat.
+    They are repeated if there are fewer than `least`.
     """
     codes = vectors.view(np.uint8)[:: max(1, len(vectors) // rows)][:rows]
     taken: Vectors = np.ascontiguousarray(codes).view(np.float16).astype(np.float32)
@@ -53,7 +53,7 @@ def sample(vectors: Float16Vectors, rows: int, *, least: int = 1) -> Vectors:
 def write(
     path: Path, vectors: Iterable[Float16Vectors], *, n: int, dim: int, metric: Metric
 ) -> files.FileEntry:
-    """Write n rows that come in parts; memory holds one part.
+    """Write n rows given in parts; memory holds one part.
 
     Raises:
         BadVectors: NaN or infinity, parts of another dimension, or not n rows in all.
@@ -64,7 +64,7 @@ def write(
         yield _header(n, dim, metric)
         seen = 0
         for part in vectors:
-            checks.part(part, dim)
+            native.check_rows(part, dim)
             seen += len(part)
             for block in blocks(part):
                 yield block.reshape(-1).data
@@ -99,7 +99,8 @@ def read(path: Path, *, n: int, dim: int, metric: Metric) -> tuple[Any, NDArray[
 
 
 def _header(n: int, dim: int, metric: Metric) -> bytes:
-    """What FAISS writes before the rows: its own header of no rows, with the counts put in."""
+    """The bytes that FAISS writes before n rows: its header of an empty index, with the counts
+    set."""
     import faiss
 
     header = bytearray(faiss.serialize_index(native.halves(dim, metric)).tobytes())

@@ -1,4 +1,4 @@
-"""A sealed segment's folder: ids, float16 rows and a family's codes, described by a manifest."""
+"""A sealed segment's folder: ids, float16 rows and a family's codes, as its manifest lists them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from vivace.errors import BadInput, CorruptIndex
-from vivace.index import checks, files, graph, rowfile
+from vivace.index import files, graph, native, rowfile
 from vivace.index.coded import CodedIndex
 from vivace.index.files import FileEntry
 from vivace.index.flat import FlatIndex
@@ -27,11 +27,11 @@ CODES = "codes.faiss"
 _CLASSES: tuple[type[CodedIndex], ...] = (PqIndex, IvfIndex, HnswIndex, GraphIndex)
 _CODED: dict[str, type[CodedIndex]] = {c.family: c for c in _CLASSES}
 FAMILIES: tuple[str, ...] = ("flat", *_CODED)
-"""All that there are; those that can be used here are `available()`."""
+"""Every family; `available()` names those whose libraries are installed."""
 
 
 class SegmentFiles(msgspec.Struct, frozen=True):
-    """What a segment's folder holds. Stands in the manifest; the folder itself tells nothing."""
+    """Describes a segment's folder. Stored in the manifest, not in the folder."""
 
     family: str
     params: dict[str, int]
@@ -47,12 +47,12 @@ def available() -> tuple[str, ...]:
 
 
 def of_family(name: str) -> type[VectorIndex]:
-    """The class of a family: its estimates and candidates.
+    """The class of a family.
 
     Raises:
-        BadInput: no such family.
+        BadInput: there is no such family.
     """
-    return FlatIndex if name == FlatIndex.family else coded(name)
+    return FlatIndex if name == FlatIndex.family else _coded(name)
 
 
 def write(
@@ -65,19 +65,18 @@ def write(
     family: str = "flat",
     params: Mapping[str, int] | None = None,
 ) -> SegmentFiles:
-    """Write a segment of vectors that come in parts, in the order of ids (n,), strictly ascending.
+    """Write a segment of vectors given in parts, in the order of the strictly ascending ids (n,).
 
-    Memory holds one part and, for other families than `flat`, their codes. Everything is durable
-    when this returns; a folder that is left behind by a failure is garbage.
+    Memory holds one part and, except for `flat`, the codes. Everything is durable when this
+    returns. A failure leaves an incomplete folder, which the caller removes.
 
     Raises:
-        BadInput: no such family.
+        BadInput: there is no such family.
         BadVectors: NaN or infinity, or shapes that do not fit.
         OSError: the folder exists or cannot be written.
     """
-    if family not in FAMILIES:
-        raise BadInput(f"no index family {family!r}", fix=f"Use one of {', '.join(FAMILIES)}")
-    checks.ascending(ids)
+    of_family(family)
+    native.check_ids(ids)
     folder.mkdir(parents=True)
     entries = [
         _write_ids(folder / IDS, ids),
@@ -93,29 +92,24 @@ def write(
 
 
 def build(flat: FlatIndex, family: str, params: Mapping[str, int] | None = None) -> VectorIndex:
-    """An index of a family over rows that are already there, in memory alone.
+    """Build an index of a family over existing rows, in memory only.
 
     Raises:
-        BadInput: no such family.
+        BadInput: there is no such family.
     """
     if family == FlatIndex.family:
         return flat
-    return coded(family).build(flat, **(params or {}))
+    return _coded(family).build(flat, **(params or {}))
 
 
-def coded(family: str) -> type[CodedIndex]:
-    """The class of a family that has codes.
-
-    Raises:
-        BadInput: no such family.
-    """
+def _coded(family: str) -> type[CodedIndex]:
     if family not in _CODED:
         raise BadInput(f"no index family {family!r}", fix=f"Use one of {', '.join(FAMILIES)}")
     return _CODED[family]
 
 
 def open_segment(folder: Path, described: SegmentFiles) -> VectorIndex:
-    """Map a segment. Does not read it all: `files.damaged(folder, described.files)` does.
+    """Map a segment without reading it all: `files.damaged(folder, described.files)` does that.
 
     Raises:
         CorruptIndex: a file is missing, cut or of another kind than described; names the file.

@@ -1,7 +1,7 @@
-"""BM25 over the chunks that the term index does not hold yet.
+"""BM25 in memory, over the chunks that the term index does not hold yet.
 
-Scored as the main index will score them once it holds them (`vivace.index.terms`): its formula, its
-rounding of lengths, and the statistics of both together.
+Scores them as the main index (`vivace.index.terms`) will: by its formula, its rounding of lengths,
+and the statistics of both together.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.index import matches
-from vivace.index.terms import Statistics, TermSearcher, distinct
+from vivace.index.terms import TermSearcher, TermStatistics, distinct
 from vivace.types import Bitmap, Ids, Matches
 
 _K1, _B = 1.2, 0.75
 _TIMES_BITS = 20
-"""A posting is row << 20 | times: one array a term, which a reader copies in one step."""
+"""A posting is row << 20 | times: one array per term, which a reader copies in one step."""
 _TIMES = (1 << _TIMES_BITS) - 1
 
 
@@ -29,10 +29,10 @@ Postings: TypeAlias = NDArray[np.int64]
 
 
 class _Log:
-    """Chunks in the order they came; only ever appended to, by one thread.
+    """Chunks in order of arrival; one thread appends, nothing is ever changed.
 
-    A state that reads the first n rows stays as it is while others follow: what a reader copies may
-    hold later rows, which it drops.
+    A state that reads the first n rows is not affected by later ones: a reader may copy some of
+    them, and drops them.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class _Log:
         self.rows: dict[int, int] = {}
         """The newest row of each id."""
 
-    def append(self, id: int, terms: Sequence[str]) -> None:
+    def append(self, chunk_id: int, terms: Sequence[str]) -> None:
         row = len(self.ids)
         for term, times in Counter(terms).items():
             posting = row << _TIMES_BITS | min(times, _TIMES)
@@ -51,14 +51,14 @@ class _Log:
             else:
                 postings.append(posting)
         self.lengths.append(len(terms))
-        self.rows[id] = row
-        self.ids.append(id)
+        self.rows[chunk_id] = row
+        self.ids.append(chunk_id)
 
     def first(self, rows: int) -> _Log:
         """A copy of the first rows."""
         copy = _Log()
         copy.ids, copy.lengths = self.ids[:rows], self.lengths[:rows]
-        copy.rows = {id: row for row, id in enumerate(copy.ids)}
+        copy.rows = {chunk_id: row for row, chunk_id in enumerate(copy.ids)}
         for term in self.postings:
             if len(kept := self.of(term, rows)):
                 copy.postings[term] = array("q", kept.tobytes())
@@ -69,55 +69,56 @@ class _Log:
         postings = self.postings.get(term)
         if postings is None:
             return np.empty(0, np.int64)
-        # copied, because an array that lends its memory cannot be appended to
+        # copied: an array whose memory is borrowed cannot be appended to
         found = np.frombuffer(postings[:], np.int64)
         return found[: found.searchsorted(rows << _TIMES_BITS)]
 
 
 class TermTail:
-    """One state of the newest chunks' terms. `changed` makes the next; this one stays as it is.
+    """An immutable state of the newest chunks' terms; `changed` makes the next one.
 
-    Making states belongs to one thread, reading them to any. Memory is let go of when a tail is
-    begun anew, as it is after a commit of the main index.
+    One thread makes states, any thread reads them. Memory is freed when a new tail is begun, as
+    after each commit of the main index.
     """
 
     def __init__(self) -> None:
         self._log = _Log()
         self._rows = 0
         self._alive: Bitmap | None = None
-        """By row; None while nothing has been removed."""
+        """By row: whether the chunk is there; None while all are."""
 
     def __len__(self) -> int:
-        """Chunks in it."""
+        """The number of chunks."""
         return self._rows if self._alive is None else int(np.count_nonzero(self._alive))
 
     @property
     def ids(self) -> Ids:
-        """Ids of its chunks, in the order they came."""
+        """Ids of its chunks, in order of arrival."""
         ids = np.frombuffer(self._log.ids[: self._rows], np.int64)
         return ids if self._alive is None else ids[self._alive]
 
     def holds(self, ids: Ids) -> Bitmap:
-        """Which of these are here."""
-        rows = [self._log.rows.get(id, self._rows) for id in ids.tolist()]
+        """(len(ids),), which of these chunks are in the tail."""
+        rows = [self._log.rows.get(chunk_id, self._rows) for chunk_id in ids.tolist()]
         alive = self._alive
         here = [row < self._rows and (alive is None or bool(alive[row])) for row in rows]
         return np.array(here, np.bool_)
 
     def changed(self, added: Iterable[tuple[int, Sequence[str]]], removed: Ids) -> Self:
-        """The state without `removed` ids (one not here is none) and with chunks added after that.
+        """The state after removing ids (unknown ones are ignored) and then adding (id, terms).
 
-        Each is (id, terms); one whose id is here replaces it.
+        A chunk replaces the one with the same id.
         """
         after = type(self)()
-        # a state that another one follows already gives way to no second one in the same log
+        # only one state may continue a log: a second one gets a copy
         ours = len(self._log.ids) == self._rows
         after._log = self._log if ours else self._log.first(self._rows)
-        gone = [row for id in removed.tolist() if (row := after._log.rows.get(id)) is not None]
-        for id, terms in added:
-            if (row := after._log.rows.get(id)) is not None:
+        row_of = after._log.rows.get
+        gone = [row for old in removed.tolist() if (row := row_of(old)) is not None]
+        for chunk_id, terms in added:
+            if (row := row_of(chunk_id)) is not None:
                 gone.append(row)
-            after._log.append(id, terms)
+            after._log.append(chunk_id, terms)
         after._rows = len(after._log.ids)
         if gone or self._alive is not None:
             after._alive = np.ones(after._rows, np.bool_)
@@ -127,22 +128,29 @@ class TermTail:
         return after
 
     def search(
-        self,
-        terms: Sequence[str],
-        k: int,
-        *,
-        main: TermSearcher | None = None,
-        allow: Bitmap | None = None,
+        self, main: TermSearcher, terms: Sequence[str], k: int, *, allow: Bitmap | None = None
     ) -> Matches:
-        """The k best of the tail as one row, shorter than k where fewer match.
+        """The k best of the main index and the tail as one row, by their common statistics.
 
-        `main` gives the statistics that the tail's are added to; None stands for an empty index.
+        `allow` must bar removed chunks: the main index still holds those removed since its commit.
+        A chunk in both, after a replayed commit, is returned once. The main index weighs its own
+        chunks by its own average length.
         """
-        if k < 1 or not terms or not len(self):
-            return matches.none(1, 0)
-        found = self._postings(terms)
-        held = main.statistics(terms) if main else None
-        return self._best(terms, k, found, together(held, self._statistics(found)), allow)
+        if not len(self) or k < 1 or not terms:
+            return main.search(terms, k, allow=allow)
+        here, held = self._postings(terms), main.statistics(terms)
+        both = _together(held, self._statistics(here))
+        fresh = self._best(terms, k, here, both, allow)
+        if held is None:
+            return fresh
+        boosts = {t: _rarity(both, t) / _rarity(held, t) for t, n in held.frequencies.items() if n}
+        found = main.search(terms, k, allow=allow, boosts=boosts)
+        if (twice := self.holds(found.ids[0])).any():
+            found = main.search(terms, k + len(self), allow=allow, boosts=boosts)
+            twice = self.holds(found.ids[0])
+        found = Matches(found.ids[:, ~twice], found.scores[:, ~twice])
+        total = found.ids.shape[1] + fresh.ids.shape[1]
+        return matches.merge([found, fresh], 1, min(k, total))
 
     def _postings(self, terms: Sequence[str]) -> dict[str, Postings]:
         found = {term: self._log.of(term, self._rows) for term in distinct(terms)}
@@ -150,17 +158,18 @@ class TermTail:
             return found
         return {term: at[self._alive[at >> _TIMES_BITS]] for term, at in found.items()}
 
-    def _statistics(self, found: Mapping[str, Postings]) -> Statistics:
+    def _statistics(self, found: Mapping[str, Postings]) -> TermStatistics:
         lengths = np.frombuffer(self._log.lengths[: self._rows], np.int64)
         tokens = lengths.sum() if self._alive is None else lengths[self._alive].sum()
-        return Statistics(len(self), float(tokens), {term: len(at) for term, at in found.items()})
+        frequencies = {term: len(at) for term, at in found.items()}
+        return TermStatistics(len(self), float(tokens), frequencies)
 
     def _best(
         self,
         terms: Sequence[str],
         k: int,
         found: Mapping[str, Postings],
-        both: Statistics,
+        both: TermStatistics,
         allow: Bitmap | None,
     ) -> Matches:
         lengths = _rounded(np.frombuffer(self._log.lengths[: self._rows], np.int64))
@@ -169,7 +178,7 @@ class TermTail:
         scores = np.zeros(self._rows, np.float32)
         for term, wanted in distinct(terms).items():
             rows, times = found[term] >> _TIMES_BITS, (found[term] & _TIMES).astype(np.float32)
-            weight = np.float32(wanted * (1 + _K1) * rarity(both, term))
+            weight = np.float32(wanted * (1 + _K1) * _rarity(both, term))
             scores[rows] += weight * (times / (times + norms[rows]))
         ids = np.frombuffer(self._log.ids[: self._rows], np.int64)
         if allow is not None:
@@ -181,53 +190,22 @@ class TermTail:
         return matches.best(ids[hits][None], scores[hits][None], min(k, len(hits)))
 
 
-def search(
-    main: TermSearcher,
-    tail: TermTail,
-    terms: Sequence[str],
-    k: int,
-    *,
-    allow: Bitmap | None = None,
-) -> Matches:
-    """The k best of the main index and the tail as one row, on common statistics.
-
-    `allow` says what is live: the main index still holds what was removed since its commit. A chunk
-    that both hold (a commit replayed after a crash) is returned once. What the main index holds is
-    still weighed against its own average length.
-    """
-    if not len(tail) or k < 1 or not terms:
-        return main.search(terms, k, allow=allow)
-    here, held = tail._postings(terms), main.statistics(terms)
-    both = together(held, tail._statistics(here))
-    fresh = tail._best(terms, k, here, both, allow)
-    if held is None:
-        return fresh
-    boosts = {t: rarity(both, t) / rarity(held, t) for t, n in held.frequencies.items() if n}
-    found = main.search(terms, k, allow=allow, boosts=boosts)
-    if (twice := tail.holds(found.ids[0])).any():
-        found = main.search(terms, k + len(tail), allow=allow, boosts=boosts)
-        twice = tail.holds(found.ids[0])
-    found = Matches(found.ids[:, ~twice], found.scores[:, ~twice])
-    total = found.ids.shape[1] + fresh.ids.shape[1]
-    return matches.merge([found, fresh], 1, min(k, total))
-
-
-def together(a: Statistics | None, b: Statistics) -> Statistics:
+def _together(a: TermStatistics | None, b: TermStatistics) -> TermStatistics:
     """The statistics of two indexes as one."""
     if a is None:
         return b
     found = {term: n + a.frequencies.get(term, 0) for term, n in b.frequencies.items()}
-    return Statistics(a.chunks + b.chunks, a.tokens + b.tokens, found)
+    return TermStatistics(a.chunks + b.chunks, a.tokens + b.tokens, found)
 
 
-def rarity(of: Statistics, term: str) -> float:
+def _rarity(of: TermStatistics, term: str) -> float:
     """BM25's inverse document frequency."""
     n = of.frequencies[term]
     return log(1 + (of.chunks - n + 0.5) / (n + 0.5))
 
 
 def _rounded(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Lengths as the main index keeps them in a byte: exact to 40, then with four leading bits."""
+    """Lengths as the main index stores them in a byte: exact to 40, then to four leading bits."""
     beyond = np.maximum(lengths - 24, 8)
     shift = np.log2(beyond).astype(np.int64) - 3
     rounded: NDArray[np.int64] = np.where(lengths <= 40, lengths, (beyond >> shift << shift) + 24)

@@ -1,7 +1,7 @@
-"""BM25 over our own terms, held by tantivy.
+"""BM25 over our own terms, in an index of tantivy.
 
-The engine ranks as textbook BM25 (k1 = 1.2, b = 0.75; Robertson et al., "Okapi at TREC-3", 1994).
-Its segment files end in a CRC-32 that it does not check when it opens them; `damage` does.
+Tantivy ranks by textbook BM25 (k1 = 1.2, b = 0.75; Robertson et al., "Okapi at TREC-3", 1994). Its
+segment files end in a CRC-32 that it does not check when it opens them; `damage` does.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from vivace.types import Bitmap, Ids, Matches
 
 STATE = "vivace.json"
 META = "meta.json"
-"""Tantivy's listing of its segments, which has no checksum of its own."""
+"""Tantivy's list of its segments, which has no checksum of its own."""
 _PARTS = ("fast", "fieldnorm", "idx", "pos", "store", "term")
-"""The files of a segment of our schema, by suffix; deletions have one more."""
+"""Suffixes of a segment's files with our schema; deletions have one more."""
 FORMAT = 1
 _HEAP_BYTES = 32_000_000
 _MAX_TERMS = 512
-"""Distinct terms of a query that are searched; beyond it they cost more than they tell."""
+"""Most distinct terms of a query that are searched; more cost more than they help."""
 _FEW_ALLOWED = 1_000
 _FOOTER_MAGIC = 1337
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """What BM25 knows of an index, deleted chunks included until its engine merges them away."""
+class TermStatistics:
+    """What BM25 needs of an index; includes deleted chunks until tantivy merges them away."""
 
     chunks: int
     tokens: float
     """The sum of the chunks' lengths."""
     frequencies: Mapping[str, int]
-    """In how many chunks each term is."""
+    """The number of chunks that contain each term."""
 
 
 _SERIALS: Final = count(1)
 
 
 class TermSearcher:
-    """One committed state of a term index; later commits do not change it."""
+    """An immutable, committed state of a term index."""
 
     def __init__(self, schema: Any, searcher: Any) -> None:
         self.serial = next(_SERIALS)
-        """No other of this process has it."""
+        """Unique in this process."""
         self._schema = schema
         self._searcher = searcher
         self._size: tuple[int, float] | None = None
@@ -67,7 +67,7 @@ class TermSearcher:
         return int(self._searcher.num_docs)
 
     def ids(self) -> Ids:
-        """Every chunk it holds, ascending; a check's, not a search's."""
+        """The ids of all its chunks, ascending; for verification, slow."""
         from tantivy import Query
 
         if not len(self):
@@ -76,27 +76,28 @@ class TermSearcher:
         found = self._searcher.fast_field_values("id", [address for _, address in hits])
         return np.sort(np.array(found, np.int64))
 
-    def statistics(self, terms: Sequence[str]) -> Statistics | None:
-        """Of these terms; None where no chunk holds any of them. Microseconds."""
+    def statistics(self, terms: Sequence[str]) -> TermStatistics | None:
+        """For these terms; None if no chunk contains any of them. Takes microseconds."""
         found = {term: int(self._searcher.doc_freq("terms", term)) for term in distinct(terms)}
         if self._size is None:
             held = (term for term in found if found[term])
             self._size = next(filter(None, map(self._measured, held)), None)
-        return Statistics(*self._size, found) if self._size and any(found.values()) else None
+        return TermStatistics(*self._size, found) if self._size and any(found.values()) else None
 
     def _measured(self, term: str) -> tuple[int, float] | None:
-        """Chunks and tokens, as the engine explains a score of the term; None if it scores none.
+        """Chunks and tokens, from tantivy's explanation of a score of the term; None if there is
+        none.
 
-        It tells them in no other way, and what it counts is what it scores with.
+        Tantivy exposes the numbers that it scores with in no other way.
         """
         query = self._term(term)
         hits = self._searcher.search(query, 1, count=False).hits
         if not hits:
             return None
         explained = json.loads(query.explain(self._searcher, hits[0][1]).to_json())
-        told = {note["description"]: note["value"] for note in _notes(explained)}
-        chunks = int(told["N, total number of docs"])
-        return chunks, chunks * told["avgdl, average length of field"]
+        values = {note["description"]: note["value"] for note in _notes(explained)}
+        chunks = int(values["N, total number of docs"])
+        return chunks, chunks * values["avgdl, average length of field"]
 
     def search(
         self,
@@ -106,22 +107,20 @@ class TermSearcher:
         allow: Bitmap | None = None,
         boosts: Mapping[str, float] | None = None,
     ) -> Matches:
-        """The k best by BM25 as one row; shorter than k where fewer match.
+        """The k best by BM25 as one row, shorter than k if fewer match.
 
-        `boosts` multiply what a term adds to a score.
+        `boosts` multiply a term's part of the score.
         """
         if k < 1 or not terms or not len(self):
-            return matches.none(1, 0)
+            return matches.empty(1, 0)
         query = self._query(terms, boosts or {})
         if allow is None:
             return self._top(query, k)
         allowed = int(np.count_nonzero(allow))
         if allowed <= _FEW_ALLOWED:
-            return (
-                self._top(self._among(query, np.flatnonzero(allow)), k)
-                if allowed
-                else (matches.none(1, 0))
-            )
+            if not allowed:
+                return matches.empty(1, 0)
+            return self._top(self._among(query, np.flatnonzero(allow)), k)
         width = k * max(1, round(1.5 * len(self) / allowed))
         while True:
             found = self._top(query, width)
@@ -134,7 +133,7 @@ class TermSearcher:
     def _query(self, terms: Sequence[str], boosts: Mapping[str, float]) -> Any:
         from tantivy import Occur, Query
 
-        # looked up once: to import in a function takes as long as to make a query of a term
+        # looked up once: an import in a function takes as long as making a term's query
         of_term, schema, should = Query.term_query, self._schema, Occur.Should
         parts = []
         for term, times in distinct(terms).items():
@@ -156,17 +155,17 @@ class TermSearcher:
         )
 
     def _top(self, query: Any, k: int) -> Matches:
-        # tantivy allocates room for all it is asked for
+        # tantivy allocates memory for as many hits as requested
         hits = self._searcher.search(query, min(k, len(self)), count=False).hits
         if not hits:
-            return matches.none(1, 0)
+            return matches.empty(1, 0)
         scores, addresses = zip(*hits, strict=True)
         ids = self._searcher.fast_field_values("id", list(addresses))
         return Matches(np.array([ids], np.int64), np.array(scores, np.float32).reshape(1, -1))
 
 
 def distinct(terms: Sequence[str]) -> dict[str, int]:
-    """The terms of a query that are searched, and how often each stands in it."""
+    """The terms of a query that are searched, and how often the query repeats each."""
     once = dict.fromkeys(terms, 1)
     if len(once) == len(terms) <= _MAX_TERMS:
         return once
@@ -180,9 +179,9 @@ def _notes(explained: Any) -> Iterator[Any]:
 
 
 class TantivyTerms:
-    """A term index in a folder of its own. Replaying a commit that was cut off is harmless.
+    """A term index in a folder of its own. Replaying an interrupted commit is harmless.
 
-    Reading is safe from any thread; adding, deleting and committing belong to one.
+    Any thread may read; one thread at a time may add, delete and commit.
     """
 
     def __init__(self, folder: Path | None, index: Any, epoch: int) -> None:
@@ -190,16 +189,16 @@ class TantivyTerms:
         self._index = index
         self._writer: Any = None
         self.epoch = epoch
-        """The store's epoch this index shows; changes after it have to be replayed."""
+        """The store's epoch that the index shows; later changes have to be replayed."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether it dies with the process."""
+        """Whether it exists in memory only."""
         return self._folder is None
 
     @classmethod
     def create(cls, folder: Path) -> TantivyTerms:
-        """An empty index in `folder`, which must be empty or not exist."""
+        """Create an empty index in `folder`, which must be empty or not exist."""
         import tantivy
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +209,7 @@ class TantivyTerms:
 
     @classmethod
     def volatile(cls) -> TantivyTerms:
-        """An empty index that dies with the process: for folders that cannot be written."""
+        """Create an empty index in memory, for folders that cannot be written."""
         import tantivy
 
         return cls(None, _unwatched(tantivy.Index(_schema())), 0)
@@ -220,7 +219,7 @@ class TantivyTerms:
         """Open an index and check every byte of it.
 
         Raises:
-            CorruptIndex: missing, damaged, or of another format; rebuild it from the store.
+            CorruptIndex: it is missing, damaged, or of another format.
         """
         import tantivy
 
@@ -241,45 +240,45 @@ class TantivyTerms:
     def search(self, terms: Sequence[str], k: int, *, allow: Bitmap | None = None) -> Matches:
         return self.searcher().search(terms, k, allow=allow)
 
-    def add(self, id: int, terms: Sequence[str]) -> None:
-        """Index a chunk's terms, replacing what was there under its id."""
+    def add(self, chunk_id: int, terms: Sequence[str]) -> None:
+        """Index a chunk's terms, replacing those under the same id."""
         import tantivy
 
-        self.delete(id)
-        self._writing().add_document(tantivy.Document(id=id, terms=" ".join(terms)))
+        self.delete(chunk_id)
+        self._writing().add_document(tantivy.Document(id=chunk_id, terms=" ".join(terms)))
 
-    def delete(self, id: int) -> None:
+    def delete(self, chunk_id: int) -> None:
         from tantivy import Query
 
-        query = Query.term_query(self._index.schema, "id", id)
+        query = Query.term_query(self._index.schema, "id", chunk_id)
         self._writing().delete_documents_by_query(query)
 
     def commit(self, epoch: int) -> None:
-        """Make every add and delete so far durable and visible, as the state of `epoch`."""
+        """Make all additions and deletions durable and visible, as the state of `epoch`."""
         if self._writer is not None:
             self._writer.commit()
         self.epoch = epoch
-        # after the commit: a crash between the two replays changes that are there already
+        # after the commit: a crash between the two only replays changes that are present already
         self._write_state()
         self._index.reload()
 
     def follow(self) -> None:
-        """Show what another process has committed since; an index in memory has no other."""
+        """Show what another process has committed; does nothing in memory."""
         if self._folder is not None:
             self.epoch = _read_state(self._folder)
             self._index.reload()
 
     def release(self) -> None:
-        """Let another process write. Waits for running merges."""
+        """Let another process write, after waiting for running merges."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.wait_merging_threads()
-            with suppress(OSError):  # then the listing stays unchecked, as while writing
+            with suppress(OSError):  # the list of segments then stays without a checksum
                 self._write_state(at_rest=True)
 
     def _writing(self) -> Any:
         if self._writer is None:
-            # from here on its merges change what it lists, at moments of their own
+            # from now on tantivy's merges change its list of segments at any time
             self._write_state()
             self._writer = self._index.writer(heap_size=_HEAP_BYTES, num_threads=1)
         return self._writer
@@ -295,9 +294,9 @@ class TantivyTerms:
 
 
 def damage(folder: Path, *, threads: int = 2) -> list[str]:
-    """Names of the files in `folder` that are listed and missing, cut, or fail their checksum.
+    """Names of the listed files in `folder` that are missing, cut, or fail their checksum.
 
-    Every byte is read, `threads` files at once.
+    Reads every byte, `threads` files at once.
     """
     try:
         names = _listed(folder)
@@ -309,11 +308,11 @@ def damage(folder: Path, *, threads: int = 2) -> list[str]:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The files of the segments that tantivy's listing names, sorted.
+    """The files of the segments in tantivy's list, sorted.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, AttributeError: it cannot be read, or is not what
-            it was when the index was last let go of.
+        OSError, ValueError, KeyError, TypeError, AttributeError: the list cannot be read, or has
+            changed since the index was last released.
     """
     data = (folder / META).read_bytes()
     expected = json.loads((folder / STATE).read_bytes()).get("listing_crc32")
@@ -321,14 +320,14 @@ def _listed(folder: Path) -> list[str]:
         raise ValueError(f"{META} fails its checksum")
     names = []
     for segment in json.loads(data)["segments"]:
-        id, deletes = segment["segment_id"].replace("-", ""), segment["deletes"]
-        names += [f"{id}.{part}" for part in _PARTS]
-        names += [f"{id}.{deletes['opstamp']}.del"] if deletes else []
+        stem, deletes = segment["segment_id"].replace("-", ""), segment["deletes"]
+        names += [f"{stem}.{part}" for part in _PARTS]
+        names += [f"{stem}.{deletes['opstamp']}.del"] if deletes else []
     return sorted(names)
 
 
 def _intact(path: Path) -> bool:
-    """Whether a file's body has the checksum that its footer tells: body, JSON, lengths."""
+    """Whether a file's body has the checksum in its footer (JSON, then two lengths)."""
     try:
         with path.open("rb") as file:
             end = file.seek(-8, os.SEEK_END)
@@ -351,10 +350,10 @@ def _read_state(folder: Path) -> int:
 
 
 def _unwatched(index: Any) -> Any:
-    """The index, which from now on is reloaded only when we say so.
+    """The index, set to reload on request only.
 
-    By default a thread of tantivy's looks at its listing twice a second, and reloads with a lock
-    file in the folder: at any moment, also after we have let go of it.
+    By default a thread of tantivy polls the list of segments twice a second and reloads with a lock
+    file in the folder, even after we have released it.
     """
     index.config_reader("Manual")
     return index

@@ -1,4 +1,4 @@
-"""Is it safe to open this zip-based file? Looked at before any parser is."""
+"""Checks zip-based files before a parser opens them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vivace.ingest.decode import MIB
 from vivace.settings import Parse
 
 HEAD: Final = 1 << 16
-"""Bytes within which the root element of an XML part begins; a prolog is a few hundred bytes."""
+"""Bytes within which the root element of an XML part has to begin; prologs are much shorter."""
 _SMALL: Final = 4 * MIB
-"""What unpacks to less is no bomb, whatever its ratio."""
+"""Unpacked size below which no ratio makes a file a zip bomb."""
 _DIRECTORY_ENTRY: Final = 512
-"""Bytes of the zip directory that an entry takes at most: names within packages are short."""
+"""Most bytes per entry of a zip directory: names in packages are short."""
 _OLE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED: Final = 1
 _DAMAGE: Final = (
@@ -45,16 +45,16 @@ _HARMLESS_DOCTYPE: Final = re.compile(
 
 
 def check(path: Path, parse: Parse, *, doctype: bool = False) -> None:
-    """Refuse a zip file that unpacks to too much, or whose XML declares entities.
+    """Reject a zip file that unpacks to too much, or whose XML declares entities.
 
-    `doctype` allows a document type without declarations of its own, as web pages have.
+    `doctype` allows document types without own declarations, as in web pages.
 
     Raises:
         IngestError: what is wrong, and which setting allows it.
     """
     source = path.as_posix()
     _check_directory(path, parse)
-    with damage_told(source), zipfile.ZipFile(path) as archive:
+    with damage_reported(source), zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         _check_sizes(source, entries, path.stat().st_size, parse)
         if any(entry.flag_bits & _ENCRYPTED for entry in entries):
@@ -68,11 +68,11 @@ def check(path: Path, parse: Parse, *, doctype: bool = False) -> None:
 
 
 @contextmanager
-def damage_told(source: str) -> Iterator[None]:
-    """Around reading a zip file's parts: each is unpacked by a library with errors of its own.
+def damage_reported(source: str) -> Iterator[None]:
+    """Wrap the reading of a zip file's parts: several libraries unpack them.
 
     Raises:
-        IngestError: instead of those; not of what the system says of the file.
+        IngestError: instead of those libraries' errors. The system's own errors pass.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def damage_told(source: str) -> Iterator[None]:
 
 
 def _check_directory(path: Path, parse: Parse) -> None:
-    """What can be told from the end of the file, without building a list of its entries."""
+    """Check the end of the file, without building a list of its entries."""
     source = path.as_posix()
     with path.open("rb") as file:
         start = file.read(len(_OLE))
@@ -139,8 +139,8 @@ def _too_many(source: str, parse: Parse) -> IngestError:
 
 
 def _check_part(source: str, name: str, head: bytes, *, doctype: bool) -> None:
-    """Refuse document types and entities. They stand before the root element, so its beginning has
-    to be in sight. Every part that begins like XML counts, whatever its name."""
+    """Reject document types and entities. They precede the root element, which therefore has to
+    begin within `HEAD`. Every part that begins like XML is checked, whatever its name."""
     text = _as_text(head)
     named_xml = name.lower().endswith((".xml", ".rels", ".opf", ".ncx", ".xhtml", ".vml"))
     if not text.lstrip().startswith("<"):

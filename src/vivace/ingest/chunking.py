@@ -1,4 +1,4 @@
-"""Which passages does a document fall into? Whole sentences, packed up to a number of tokens."""
+"""Splits documents into chunks: whole sentences, packed up to a number of tokens."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vivace.types import Chunk, Document, Section
 Span: TypeAlias = tuple[int, int]
 
 BATCH: Final = 1_024
-"""Most texts counted in one call of the token counter."""
+"""Most texts per call of the token counter."""
 CHARS_A_TOKEN: Final = 16
-"""A chunk has at most this many characters for each token allowed: to a model a word of any length
-can be one unknown token, so that tokens alone would let a megabyte of base64 into one chunk."""
+"""Most characters of a chunk per token allowed. A word of any length can be one unknown token to a
+model, so tokens alone would allow a megabyte of base64 in one chunk."""
 
 _WORD_BREAK: Final = re.compile(
     "\\s|(?<=[\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
@@ -35,7 +35,7 @@ _LINES_LOOKED_AT: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A sentence, or a part of one that was too long: where it is, and its tokens."""
+    """The place and tokens of a sentence, or of a part of one that was too long."""
 
     start: int
     end: int
@@ -77,10 +77,10 @@ def split(document: Document, count: TokenCounter, *, tokens: int, overlap: int)
 
 
 def indexed_text(chunk: Chunk, *, index_title: bool) -> str:
-    """What is embedded and searched for: the chunk's text under a line with its heading path.
+    """The text that is embedded and indexed: the chunk's text below a line with its heading path.
 
-    With `index_title` the document's title leads the path. A heading (or title) that the chunk's
-    text itself begins with is not said twice.
+    With `index_title` the document's title leads the path. Headings with which the chunk's text
+    itself begins are not repeated.
     """
     path = ((chunk.title,) if index_title and chunk.title else ()) + chunk.section
     if not path:
@@ -94,7 +94,7 @@ def indexed_text(chunk: Chunk, *, index_title: bool) -> str:
 
 
 def _leading_lines(text: str, most: int) -> set[str]:
-    """The first lines with words in them, without markup: where headings stand if there are any."""
+    """The first lines with words, without markup: where headings are, if any."""
     lines: list[str] = []
     position = 0
     for _ in range(_LINES_LOOKED_AT):
@@ -113,7 +113,10 @@ def _bare(line: str) -> str:
 
 
 def _parts(document: Document) -> Iterator[tuple[Section, int]]:
-    """(section, end) for each section that gets chunks of its own; its start may have moved up."""
+    """(section, end) for each section with chunks of its own.
+
+    A section may begin earlier than its heading: at headings above it that have no body.
+    """
     size = len(document.text)
     sections = sorted(document.sections, key=lambda section: section.start)
     if not sections or sections[0].start > 0:
@@ -137,7 +140,7 @@ def _is_deeper(section: Section, above: Section) -> bool:
 
 
 def _has_body(text: str, section: Section, end: int) -> bool:
-    """Whether there is more in a section than its heading's line (and a setext underline)."""
+    """Whether a section has more than its heading's line (and a setext underline)."""
     line_end = text.find("\n", section.start, end)
     if line_end < 0:
         return False
@@ -146,7 +149,7 @@ def _has_body(text: str, section: Section, end: int) -> bool:
 
 
 def _bounded(text: str, parts: Iterable[tuple[Section, int]], limit: int) -> Iterator[Span]:
-    """The sentences of all sections, those of over `limit` characters in parts."""
+    """The sentences of all sections, split where they have over `limit` characters."""
     for section, end in parts:
         for span in sentences(text, section.start, end):
             if span[1] - span[0] <= limit:
@@ -156,7 +159,7 @@ def _bounded(text: str, parts: Iterable[tuple[Section, int]], limit: int) -> Ite
 
 
 def _cut(text: str, span: Span, size: int) -> Iterator[Span]:
-    """Parts of at most `size` characters, cut between words where there is a place to."""
+    """Parts of at most `size` characters, cut between words where possible."""
     position, end = span
     while end - position > size:
         at = _last_break(text, position, position + size)
@@ -170,7 +173,7 @@ def _cut(text: str, span: Span, size: int) -> Iterator[Span]:
 def _last_break(text: str, start: int, end: int) -> int:
     """The last place in `text[start:end]` to cut at, or `end`."""
     middle = start + (end - start + 1) // 2
-    # Most often it is near. Only the latter half, so that the number of parts stays in proportion.
+    # it is usually near the end; never in the first half, which bounds the number of parts
     for first in (max(middle, end - _NEAR), middle):
         at = -1
         for found in _WORD_BREAK.finditer(text, first, end + 1):
@@ -188,7 +191,7 @@ def _stripped(text: str, start: int, end: int) -> Span:
 def _measured(
     text: str, spans: Iterator[Span], count: TokenCounter, tokens: int
 ) -> Iterator[_Piece]:
-    """Count the spans in batches; those over the budget are cut until they fit."""
+    """Count the spans in batches, and cut those over the budget until they fit."""
     while batch := list(islice(spans, BATCH)):
         pieces = _counted(text, batch, count)
         while any(_is_too_long(piece, tokens) for piece in pieces):
@@ -200,7 +203,7 @@ def _measured(
 
 
 def _is_too_long(piece: _Piece, tokens: int) -> bool:
-    # Nothing is smaller than a character, however many tokens it may be.
+    # a single character cannot be cut, whatever its tokens
     return piece.tokens > tokens and piece.end - piece.start > 1
 
 
@@ -208,7 +211,7 @@ def _smaller(text: str, piece: _Piece, tokens: int) -> Iterator[_Piece | Span]:
     if not _is_too_long(piece, tokens):
         yield piece
         return
-    # Aim a little under the budget: tokens are not spread evenly.
+    # aim a little below the budget: tokens are not spread evenly
     length = piece.end - piece.start
     size = max(1, min(length - 1, int(0.9 * length * tokens / piece.tokens)))
     yield from _cut(text, (piece.start, piece.end), size)
@@ -244,7 +247,7 @@ class _Packing:
         self._sum += piece.tokens
 
     def spans(self) -> list[Span]:
-        """All spans; nothing may be added afterwards."""
+        """All spans; call it last."""
         if self._held:
             self._emit()
         return self._spans
@@ -256,7 +259,7 @@ class _Packing:
         self._spans.append((self._held[0].start, self._held[-1].end))
 
     def _repeated(self, piece: _Piece) -> tuple[list[_Piece], int]:
-        """The last pieces held, as many as the overlap allows and fit before `piece`; never all."""
+        """The last pieces held: as many as the overlap allows and fit before `piece`, not all."""
         first, total = len(self._held), 0
         while first > 1:
             last = self._held[first - 1]

@@ -1,27 +1,81 @@
-"""Which characters are these bytes?"""
+"""What every reader starts from: a file within its limits, decoded; and plain text itself."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from vivace.errors import IngestError
+from vivace.settings import Parse
 from vivace.text import charset
+from vivace.types import Document
 
 DEFAULT_MAX_BYTES: Final = 64 << 20
 MIB: Final = 1 << 20
 
 
-def decode(data: bytes, source: str, declared: str = "") -> str:
-    """The text of the bytes, without a byte order mark, its line ends as \n.
+class FileReader(ABC):
+    """Base of the readers. They hold limits and no state: another process may run them.
 
-    `declared` is the encoding that the file itself names, if it does.
+    `max_bytes` bounds a file that is read as one document, and a line of JSON lines; `parse` bounds
+    what a parser may do.
+    """
+
+    suffixes: frozenset[str]
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, parse: Parse | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.parse = parse or Parse()
+
+    def read(self, path: Path) -> Iterator[Document | IngestError]:
+        """See `Reader.read`."""
+        path = absolute(path)
+        return self.documents(path, path.as_posix())
+
+    @abstractmethod
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
+        """Yield the documents of the file at an absolute path; `source` is that path as text.
+
+        Raises:
+            IngestError: nothing (more) of the file can be read.
+        """
+
+
+class TextReader(FileReader):
+    """Plain text, unchanged. The title is the file's stem."""
+
+    suffixes = frozenset({".txt", ".text", ".rst", ".log"})
+
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
+        text = read_text(path, max_bytes=self.max_bytes)
+        yield Document(id=source, text=text, title=path.stem, source=source)
+
+
+class NeedsPassword(IngestError):
+    """The file is encrypted; `given` says whether a password was tried."""
+
+    def __init__(self, source: str, *, given: bool) -> None:
+        super().__init__(
+            source,
+            "is protected by another password than the one given"
+            if given
+            else "is protected by a password",
+            fix="Give it as --password or the setting parse.password",
+        )
+        self.given = given
+
+
+def decode(data: bytes, source: str, declared: str = "") -> str:
+    """The text of the bytes, without a byte order mark, with \n as line ends.
+
+    `declared` is the encoding that the file itself names, if any.
 
     Raises:
-        IngestError: the bytes are no text in an encoding that can be told.
+        IngestError: the bytes are no text in a recognisable encoding.
     """
     try:
         text = charset.decode(data, declared).text
@@ -55,11 +109,11 @@ def read_text(
 
 
 def require_size(path: Path, max_bytes: int) -> None:
-    """Refuse what is no file or a too large one, before a parser opens it by its name.
+    """Reject a path that is no file, or a too large one, before a parser opens it by name.
 
     Raises:
         IngestError: it is not a regular file, too large, or empty.
-        OSError: it cannot be looked at.
+        OSError: its status cannot be read.
     """
     require_regular(path)
     size = path.stat().st_size
@@ -79,12 +133,12 @@ def too_large(source: str, max_bytes: int) -> IngestError:
 
 
 def absolute(path: Path) -> Path:
-    """The path that names a file in ids and sources: from the root, without "..", links kept."""
+    """The path that names a file in ids and sources: absolute, without "..", links not resolved."""
     return Path(os.path.abspath(path))
 
 
 def require_regular(path: Path) -> None:
-    """Refuse what is not a file: opening a pipe would wait forever, a device would never end."""
+    """Reject a path that is no file: a pipe would block for ever, a device would never end."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(path.as_posix())
@@ -100,5 +154,5 @@ def empty(source: str) -> IngestError:
 
 
 def in_mib(size: int) -> str:
-    """Bytes as people read them."""
+    """A size for people: MiB, or bytes below one."""
     return f"{size / MIB:.0f} MiB" if size >= MIB else f"{size} bytes"

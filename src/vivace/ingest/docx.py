@@ -1,4 +1,4 @@
-"""What does a Word document say? Paragraphs, lists and tables in order; notes at the end."""
+"""Reads Word documents: paragraphs, lists and tables in order, notes at the end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from lxml import etree
 
 from vivace.errors import IngestError
 from vivace.ingest import archives
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, require_size
+from vivace.ingest.decode import FileReader, require_size
 from vivace.ingest.prose import Prose
-from vivace.settings import Parse
 from vivace.types import Document
 
 _W: Final = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -29,32 +28,26 @@ _NOTES: Final = (
     ("comments", "comment", ""),
 )
 _NO_MEMORY: Final = frozenset({0, 2})
-"""Codes of libxml2's errors when it gets no memory: none at all, or that it got none."""
+"""Codes of libxml2's errors when it runs out of memory: none, or out of memory."""
 _HEADING: Final = re.compile(r"heading (\d)", re.IGNORECASE)
 _BODY_TEXT: Final = 9
-"""The outline level that says: not a heading."""
+"""The outline level of text that is no heading."""
 
 
-class DocxReader:
-    """DOCX: sections by its headings (by style or outline level), list items begin with "- ", cells
-    of a row are divided by " | ". What was deleted under revision is left out.
+class DocxReader(FileReader):
+    """DOCX: sections by headings (by style or outline level), list items begin with "- ", " | "
+    divides the cells of a row. Text deleted under revision is omitted.
 
-    Footnotes and endnotes are marked in the text as [^2] and stand at the end, as do comments.
+    Footnotes, endnotes and comments are at the end; the text refers to notes as [^2].
     """
 
-    suffixes: frozenset[str] = frozenset({".docx"})
+    suffixes = frozenset({".docx"})
 
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, parse: Parse | None = None) -> None:
-        self.max_bytes = max_bytes
-        self.parse = parse or Parse()
-
-    def read(self, path: Path) -> Iterator[Document | IngestError]:
-        path = absolute(path)
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
         require_size(path, self.max_bytes)
         archives.check(path, self.parse)
-        source = path.as_posix()
         try:
-            with archives.damage_told(source):
+            with archives.damage_reported(source):
                 package = docx.Document(str(path))
         except (OpcError, KeyError, ValueError, etree.XMLSyntaxError) as error:
             if isinstance(error, etree.XMLSyntaxError) and error.code in _NO_MEMORY:
@@ -97,12 +90,12 @@ class _Writer:
             else:
                 self.prose.paragraph(text)
         for box in paragraph.iter(_W + "txbxContent"):
-            # a box within a box is its own paragraph's
+            # a box inside a box belongs to its own paragraph
             if next(box.iterancestors(_W + "p")) is paragraph and not _is_fallback(box):
                 self.blocks(box)
 
     def _kind(self, paragraph: Any) -> tuple[int | None, bool, int]:
-        """(heading level, whether it is a list item, how deep in lists)."""
+        """(heading level, whether it is a list item, its depth in lists)."""
         properties = paragraph.find(_W + "pPr")
         if properties is None:
             return None, False, 0
@@ -126,7 +119,7 @@ class _Writer:
 
 
 def _through(parent: Any, tag: str) -> Iterator[Any]:
-    """Children of that tag, also those wrapped in content controls."""
+    """Children with that tag, including those wrapped in content controls."""
     for child in parent:
         if child.tag == _W + tag:
             yield child
@@ -135,18 +128,18 @@ def _through(parent: Any, tag: str) -> Iterator[Any]:
 
 
 def _cell(cell: Any) -> str:
-    """A cell on one line; what stood on lines of its own is divided by "; ", also nested tables."""
+    """A cell on one line; "; " divides its paragraphs, including those of nested tables."""
     paragraphs = (_text(p).strip() for p in cell.iter(_W + "p") if not _is_fallback(p))
     return "; ".join(text for text in paragraphs if text)
 
 
 def _is_fallback(node: Any) -> bool:
-    """Whether it stands there a second time, for programs that do not know the first."""
+    """Whether the node is a second copy, for programs that do not know the first's markup."""
     return next(node.iterancestors(_FALLBACK), None) is not None
 
 
 def _text(paragraph: Any) -> str:
-    """The characters of a paragraph, without those of text boxes anchored in it."""
+    """The text of a paragraph, without that of text boxes anchored in it."""
     parts: list[str] = []
     stack = list(reversed(paragraph))
     while stack:
@@ -175,8 +168,8 @@ def _value(properties: Any, name: str) -> str:
 
 
 def _levels(package: Any) -> dict[str, tuple[int | None, bool]]:
-    """Of each paragraph style its heading level and whether it makes list items, with what it
-    inherits. Built-in styles keep their English names in documents of any language."""
+    """By paragraph style: its heading level, and whether it makes list items; both may be
+    inherited. Built-in styles have English names in documents of any language."""
     own: dict[str, tuple[int | None, bool | None, str]] = {}
     try:
         styles = package.part.styles.element
@@ -195,20 +188,20 @@ def _levels(package: Any) -> dict[str, tuple[int | None, bool]]:
             numbering = properties.find(_W + "numPr")
             item = None if numbering is None else _value(numbering, "numId") != "0"
         own[str(style.get(_W + "styleId"))] = (level, item, _value(style, "basedOn"))
-    return {id: _inherited(id, own) for id in own}
+    return {style: _inherited(style, own) for style in own}
 
 
 def _inherited(
-    id: str, own: dict[str, tuple[int | None, bool | None, str]]
+    style: str, own: dict[str, tuple[int | None, bool | None, str]]
 ) -> tuple[int | None, bool]:
     level: int | None = None
     item: bool | None = None
     seen: set[str] = set()
-    while id in own and id not in seen:
-        seen.add(id)
-        level = own[id][0] if level is None else level
-        item = own[id][1] if item is None else item
-        id = own[id][2]
+    while style in own and style not in seen:
+        seen.add(style)
+        level = own[style][0] if level is None else level
+        item = own[style][1] if item is None else item
+        style = own[style][2]
     return level, bool(item)
 
 

@@ -1,12 +1,14 @@
-"""Who reads this file? The one entry of the pipeline into the readers.
+"""Finds the files to read, and the reader of each: the pipeline's entry to the readers.
 
-Readers are imported when first needed: listing a folder must not load an HTML parser.
+Readers are imported when needed: listing a folder must not load an HTML parser.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+import os
+import stat
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,92 +16,80 @@ from vivace.errors import IngestError, MissingExtra
 from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute
 from vivace.protocols import Reader
 from vivace.settings import Parse
-from vivace.types import Document
+from vivace.types import Document, Failure, Skipped
 
-_READERS: Final = {
-    "vivace.ingest.text:TextReader": (".txt", ".text", ".rst", ".log"),
+_LIGHT: Final = {
+    "vivace.ingest.decode:TextReader": (".txt", ".text", ".rst", ".log"),
     "vivace.ingest.markdown:MarkdownReader": (".md", ".markdown"),
-    "vivace.ingest.jsonl:JsonLinesReader": (".jsonl", ".ndjson"),
+    "vivace.ingest.jsonfiles:JsonLinesReader": (".jsonl", ".ndjson"),
 }
-_PARSERS: Final = {
+"""Readers that run in this process: they are ours and take little time and memory."""
+_WHOLE: Final = {
     "vivace.ingest.tables:CsvReader": (".csv", ".tsv"),
-    "vivace.ingest.jsontree:JsonReader": (".json",),
-    "vivace.ingest.jsontree:NotebookReader": (".ipynb",),
+    "vivace.ingest.jsonfiles:JsonReader": (".json",),
+    "vivace.ingest.jsonfiles:NotebookReader": (".ipynb",),
 }
-"""Readers of ours that hold a file's whole structure: a small one is not worth a process."""
-_CONFINED: Final = {
+"""Readers of ours that hold a file's whole structure: they run in the sandbox above `SMALL`."""
+_SANDBOXED: Final = {
     "vivace.ingest.html:HtmlReader": (".html", ".htm"),
-}
-_BINARY: Final = {
     "vivace.ingest.pdf:PdfReader": (".pdf",),
     "vivace.ingest.docx:DocxReader": (".docx",),
     "vivace.ingest.office:XlsxReader": (".xlsx",),
     "vivace.ingest.office:PptxReader": (".pptx",),
     "vivace.ingest.office:EpubReader": (".epub",),
 }
-_LIMITED: Final = _PARSERS | _BINARY
+"""Readers with parsers of others: they always run in the sandbox."""
 _BY_SUFFIX: Final = {
-    suffix: name
-    for name, suffixes in (_READERS | _CONFINED | _LIMITED).items()
-    for suffix in suffixes
+    suffix: name for name, suffixes in (_LIGHT | _WHOLE | _SANDBOXED).items() for suffix in suffixes
 }
 
 SUFFIXES: Final = tuple(_BY_SUFFIX)
-"""Every suffix that can be read, lower case, with the dot."""
-
-
+"""Every readable suffix, lower case, with the dot."""
 SMALL: Final = 4 << 20
-"""Bytes; a larger file of `_PARSERS` is read in a process as well."""
-_ALWAYS: Final = frozenset(s for found in (_CONFINED | _BINARY).values() for s in found)
-_WHEN_LARGE: Final = frozenset(s for found in _PARSERS.values() for s in found)
+"""Bytes of a file up to which the readers in `_WHOLE` run in this process."""
 
 
 def sandboxed(path: Path) -> bool:
-    """Whether the file is read in a process that can be killed: its parser is not ours, or it is
-    large enough to hold everything else up. A file that cannot be looked at is not."""
-    suffix = path.suffix.lower()
-    if suffix not in _WHEN_LARGE:
-        return suffix in _ALWAYS
+    """Whether the file is read in a killable process; not if its status cannot be read."""
+    name = _BY_SUFFIX.get(path.suffix.lower(), "")
+    if name not in _WHOLE:
+        return name in _SANDBOXED
     try:
         return path.stat().st_size > SMALL
     except OSError:
-        return False  # its reader says why
+        return False  # its reader reports why
 
 
 def known_suffixes() -> str:
-    """The suffixes as a sentence lists them."""
+    """The readable suffixes, for messages."""
     return ", ".join(SUFFIXES)
 
 
 def reader_for(
     path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, parse: Parse | None = None
 ) -> Reader | None:
-    """The reader of the file's format by its suffix, in either case; None where there is none.
+    """The reader for the file's suffix, upper or lower case; None if there is none.
 
-    `max_bytes` bounds a file that is read as one document, and a line of JSON lines; `parse` what
-    a parser may do, by default as the settings' defaults say.
+    See `FileReader` for the limits.
     """
     name = _BY_SUFFIX.get(path.suffix.lower())
     if name is None:
         return None
     module, _, reader = name.partition(":")
-    limits = (max_bytes, parse) if name in _LIMITED else (max_bytes,)
-    made: Reader = getattr(importlib.import_module(module), reader)(*limits)
+    made: Reader = getattr(importlib.import_module(module), reader)(max_bytes, parse)
     return made
 
 
 def read(
-    path: Path, *, max_bytes: int, parse: Parse | None = None
+    path: Path, *, max_bytes: int, parse: Parse | None = None, reader: Reader | None = None
 ) -> Iterator[Document | IngestError]:
-    """Yield the file's documents; whatever is wrong with it is yielded as well, not raised.
-
-    Needs and keeps no state, so that it can run in another process.
+    """Yield the file's documents and its errors; stateless, so that another process can run it.
 
     Raises:
-        MemoryError: alone; who runs this knows what the limit was.
+        MemoryError: the caller knows the limit. Nothing else is raised.
     """
     source = absolute(path).as_posix()
-    reader = reader_for(path, max_bytes=max_bytes, parse=parse)
+    reader = reader or reader_for(path, max_bytes=max_bytes, parse=parse)
     if reader is None:
         yield IngestError(
             source,
@@ -126,9 +116,117 @@ def read(
     except OSError as error:
         reason = error.strerror or str(error)
         yield IngestError(source, f"cannot be read: {reason}", fix="Check the disk and the path")
-    except Exception as error:  # a parser's bug must cost one file, not the batch
+    except Exception as error:  # a parser's bug must not fail the whole ingest
         yield IngestError(
             source,
             f"its reader failed with {type(error).__name__}: {error}",
             fix="Report it with this file, and leave the file out until then",
         )
+
+
+def walk(
+    paths: Sequence[Path], suffixes: Collection[str] = SUFFIXES
+) -> Iterator[Path | Skipped | Failure]:
+    """Yield the readable files below `paths` as absolute paths, in a stable order.
+
+    Directories are entered in order of name. Symbolic links are followed, but no file or directory
+    is visited twice. Inside a directory, hidden entries and files of unknown formats are skipped; a
+    hidden directory is reported once. A path in `paths` that cannot be read is a failure.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        path = absolute(path)
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            yield _unreachable(path, error)
+            continue
+        if stat.S_ISDIR(mode):
+            yield from _directory(path, seen, suffixes)
+        elif not stat.S_ISREG(mode):
+            fix = "Give a file or a directory, not a pipe or a device"
+            yield Failure(_shown(path), "is neither a file nor a directory", fix)
+        elif path.suffix.lower() not in suffixes:
+            kind = path.suffix or "files without a suffix"
+            fix = f"Convert it to one of {known_suffixes()}"
+            yield Failure(_shown(path), f"there is no reader for {kind}", fix)
+        else:
+            yield from _once(path, os.path.realpath(path), seen)
+
+
+def _directory(
+    root: Path, seen: set[str], suffixes: Collection[str]
+) -> Iterator[Path | Skipped | Failure]:
+    """The files below a directory, depth first; `seen` holds the real paths visited."""
+    stack: list[tuple[str, str]] = [(str(root), os.path.realpath(root))]
+    while stack:
+        path, real = stack.pop()
+        if not os.path.isdir(real):
+            yield from _file(Path(path), real, seen, suffixes)
+            continue
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            yield _unreachable(Path(path), error)
+            continue
+        hidden = [entry for entry in entries if entry.name.startswith(".")]
+        for entry in reversed(hidden):
+            yield Skipped(_shown(Path(entry.path)), "is hidden")
+        for entry in entries:
+            if not entry.name.startswith("."):
+                # resolving takes a system call per path component: only links need it
+                link = entry.is_symlink()
+                target = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
+                stack.append((entry.path, target))
+
+
+def _file(
+    path: Path, real: str, seen: set[str], suffixes: Collection[str]
+) -> Iterator[Path | Skipped | Failure]:
+    """An entry of a directory that is no directory itself."""
+    try:
+        regular = stat.S_ISREG(os.stat(real).st_mode)
+    except OSError:
+        yield Skipped(_shown(path), "is a broken link" if path.is_symlink() else "has vanished")
+        return
+    if not regular:
+        yield Skipped(_shown(path), "is neither a file nor a directory")
+    elif path.suffix.lower() not in suffixes:
+        yield Skipped(
+            _shown(path), f"there is no reader for {path.suffix or 'files without a suffix'}"
+        )
+    else:
+        yield from _once(path, real, seen)
+
+
+def _once(path: Path, real: str, seen: set[str]) -> Iterator[Path | Failure]:
+    if real in seen:
+        return
+    seen.add(real)
+    if _shown(path) != path.as_posix():
+        # such a path cannot be a document's id in the store
+        yield Failure(_shown(path), "its name is not UTF-8", "Rename the file")
+        return
+    yield path
+
+
+def _unreachable(path: Path, error: OSError) -> Failure:
+    source = _shown(path)
+    if isinstance(error, FileNotFoundError):
+        return Failure(
+            source,
+            "does not exist",
+            f"Check the path; relative ones start at {Path.cwd().as_posix()}",
+        )
+    if isinstance(error, PermissionError):
+        return Failure(source, "may not be read by this user", "Grant read permission on it")
+    return Failure(source, f"cannot be read: {error.strerror or error}", "Check the disk and path")
+
+
+def _shown(path: Path) -> str:
+    """The path for people and for storage, with U+FFFD for bytes that are not UTF-8."""
+    return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")

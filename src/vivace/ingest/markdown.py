@@ -1,4 +1,4 @@
-"""What does a Markdown file say?"""
+"""Reads Markdown."""
 
 from __future__ import annotations
 
@@ -12,32 +12,27 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, read_text
-from vivace.ingest.outline import outline
+from vivace.ingest.decode import FileReader, read_text
+from vivace.ingest.prose import outline
 from vivace.types import Document
 
-# Without this, "---\ntitle: x\n---" at the top reads as a rule and a level 2 heading.
+# without this, "---\ntitle: x\n---" at the top is a rule and a level 2 heading
 _FRONT_MATTER: Final = re.compile(r"---[ \t]*\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
 _NOT_NEWLINE: Final = re.compile(r"[^\n]")
 _LONGEST_FRONT_MATTER: Final = 20_000
 _LONGEST_HEADING: Final = 1_000
 
 
-class MarkdownReader:
-    """Markdown: the text is the raw file, a section begins at the line of each heading.
+class MarkdownReader(FileReader):
+    """Markdown: the text is the raw file, and a section begins at the line of each heading.
 
-    Headings inside lists and quotations are left where they are: what follows the list does not
-    stand under them. The title is the first heading of level 1, else the file's stem.
+    Headings inside lists and quotations begin no section: what follows the list is not below them.
+    The title is the first heading of level 1, else the file's stem.
     """
 
-    suffixes: frozenset[str] = frozenset({".md", ".markdown"})
+    suffixes = frozenset({".md", ".markdown"})
 
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self.max_bytes = max_bytes
-
-    def read(self, path: Path) -> Iterator[Document | IngestError]:
-        path = absolute(path)
-        source = path.as_posix()
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
         text = read_text(path, max_bytes=self.max_bytes)
         found = headings(text)
         title = next((heading for _, level, heading in found if level == 1 and heading), path.stem)
@@ -48,7 +43,7 @@ def headings(text: str) -> list[tuple[int, int, str]]:
     """(offset of its line, level, plain text) of each top-level heading of a Markdown text."""
     front = _FRONT_MATTER.match(text[:_LONGEST_FRONT_MATTER])
     body = _NOT_NEWLINE.sub("", front[0]) + text[front.end() :] if front else text
-    # Inline parsing and link references are slow and, on hostile files, more than linear.
+    # inline parsing and link references are slow and, for hostile files, more than linear
     parser = MarkdownIt("commonmark").enable("table").disable(["inline", "reference"])
     inline = MarkdownIt("commonmark")
     starts = _LineStarts(text)
@@ -63,7 +58,7 @@ def headings(text: str) -> list[tuple[int, int, str]]:
 
 
 class _LineStarts:
-    """Offset of a line's first character, for lines asked in ascending order: one pass, no list."""
+    """Offsets of lines' first characters, for ascending lines: one pass, without a list."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -78,7 +73,7 @@ class _LineStarts:
 
 
 def _plain(tokens: Sequence[Token]) -> str:
-    """Inline tokens as a reader sees them: no emphasis marks, no link targets."""
+    """Inline tokens as displayed: without emphasis marks and link targets."""
     parts: list[str] = []
     for token in tokens:
         if token.type in ("softbreak", "hardbreak"):

@@ -1,4 +1,4 @@
-"""What do a workbook, a presentation and an e-book say? The first two need the extra [office]."""
+"""Reads workbooks, presentations and e-books; the first two need the extra [office]."""
 
 from __future__ import annotations
 
@@ -12,31 +12,21 @@ from urllib.parse import unquote
 
 from vivace.errors import IngestError, MissingExtra
 from vivace.ingest import archives
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, decode, require_size
+from vivace.ingest.decode import FileReader, decode, require_size
 from vivace.ingest.html import declared, laid_out
-from vivace.ingest.jsontree import plain_number
-from vivace.ingest.outline import outline
-from vivace.ingest.prose import Prose
+from vivace.ingest.jsonfiles import plain_number
+from vivace.ingest.prose import Prose, outline
 from vivace.ingest.tables import write_rows
-from vivace.settings import Parse
 from vivace.types import Document, Section
 
 _FIX: Final = "Open it in its program and save it anew"
 _CONTAINER: Final = "META-INF/container.xml"
 
 
-class _OfficeReader:
-    suffixes: frozenset[str]
-
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, parse: Parse | None = None) -> None:
-        self.max_bytes = max_bytes
-        self.parse = parse or Parse()
-
-    def _checked(self, path: Path, *, doctype: bool = False) -> Path:
-        path = absolute(path)
+class _OfficeReader(FileReader):
+    def _check(self, path: Path, *, doctype: bool = False) -> None:
         require_size(path, self.max_bytes)
         archives.check(path, self.parse, doctype=doctype)
-        return path
 
     def _require_pages(self, source: str, count: int, what: str) -> None:
         if count > self.parse.pages:
@@ -48,17 +38,16 @@ class _OfficeReader:
 
 
 class XlsxReader(_OfficeReader):
-    """XLSX: a section a sheet, a line a row as of CSV; the page number is the sheet's."""
+    """XLSX: a section per sheet, a line per row as for CSV; the page number is the sheet's."""
 
     suffixes = frozenset({".xlsx"})
 
-    def read(self, path: Path) -> Iterator[Document | IngestError]:
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
         try:
             import python_calamine as calamine
         except ImportError:
             raise MissingExtra("python-calamine", "office") from None
-        path = self._checked(path)
-        source = path.as_posix()
+        self._check(path)
         prose = Prose(source, self.parse.chars)
         try:
             with calamine.CalamineWorkbook.from_path(str(path)) as book:
@@ -84,22 +73,21 @@ def _shown(cell: Any) -> str:
 
 
 class PptxReader(_OfficeReader):
-    """PPTX: a section a slide, headed by its title; the page number is the slide's. Tables as rows,
-    grouped shapes with the others, the speaker's notes at the end of their slide."""
+    """PPTX: a section per slide, headed by its title; the page number is the slide's. Tables become
+    rows, grouped shapes are included, and the speaker's notes end their slide."""
 
     suffixes = frozenset({".pptx"})
 
-    def read(self, path: Path) -> Iterator[Document | IngestError]:
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
         try:
             import pptx
             from pptx.exc import PythonPptxError
         except ImportError:
             raise MissingExtra("python-pptx", "office") from None
-        path = self._checked(path)
-        source = path.as_posix()
+        self._check(path)
         prose = Prose(source, self.parse.chars)
         try:
-            with archives.damage_told(source):
+            with archives.damage_reported(source):
                 show = pptx.Presentation(str(path))
         except (PythonPptxError, KeyError, ValueError, SyntaxError) as error:
             reason = f"is no presentation or damaged: {error}"
@@ -131,20 +119,19 @@ def _write_shapes(shapes: Any, prose: Prose, title: int | None) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text with the line breaks within a paragraph, which PowerPoint writes as vertical tabs."""
+    """The text with PowerPoint's vertical tabs, its breaks within a paragraph, as line ends."""
     return text.replace("\v", "\n").strip()
 
 
 class EpubReader(_OfficeReader):
-    """EPUB: the chapters in reading order, with sections by their headings. Needs no extra."""
+    """EPUB: the chapters in reading order, with sections by their headings."""
 
     suffixes = frozenset({".epub"})
 
-    def read(self, path: Path) -> Iterator[Document | IngestError]:
-        path = self._checked(path, doctype=True)
-        source = path.as_posix()
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
+        self._check(path, doctype=True)
         try:
-            with archives.damage_told(source), zipfile.ZipFile(path) as archive:
+            with archives.damage_reported(source), zipfile.ZipFile(path) as archive:
                 title, chapters = _spine(archive)
                 self._require_pages(source, len(chapters), "chapters")
                 yield self._document(path, title, archive, chapters)
@@ -173,7 +160,7 @@ def _spine(archive: zipfile.ZipFile) -> tuple[str, list[str]]:
     """The book's title, and the names of its chapters in reading order.
 
     Raises:
-        KeyError: a part that must be there is missing.
+        KeyError: a required part is missing.
         SyntaxError: a part is not XML.
     """
     package = _xml(archive, _CONTAINER).find(".//{*}rootfile")

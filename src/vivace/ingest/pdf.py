@@ -1,4 +1,4 @@
-"""What does a PDF say? The text layer page by page, through PDFium."""
+"""Reads the text layer of PDFs, page by page, through PDFium."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pypdfium2.raw
 from numpy.typing import NDArray
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, require_size
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, FileReader, NeedsPassword, require_size
 from vivace.ingest.prose import Prose
-from vivace.ingest.protected import NeedsPassword
 from vivace.settings import Parse
 from vivace.types import Document
 
@@ -22,25 +21,25 @@ Ocr: TypeAlias = Callable[[NDArray[Any], int], str]
 """(a page as RGB, (height, width, 3) uint8; its number from 1) -> the text on it."""
 OCR_DPI: Final = 200
 MAX_OCR_PIXELS: Final = 40_000_000
-"""A page that is larger is rendered smaller: page sizes in a file can be anything."""
+"""A larger page is rendered at a lower resolution: a file may claim any page size."""
 
 _HYPHENS: Final = re.compile("[\x02\ufffe](?:\r?\n)?")
-"""How PDFium marks a hyphen that only divides a word at the end of a line."""
+"""PDFium's mark of a hyphen that divides a word at the end of a line."""
 _LIGATURES: Final = {
     ord(char): text
     for char, text in zip("ﬀﬁﬂﬃﬄﬅﬆ", ("ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True)
 }
 
 
-class PdfReader:
-    """PDF: one document whose sections are its pages. A page ends a paragraph.
+class PdfReader(FileReader):
+    """PDF: one document with a section per page. The end of a page ends a paragraph.
 
-    Pages without text are left to `ocr`, where there is one; else their numbers are in the metadata
-    as `pages_without_text`, and a file of nothing else is an error that says so. The numbers of
-    pages that PDFium cannot open are there as `pages_damaged`.
+    `ocr` reads pages without text. Without `ocr` the metadata lists their numbers as
+    `pages_without_text`, and a file without any text is an error. `pages_damaged` lists the pages
+    that PDFium cannot open.
     """
 
-    suffixes: frozenset[str] = frozenset({".pdf"})
+    suffixes = frozenset({".pdf"})
 
     def __init__(
         self,
@@ -49,12 +48,10 @@ class PdfReader:
         *,
         ocr: Ocr | None = None,
     ) -> None:
-        self.max_bytes = max_bytes
-        self.parse = parse or Parse()
+        super().__init__(max_bytes, parse)
         self.ocr = ocr
 
-    def read(self, path: Path) -> Iterator[Document | IngestError]:
-        path = absolute(path)
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
         require_size(path, self.max_bytes)
         pdf = self._opened(path)
         try:
@@ -157,7 +154,10 @@ def _clean(text: str) -> str:
 def _title(pdf: pypdfium2.PdfDocument) -> str:
     try:
         title = str(pdf.get_metadata_value("Title") or "")
-    except (pypdfium2.PdfiumError, UnicodeError):  # damaged metadata: the text is what counts
+    except (
+        pypdfium2.PdfiumError,
+        UnicodeError,
+    ):  # damaged metadata are no reason to reject the text
         return ""
     title = " ".join(title.split())
     return "" if title.lower() in ("untitled", "(anonymous)", "anonymous", "unspecified") else title

@@ -1,4 +1,4 @@
-"""How is a document put together from paragraphs, headings, pages and table rows?"""
+"""Puts a document together from paragraphs, headings, pages and table rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from vivace.errors import IngestError
-from vivace.ingest import outline
 from vivace.ingest.decode import empty
 from vivace.types import Document, Section
 
@@ -19,11 +18,11 @@ _SPACES: Final = re.compile(r"\s+")
 
 
 class Prose:
-    """Collects a document's text; paragraphs stand apart by a blank line, list items and rows by
-    a line end.
+    """Collects a document's text: a blank line between paragraphs, a line end between list items
+    and rows.
 
     Raises:
-        IngestError: from anything that adds text, once there are more than `chars` characters.
+        IngestError: from any method that adds text, above `chars` characters.
     """
 
     def __init__(self, source: str, chars: int) -> None:
@@ -38,43 +37,43 @@ class Prose:
         self._together = False
 
     def paragraph(self, text: str) -> None:
-        """A paragraph; its own line ends are kept."""
+        """Add a paragraph; its own line ends are kept."""
         self._add(text, "\n\n")
         self._together = False
 
     def line(self, text: str) -> None:
-        """A list item or row: directly under the one before, apart from paragraphs."""
+        """Add a list item or row, directly below the one before."""
         self._add(text, "\n" if self._together else "\n\n")
         self._together = True
 
     def row(self, cells: Iterable[str]) -> None:
-        """A table row; empty cells keep their place, a row of nothing else is left out."""
+        """Add a table row; empty cells keep their place, a row of empty cells is omitted."""
         texts = [_SPACES.sub(" ", cell).strip() for cell in cells]
         if any(texts):
             self.line(" |".join(f" {text}" if text else "" for text in texts).strip())
 
     def heading(self, level: int, text: str) -> None:
-        """A heading; what follows stands under it and under those before it of a lower level."""
+        """Add a heading; what follows is below it and the earlier ones of lower levels."""
         text = _SPACES.sub(" ", _UNWANTED.sub("", text)).strip()
         if not text:
             return
-        outline.stand(self._above, level, text)
+        _stand(self._above, level, text)
         self._begin()
         self.paragraph(text)
 
     def page(self, number: int) -> None:
-        """What follows stands on this page (slide, sheet)."""
+        """What follows is on this page (slide, sheet)."""
         self._page = number
         self._begin()
 
     def separate(self) -> None:
-        """What follows begins a paragraph of its own."""
+        """What follows starts a new paragraph."""
         self._together = False
 
     def document(
         self, path: Path, *, title: str = "", metadata: Mapping[str, Any] | None = None
     ) -> Document:
-        """The whole.
+        """The document of all that was added.
 
         Raises:
             IngestError: there is no text.
@@ -92,7 +91,7 @@ class Prose:
         )
 
     def _begin(self) -> None:
-        self._owed = Section(0, outline.path(self._above), self._page)
+        self._owed = Section(0, tuple(text for _, text in self._above), self._page)
         self._together = False
 
     def _add(self, text: str, gap: str) -> None:
@@ -112,3 +111,25 @@ class Prose:
             self._sections.append(Section(start, self._owed.heading, self._owed.page))
             self._owed = None
         self._parts += (before, text) if before else (text,)
+
+
+def outline(headings: Iterable[tuple[int, int, str]]) -> tuple[Section, ...]:
+    """Sections of headings given in order as (start, level, text), each with its heading path.
+
+    A heading is below the nearest earlier one with a lower level, so a skipped level (h1, then h3)
+    leaves no gap in the path. Headings without text are omitted.
+    """
+    above: list[tuple[int, str]] = []
+    sections: list[Section] = []
+    for start, level, text in headings:
+        if text:
+            _stand(above, level, text)
+            sections.append(Section(start, tuple(heading for _, heading in above)))
+    return tuple(sections)
+
+
+def _stand(above: list[tuple[int, str]], level: int, text: str) -> None:
+    """Append a heading to the path `above`, after removing those that it is not below."""
+    while above and above[-1][0] >= level:
+        above.pop()
+    above.append((level, text))

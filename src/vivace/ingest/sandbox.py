@@ -1,4 +1,4 @@
-"""Reads files whose parsers may hang, leak or crash, in processes that can be killed."""
+"""Reads files in killable processes: their parsers may hang, leak or crash."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Final, TypeAlias
 import msgspec
 
 from vivace.errors import IngestError
-from vivace.ingest import wire
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute
-from vivace.ingest.protected import NeedsPassword
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, NeedsPassword, absolute
+from vivace.ingest.worker import DocumentReply, ReadRequest, decode_reply, encode
 from vivace.run.host import cores
 from vivace.run.pools import ProcessPool, ProcessTask
 from vivace.run.worker_process import (
@@ -28,16 +27,16 @@ from vivace.settings import Parse
 from vivace.types import Document
 
 COMMAND: Final = (sys.executable, "-P", "-m", "vivace.ingest.worker")
-"""-P: a module in the working directory must not stand in for a library's."""
+"""With -P, a module in the working directory does not replace a library's."""
 _BYTES_A_CHAR: Final = 4
 _OVERHEAD: Final = 1 << 20
 
 Passwords: TypeAlias = Callable[[str], str | None]
-"""Asked for the password of a file that needs one; None or an empty one gives the file up."""
+"""Called with the path of a file that needs a password; None or "" gives the file up."""
 
 
 class Reading:
-    """A file being read. Iterate once for its documents and errors; nothing is raised."""
+    """A file being read. Iterate over it once for its documents and errors; it raises nothing."""
 
     def __init__(self, sandbox: Sandbox, path: Path, max_bytes: int, ask: Passwords | None) -> None:
         self._sandbox = sandbox
@@ -57,7 +56,7 @@ class Reading:
                 yield found
 
     def cancel(self) -> None:
-        """Give it up: its worker is killed if it is at it."""
+        """Give up; a worker that is reading the file is killed."""
         self._task.cancel()
 
     def _asked(self, found: Document | IngestError, source: str) -> str | None:
@@ -67,8 +66,8 @@ class Reading:
     def _replies(self, task: ProcessTask, source: str) -> Iterator[Document | IngestError]:
         try:
             for frame in task:
-                reply = wire.reply.decode(frame)
-                if isinstance(reply, wire.Read):
+                reply = decode_reply(frame)
+                if isinstance(reply, DocumentReply):
                     yield reply.document
                 elif reply.password is not None:
                     yield NeedsPassword(reply.source, given=reply.password)
@@ -82,10 +81,10 @@ class Reading:
 
 
 class Sandbox:
-    """A pool of parse processes, started when first needed and reused. Owned by the engine.
+    """A pool of parse processes, started when first needed and then reused.
 
     Args:
-        command: a program like `vivace.ingest.worker`; tests give one with readers of their own.
+        command: a program like `vivace.ingest.worker`; tests pass one with readers of their own.
     """
 
     def __init__(
@@ -105,13 +104,13 @@ class Sandbox:
 
     @property
     def ahead(self) -> int:
-        """Files worth having under way at once: one a worker and one that waits for it."""
+        """Files worth reading at once: one per worker and one that waits."""
         return self.pool.size + 1
 
     def read(
         self, path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, ask: Passwords | None = None
     ) -> Reading:
-        """Begin to read a file; at most one file a worker is read at a time.
+        """Begin to read a file; a worker reads one file at a time.
 
         Raises:
             Closed: the sandbox is closed.
@@ -122,8 +121,7 @@ class Sandbox:
         parse = self.parse
         if password:
             parse = msgspec.structs.replace(parse, password=password)
-        request = wire.Request(path.as_posix(), max_bytes, parse)
-        return self.pool.submit(wire.encode(request))
+        return self.pool.submit(encode(ReadRequest(path.as_posix(), max_bytes, parse)))
 
     def explain(self, error: WorkerError) -> tuple[str, str]:
         """(reason, fix) in terms of the file and the settings."""

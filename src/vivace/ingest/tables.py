@@ -1,4 +1,4 @@
-"""What does a table say? CSV, and how rows are written for anything that has rows."""
+"""Reads CSV, and writes the rows of any table as text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, read_text
+from vivace.ingest.decode import FileReader, read_text
 from vivace.ingest.prose import Prose
-from vivace.settings import Parse
 from vivace.types import Document
 
 _DELIMITERS: Final = ",;\t|"
@@ -22,23 +21,17 @@ _NUMBER: Final = re.compile(r"[-+]?[\d.,\s]*\d[%€$¥]?|\d[\d.\-/: T年月日]*
 _LONGEST_NAME: Final = 60
 
 
-class CsvReader:
-    """CSV and TSV: one document, a line a row: each value after its column's name ("name: value"),
-    divided by " | ", so that a row can be understood by itself.
+class CsvReader(FileReader):
+    """CSV and TSV: one document with a line per row, of "name: value" pairs divided by " | ", so
+    that each row is understandable alone.
 
-    The delimiter is the one of comma, semicolon, tab and bar that gives the evenest rows. Where the
-    first row is no header (it has a number, an empty or a repeated cell), values stand alone.
+    Of comma, semicolon, tab and bar, the delimiter is the one that gives the most even rows. If the
+    first row is no header (it has a number, or an empty or repeated cell), names are left out.
     """
 
-    suffixes: frozenset[str] = frozenset({".csv", ".tsv"})
+    suffixes = frozenset({".csv", ".tsv"})
 
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, parse: Parse | None = None) -> None:
-        self.max_bytes = max_bytes
-        self.parse = parse or Parse()
-
-    def read(self, path: Path) -> Iterator[Document | IngestError]:
-        path = absolute(path)
-        source = path.as_posix()
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
         text = read_text(path, max_bytes=self.max_bytes)
         delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
         csv.field_size_limit(max(csv.field_size_limit(), self.max_bytes))
@@ -53,7 +46,7 @@ class CsvReader:
 
 
 def write_rows(rows: Iterator[Sequence[str]], prose: Prose) -> None:
-    """Write rows, each value after its column's name where the first row names the columns."""
+    """Write rows, with the column's name before each value if the first row is a header."""
     filled = (row for row in rows if any(cell.strip() for cell in row))
     first = list(islice(filled, 2))
     prose.separate()
@@ -75,7 +68,7 @@ def write_rows(rows: Iterator[Sequence[str]], prose: Prose) -> None:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines with their ends; a StringIO would hold the text again, four bytes a character."""
+    """The lines with their ends. A StringIO would copy the text, at four bytes per character."""
     start = 0
     while start < len(text):
         end = text.find("\n", start) + 1 or len(text)
@@ -84,7 +77,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def is_header(row: Sequence[str]) -> bool:
-    """Whether a first row names columns: two or more short, different names, none a number."""
+    """Whether a first row is a header: two or more short, different names, none a number."""
     names = [name.strip() for name in row]
     while names and not names[-1]:
         names.pop()
@@ -97,7 +90,7 @@ def is_header(row: Sequence[str]) -> bool:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter under which most of the first rows have the same number of cells, over one."""
+    """The delimiter with which most of the first rows have the same number of cells, above one."""
     head = text[:_SNIFFED]
     best, most = ",", 0.0
     for delimiter in _DELIMITERS:

@@ -1,26 +1,64 @@
-"""The process that binary files are read in: `python -m vivace.ingest.worker`."""
+"""The process that reads files in the sandbox: `python -m vivace.ingest.worker`.
+
+Requests and replies are MessagePack, never pickled objects.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
 
 from vivace.errors import IngestError
-from vivace.ingest import formats, wire
-from vivace.ingest.protected import NeedsPassword
+from vivace.ingest import formats
+from vivace.ingest.decode import NeedsPassword
 from vivace.run.worker import serve
+from vivace.settings import Parse
+from vivace.types import Document
+
+
+class ReadRequest(msgspec.Struct, frozen=True):
+    """Read this file."""
+
+    path: str
+    max_bytes: int
+    parse: Parse
+
+
+class DocumentReply(msgspec.Struct, frozen=True, tag="read"):
+    """One of the file's documents."""
+
+    document: Document
+
+
+class FailureReply(msgspec.Struct, frozen=True, tag="refused"):
+    """An `IngestError`; for `NeedsPassword`, `password` says whether one was given, else None."""
+
+    source: str
+    reason: str
+    fix: str
+    password: bool | None = None
+
+
+Reply: TypeAlias = DocumentReply | FailureReply
+
+encode = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(ReadRequest).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
 def work(task: bytes) -> Iterator[bytes]:
-    """Every document and error of the file that a request names, as replies."""
-    request = wire.request.decode(task)
+    """Every document and error of the requested file, as replies."""
+    request = decode_request(task)
     path = Path(request.path)
     for found in formats.read(path, max_bytes=request.max_bytes, parse=request.parse):
         if isinstance(found, IngestError):
             given = found.given if isinstance(found, NeedsPassword) else None
-            yield wire.encode(wire.Refused(found.source, found.reason, found.fix, given))
+            yield encode(FailureReply(found.source, found.reason, found.fix, given))
         else:
-            yield wire.encode(wire.Read(found))
+            yield encode(DocumentReply(found))
 
 
 if __name__ == "__main__":

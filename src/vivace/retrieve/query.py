@@ -1,4 +1,4 @@
-"""What is asked: a checked query, and its text split into words, quoted phrases and exclusions."""
+"""The question: a checked query, and its text split into words, quoted phrases and exclusions."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class RerankStep:
     """Scores the best of a ranking again. A failure degrades the search and never fails it.
 
     Args:
-        reranker: used in place of MaxSim; whoever made it closes it.
+        reranker: used in place of MaxSim; the caller closes it.
     """
 
     def __init__(self, settings: Search, reranker: Reranker | ScoresInline | None) -> None:
@@ -198,7 +198,7 @@ def sound(scores: Scores, n: int, name: str = "maxsim") -> Scores:
     try:
         found = np.asarray(scores, np.float32)
     except (TypeError, ValueError) as error:
-        raise RerankError(f"{name} gave something else than scores", fix="Mend it") from error
+        raise RerankError(f"{name} gave something else than scores", fix="Correct it") from error
     if found.shape != (n,):
         raise RerankError(f"{name} gave scores of shape {found.shape} for {n} passages")
     if not np.isfinite(found).all():
@@ -255,7 +255,7 @@ class GuardedReranker:
             self._why = error.what
             self._breaker.failed(one, self._clock(), spare=False)
             raise
-        except BaseException:  # the caller was cancelled, which says nothing about the reranker
+        except BaseException:  # the caller was cancelled, which does not count against the reranker
             self._breaker.dropped(one)
             raise
         self._breaker.succeeded(one, self._clock())
@@ -269,7 +269,7 @@ class GuardedReranker:
             await asyncio.wait({task}, timeout=seconds)
         finally:
             if not task.done():
-                task.add_done_callback(_retrieved)
+                task.add_done_callback(ignore_error)
                 task.cancel()
         if not task.done():
             raise RerankError(
@@ -284,11 +284,11 @@ class GuardedReranker:
             raise RerankError(f"{name} was cancelled", fix="Ask again") from error
         # a plugged-in reranker may raise anything: the error is counted and named on the result
         except Exception as error:
-            raise RerankError(f"{name}: {error!r}", fix="Mend the reranker") from error
+            raise RerankError(f"{name}: {error!r}", fix="Correct the reranker") from error
         return sound(scores, len(hits), name)
 
 
-def _retrieved(task: asyncio.Future[Scores]) -> None:
-    """Look at the error of a task that was given up: asyncio would log that nobody did."""
+def ignore_error(task: asyncio.Future[Any]) -> None:
+    """Retrieve the error of a task that nobody awaits any more, or asyncio would log it."""
     if not task.cancelled():
         task.exception()

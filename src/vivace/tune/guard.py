@@ -100,10 +100,6 @@ class RecallGuard:
         self._capital = np.zeros(len(_BETS))
 
     @property
-    def floor(self) -> float:
-        return self._floor
-
-    @property
     def state(self) -> int:
         """Grows with every `restart`; a ticket is valid only in the state that issued it."""
         return self._state

@@ -285,7 +285,7 @@ class SelfTuning:
 
     def _missed(self, missed: FloorMissed) -> None:
         """Raise the effort at once and tune again later. Called on the watch's thread."""
-        asked = self._corpus.snapshot().asked(missed.width)
+        asked = self._corpus.snapshot().approximate_plan(missed.width)
         if asked is None:
             return
         plan, efforts = asked

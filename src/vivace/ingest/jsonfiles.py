@@ -1,4 +1,4 @@
-"""What does a file of JSON lines say? One document a line: {"id", "title", "text", "metadata"}."""
+"""Reads JSON lines, JSON files and Jupyter notebooks."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute, decode, empty, in_mib, require_regular
+from vivace.ingest.decode import FileReader, decode, empty, in_mib, read_text, require_regular
+from vivace.ingest.markdown import headings
+from vivace.ingest.prose import Prose, outline
 from vivace.text import charset
 from vivace.types import Document
 
 BAD_LINES: Final = 1_000
-"""A file that begins with so many bad lines is not JSON lines: the rest of it is not read."""
+"""Bad lines at the start after which the rest of a file is not read: it is no JSON lines."""
 
 _UNSTORABLE: Final = re.compile("[\ud800-\udfff\0]")
 _SHAPE: Final = 'Write one object a line: {"id": ..., "title": ..., "text": ..., "metadata": {...}}'
 _DEEPEST: Final = 100
+_FIX: Final = "Check it with a JSON tool"
 
 
-class JsonLinesReader:
-    """JSON lines, read line by line: the file may be of any size, a line of at most `max_bytes`.
+class JsonLinesReader(FileReader):
+    """JSON lines, one document each: {"id", "title", "text", "metadata"}. The file may have any
+    size, a line at most `max_bytes`.
 
-    `text` is required. A missing id becomes FILE:LINE, a number is taken as its digits. Unknown
-    keys go into the metadata. A bad line is an error of its own; the lines after it are read.
+    `text` is required. A missing id becomes FILE:LINE, a number its digits. Unknown keys go into
+    the metadata. A bad line is an error of its own; the lines after it are read.
     """
 
-    suffixes: frozenset[str] = frozenset({".jsonl", ".ndjson"})
+    suffixes = frozenset({".jsonl", ".ndjson"})
 
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self.max_bytes = max_bytes
-
-    def read(self, path: Path) -> Iterator[Document | IngestError]:
-        path = absolute(path)
-        source = path.as_posix()
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
         require_regular(path)
         good = bad = 0
         encoding = _encoding(path)
@@ -58,7 +57,7 @@ class JsonLinesReader:
 
 
 def _encoding(path: Path) -> str:
-    """What lines that are not UTF-8 are read as, told from the beginning of the file."""
+    """The encoding of lines that are not UTF-8, detected at the beginning of the file."""
     with path.open("rb") as file:
         head = file.read(charset.SAMPLE)
     whole, _, _ = head.rpartition(b"\n")
@@ -73,7 +72,7 @@ def _text(line: bytes, where: str, encoding: str) -> str:
         try:
             return line.decode(encoding)
         except UnicodeDecodeError:
-            pass  # it may be UTF-8, or a bad line
+            pass  # UTF-8, or a bad line
     try:
         return line.decode("utf-8-sig") if b"\0" not in line else decode(line, where)
     except UnicodeDecodeError as error:
@@ -82,7 +81,7 @@ def _text(line: bytes, where: str, encoding: str) -> str:
 
 
 def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """(number from 1, line); None for a line over the limit, which is never held whole."""
+    """(number from 1, line), or None for a line over the limit, which is never read whole."""
     number = 0
     while line := file.readline(max_bytes + 1):
         number += 1
@@ -153,7 +152,7 @@ def not_json(constant: str) -> NoReturn:
 
 
 def storable(value: Any, where: str, depth: int = 0) -> Any:
-    """The value with U+FFFD for what no database or encoder takes: lone surrogates and NUL."""
+    """The value with U+FFFD for what databases and encoders reject: lone surrogates and NUL."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value) if not value.isascii() or "\0" in value else value
     if depth > _DEEPEST:
@@ -185,8 +184,113 @@ def _id(value: Any, where: str) -> str:
 
 
 def _named(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
+    """A value's type, in JSON's terms."""
     if value is None:
         return "null"
     names = {bool: "a boolean", dict: "an object", list: "an array", str: "a string"}
     return names.get(type(value), "a number")
+
+
+class JsonReader(FileReader):
+    """JSON: a list of objects with a "text" gives one document each, as in JSON lines. Otherwise
+    every value is a line after its keys: "address.city: Ulm"."""
+
+    suffixes = frozenset({".json"})
+
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
+        value = _value(path, self.max_bytes)
+        if isinstance(value, list) and value and all(_is_document(item) for item in value):
+            for number, item in enumerate(value, 1):
+                try:
+                    yield document_of(item, source, f"{source}:{number}")
+                except IngestError as error:
+                    yield error
+            return
+        prose = Prose(source, self.parse.chars)
+        for place, text in _leaves(value):
+            prose.line(f"{place}: {text}" if place else text)
+        title = value.get("title") if isinstance(value, dict) else None
+        yield prose.document(path, title=title if isinstance(title, str) else "")
+
+
+class NotebookReader(FileReader):
+    """Jupyter notebooks: Markdown cells unchanged, with sections by their headings; code fenced,
+    with its output."""
+
+    suffixes = frozenset({".ipynb"})
+
+    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
+        value = _value(path, self.max_bytes)
+        cells = value.get("cells") if isinstance(value, dict) else None
+        if not isinstance(cells, list):
+            raise IngestError(
+                source, "has no cells", fix="Save it from Jupyter as a notebook of version 4"
+            )
+        prose = Prose(source, self.parse.chars)
+        for cell in cells:
+            if isinstance(cell, dict):
+                _write_cell(cell, prose)
+        found = prose.document(path)
+        above = headings(found.text)
+        title = next((text for _, level, text in above if level == 1 and text), path.stem)
+        yield Document(found.id, found.text, title, source, sections=outline(above))
+
+
+def _write_cell(cell: dict[str, Any], prose: Prose) -> None:
+    text = _joined(cell.get("source"))
+    if cell.get("cell_type") != "code":
+        prose.paragraph(text)
+        return
+    if text.strip():
+        prose.paragraph(f"```\n{text}\n```")
+    outputs = cell.get("outputs")
+    for output in outputs if isinstance(outputs, list) else ():
+        if isinstance(output, dict):
+            data = output.get("data")
+            plain = data.get("text/plain") if isinstance(data, dict) else output.get("text")
+            prose.paragraph(_joined(plain))
+
+
+def _joined(source: Any) -> str:
+    """A notebook's multi-line string: a string, or a list of strings."""
+    if isinstance(source, list):
+        return "".join(part for part in source if isinstance(part, str))
+    return source if isinstance(source, str) else ""
+
+
+def _value(path: Path, max_bytes: int) -> Any:
+    source = path.as_posix()
+    text = read_text(path, max_bytes=max_bytes)
+    try:
+        value = json.loads(text, parse_constant=not_json)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise IngestError(source, f"is not JSON: {error.msg} at {where}", fix=_FIX) from None
+    except (ValueError, RecursionError) as error:
+        raise IngestError(source, f"is not usable JSON: {error}", fix=_FIX) from None
+    return storable(value, source)
+
+
+def _is_document(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("text"), str)
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """(its keys, text) of every value; `storable` has bounded the depth."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item, place)
+    elif isinstance(value, str):
+        yield place, value.strip()
+    elif value is not None:
+        yield place, json.dumps(value) if isinstance(value, bool) else plain_number(value)
+
+
+def plain_number(value: float) -> str:
+    """A number as people write it: a whole float without its zero."""
+    if isinstance(value, int):
+        return str(value)  # of any length, which a float is not
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else str(value)

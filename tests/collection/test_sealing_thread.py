@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from vivace.collection.background import Background
+from vivace.collection.sealing import SealingThread
 from vivace.run.background import NICE, BackgroundExecutor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nice values of threads")
@@ -22,7 +22,7 @@ def test_it_runs_at_lowered_priority_while_questions_arrive(idle: bool, nice: in
         seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     executor = BackgroundExecutor(foreground_idle=lambda: idle)
-    background = Background(work, executor)
+    background = SealingThread(work, executor)
     for _ in range(2):
         background.wake()
         background.drain()
@@ -35,7 +35,7 @@ def test_the_foreground_is_looked_at_when_the_work_begins() -> None:
     seen: list[int] = []
     idle = True
     executor = BackgroundExecutor(foreground_idle=lambda: idle)
-    background = Background(
+    background = SealingThread(
         lambda: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())), executor
     )
     for now in (True, False, True):
