@@ -59,7 +59,8 @@ async def searching(folder: Path, vectors: Path) -> None:
             for hit in (await docs.search(query)).hits:
                 found.update(repr((hit.chunk.id, hit.score, sorted(hit.stages.items()))).encode())
         print(json.dumps(found.hexdigest()), flush=True)
-        searcher: Any = docs.searcher
+        # the other checkout may be from before it was public
+        searcher: Any = getattr(docs, "searcher", None) or getattr(docs, "_searcher")  # noqa: B009
         while not isinstance(searcher, HybridSearcher):
             searcher = searcher._searcher
         for line in sys.stdin:
@@ -84,7 +85,7 @@ def _inline(searcher: Any, query: Query) -> None:
         searcher._whole(one, one.vector, time.monotonic())
         return
     pipeline = searcher.pipeline
-    pipeline.run(pipeline.begin(query, pipeline.settled()))
+    pipeline.run(pipeline.begin(query))
 
 
 def turns(processes: dict[str, subprocess.Popen[str]], count: int, rounds: int) -> dict[str, Any]:

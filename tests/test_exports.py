@@ -41,6 +41,12 @@ def test_public_things_are_documented() -> None:
             assert getattr(vivace, name).__doc__, name
 
 
+def test_everyday_names_are_few_and_the_others_have_modules() -> None:
+    assert 20 <= len(vivace.__all__) <= 30
+    code = "import vivace; vivace.errors.BadFilter; vivace.types.Trial; vivace.protocols.Reader"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = vivace.nonsense

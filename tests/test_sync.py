@@ -45,9 +45,9 @@ def test_every_method_of_the_facade_works(tmp_path: Path) -> None:
         assert docs.delete("b") == 1
         deltas = list(docs.stream("Which fruits are red?"))
         assert deltas[-1].answer is not None
-        with pytest.raises(vivace.BadQuery):
+        with pytest.raises(vivace.errors.BadQuery):
             docs.search("")
-        steps: list[vivace.UpkeepProgress] = []
+        steps: list[vivace.types.UpkeepProgress] = []
         docs.compact(progress=steps.append)
         docs.rebuild()
         assert docs.verify(progress=steps.append) == []
@@ -59,7 +59,7 @@ def test_every_method_of_the_facade_works(tmp_path: Path) -> None:
 def test_documents_of_given_vectors_need_vectors(tmp_path: Path) -> None:
     with (
         vivace.open(tmp_path / "c", embed__model="given:4") as docs,
-        pytest.raises(vivace.EmbeddingError, match="Pass the vectors"),
+        pytest.raises(vivace.errors.EmbeddingError, match="Pass the vectors"),
     ):
         docs.add([Document("a", "text")])
 
@@ -67,7 +67,7 @@ def test_documents_of_given_vectors_need_vectors(tmp_path: Path) -> None:
 def test_reembedding_by_the_blocking_facade(tmp_path: Path) -> None:
     with vivace.open(tmp_path / "c", embed__model="given:4") as docs:
         docs.add([Chunk("a", "Apples are red.")], np.eye(1, 4))
-    with pytest.raises(vivace.EmbedderMismatch):
+    with pytest.raises(vivace.errors.EmbedderMismatch):
         vivace.open(tmp_path / "c")
     assert vivace.reembed(tmp_path / "c").chunks == 1
     with vivace.open(tmp_path / "c") as docs:
@@ -81,9 +81,9 @@ def test_no_thread_is_left(tmp_path: Path) -> None:
     docs.add([Document("a", "Apples are red.")])
     docs.close()
     docs.close()
-    with pytest.raises(vivace.StoreError, match="closed"):
+    with pytest.raises(vivace.errors.StoreError, match="closed"):
         docs.info()
-    with pytest.raises(vivace.CollectionNotFound):
+    with pytest.raises(vivace.errors.CollectionNotFound):
         vivace.open(tmp_path / "none", create=False)
     assert set(threading.enumerate()) == before
 
@@ -91,7 +91,7 @@ def test_no_thread_is_left(tmp_path: Path) -> None:
 def test_a_callback_that_calls_back_gets_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Some text.")
     with vivace.open(tmp_path / "c") as docs:
-        with pytest.raises(vivace.StoreError, match="own callback"):
+        with pytest.raises(vivace.errors.StoreError, match="own callback"):
             docs.ingest(tmp_path / "a.txt", progress=lambda _: print(docs.info()))
         assert docs.info().documents == 1
 

@@ -201,7 +201,10 @@ class BlockingCollection:
 def open(  # noqa: A001 (public)
     name: str | Path = "default", *, create: bool = True, **settings: Any
 ) -> BlockingCollection:
-    """Open a collection for blocking use; settings as keyword arguments, e.g. `embed__workers=1`.
+    """Open a collection for blocking use.
+
+    Keyword arguments are settings, such as `embed__workers=1`, and the parts that `Engine` takes:
+    `embedder`, `generator`, `reranker`, `readers`.
 
     Raises:
         BadSettings, CollectionNotFound, EmbedderMismatch: see `Engine`.

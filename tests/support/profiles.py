@@ -9,6 +9,12 @@ from typing import Final
 from hypothesis import HealthCheck, settings
 
 FULL: Final = os.environ.get("VIVACE_TEST_PROFILE") == "full"
+FUZZ: Final = 20_000 if FULL else 300
+"""Inputs of a test that throws arbitrary ones at a boundary."""
+FUZZ_SECONDS: Final = 3600 if FULL else 120
+"""Timeout of such a test."""
+SLOWEST_INPUT: Final = 1.0
+"""Seconds of CPU that one of them may take."""
 
 
 def scaled(full: int) -> int:
@@ -17,6 +23,11 @@ def scaled(full: int) -> int:
     For tests that set their own `max_examples` or `stateful_step_count`.
     """
     return full if FULL else max(5, full // 5)
+
+
+def fuzzed() -> int:
+    """Inputs of one fuzz target: 20,000 under the full profile, a few hundred otherwise."""
+    return 20_000 if FULL else 300
 
 
 def register() -> None:

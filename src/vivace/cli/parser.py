@@ -258,6 +258,11 @@ def _settings(add: Add) -> None:
     add("--markdown", action="store_true", help="print the reference page")
 
 
+def _trust(add: Add) -> None:
+    add("file", nargs="?", default="vivace.toml", metavar="FILE", help="default: ./vivace.toml")
+    add("--forget", action="store_true", help="trust it no longer")
+
+
 def _fake_llm(add: Add) -> None:
     add("--host", default="127.0.0.1", help="default: 127.0.0.1")
     add("--port", type=int, default=0, metavar="N", help="default: any free one")
@@ -380,6 +385,17 @@ COMMANDS = (
         "vivace settings --json",
         _settings,
         collection=False,
+    ),
+    Command(
+        "trust",
+        "preferences",
+        "Trust a settings file with its present content, and show what in it needs trust.",
+        "vivace trust ./vivace.toml",
+        _trust,
+        collection=False,
+        notes="\nOf a file that is not trusted, a command that finds it as ./vivace.toml takes only"
+        " settings that\nname no address, file, model, prompt or secret, and else ends with status"
+        " 2. A changed file has to\nbe trusted again.",
     ),
     Command(
         "fake-llm",

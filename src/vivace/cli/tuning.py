@@ -95,7 +95,7 @@ def _repeating(tuning: Tuning, options: argparse.Namespace) -> str:
     words += ["--config", options.config] if options.config else []
     for item in options.set:
         if not settings_module.is_secret(item.partition("=")[0]):
-            words += ["--set", item]
+            words += ["--set", settings_module.masked(item)]
     words += ["--recall", f"{wanted.recall:g}"]
     words += ["--p95", f"{wanted.p95_ms:g}ms"] if wanted.p95_ms is not None else []
     words += ["--memory", f"{wanted.memory_bytes}B"] if wanted.memory_bytes is not None else []

@@ -15,7 +15,7 @@ from vivace.errors import BadInput, IngestError
 from vivace.ingest import formats
 from vivace.ingest.chunking import indexed_text, split
 from vivace.ingest.sandbox import Passwords, Reading, Sandbox
-from vivace.protocols import TokenCounter
+from vivace.protocols import Reader, TokenCounter
 from vivace.settings import Parse, Settings
 from vivace.store.store import Store
 from vivace.types import Chunk, Document, Failure, Skipped
@@ -35,23 +35,27 @@ def from_paths(
     max_bytes: int,
     parse: Parse,
     sandbox: Sandbox,
+    readers: Sequence[Reader] = (),
     ask: Passwords | None = None,
 ) -> Iterator[Source]:
     """Every document below the paths, and what could not be read or was skipped, in order.
 
     Files of risky or slow formats are read in the sandbox, a few ahead of the consumer, so that its
-    workers are busy while earlier documents are chunked and embedded.
+    workers are busy while earlier documents are chunked and embedded. `readers` come before the
+    built-in ones and run in this process.
     """
     ahead: deque[Path | Reading | Skipped | Failure] = deque()
     reading = 0
-    found = formats.walk(paths)
+    own = {suffix: reader for reader in readers for suffix in reader.suffixes}
+    found = formats.walk(paths, {*formats.SUFFIXES, *own})
     try:
         while True:
             while reading < sandbox.ahead and len(ahead) < _LOOK_AHEAD:
                 item = next(found, None)
                 if item is None:
                     break
-                if isinstance(item, Path) and formats.sandboxed(item):
+                own_format = isinstance(item, Path) and item.suffix.lower() in own
+                if isinstance(item, Path) and not own_format and formats.sandboxed(item):
                     ahead.append(sandbox.read(item, max_bytes=max_bytes, ask=ask))
                     reading += 1
                 else:
@@ -60,7 +64,8 @@ def from_paths(
                 return
             first = ahead[0]
             if isinstance(first, Path):
-                yield from formats.read(first, max_bytes=max_bytes, parse=parse)
+                reader = own.get(first.suffix.lower())
+                yield from formats.read(first, max_bytes=max_bytes, parse=parse, reader=reader)
             elif isinstance(first, Reading):
                 yield from first
                 reading -= 1

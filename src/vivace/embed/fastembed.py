@@ -18,6 +18,7 @@ from vivace.embed.local import LocalEmbedder, Text
 from vivace.errors import BadSettings, EmbeddingError, MissingExtra
 from vivace.protocols import Kind
 from vivace.run.threads import NATIVE, Cores
+from vivace.settings.masking import shown_value
 from vivace.text.tokens import estimate
 from vivace.types import Vector
 
@@ -106,7 +107,8 @@ def _by_name(name: str) -> Any:
     known = [model["model"] for model in TextEmbedding.list_supported_models()]
     if name.lower() not in {model.lower() for model in known}:
         raise BadSettings(
-            f"embed.model: fastembed has no model named {name!r}, and there is no such folder",
+            f"embed.model: fastembed has no model named {shown_value(name)!r}, and there is no such"
+            " folder",
             fix=f"It has, for example, {', '.join(known[:3])}",
         )
     return _loaded(name)

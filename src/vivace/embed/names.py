@@ -12,6 +12,7 @@ from vivace.run.host import cores
 from vivace.run.model_servers import check_key, parse_model_servers
 from vivace.run.threads import Cores
 from vivace.settings import Settings
+from vivace.settings.masking import shown_value
 
 
 def load(settings: Settings, share: Cores | None = None) -> Embedder:
@@ -42,7 +43,7 @@ def load(settings: Settings, share: Cores | None = None) -> Embedder:
 
         return FastEmbed(model, workers=workers, batch=settings.embed.batch, cores=share)
     raise BadSettings(
-        f"embed.model: there is no embedder named {name!r}",
+        f"embed.model: there is no embedder named {shown_value(name)!r}",
         fix=f"Use `builtin`, `given:DIM` with DIM from 1 to {MAX_DIM}, `openai:NAME@URL`, "
         "or `fastembed:NAME-or-folder`",
     )

@@ -136,6 +136,7 @@ class Collection:
             max_bytes=self._settings.ingest.max_file_mib << 20,
             parse=self._settings.parse,
             sandbox=self._resources.sandbox,
+            readers=self._resources.readers,
             ask=password,
         )
         return await self._pipeline().run(sources, prune=roots if prune else (), progress=progress)

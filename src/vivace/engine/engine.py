@@ -13,9 +13,10 @@ from vivace.collection.corpus import Corpus
 from vivace.collection.paths import collection_path
 from vivace.collection.upkeep import Reembedded, reembed
 from vivace.engine.collection import Collection
-from vivace.engine.resources import Resources
+from vivace.engine.resources import Parts, Resources
 from vivace.errors import BadSettings, VivaceError
 from vivace.generate.batch import generate_many
+from vivace.protocols import Embedder, Generator, Reader, Reranker
 from vivace.settings import Settings
 from vivace.store.operations import Operations
 from vivace.trace import Trace
@@ -27,11 +28,27 @@ class Engine:
 
     Use it as an asynchronous context manager, or call `close`. Settings come from every source that
     `vivace.settings.load` knows, unless given.
+
+    Args:
+        embedder, generator, reranker: used in place of what the settings name, and closed with the
+            engine. See `docs/extending.md`.
+        readers: read files of their suffixes, before the built-in readers do.
     """
 
-    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
-        self.settings = settings if settings is not None else settings_module.load(**overrides)
-        self.resources = Resources.load(self.settings, self.record)
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        embedder: Embedder | None = None,
+        generator: Generator | None = None,
+        reranker: Reranker | None = None,
+        readers: Sequence[Reader] = (),
+        **overrides: Any,
+    ) -> None:
+        loaded = settings if settings is not None else settings_module.load(**overrides)
+        parts = Parts(embedder, generator, reranker, tuple(readers))
+        self.resources = Resources.load(loaded, self.record, parts)
+        self.settings = self.resources.settings
         self._collections: dict[Path, Collection] = {}
         self._opening = asyncio.Lock()
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -23,7 +23,7 @@ from vivace.generate import templates
 from vivace.generate.coalesce import Coalesced
 from vivace.generate.templates import Templates
 from vivace.ingest.sandbox import Sandbox
-from vivace.protocols import Answerer, Embedder, Generator, Reranker, Searcher
+from vivace.protocols import Answerer, Embedder, Generator, Reader, Reranker, Searcher
 from vivace.retrieve import rerankers
 from vivace.retrieve.hybrid import HybridSearcher
 from vivace.retrieve.pipeline import DenseWatch, SearchPipeline
@@ -39,6 +39,37 @@ from vivace.types import Chunk, Decision, Query, SearchResult
 if TYPE_CHECKING:
     from vivace.generate.openai import OpenAI
 
+_OBJECT: Final = "object:"
+"""Before the name of a part that was passed in, where the settings name one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Parts that the caller passes in, used in place of those that the settings name.
+
+    The engine closes them with its own.
+    """
+
+    embedder: Embedder | None = None
+    generator: Generator | None = None
+    reranker: Reranker | None = None
+    readers: tuple[Reader, ...] = ()
+    """Read files of their suffixes before the built-in readers do, in this process."""
+
+    def named_in(self, settings: Settings) -> Settings:
+        """The settings with the names of these parts, so that every cache key holds them."""
+        replace = msgspec.structs.replace
+        if self.embedder is not None:
+            name = _OBJECT + self.embedder.name
+            settings = replace(settings, embed=replace(settings.embed, model=name))
+        if self.generator is not None:
+            name = _OBJECT + self.generator.name
+            settings = replace(settings, generate=replace(settings.generate, model=name))
+        if self.reranker is not None:
+            name = _OBJECT + self.reranker.name
+            settings = replace(settings, search=replace(settings.search, rerank=name))
+        return settings
+
 
 class EmbedderPool:
     """The embedding models by name, each loaded when it is first needed, on one thread budget.
@@ -46,10 +77,14 @@ class EmbedderPool:
     Used on the event loop, or before it runs.
     """
 
-    def __init__(self, settings: Settings, cores: Cores | None) -> None:
+    def __init__(
+        self, settings: Settings, cores: Cores | None, given: Embedder | None = None
+    ) -> None:
         self._settings = settings
         self._cores = cores
         self._loaded: dict[str, Embedder] = {}
+        if given is not None:
+            self._loaded[settings.embed.model] = given
 
     def get(self, name: str = "") -> Embedder:
         """The model of this name (a value of `embed.model`); the configured one by default.
@@ -79,7 +114,7 @@ class Resources:
     templates: Templates
     caching: Caching
     model: OpenAI | None
-    """The client of the model servers, without coalescing and cache; None without a model."""
+    """The client of the model servers, without coalescing and cache; None without any."""
     generator: Generator | None
     """What answers ask: `model` behind coalescing and cache."""
     embedders: EmbedderPool
@@ -91,10 +126,12 @@ class Resources:
     """Reranks in place of MaxSim; None where MaxSim or nothing does."""
     search_pool: ThreadPool
     sandbox: Sandbox
+    readers: tuple[Reader, ...]
+    """Readers that the caller passed in."""
 
     @classmethod
-    def load(cls, settings: Settings, record: Callable[[Decision], None]) -> Self:
-        """Load what the settings name.
+    def load(cls, settings: Settings, record: Callable[[Decision], None], parts: Parts) -> Self:
+        """Load what the settings name and `parts` do not bring.
 
         Args:
             record: called with decisions about what all collections share.
@@ -102,14 +139,15 @@ class Resources:
         Raises:
             BadSettings, EmbeddingError, MissingExtra: a model, reranker or tier cannot be loaded.
         """
+        settings = parts.named_in(settings)
         known = templates.load(settings.answer.templates)
         caching = Caching(settings, record)
-        model = models.load(settings.generate)
+        model = models.load(settings.generate) if parts.generator is None else None
         share = divide(settings.embed.workers, settings.search.threads)
-        pool = EmbedderPool(settings, share.cores)
+        pool = EmbedderPool(settings, share.cores, parts.embedder)
         embedder = pool.get()
         try:
-            reranker = rerankers.load(settings, share.cores)
+            reranker = parts.reranker or rerankers.load(settings, share.cores)
         except BaseException:
             pool.close()
             raise
@@ -119,13 +157,14 @@ class Resources:
             known,
             caching,
             model,
-            _generator(model, settings, caching),
+            _generator(parts.generator or model, settings, caching),
             pool,
             embedder,
             caching.embedder(embedder, search_pool),
             reranker,
             search_pool,
             Sandbox(settings.parse),
+            parts.readers,
         )
 
     def searcher(

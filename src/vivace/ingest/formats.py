@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -81,7 +81,7 @@ def reader_for(
 
 
 def read(
-    path: Path, *, max_bytes: int, parse: Parse | None = None
+    path: Path, *, max_bytes: int, parse: Parse | None = None, reader: Reader | None = None
 ) -> Iterator[Document | IngestError]:
     """Yield the file's documents and its errors; stateless, so that another process can run it.
 
@@ -89,7 +89,7 @@ def read(
         MemoryError: the caller knows the limit. Nothing else is raised.
     """
     source = absolute(path).as_posix()
-    reader = reader_for(path, max_bytes=max_bytes, parse=parse)
+    reader = reader or reader_for(path, max_bytes=max_bytes, parse=parse)
     if reader is None:
         yield IngestError(
             source,
@@ -124,7 +124,9 @@ def read(
         )
 
 
-def walk(paths: Sequence[Path]) -> Iterator[Path | Skipped | Failure]:
+def walk(
+    paths: Sequence[Path], suffixes: Collection[str] = SUFFIXES
+) -> Iterator[Path | Skipped | Failure]:
     """Yield the readable files below `paths` as absolute paths, in a stable order.
 
     Directories are entered in order of name. Symbolic links are followed, but no file or directory
@@ -140,11 +142,11 @@ def walk(paths: Sequence[Path]) -> Iterator[Path | Skipped | Failure]:
             yield _unreachable(path, error)
             continue
         if stat.S_ISDIR(mode):
-            yield from _directory(path, seen)
+            yield from _directory(path, seen, suffixes)
         elif not stat.S_ISREG(mode):
             fix = "Give a file or a directory, not a pipe or a device"
             yield Failure(_shown(path), "is neither a file nor a directory", fix)
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() not in suffixes:
             kind = path.suffix or "files without a suffix"
             fix = f"Convert it to one of {known_suffixes()}"
             yield Failure(_shown(path), f"there is no reader for {kind}", fix)
@@ -152,13 +154,15 @@ def walk(paths: Sequence[Path]) -> Iterator[Path | Skipped | Failure]:
             yield from _once(path, os.path.realpath(path), seen)
 
 
-def _directory(root: Path, seen: set[str]) -> Iterator[Path | Skipped | Failure]:
+def _directory(
+    root: Path, seen: set[str], suffixes: Collection[str]
+) -> Iterator[Path | Skipped | Failure]:
     """The files below a directory, depth first; `seen` holds the real paths visited."""
     stack: list[tuple[str, str]] = [(str(root), os.path.realpath(root))]
     while stack:
         path, real = stack.pop()
         if not os.path.isdir(real):
-            yield from _file(Path(path), real, seen)
+            yield from _file(Path(path), real, seen, suffixes)
             continue
         if real in seen:
             continue
@@ -180,7 +184,9 @@ def _directory(root: Path, seen: set[str]) -> Iterator[Path | Skipped | Failure]
                 stack.append((entry.path, target))
 
 
-def _file(path: Path, real: str, seen: set[str]) -> Iterator[Path | Skipped | Failure]:
+def _file(
+    path: Path, real: str, seen: set[str], suffixes: Collection[str]
+) -> Iterator[Path | Skipped | Failure]:
     """An entry of a directory that is no directory itself."""
     try:
         regular = stat.S_ISREG(os.stat(real).st_mode)
@@ -189,7 +195,7 @@ def _file(path: Path, real: str, seen: set[str]) -> Iterator[Path | Skipped | Fa
         return
     if not regular:
         yield Skipped(_shown(path), "is neither a file nor a directory")
-    elif path.suffix.lower() not in SUFFIXES:
+    elif path.suffix.lower() not in suffixes:
         yield Skipped(
             _shown(path), f"there is no reader for {path.suffix or 'files without a suffix'}"
         )

@@ -74,11 +74,14 @@ def candidates(keyword: Matches, dense: Matches | None) -> Candidates:
     # taking out what the dense side has too leaves the others, without building a set of them
     scores = [bm25.pop(chunk, 0.0) for chunk in near]
     scores += bm25.values()
-    cosine = np.full(len(scores), -np.inf, np.float32)
+    near.extend(bm25)
+    n, proposed = len(scores), len(scores) - len(bm25)
+    cosine = np.full(n, -np.inf, np.float32)
     if dense is not None:
-        cosine[: len(near)] = dense.scores[0, : len(near)]
-    ids = np.array([*near, *bm25], np.int64)
-    return Candidates(ids, np.array(scores, np.float32), cosine, len(near))
+        cosine[:proposed] = dense.scores[0, :proposed]
+    # fromiter takes two thirds of array's time
+    ids, of_words = np.fromiter(near, np.int64, n), np.fromiter(scores, np.float32, n)
+    return Candidates(ids, of_words, cosine, proposed)
 
 
 def score_exactly(

@@ -62,7 +62,7 @@ class HybridSearcher:
             DeadlineExceeded: the deadline had passed before anything was done.
             Overloaded: not even the keyword side alone would be done in time.
         """
-        context = self.pipeline.begin(query, self.pipeline.settled())
+        context = self.pipeline.begin(query)
         if not self._to_embed(context) or not context.has_time_to_embed():
             return await self._finished(context, await self._hop(context))
         self._embedding += 1
@@ -101,7 +101,7 @@ class HybridSearcher:
         self, context: SearchContext, embedder: EmbedsThen
     ) -> tuple[SearchContext, Ranked]:
         """Everything after the embedding, on its thread; the context that it was done on."""
-        start = now()
+        start, tokens = now(), self.pipeline.wants_tokens([context])
 
         def then(vector: Vector, tokens: Vectors | None) -> Ranked:
             context.embedded(vector, tokens)
@@ -111,7 +111,6 @@ class HybridSearcher:
         # a search that goes on without the embedding starts afresh: the embedding's thread may
         # still be writing to this one
         rest = context.restarted()
-        tokens = self.pipeline.wants_tokens(context)
         ranked = await self._in_time(
             rest, embedder.embed_then(context.parsed.text, then, tokens=tokens)
         )
@@ -119,11 +118,11 @@ class HybridSearcher:
 
     async def _apart(self, context: SearchContext) -> Ranked:
         """The keyword side's hop while the question is embedded, then the rest in another."""
-        start = now()
+        start, tokens = now(), self.pipeline.wants_tokens([context])
         keyword = asyncio.ensure_future(self._pool.run(self.pipeline.keyword, context))
         keyword.add_done_callback(ignore_error)
         try:
-            found = await self._in_time(context, self._embed([context]))
+            found = await self._in_time(context, self._embed([context], tokens))
         except BaseException:
             keyword.cancel()
             raise
@@ -149,9 +148,9 @@ class HybridSearcher:
             context.degraded.append(EMBEDDED_LATE)
         return None
 
-    async def _embed(self, contexts: Sequence[SearchContext]) -> Embedded:
+    async def _embed(self, contexts: Sequence[SearchContext], tokens: bool) -> Embedded:
         texts = [context.parsed.text for context in contexts]
-        if self._tokens is not None and any(map(self.pipeline.wants_tokens, contexts)):
+        if tokens and self._tokens is not None:
             return await self._tokens.embed_tokens(texts, kind="query")
         return await self._embedder.embed(texts, kind="query")
 
@@ -181,11 +180,10 @@ class HybridSearcher:
     # -- many questions ---------------------------------------------------------------------
 
     def _begin_many(self, queries: Sequence[Query]) -> list[SearchContext | VivaceError]:
-        source = self.pipeline.settled()
         begun: list[SearchContext | VivaceError] = []
         for query in queries:
             try:
-                begun.append(self.pipeline.begin(query, source))
+                begun.append(self.pipeline.begin(query))
             except VivaceError as error:
                 begun.append(error)
         return begun
@@ -197,7 +195,7 @@ class HybridSearcher:
             return
         start = now()
         try:
-            found = await self._embed(contexts)
+            found = await self._embed(contexts, self.pipeline.wants_tokens(contexts))
         except (EmbeddingError, DeadlineExceeded) as error:
             if len(contexts) == 1:
                 self._not_embedded(contexts[0], error)

@@ -66,8 +66,8 @@ class Snapshots(Protocol):
 class SearchPipeline:
     """The steps of one collection's searches.
 
-    `begin` takes microseconds and runs on the event loop. The other steps block: they run on a
-    thread of the search pool, or on the one that has embedded the question.
+    `begin` and `wants_tokens` take microseconds and run on the event loop. The other steps block:
+    they run on a thread of the search pool, or on the one that has embedded the question.
 
     Args:
         watch: called with every dense answer.
@@ -102,15 +102,8 @@ class SearchPipeline:
             settings.candidates, self._fusion, _NO_RERANK if settings.rerank == "off" else rerank
         )
 
-    def settled(self) -> CandidateSource | None:
-        """The state to be searched, where it is known without blocking."""
-        return self._snapshots.settled()
-
-    def begin(self, query: Query, source: CandidateSource | None) -> SearchContext:
+    def begin(self, query: Query) -> SearchContext:
         """The question, checked and parsed, with the sooner of its deadlines.
-
-        Args:
-            source: the state to be searched; None takes the newest when the search reaches it.
 
         Raises:
             BadQuery: as `query.check`.
@@ -127,9 +120,21 @@ class SearchPipeline:
         if query.vector is not None:
             cosine = self._metric == "cosine"
             context.embedded(unit(query.vector) if cosine else query.vector)
-        if source is not None:
-            context.bind(source, self._plan(source))
         return context
+
+    def wants_tokens(self, contexts: Sequence[SearchContext]) -> bool:
+        """Whether the questions' token vectors are of use in the plan that is in force.
+
+        Binds the questions to the newest state. Where that would block, the plan is not known yet,
+        and the answer is yes.
+        """
+        if not self.rerank.reads_tokens:
+            return False
+        if not contexts[0].bound:
+            if (source := self._snapshots.settled()) is None:
+                return True
+            self._bind(contexts, source)
+        return contexts[0].plan.rerank.depth > 0
 
     def run(self, context: SearchContext) -> SearchResult | Ranking:
         """Every step that runs on a search thread: to the result, or to the ranking for a reranker
@@ -172,11 +177,10 @@ class SearchPipeline:
 
     # -- the steps --------------------------------------------------------------------------
 
-    def bind(self, contexts: Sequence[SearchContext]) -> None:
-        """Bind questions that are not bound yet to the newest state. May block."""
-        source = self._snapshots.snapshot()
+    def _bind(self, contexts: Sequence[SearchContext], source: CandidateSource) -> None:
+        plan = self._plan(source)
         for context in contexts:
-            context.bind(source, self._plan(source))
+            context.bind(source, plan)
 
     def _plan(self, source: CandidateSource) -> Stages:
         """The stages in force: the collection's plan, completed and overruled by the settings."""
@@ -187,10 +191,6 @@ class SearchPipeline:
         rerank = planned.rerank if settings.rerank != "off" else _NO_RERANK
         return Stages(planned.candidates, how, rerank)
 
-    def wants_tokens(self, context: SearchContext) -> bool:
-        """Whether the question's token vectors are of use; also while the plan is not known."""
-        return self.rerank.reads_tokens and (not context.bound or context.plan.rerank.depth > 0)
-
     def width(self, context: SearchContext) -> int:
         """Candidates taken from each side."""
         return max(context.plan.candidates, 2 * context.query.k)
@@ -198,7 +198,7 @@ class SearchPipeline:
     def keyword(self, context: SearchContext) -> Matches:
         """The keyword side's candidates."""
         if not context.bound:
-            self.bind([context])
+            self._bind([context], self._snapshots.snapshot())
         source, parsed = context.source, context.parsed
         context.allow = source.allowed(context.query)
         start, width = now(), self.width(context)
@@ -234,8 +234,8 @@ class SearchPipeline:
         Questions with filters, without a vector or with one of another dimension are left to
         `dense`, all of them where the call fails: each then has an error of its own.
         """
-        if not contexts[0].bound:
-            self.bind(contexts)
+        bound = next((context.source for context in contexts if context.bound), None)
+        self._bind(contexts, self._snapshots.snapshot() if bound is None else bound)
         plain = [
             context
             for context in contexts
@@ -284,26 +284,26 @@ class SearchPipeline:
             wanted = max(wanted, _SPARE_FACTOR * context.query.k)
         seen = DistinctTexts() if self._settings.distinct else None
         evidence = [ranking.stages[side] for side in ("bm25", "cosine") if side in ranking.stages]
-        places: list[int] = []
         chunks: list[Chunk] = []
+        dropped: list[int] = []
         at = 0
-        while len(places) < wanted and at < len(ranking.ids):
-            part = slice(at, at + wanted - len(places))
+        while len(chunks) < wanted and at < len(ranking.ids):
+            part = slice(at, at + wanted - len(chunks))
             ids = ranking.ids[part].tolist()
             existing = context.source.reader.chunks(ids)
             rows = zip(*[column[part].tolist() for column in evidence], strict=True)
             for place, (chunk_id, row) in enumerate(zip(ids, rows, strict=True), at):
                 chunk = existing.get(chunk_id)
-                if chunk is None or (parsed.excluded and parsed.excludes(chunk.text)):
-                    continue
-                if seen is not None and not seen.add(chunk.text, *row):
-                    continue
-                places.append(place)
-                chunks.append(chunk)
+                if (
+                    chunk is None
+                    or (parsed.excluded and parsed.excludes(chunk.text))
+                    or (seen is not None and not seen.add(chunk.text, *row))
+                ):
+                    dropped.append(place)
+                else:
+                    chunks.append(chunk)
             at += len(ids)
-        if at == len(places):
-            return ranking.take(slice(at), chunks)  # a view: nothing was passed over
-        return ranking.take(np.array(places, np.int64), chunks)
+        return ranking.take(np.delete(np.arange(at), dropped) if dropped else slice(at), chunks)
 
     def diversify(self, context: SearchContext, ranking: Ranking) -> Ranking:
         """The k best that are also unlike each other, as far as `search.mmr` wants that."""

@@ -1,6 +1,7 @@
 """One typed tree: defaults < vivace.toml < environment (VIVACE_EMBED__MODEL) < keyword arguments.
 
-The only module that reads the environment. `docs/settings.md` is generated from here
+A `vivace.toml` of the working folder may set only `trust.FOLDER_KEYS` unless the user trusts it.
+Only this folder reads the environment. `docs/settings.md` is generated from here
 (`vivace settings --markdown`).
 """
 
@@ -15,6 +16,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from vivace.errors import BadSettings
+from vivace.settings import masking, trust
+from vivace.settings.masking import masked
 from vivace.settings.tree import (
     Admission,
     Answering,
@@ -36,31 +39,65 @@ from vivace.settings.tree import (
 __all__ = [
     "Admission", "Answering", "Cache", "Chunking", "Embed", "Generate", "Index", "Ingest", "Parse",
     "QueryLog", "Remote", "Search", "Server", "Settings", "Tune", "child_environment", "describe",
-    "is_secret", "language", "load", "markdown",
+    "is_secret", "language", "load", "markdown", "masked", "trust_file",
 ]  # fmt: skip
 CONFIG_FILE = "vivace.toml"
 PREFIX = "VIVACE_"
 NOT_SETTINGS = "VIVACE_TEST_"
-_SECRETS = frozenset({"api_key", "password"})
+_LARGEST = 64 << 10
+"""Bytes of a settings file."""
+_MOST_DOTS = 100
+"""In one line of it: tomllib takes memory by the square of a key's parts."""
 
 
 def load(config: Path | None = None, **overrides: Any) -> Settings:
     """Settings from every source. Overrides: `embed={"workers": 1}` or `embed__workers=1`.
 
+    Args:
+        config: a settings file that the user has named, which may set everything; default:
+            `vivace.toml` in the working folder.
+
     Raises:
-        BadSettings: an unknown key, a wrong type, or an unreadable file; names the key.
+        BadSettings: an unknown key, a wrong type, or an unreadable file; names the key. Or the file
+            in the working folder sets what it may not without being trusted: see `trust`.
     """
     tree: dict[str, Any] = {}
-    path = config or Path(CONFIG_FILE)
-    if config is not None or path.is_file():
-        _merge(tree, _read_toml(path), where=str(path))
+    if config is not None or Path(CONFIG_FILE).is_file():
+        path = config or Path(CONFIG_FILE)
+        data = _bytes_of(path)
+        table = _parsed(path, data)
+        _merge(tree, table, where=str(path))
+        if config is None:
+            trust.check(path, data, table)
     for name, value in sorted(os.environ.items()):
         if name.startswith(PREFIX) and not name.startswith(NOT_SETTINGS):
             _put(tree, name.removeprefix(PREFIX).lower(), value, where=f"environment {name}")
     for name, value in overrides.items():
         _put(tree, name, value, where="keyword arguments")
     settings = _convert(tree)
-    return settings if settings.home else msgspec.structs.replace(settings, home=_default_home())
+    home = settings.home or str(trust.data_home())
+    return msgspec.structs.replace(settings, home=home)
+
+
+def trust_file(path: Path) -> dict[str, Any]:
+    """Trust this settings file with its present content; what of it needs trust, to be shown.
+
+    Raises:
+        BadSettings: it is no settings file.
+        OSError: the list of trusted files cannot be written.
+    """
+    data = _bytes_of(path)
+    table = _parsed(path, data)
+    _merge({}, table, where=str(path))
+    trust.remember(path, data)
+    return {key: _shown_at(table, key) for key in trust.needing_trust(table)}
+
+
+def _shown_at(table: Mapping[str, Any], key: str) -> Any:
+    value: Any = table
+    for name in key.split("."):
+        value = value[name]
+    return masking.MASK if is_secret(key) else masking.shown_value(value)
 
 
 def language() -> Literal["en", "zh"]:
@@ -71,7 +108,7 @@ def language() -> Literal["en", "zh"]:
 
 def is_secret(key: str) -> bool:
     """Whether the value of a setting, as `generate.api_key`, must not be shown."""
-    return key.replace("__", ".").rpartition(".")[2].strip().lower() in _SECRETS
+    return masking.is_secret(Settings, key)
 
 
 def child_environment() -> dict[str, str]:
@@ -80,12 +117,8 @@ def child_environment() -> dict[str, str]:
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """The settings as plain JSON values; a secret that is set shows as `***`."""
-    value: dict[str, Any] = msgspec.to_builtins(settings)
-    for section in value.values():
-        if isinstance(section, dict):
-            section.update({name: "***" for name in _SECRETS & section.keys() if section[name]})
-    return value
+    """The settings as plain JSON values; a secret that is set, or a URL's user, shows as `***`."""
+    return masking.shown(settings)
 
 
 def markdown() -> str:
@@ -97,11 +130,16 @@ def markdown() -> str:
         "(`[embed]` then `model = ...`), in the environment (`VIVACE_EMBED__MODEL`), or as a",
         "keyword argument (`embed__model=...`); later ones win.",
         "",
-        "| key | type | default | meaning |",
-        "|---|---|---|---|",
+        "A `vivace.toml` that lies in the working folder may set the keys marked *folder*. The",
+        "rest of it needs your trust: `vivace trust` remembers the file until it changes; or name",
+        "it with `--config FILE`. See [security](security.md).",
+        "",
+        "| key | type | default | from | meaning |",
+        "|---|---|---|---|---|",
     ]
     for key, type_name, default, description in _fields(Settings, ""):
-        lines.append(f"| `{key}` | {type_name} | `{default!r}` | {description} |")
+        source = "folder" if key in trust.FOLDER_KEYS else "trusted"
+        lines.append(f"| `{key}` | {type_name} | `{default!r}` | {source} | {description} |")
     return "\n".join(lines) + "\n"
 
 
@@ -117,10 +155,32 @@ def _fields(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, st
             yield prefix + info.name, name, info.default, meta.description
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _bytes_of(path: Path) -> bytes:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise BadSettings(
+            f"{path}: {error.strerror}", fix="Mend the file or name another one"
+        ) from error
+    if len(data) > _LARGEST:
+        raise BadSettings(
+            f"{path} has more than {_LARGEST >> 10} KiB", fix="Name a file of settings"
+        )
+    return data
+
+
+def _parsed(path: Path, data: bytes) -> dict[str, Any]:
+    if any(line.count(b".") > _MOST_DOTS for line in data.splitlines()):
+        raise BadSettings(
+            f"{path}: a line has more than {_MOST_DOTS} dots",
+            fix="Break it: a long text may go over several lines, between three quotes",
+        )
+    try:
+        return tomllib.loads(data.decode())
+    except RecursionError as error:
+        raise BadSettings(f"{path}: nested too deeply", fix="Mend the file") from error
+    except ValueError as error:  # of TOML, of UTF-8, or of a number with too many digits
         raise BadSettings(f"{path}: {error}", fix="Mend the file or name another one") from error
 
 
@@ -151,7 +211,7 @@ def _overlay(tree: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def _convert(tree: Mapping[str, Any], *, where: str = "settings") -> Settings:
     try:
-        return msgspec.convert(tree, Settings, strict=False)
+        settings = msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         parents = path.rstrip("`").lstrip(".")
@@ -163,7 +223,23 @@ def _convert(tree: Mapping[str, Any], *, where: str = "settings") -> Settings:
         fix = "`vivace settings` lists every key with its type"
         if "enum value" in text:
             fix = f"Use one of {', '.join(map(str, _choices(key)))}"
-        raise BadSettings(f"{where}: {key}: {text}", fix=fix) from error
+        text = masking.shown_value(text)  # it may quote the value
+        raise BadSettings(f"{where}: {key}: {text}", fix=fix) from None
+    if key := _not_a_number(settings):
+        raise BadSettings(f"{where}: {key}: this is not a number", fix="Give a number")
+    return settings
+
+
+def _not_a_number(section: msgspec.Struct, prefix: str = "") -> str:
+    """The key of a value that is NaN, which passes every bound; else the empty string."""
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, msgspec.Struct):
+            if key := _not_a_number(value, f"{prefix}{name}."):
+                return key
+        elif isinstance(value, float) and value != value:
+            return prefix + name
+    return ""
 
 
 def _choices(key: str) -> tuple[Any, ...]:
@@ -172,8 +248,3 @@ def _choices(key: str) -> tuple[Any, ...]:
     for name in key.split("."):
         hint = get_type_hints(hint)[name]
     return get_args(hint)
-
-
-def _default_home() -> str:
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return str(Path(base) / "vivace")

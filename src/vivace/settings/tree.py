@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
+
+from vivace.settings.masking import SettingsSection, secret
 
 
 def about(description: str, **bounds: Any) -> Meta:
@@ -13,7 +14,7 @@ def about(description: str, **bounds: Any) -> Meta:
     return Meta(description=description, **bounds)
 
 
-class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Embed(SettingsSection, frozen=True):
     model: Annotated[
         str,
         about(
@@ -39,10 +40,10 @@ class Embed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "signs"
 
 
-class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Remote(SettingsSection, frozen=True):
     """Settings of embedders named `openai:NAME@URL`."""
 
-    api_key: Annotated[str, about("sent as a bearer token; never shown")] = ""
+    api_key: Annotated[str, secret("sent as a bearer token")] = ""
     batch: Annotated[int, about("most texts in one request", ge=1, le=2048)] = 64
     concurrency: Annotated[int, about("most requests at once to a server", ge=1)] = 4
     seconds: Annotated[float, about("timeout of a request", gt=0)] = 30.0
@@ -50,7 +51,7 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retries: Annotated[int, about("further tries of a failed request", ge=0)] = 3
 
 
-class Chunking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Chunking(SettingsSection, frozen=True):
     tokens: Annotated[int, about("most tokens in a chunk; the model reads 256", ge=16, le=256)] = (
         200
     )
@@ -60,7 +61,7 @@ class Chunking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 32
 
 
-class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Ingest(SettingsSection, frozen=True):
     index_title: Annotated[bool, about("index the document's title with each of its chunks")] = (
         False
     )
@@ -76,7 +77,7 @@ class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 2.0
 
 
-class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Index(SettingsSection, frozen=True):
     family: Annotated[
         Literal["auto", "flat", "pq", "ivf", "hnsw", "graph"],
         about(
@@ -103,7 +104,7 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 5.0
 
 
-class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Search(SettingsSection, frozen=True):
     candidates: Annotated[
         int, about("chunks taken from each side before fusion", ge=1, le=10_000)
     ] = 50
@@ -145,7 +146,7 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
 
 
-class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Answering(SettingsSection, frozen=True):
     passages: Annotated[int, about("hits an answer is written from", ge=1, le=100)] = 5
     sentences: Annotated[
         int, about("most sentences the extractive generator quotes", ge=1, le=20)
@@ -174,7 +175,7 @@ class Answering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ground: Annotated[bool, about("check a model's sentences by the passages")] = True
 
 
-class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Parse(SettingsSection, frozen=True):
     """Limits on reading binary, web and large files, in a process that can be killed."""
 
     seconds: Annotated[float, about("most seconds a file may take", gt=0)] = 30.0
@@ -187,10 +188,10 @@ class Parse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         100
     )
     workers: Annotated[int, about("parse processes; 0 is one a core", ge=0)] = 0
-    password: Annotated[str, about("tried on files that ask for one; never shown")] = ""
+    password: Annotated[str, secret("tried on files that ask for one")] = ""
 
 
-class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Generate(SettingsSection, frozen=True):
     model: Annotated[
         str,
         about(
@@ -198,7 +199,7 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "several servers of one model: `URL,URL*2`, behind the `*` a weight"
         ),
     ] = ""
-    api_key: Annotated[str, about("sent as a bearer token; never shown")] = ""
+    api_key: Annotated[str, secret("sent as a bearer token")] = ""
     max_tokens: Annotated[int, about("most tokens of an answer", ge=1)] = 1024
     temperature: Annotated[float, about("sampling temperature", ge=0, le=2)] = 0.0
     context_tokens: Annotated[int, about("most tokens of the passages in a prompt", ge=128)] = 3000
@@ -232,7 +233,7 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_completion: Annotated[float, about("per million completion tokens", ge=0)] = 0.0
 
 
-class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Server(SettingsSection, frozen=True):
     host: Annotated[str, about("address to listen on")] = "127.0.0.1"
     port: Annotated[int, about("0 is any free port", ge=0, le=65535)] = 8765
     hosts: Annotated[
@@ -248,7 +249,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10.0
 
 
-class Admission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Admission(SettingsSection, frozen=True):
     """How many requests of a kind the server runs at once, and how long one may wait."""
 
     search: Annotated[int, about("most searches and embeddings at once; 0 is learned", ge=0)] = 0
@@ -264,12 +265,12 @@ class Admission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10.0
 
 
-class QueryLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class QueryLog(SettingsSection, frozen=True):
     log: Annotated[bool, about("keep the questions asked; tuning learns from them")] = True
     keep: Annotated[int, about("most questions kept, the newest", ge=0)] = 100_000
 
 
-class Tune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tune(SettingsSection, frozen=True):
     """The objective of a collection's index, and how it is watched."""
 
     recall: Annotated[float, about("floor of recall@10 against exact search", ge=0, le=1)] = 0.95
@@ -290,7 +291,7 @@ class Tune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
-class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Cache(SettingsSection, frozen=True):
     """What is cached of earlier requests, and where."""
 
     memory_mib: Annotated[
@@ -322,16 +323,16 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 5.0
     redis: Annotated[
         str,
-        about(
+        secret(
             "L2 (extra `[redis]`): redis://, rediss:// or unix://, of a server or of a "
-            "proxy before a cluster; empty is none. Never shown"
+            "proxy before a cluster; empty is none"
         ),
     ] = ""
     sql: Annotated[
         str,
-        about(
+        secret(
             "L3: `sqlite` (cache.db under `home`), a path, or postgresql:// (extra "
-            "`[postgres]`); empty is none. Never shown"
+            "`[postgres]`); empty is none"
         ),
     ] = ""
     sql_mib: Annotated[float, about("most bytes of values kept in L3", gt=0)] = 1024.0
@@ -348,7 +349,7 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0.01
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settings(SettingsSection, frozen=True):
     """Everything that can be set. Make one with `load`."""
 
     home: Annotated[

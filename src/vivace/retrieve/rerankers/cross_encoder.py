@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vivace.errors import BadSettings, MissingExtra, RerankError, VivaceError
 from vivace.run.microbatch import MicroBatcher
 from vivace.run.threads import NATIVE, Cores
+from vivace.settings.masking import shown_value
 from vivace.types import Hit, Query, Scores
 
 if TYPE_CHECKING:
@@ -193,7 +194,8 @@ def _by_name(name: str) -> Callable[[Sequence[Pair]], Any]:
     known = [model["model"] for model in TextCrossEncoder.list_supported_models()]
     if name.lower() not in {model.lower() for model in known}:
         raise BadSettings(
-            f"search.rerank: fastembed has no reranker named {name!r}, and there is no such folder",
+            f"search.rerank: fastembed has no reranker named {shown_value(name)!r}, and there is no"
+            " such folder",
             fix=f"It has, for example, {', '.join(known[:3])}",
         )
     try:
