@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from tests.support import profiles
 
 ROOT = Path(__file__).parents[1]
+MEMORY = Path("/dev/shm")
 profiles.register()
+
+
+def pytest_configure() -> None:
+    """Keep temporary files in memory where there is room: durable writes wait for the disk."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture(scope="session")

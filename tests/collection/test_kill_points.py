@@ -1,8 +1,9 @@
-"""kill -9 at random moments of what changes a collection: ingest, seal, merge, compact.
+"""kill -9 at random moments of every change to a collection: ingest, seal, merge, compact.
 
-The process that is killed says what it was told is done. After it the collection opens, holds
-exactly that (and of the call it was killed in all or nothing), and once the next writer has been,
-no file is left that nothing names. After a full merge it answers as one built afresh.
+The killed process has reported every change that was acknowledged to it. Afterwards the collection
+opens and holds exactly those, and all or nothing of the interrupted change. Once another process
+has written, every file left is named by the collection. After a full merge it answers as one built
+from scratch.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ import pytest
 
 from tests.collection import known
 
-IN_CI = 12
 ALL = 200
 ROOT = Path(__file__).parents[2]
 
 
 async def work(folder: Path, seed: int) -> None:
-    """Change the collection at random for ever; a line before and after every change."""
+    """Change the collection at random for ever; print a line before and after every change."""
     rng = random.Random(seed)
     async with known.engine() as engine:
         docs = await engine.open(folder)
@@ -59,7 +59,7 @@ def tell(line: object) -> None:
 
 
 def killed(folder: Path, seed: int, rng: random.Random) -> list[dict[str, object]]:
-    """What a worker said until it was killed, some moment after it began its n-th change."""
+    """The lines of a worker that was killed at some moment after it began its n-th change."""
     command = [sys.executable, "-m", "tests.collection.test_kill_points", str(folder), str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
@@ -72,7 +72,7 @@ def killed(folder: Path, seed: int, rng: random.Random) -> list[dict[str, object
             if not after:
                 break
         until = time.perf_counter() + rng.choice((0, 0.001, 0.005, 0.02, 0.1)) * rng.random()
-        while time.perf_counter() < until:  # the moment is to be anywhere, also within a write
+        while time.perf_counter() < until:  # any moment, inside a write, too
             pass
     finally:
         process.send_signal(signal.SIGKILL)
@@ -118,7 +118,7 @@ async def kill_and_look(folder: Path, fresh: Path, kills: int, seed: int) -> Non
 async def look(
     folder: Path, fresh: Path, versions: dict[int, int], maybe: dict[int, int]
 ) -> dict[int, int]:
-    """Hold the collection against what it should be; returns what is there."""
+    """Compare the collection with what it must hold; returns the versions it has."""
     async with known.engine() as engine:
         docs = await engine.open(folder)
         there = await known.state(docs)
@@ -143,15 +143,16 @@ async def look(
 
 
 @pytest.mark.timeout(300)
-async def test_a_dozen_kills(tmp_path: Path) -> None:
-    await kill_and_look(tmp_path / "collection", tmp_path / "fresh", IN_CI, 1)
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.integration)])
+async def test_kills_at_random_moments_leave_a_whole_collection(tmp_path: Path, kills: int) -> None:
+    await kill_and_look(tmp_path / "collection", tmp_path / "fresh", kills, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(2, 12))
 async def test_many_kills(tmp_path: Path, seed: int) -> None:
-    """Two hundred in all, each seed with a collection of its own."""
+    """Two hundred kills, with a collection for each seed."""
     await kill_and_look(tmp_path / "collection", tmp_path / "fresh", ALL // 10, seed)
 
 

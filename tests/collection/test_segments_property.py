@@ -1,14 +1,16 @@
-"""Any history of adds, updates, deletes, seals, merges, reopens and a second reader, against
-brute force; and both sides agree about which chunks exist."""
+"""Any history of additions, updates, deletions, seals, merges and reopenings, with a second reader:
+searches equal brute force, and both sides hold the same chunks."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,6 +21,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from tests.support.profiles import scaled
 from vivace.collection.corpus import Corpus
 from vivace.collection.snapshot import Snapshot
 from vivace.index.flat import FlatIndex
@@ -33,17 +36,18 @@ SETTINGS = Index(family="flat", seal_chunks=6, merge_factor=2, terms_chunks=5, t
 
 
 class Histories(RuleBasedStateMachine):
-    """One writer, one reader that is opened and asked at any time, and what must be true."""
+    """A writer, and a reader that is opened and searched at any time."""
 
     @initialize(seed=st.integers(0, 2**16))
     def start(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.folder = Path(tempfile.mkdtemp()) / "c"
+        root = os.environ.get("PYTEST_DEBUG_TEMPROOT")
+        self.folder = Path(tempfile.mkdtemp(dir=root)) / "c"
         self.writer = self._opened()
         self.reader: Corpus | None = None
         self.version = 0
         self.documents: dict[str, int] = {}
-        """Its colour, by id."""
+        """Colour by document id."""
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -56,20 +60,20 @@ class Histories(RuleBasedStateMachine):
         ids=st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True), n=st.integers(1, 4)
     )
     def put(self, ids: list[int], n: int) -> None:
-        self._apply([self._put(f"d{id}", n) for id in ids])
+        self._apply([self._put(f"d{number}", n) for number in ids])
 
     @rule(ids=st.lists(st.integers(0, 30), min_size=1, max_size=12, unique=True))
     def delete(self, ids: list[int]) -> None:
-        self._apply([Remove(f"d{id}") for id in ids])
-        for id in ids:
-            self.documents.pop(f"d{id}", None)
+        self._apply([Remove(f"d{n}") for n in ids])
+        for n in ids:
+            self.documents.pop(f"d{n}", None)
 
     @rule(share=st.floats(0, 1))
     def several_in_one_session(self, share: float) -> None:
         with self.writer.writing():
             for number in range(4):
-                some = [f"d{id}" for id in range(31) if self.rng.random() < share / 4]
-                changes: list[Change] = [self._put(id, 1 + number % 2) for id in some]
+                some = [f"d{n}" for n in range(31) if self.rng.random() < share / 4]
+                changes: list[Change] = [self._put(name, 1 + number % 2) for name in some]
                 if changes:
                     self.writer.apply(changes)
                     self._agree(self.writer.snapshot())
@@ -109,14 +113,12 @@ class Histories(RuleBasedStateMachine):
         self.writer, self.reader = self.reader, self.writer
 
     @invariant()
-    def everybody_is_right(self) -> None:
+    def writer_and_reader_answer_as_brute_force(self) -> None:
         if not hasattr(self, "folder"):
             return
         self._agree(self.writer.snapshot())
         if self.reader is not None:
             self._agree(self.reader.snapshot())
-
-    # -- what must be true -------------------------------------------------------------------
 
     def _agree(self, snapshot: Snapshot) -> None:
         store = self.writer.store
@@ -129,7 +131,7 @@ class Histories(RuleBasedStateMachine):
             wanted = None
             if allow is not None and len(ids):
                 wanted = np.zeros(int(ids[-1]) + 1, np.bool_)
-                wanted[[id for id in ids.tolist() if colours[id] == 1]] = True
+                wanted[[n for n in ids.tolist() if colours[n] == 1]] = True
                 if 1 not in colours.values():
                     continue
             elif allow is not None:
@@ -142,10 +144,10 @@ class Histories(RuleBasedStateMachine):
             assert found.scores.tolist() == expected.scores.tolist()
             everything = snapshot.dense(queries[:1], len(ids) + 5, allow=given).ids[0]
             by_words = snapshot.keyword([*WORDS, "every"], len(ids) + 5, allow=given).ids
-            here = {id for id in everything.tolist() if id >= 0}
-            said = [id for id in by_words.ravel().tolist() if id >= 0]
-            assert len(said) == len(set(said))
-            assert set(said) == here
+            here = {n for n in everything.tolist() if n >= 0}
+            found_by_words = [n for n in by_words.ravel().tolist() if n >= 0]
+            assert len(found_by_words) == len(set(found_by_words))
+            assert set(found_by_words) == here
 
     def _stored(self) -> tuple[Ids, Float16Vectors]:
         batches = list(self.writer.store.vectors())
@@ -153,20 +155,18 @@ class Histories(RuleBasedStateMachine):
             return np.empty(0, np.int64), np.empty((0, DIM), np.float16)
         return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
 
-    # -- doing it ------------------------------------------------------------------------------
-
     def _apply(self, changes: list[Any]) -> None:
         with self.writer.writing():
             self.writer.apply(changes)
             self._agree(self.writer.snapshot())
 
-    def _put(self, id: str, n: int) -> Put:
+    def _put(self, name: str, n: int) -> Put:
         self.version += 1
-        self.documents[id] = colour = int(self.rng.integers(2))
+        self.documents[name] = colour = int(self.rng.integers(2))
         chunks, at = [], 0
         for _ in range(n):
             words = f"every {self.rng.choice(WORDS)} {self.rng.choice(WORDS)}"
-            chunk = Chunk(id, words, at, at + len(words))
+            chunk = Chunk(name, words, at, at + len(words))
             at = chunk.end
             # few different vectors, so that there are ties
             vector = np.zeros(DIM, np.float16)
@@ -175,7 +175,7 @@ class Histories(RuleBasedStateMachine):
                 vector = self.rng.normal(size=DIM).astype(np.float16)
             chunks.append(NewChunk(chunk, words.encode() + vector.tobytes(), vector))
         text = "".join(c.chunk.text for c in chunks)
-        document = Document(id, text, metadata={"colour": colour})
+        document = Document(name, text, metadata={"colour": colour})
         return Put(document, str(self.version).encode(), tuple(chunks))
 
     def _opened(self) -> Corpus:
@@ -183,4 +183,9 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+TestHistories.settings = settings(max_examples=scaled(20), stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.stateful
+class TestLongHistories(Histories.TestCase):  # type: ignore[valid-type,misc]
+    settings = settings(max_examples=40, stateful_step_count=50, deadline=None)

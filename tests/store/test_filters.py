@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.profiles import FUZZ, FUZZ_SECONDS, SLOWEST_INPUT
 from vivace.errors import BadFilter
+from vivace.store.filters import digest
 from vivace.store.store import Store
 from vivace.store.transaction import NewChunk, Put
 from vivace.types import Chunk, Document
@@ -86,6 +89,16 @@ def test_matching(store: Store, filters: dict[str, Any], expected: list[int]) ->
         ({"$or": []}, "non-empty list"),
         ({"$or": {"lang": "en"}}, "non-empty list"),
         ({"$not": "lang"}, "must be a mapping"),
+        ({"$or": [{}] * 3000}, "more than 400 conditions"),
+        ({"$and": [{"year": {"$in": []}}] * 3000}, "more than 400 conditions"),
+        ({"$or": [{}] * 20_000}, "more than 16,384 values"),
+        ({"lang": {"$in": ["x" * 100] * 1000}}, "65,536 bytes"),
+        ({"x" * 100_000: "en"}, "65,536 bytes"),
+        ({"lang": "\u4e2d" * 30_000}, "65,536 bytes"),
+        ({"x" * 1000: "en"}, r"key 'x{80}\.\.\.'"),
+        ({"year": 10**5000}, "a large number"),
+        ({"year": {"$in": [1, float("nan")]}}, "finite number"),
+        ({"year": float("inf")}, "finite number"),
     ],
 )
 def test_mistakes_are_named(store: Store, filters: dict[str, Any], message: str) -> None:
@@ -99,6 +112,36 @@ def test_depth_is_bounded(store: Store) -> None:
         deep = {"$not": deep}
     with pytest.raises(BadFilter, match="deep"):
         store.matching(deep)
+    for _ in range(100_000):  # far deeper than a recursion could follow
+        deep = {"$not": deep}
+    with pytest.raises(BadFilter, match="nested more than 100 levels deep"):
+        store.matching(deep)
+
+
+def test_a_filter_that_holds_itself_is_refused(store: Store) -> None:
+    endless: dict[str, Any] = {}
+    endless["$not"] = endless
+    with pytest.raises(BadFilter, match="deep"):
+        store.matching(endless)
+
+
+def test_the_most_conditions_that_are_allowed_are_answered(store: Store) -> None:
+    filters: dict[str, Any] = {"$or": [{"lang": "xx"}] * 399 + [{"lang": "zh"}]}
+    assert found(store, filters) == [1]
+    for _ in range(31):
+        filters = {"$and": [filters]}
+    assert found(store, filters) == [1]
+    assert found(store, {"$and": [{}] * 400}) == [0, 1, 2, 3, 4]
+
+
+def test_a_digest_tells_filters_apart() -> None:
+    filters: list[dict[str, Any]] = [
+        {"a": 1}, {"a": "1"}, {"a": 1.0}, {"a": True}, {"a": None}, {"b": 1}, {"a": [1]},
+        {"a": {"$in": [1]}}, {"$and": [{"a": 1}]}, {"a": "\ud800"}, {},
+    ]  # fmt: skip
+    assert len({digest(each) for each in filters}) == len(filters)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert {len(digest(each)) for each in filters} == {16}
 
 
 def test_known_keys_are_listed(store: Store) -> None:
@@ -112,6 +155,12 @@ def test_a_quote_in_a_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadFilter, match="holds a quote"):
         store.matching({'k"': 1})
     store.close()
+
+
+def _nested(key: str, inner: Any, times: int) -> Any:
+    for _ in range(times):
+        inner = {key: inner} if key != "$or" else {key: [inner]}
+    return inner
 
 
 leaves = st.one_of(
@@ -150,3 +199,46 @@ def holds(metadata: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
 @given(tree=trees)
 def test_any_tree(store: Store, tree: dict[str, Any]) -> None:
     assert found(store, tree) == [n for n, m in enumerate(DOCUMENTS) if holds(m, tree)]
+
+
+keys = st.one_of(
+    st.sampled_from(["lang", "year", "tags", "$id", "$source", "$title", "$and", "$or", "$not"]),
+    st.sampled_from(["$eq", "$ne", "$gt", "$in", "$nin", "$lte", "$near", 'k"', "a\\", ""]),
+    st.text(max_size=5),
+)
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=20),
+        st.sampled_from([2**63, -(2**63), "\x00", "\ud800", b"bytes"]),
+        st.builds(lambda n: 10**n, st.just(5000)),
+        st.builds(lambda n: "x" * n, st.just(70_000)),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=6),
+        st.dictionaries(keys, inner, max_size=4),
+        # what only its size makes hostile
+        st.builds(lambda each, n: [each] * n, inner, st.integers(0, 5000)),
+        st.builds(_nested, keys, inner, st.integers(0, 200)),
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.mark.timeout(FUZZ_SECONDS)
+@settings(max_examples=FUZZ)
+@given(filters=st.one_of(st.dictionaries(keys, values, max_size=4), values))
+def test_any_value_is_a_filter_or_is_refused(store: Store, filters: Any) -> None:
+    began = time.thread_time()
+    message, matching = "", []
+    try:
+        digest(filters)
+        matching = found(store, filters)
+    except BadFilter as error:
+        message = str(error)
+    assert set(matching) <= set(range(len(DOCUMENTS)))
+    assert len(message) < 1000
+    assert time.thread_time() - began < SLOWEST_INPUT

@@ -9,6 +9,12 @@ from typing import Final
 from hypothesis import HealthCheck, settings
 
 FULL: Final = os.environ.get("VIVACE_TEST_PROFILE") == "full"
+FUZZ: Final = 20_000 if FULL else 300
+"""Inputs of a test that throws arbitrary ones at a boundary."""
+FUZZ_SECONDS: Final = 3600 if FULL else 120
+"""Timeout of such a test."""
+SLOWEST_INPUT: Final = 1.0
+"""Seconds of CPU that one of them may take."""
 
 
 def scaled(full: int) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from vivace.collection.dense import Dense
 from vivace.collection.keywords import TermState
-from vivace.errors import BadFilter, BadVectors, StoreError
+from vivace.errors import BadVectors, StoreError
+from vivace.store.filters import digest
 from vivace.store.store import Store
 from vivace.types import (
     Bitmap,
@@ -25,7 +27,8 @@ from vivace.types import (
     Vectors,
 )
 
-_FILTERS_KEPT = 256
+_FILTERS_KEPT = 32 << 20
+"""Bytes of the bitmaps of filters in memory: 32 filters of a million chunks."""
 _CHUNKS_KEPT = 4096
 """About 5 MB. Reading ten chunks from SQLite takes 140 microseconds, a fifth of a whole search."""
 _SIGNS_KEPT = 32 << 20
@@ -42,6 +45,37 @@ class _SignCache:
     def __init__(self) -> None:
         self.by_id: dict[int, Signs | None] = {}
         self.bytes = 0
+
+
+class FilterBitmaps:
+    """Bitmaps of filters by the filter's digest, bounded in bytes; the least used is dropped.
+
+    `bytes` is what they take now. A bitmap that alone exceeds the bound is not kept. Safe to use
+    from several threads.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.bytes = 0
+        self._most = most
+        self._bitmaps: OrderedDict[bytes, Bitmap] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> Bitmap | None:
+        with self._lock:
+            found = self._bitmaps.get(key)
+            if found is not None:
+                self._bitmaps.move_to_end(key)
+            return found
+
+    def put(self, key: bytes, bitmap: Bitmap) -> None:
+        with self._lock:
+            if key in self._bitmaps or bitmap.nbytes + _ROW_BYTES > self._most:
+                return
+            self._bitmaps[key] = bitmap
+            self.bytes += bitmap.nbytes + _ROW_BYTES
+            while self.bytes > self._most:
+                _, least = self._bitmaps.popitem(last=False)
+                self.bytes -= least.nbytes + _ROW_BYTES
 
 
 class Snapshot:
@@ -66,7 +100,9 @@ class Snapshot:
         self._terms = terms
         # sealing and merging make another snapshot of the same epoch: it keeps the caches
         same = before is not None and before.epoch == epoch
-        self._allowed: dict[str, Bitmap] = before._allowed if same and before else {}
+        self._allowed: FilterBitmaps = (
+            before._allowed if same and before else FilterBitmaps(_FILTERS_KEPT)
+        )
         self._chunks: dict[int, Chunk] = before._chunks if same and before else {}
         self._signs: _SignCache = before._signs if same and before else _SignCache()
 
@@ -205,16 +241,11 @@ class Snapshot:
         return 0 <= chunk_id < len(live) and bool(live[chunk_id])
 
     def _bitmap(self, filters: Metadata) -> Bitmap:
-        try:
-            key = json.dumps(filters, sort_keys=True, default=str)
-        except (RecursionError, TypeError, ValueError) as error:
-            raise BadFilter(f"the filter is no JSON: {error}", fix="Nest it less deeply") from error
+        key = digest(filters)
         bitmap = self._allowed.get(key)
         if bitmap is None:
             ids = self._store.matching(filters)
             bitmap = np.zeros(int(ids.max()) + 1 if len(ids) else 0, np.bool_)
             bitmap[ids] = True
-            if len(self._allowed) >= _FILTERS_KEPT:
-                self._allowed.clear()
-            self._allowed[key] = bitmap
+            self._allowed.put(key, bitmap)
         return bitmap
