@@ -302,7 +302,7 @@ class Keywords:
             self._index_in_memory()
 
     def _start_anew(self) -> None:
-        self._making.touch()
+        self._making.touch(mode=files.FILE_MODE)
         if self._folder.exists():
             shutil.rmtree(self._folder)
         self._adopt(TantivyTerms.create(self._folder), 0)

@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from vivace.errors import StoreError
+from vivace.store import privacy
 from vivace.store.connections import translation
 from vivace.trace import Trace
 from vivace.types import Decision
@@ -163,6 +164,8 @@ class Operations:
             # SQLite takes a file shorter than a header for a new one
             if self._path.exists() and self._path.stat().st_size % _SECTOR:
                 raise _Damaged(f"{self._path} is cut")
+            with suppress(OSError):  # the connection says why it cannot be made
+                privacy.make_file(self._path)
             connection = sqlite3.connect(
                 self._path, timeout=2.0, isolation_level=None, check_same_thread=False
             )
