@@ -238,10 +238,10 @@ class TestDelete:
             ]
             await docs.add(batch)
             live.update({d.id: d for d in batch})
-            gone = [id for id in list(live) if rng.random() < 0.2]
+            gone = [name for name in list(live) if rng.random() < 0.2]
             await docs.delete(gone)
-            for id in gone:
-                del live[id]
+            for name in gone:
+                del live[name]
         fresh = await engine.open(tmp_path / "fresh")
         await fresh.add(list(live.values()))
         assert (await docs.info()).documents == len(live)

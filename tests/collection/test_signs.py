@@ -71,7 +71,7 @@ async def kept(docs: Collection) -> dict[str, Signs]:
     source = docs.corpus.snapshot()
     found = source.signs(range(2_000))
     chunks = source.chunks(found)
-    return {chunks[id].text: signs for id, signs in found.items()}
+    return {chunks[number].text: signs for number, signs in found.items()}
 
 
 async def texts(docs: Collection) -> set[str]:

@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def found(store: Store, filters: Mapping[str, Any]) -> list[int]:
-    return [int(id) - 1 for id in sorted(store.matching(filters))]
+    return [int(number) - 1 for number in sorted(store.matching(filters))]
 
 
 @pytest.mark.parametrize(

@@ -41,17 +41,17 @@ def signs_of(text: str) -> Signs:
     return np.repeat(np.frombuffer(text.encode(), np.uint8)[:, None], WIDTH, axis=1)
 
 
-def put(id: str, *texts: str, signed: bool = True) -> Put:
+def put(chunk_id: str, *texts: str, signed: bool = True) -> Put:
     chunks = [
         NewChunk(
-            Chunk(id, text, at, at + len(text)),
+            Chunk(chunk_id, text, at, at + len(text)),
             text.encode(),
             np.full(DIM, len(text), np.float16),
             signs_of(text) if signed else None,
         )
         for at, text in enumerate(texts)
     ]
-    return Put(Document(id, "".join(texts)), repr(texts).encode(), tuple(chunks))
+    return Put(Document(chunk_id, "".join(texts)), repr(texts).encode(), tuple(chunks))
 
 
 def kept(store: Store) -> dict[str, list[list[int]]]:
@@ -59,7 +59,7 @@ def kept(store: Store) -> dict[str, list[list[int]]]:
     found = store.signs(range(1_200))
     chunks = store.chunks(found)
     assert len(chunks) == len(found)
-    return {chunks[id].text: signs.tolist() for id, signs in found.items()}
+    return {chunks[chunk_id].text: signs.tolist() for chunk_id, signs in found.items()}
 
 
 def expected(*texts: str) -> dict[str, list[list[int]]]:

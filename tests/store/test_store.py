@@ -49,14 +49,14 @@ def vector(value: float) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
     return np.full(DIM, value, np.float16)
 
 
-def put(id: str, *texts: str, metadata: dict[str, object] | None = None, **fields: str) -> Put:
+def put(name: str, *texts: str, metadata: dict[str, object] | None = None, **fields: str) -> Put:
     text = " ".join(texts)
     document = Document(
-        id, text, metadata=metadata or {}, sections=(Section(0, ("H",), 2),), **fields
+        name, text, metadata=metadata or {}, sections=(Section(0, ("H",), 2),), **fields
     )
     chunks, at = [], 0
     for piece in texts:
-        chunk = Chunk(id, piece, at, at + len(piece), section=("H",), page=2)
+        chunk = Chunk(name, piece, at, at + len(piece), section=("H",), page=2)
         chunks.append(NewChunk(chunk, piece.encode("utf-8", "replace"), vector(len(piece))))
         at += len(piece) + 1
     return Put(document, text.encode("utf-8", "replace"), tuple(chunks))
@@ -161,8 +161,8 @@ def test_metadata_and_text_that_cannot_be_stored(store: Store) -> None:
 def test_sources_below_a_folder(store: Store) -> None:
     store.commit([put("a", "1", source="/d/a"), put("b", "2", source="/d/e/b")])
     store.commit([put("c", "3", source="/dx/c")])
-    assert [id for id, _ in store.under("/d")] == ["a", "b"]
-    assert [id for id, _ in store.under("/d/a")] == ["a"]
+    assert [name for name, _ in store.under("/d")] == ["a", "b"]
+    assert [name for name, _ in store.under("/d/a")] == ["a"]
 
 
 def test_query_log_keeps_the_newest(store: Store) -> None:
