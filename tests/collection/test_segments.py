@@ -287,7 +287,7 @@ class TestFollowing:
             lambda c: c.execute("UPDATE meta SET value = 'other' WHERE key = 'embedder'")
         )
         writer.store.commit([put(1)])
-        with pytest.raises(EmbedderMismatch, match="embedded anew with other"):
+        with pytest.raises(EmbedderMismatch, match="re-embedded with other"):
             reader.snapshot()
         reader.close()
         writer.close()
