@@ -1,4 +1,4 @@
-"""A forward pass that nobody waits for any more is stopped; one that somebody does is not."""
+"""A forward pass is stopped once no caller waits for any of its texts, and not before."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vivace.embed.minilm import DIM, MiniLM
+from vivace.embed import minilm
+from vivace.embed.minilm import DIM, FOLDER, MiniLM, MiniLMTokenizer, open_session
+from vivace.run.work import Priority
 
 
 class Endless:
-    """A session whose pass ends when it is told to, or may."""
+    """A session whose pass ends when it is terminated or `may` is set."""
 
     def __init__(self) -> None:
         self.running = threading.Event()
         self.may = threading.Event()
+        self.ended = threading.Event()
         self.stopped = 0
 
     def run(self, names: list[str], feed: Any, options: Any) -> list[Any]:
@@ -26,6 +29,7 @@ class Endless:
         while not self.may.wait(0.002):
             if options.terminate:
                 self.stopped += 1
+                self.ended.set()
                 raise RuntimeError("Exiting due to terminate flag being set to true.")
         return [np.ones((len(feed["input_ids"]), DIM), np.float32)]
 
@@ -36,25 +40,25 @@ def session() -> Endless:
 
 
 @pytest.fixture
-def embedder(session: Endless) -> Iterator[MiniLM]:
+def embedder(session: Endless, monkeypatch: pytest.MonkeyPatch) -> Iterator[MiniLM]:
+    monkeypatch.setattr(minilm, "open_session", lambda _: session)
     made = MiniLM(workers=1, batch=8)
-    made._session = session
     yield made
     session.may.set()
     made.close()
 
 
 async def begun(session: Endless) -> None:
-    await asyncio.to_thread(session.running.wait, 10)
+    assert await asyncio.to_thread(session.running.wait, 10)
 
 
-async def ended(embedder: MiniLM) -> None:
+async def queued(embedder: MiniLM, texts: int) -> None:
     async with asyncio.timeout(10):
-        while embedder._passes:  # noqa: ASYNC110 - the worker tells nobody
-            await asyncio.sleep(0.002)
+        while embedder.statistics()[0].queued[Priority.INTERACTIVE] < texts:  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
-async def test_a_pass_that_everybody_has_left_is_stopped(
+async def test_a_pass_that_every_caller_has_left_is_stopped(
     embedder: MiniLM, session: Endless
 ) -> None:
     asking = [
@@ -65,40 +69,38 @@ async def test_a_pass_that_everybody_has_left_is_stopped(
     for task in asking:
         task.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    await ended(embedder)
+    assert await asyncio.to_thread(session.ended.wait, 10)
     assert session.stopped >= 1
     # and the worker is there for the next one
     session.may.set()
     assert (await embedder.embed(["three"], kind="query")).vectors.shape == (1, DIM)
 
 
-async def test_a_pass_that_one_still_waits_for_goes_on(embedder: MiniLM, session: Endless) -> None:
+async def test_a_pass_that_one_caller_still_waits_for_goes_on(
+    embedder: MiniLM, session: Endless
+) -> None:
     blocking = asyncio.create_task(embedder.embed(["first"], kind="query"))
     await begun(session)
     leaving, staying = (
         asyncio.create_task(embedder.embed([text], kind="query")) for text in ("leave", "stay")
     )
-    await asyncio.sleep(0.01)  # both wait, and will share a pass
+    await queued(embedder, 2)  # they will share a pass
     session.running.clear()
     blocking.cancel()
     await begun(session)
     leaving.cancel()
-    await asyncio.sleep(0.05)
-    assert session.stopped == 1  # the first one alone
+    await asyncio.gather(blocking, leaving, return_exceptions=True)
     session.may.set()
     assert (await staying).vectors.shape == (1, DIM)
+    assert session.stopped == 1  # only the first pass
 
 
 def test_the_runtime_obeys() -> None:
     from onnxruntime import RunOptions
 
-    made = MiniLM(workers=1, batch=8)
-    try:
-        session, options = made._load_session(), RunOptions()
-        feed = made._load_tokens().feed(["text"])
-        assert session.run(["embedding"], feed, options)
-        options.terminate = True
-        with pytest.raises(Exception, match="terminate"):
-            session.run(["embedding"], feed, options)
-    finally:
-        made.close()
+    session, options = open_session(FOLDER / "model.onnx"), RunOptions()
+    feed = MiniLMTokenizer(FOLDER / "tokenizer.json").feed(["text"])
+    assert session.run(["embedding"], feed, options)
+    options.terminate = True
+    with pytest.raises(Exception, match="terminate"):
+        session.run(["embedding"], feed, options)

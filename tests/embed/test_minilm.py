@@ -44,7 +44,7 @@ async def test_vectors_are_float32_of_unit_length(model: MiniLM) -> None:
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
-async def test_nothing_in_nothing_out(model: MiniLM) -> None:
+async def test_no_texts_give_no_vectors(model: MiniLM) -> None:
     found = (await model.embed([], kind="query")).vectors
     assert (found.shape, found.dtype) == ((0, 384), np.dtype(np.float32))
 
@@ -78,7 +78,7 @@ async def test_only_the_first_256_tokens_count(model: MiniLM) -> None:
     full, longer, shorter = await vectors(model, long, long + "volcano " * 50, "word " * 253)
     np.testing.assert_allclose(full, longer, atol=1e-6)
     assert np.abs(full - shorter).max() > 1e-4
-    feed = model._load_tokens().feed([long + "more"])
+    feed = minilm.MiniLMTokenizer(minilm.FOLDER / "tokenizer.json").feed([long + "more"])
     assert feed["input_ids"].shape == (1, 256)
     assert feed["input_ids"][0, [0, -1]].tolist() == [101, 102]
 
@@ -110,11 +110,15 @@ async def test_a_passage_it_cannot_read_has_a_zero_vector(model: MiniLM, text: s
     assert question.any()
 
 
-async def test_unread_passages_do_not_even_load_the_model() -> None:
+async def test_unread_passages_do_not_even_load_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(minilm, "open_session", opened.append)
     model = MiniLM(workers=1, batch=8)
     try:
         assert not (await vectors(model, "维瓦切", "检索")).any()
-        assert model._session is None
+        assert not opened
         assert model.statistics()[0].done == 2
     finally:
         model.close()
@@ -133,7 +137,7 @@ async def test_unread_passages_do_not_even_load_the_model() -> None:
         ("Γρήγορα", False),
     ],
 )
-def test_readable(text: str, expected: bool) -> None:
+def test_latin_text_and_text_without_letters_are_readable(text: str, expected: bool) -> None:
     assert minilm.readable(text) is expected
 
 
@@ -163,16 +167,18 @@ async def test_a_failing_runtime_is_an_embedding_error(monkeypatch: pytest.Monke
         def ids(self, _: str) -> list[int]:
             raise RuntimeError("tokenizer panic")
 
+    monkeypatch.setattr(minilm, "open_session", lambda _: Broken())
     model = MiniLM(workers=1, batch=8)
     try:
-        monkeypatch.setattr(model, "_session", Broken())
         with pytest.raises(EmbeddingError, match="out of memory"):
             await model.embed(["x"], kind="query")
-        monkeypatch.setattr(model, "_tokens", Broken())
-        with pytest.raises(EmbeddingError, match="tokenizer panic"):
-            model.count_tokens(["x"])
     finally:
         model.close()
+    monkeypatch.setattr(minilm, "MiniLMTokenizer", lambda _: Broken())
+    model = MiniLM(workers=1, batch=8)
+    with pytest.raises(EmbeddingError, match="tokenizer panic"):
+        model.count_tokens(["x"])
+    model.close()
 
 
 @pytest.fixture
@@ -181,7 +187,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_files_are_those_of_the_manifest() -> None:
-    minilm.verify()
+    minilm.check_files(hashes=True)
     manifest = json.loads((minilm.FOLDER / "manifest.json").read_bytes())
     assert manifest["dim"] == minilm.DIM
     assert manifest["max_tokens"] == minilm.MAX_TOKENS
@@ -194,9 +200,9 @@ def test_a_changed_file_is_found_out(folder: Path) -> None:
     path = folder / "tokenizer.json"
     text = path.read_bytes()
     path.write_bytes(b" " + text[:-1])
-    minilm.check_sizes(folder)
+    minilm.check_files(folder)
     with pytest.raises(EmbeddingError, match="sha256"):
-        minilm.verify(folder)
+        minilm.check_files(folder, hashes=True)
     path.write_bytes(text[:-1])
     with pytest.raises(EmbeddingError, match=r"tokenizer\.json: \d+ bytes, not \d+"):
         MiniLM(workers=1, batch=1, folder=folder)
@@ -205,9 +211,9 @@ def test_a_changed_file_is_found_out(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    for check in (minilm.check_sizes, minilm.verify):
+    for hashes in (False, True):
         with pytest.raises(EmbeddingError, match=name):
-            check(folder)
+            minilm.check_files(folder, hashes=hashes)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])

@@ -103,12 +103,12 @@ def test_long_runs_of_combining_marks_are_harmless() -> None:
 
 
 def test_remembered_stems_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOCAL", module._Local())  # what others left is none of ours
+    stems = module.Stems()
     monkeypatch.setattr(module, "_REMEMBERED_STEMS", len(module.STOP_WORDS) + 10)
     words = [f"word{number}" for number in range(100)]
-    assert terms("the " + " ".join(words)) == words
-    assert terms("the running") == ["run"]
-    assert len(module._LOCAL.stems) <= len(module.STOP_WORDS) + 10
+    assert [stems[word] for word in words] == words
+    assert (stems["the"], stems["running"]) == ("", "run")
+    assert len(stems) <= len(module.STOP_WORDS) + 10
 
 
 def test_threads_agree() -> None:

@@ -14,8 +14,7 @@ from vivace.errors import EmbeddingError
 from vivace.generate.templates import DEFAULT, NOT_FOUND, Templates, answer_language
 from vivace.protocols import Embedder
 from vivace.settings import Settings
-from vivace.text.asking import without_asking
-from vivace.text.language import language
+from vivace.text.language import language, without_asking
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.types import Answer, Citation, Delta, Hit, Query, Scores, SearchResult, Span

@@ -20,8 +20,7 @@ from typing import Final
 
 from vivace.answer.citations import MARKERS
 from vivace.generate.compression import Excerpt
-from vivace.text.asking import without_asking
-from vivace.text.language import ZH, language
+from vivace.text.language import ZH, language, without_asking
 from vivace.text.sentences import sentences
 from vivace.text.terms import STOP_WORDS, terms
 from vivace.types import Hit, Support

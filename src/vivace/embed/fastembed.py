@@ -1,7 +1,7 @@
-"""Embedders of the fastembed library: `fastembed:NAME`, or `fastembed:FOLDER` with an ONNX model.
+"""Models of the fastembed library: `fastembed:NAME`, or `fastembed:FOLDER` with an ONNX model.
 
 A folder holds `model.onnx` (or `onnx/model.onnx`), `tokenizer.json` and `tokenizer_config.json`, as
-sentence-transformers models are exported; `1_Pooling/config.json` is respected where it is there.
+sentence-transformers exports models, and perhaps `1_Pooling/config.json`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _POOLING = "1_Pooling/config.json"
 
 
 class FastEmbed(LocalEmbedder):
-    """A model run by fastembed on this machine's CPU. An `Embedder`; safe from any thread.
+    """An `Embedder` that runs a model on this machine's CPU through fastembed; thread-safe.
 
-    A model given by name is downloaded by the library at the first use, one in a folder never.
+    The library downloads a model given by name at its first use.
 
     Raises:
         MissingExtra: fastembed is not installed.
@@ -47,7 +47,7 @@ class FastEmbed(LocalEmbedder):
         folder = Path(model).expanduser()
         self._model = _in_folder(folder) if folder.is_dir() else _by_name(model)
         if folder.is_dir():
-            # where a folder lies is not what its model is
+            # the name depends on the model, not on the folder's place
             self.name = f"fastembed:{folder.resolve().name}/{_digest(folder)}"
         else:
             self.name = f"fastembed:{model}"
@@ -65,20 +65,20 @@ class FastEmbed(LocalEmbedder):
         )
 
     def reads(self, language: str) -> bool:
-        """True of every language: the library does not tell which ones a model was trained on."""
+        """True for every language: the library does not list those of a model."""
         return True
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """About the model's tokens, estimated by script; a `TokenCounter`."""
+        """Estimates the model's tokens by script; a `TokenCounter`."""
         return [estimate(text) for text in texts]
 
     def encode(self, items: Sequence[Text]) -> list[Vector]:
-        """Questions get the model's own prefix, if any."""
+        """See `LocalEmbedder.encode`; questions get the model's own prefix, if any."""
         return _encode(self._model, items)
 
 
 def _encode(model: Any, items: Sequence[Text]) -> list[Vector]:
-    """Vectors of unit length. A batch has one priority, but questions can be as low as passages."""
+    """Vectors of unit length. A batch may mix questions and passages of equal priority."""
     rows: list[Vector] = [_NONE] * len(items)
     for kind in {item.kind for item in items}:
         at = [number for number, item in enumerate(items) if item.kind == kind]
@@ -119,15 +119,15 @@ def _in_folder(folder: Path) -> Any:
     from fastembed.common.model_description import ModelSource
 
     file = _model_file(folder)
-    # the library keeps models in one list by name, for the whole process
+    # the library has one list of models by name for the whole process
     name = f"vivace/{hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()}"
     if name not in {model["model"] for model in TextEmbedding.list_supported_models()}:
         TextEmbedding.add_custom_model(
             model=name,
             pooling=_pooling(folder, file),
             normalization=True,
-            sources=ModelSource(hf=name),  # asked for, never used: the files are here
-            dim=1,  # found out by the first embedding
+            sources=ModelSource(hf=name),  # required, but not used: the files are here
+            dim=1,  # unknown until the first embedding
             model_file=file.relative_to(folder).as_posix(),
         )
     return _loaded(name, specific_model_path=str(folder))
@@ -137,9 +137,9 @@ def _loaded(name: str, **options: Any) -> Any:
     from fastembed import TextEmbedding
 
     try:
-        # one thread a forward pass: the batcher's workers share the cores
+        # one thread per forward pass: the batcher's workers share the cores
         return TextEmbedding(name, threads=NATIVE, providers=["CPUExecutionProvider"], **options)
-    except Exception as error:  # downloads, files and the runtime fail in many ways
+    except Exception as error:  # downloads, files and the runtime share no base class
         raise EmbeddingError(
             f"fastembed cannot load {options.get('specific_model_path', name)}: {error}",
             fix="Check the network or the folder's files (model.onnx, tokenizer.json, "
@@ -157,12 +157,12 @@ def _model_file(folder: Path) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    """Of everything that vectors depend on: a model trained further has the size of the first."""
+    """A digest of everything that vectors depend on; a file's size would not suffice."""
     whole = hashlib.blake2b(digest_size=8)
     file = _model_file(folder)
     for path in (
         file,
-        file.with_name(file.name + "_data"),  # where large models keep their weights
+        file.with_name(file.name + "_data"),  # the weights of large models
         folder / "tokenizer.json",
         folder / _POOLING,
     ):
@@ -175,7 +175,7 @@ def _digest(folder: Path) -> str:
 
 
 def _pooling(folder: Path, file: Path) -> Any:
-    """How tokens become a text's vector: as the folder says; not at all where the model does it."""
+    """How token vectors become a text's vector: by the folder, or by the model itself."""
     import onnxruntime
     from fastembed.common.model_description import PoolingType
 

@@ -1,4 +1,4 @@
-"""What embedders that run on this machine have in common: threads that batch, and give way."""
+"""The base of embedders that run on this machine: threads that batch and yield to questions."""
 
 from __future__ import annotations
 
@@ -23,41 +23,43 @@ from vivace.types import Embedded, Vector, Vectors
 R = TypeVar("R")
 
 MAX_CHARS: Final = 20_000
-"""Read of a text before it is tokenised: far more than any of the models reads of any prose, and a
-bound on what a hostile text can cost (30 ms)."""
+"""Characters of a text that are tokenised: far more than any model reads of any prose, and a bound
+on the time that a hostile text can take (30 ms)."""
 
 
 @dataclass(slots=True)
-class Asker:
-    """Who waits for texts, and what to do with the vector of the only one, while he does."""
+class EmbedCall:
+    """A call that waits for texts; `then` continues with the vector of a single one."""
 
     then: Then[Any] | None = None
     wanted: bool = True
+    """False once the caller has gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
     text: str
     kind: Kind
-    asker: Asker = field(default_factory=Asker)
+    call: EmbedCall = field(default_factory=EmbedCall)
     tokens: bool = False
-    """Whether its token vectors are wanted too."""
+    """Whether to return its token vectors, too."""
 
 
 @dataclass(slots=True, eq=False)
 class _Pass:
-    """A forward pass that runs; `stop` may be called from any thread."""
+    """A running forward pass; `stop` may be called from any thread."""
 
     items: Sequence[Text]
     stop: Callable[[], None]
 
     @property
     def unwanted(self) -> bool:
-        return not any(item.asker.wanted for item in self.items)
+        return not any(item.call.wanted for item in self.items)
 
 
 class Encoded(NamedTuple):
-    """A text's vector (dim,) and, where they were wanted and the model has some, its tokens'."""
+    """A text's vector (dim,) and its token vectors, if they were requested and the model has
+    any."""
 
     vector: Vector
     tokens: Vectors | None
@@ -93,7 +95,7 @@ class LocalEmbedder(ABC):
 
     @abstractmethod
     def encode(self, items: Sequence[Text]) -> list[Vector]:
-        """A vector (dim,) of each, on a worker's thread.
+        """Embed each text to a vector (dim,), on a worker's thread.
 
         Raises:
             EmbeddingError: the model failed.
@@ -106,33 +108,33 @@ class LocalEmbedder(ABC):
 
         Raises:
             EmbeddingError: the model failed, or the embedder has been closed.
-            DeadlineExceeded: the deadline of `run.work` passed before all texts had their turn.
+            DeadlineExceeded: the deadline of `run.work` passed before all texts were embedded.
         """
-        asker = Asker()
-        items = [Text(text[:MAX_CHARS], kind, asker) for text in texts]
+        call = EmbedCall()
+        items = [Text(text[:MAX_CHARS], kind, call) for text in texts]
         with work_context(Priority.INGEST if kind == "passage" else None):
-            rows = await self._run(items, asker)
+            rows = await self._run(items, call)
         return Embedded(np.stack(rows) if rows else np.zeros((0, self.dim), np.float32))
 
     async def embed_then(self, text: str, then: Then[R], *, tokens: bool = False) -> R:
-        """What `then` makes of a question's vector, on the thread that has embedded it.
+        """The result of `then` for a question's vector, on the thread that has embedded it.
 
-        Of a model without token vectors it gets None for them.
+        If the model has no token vectors, `then` gets None for them.
 
         Raises:
             EmbeddingError, DeadlineExceeded: as `embed`.
             Exception: whatever `then` raised.
         """
-        asker = Asker(then)
-        item = Text(text[:MAX_CHARS], "query", asker, tokens)
-        outcome = (await self._run([item], asker))[0]
+        call = EmbedCall(then)
+        item = Text(text[:MAX_CHARS], "query", call, tokens)
+        outcome = (await self._run([item], call))[0]
         if isinstance(outcome, _Raised):
             raise outcome.error
         result: R = outcome
         return result
 
     def statistics(self) -> tuple[WorkerStatistics, WorkerStatistics]:
-        """Of questions and whatever else is not ingest; of ingest and background work."""
+        """Statistics of questions and other urgent work, and of ingest and background work."""
         return self._batcher.statistics()
 
     def resize(self, workers: int) -> None:
@@ -149,31 +151,31 @@ class LocalEmbedder(ABC):
 
     @contextmanager
     def stoppable(self, items: Sequence[Text], stop: Callable[[], None]) -> Iterator[None]:
-        """Around a forward pass over these: `stop` ends it when nobody waits for any of them.
+        """Wrap a forward pass over these texts: `stop` is called once no caller waits for any.
 
-        A pass takes up to a tenth of a second, and those who asked may all have gone.
+        A pass takes up to 0.1 s, and its callers may all be cancelled meanwhile.
 
         Raises:
-            EmbeddingError: they have gone already.
+            EmbeddingError: no caller waits any more.
         """
         one = _Pass(items, stop)
         with self._passing:
             self._passes.add(one)
         try:
             if one.unwanted:
-                raise EmbeddingError("nobody waits for the texts", fix="None is needed")
+                raise EmbeddingError("no caller waits for the texts any more", fix="None is needed")
             yield
         finally:
             with self._passing:
                 self._passes.discard(one)
 
-    async def _run(self, items: Sequence[Text], asker: Asker) -> list[Any]:
+    async def _run(self, items: Sequence[Text], call: EmbedCall) -> list[Any]:
         try:
             return await self._batcher.run_many(items)
         except Closed as error:
             raise EmbeddingError(error.what, fix=error.fix) from error
         finally:
-            asker.wanted = False
+            call.wanted = False
             self._stop_unwanted()
 
     def _stop_unwanted(self) -> None:
@@ -193,26 +195,26 @@ class LocalEmbedder(ABC):
 
 
 class LocalTokenEmbedder(LocalEmbedder):
-    """A `LocalEmbedder` whose model has a vector of every token as well, of the same pass."""
+    """A `LocalEmbedder` whose model returns token vectors from the same forward pass."""
 
     @abstractmethod
     def encode_tokens(self, items: Sequence[Text]) -> list[Encoded]:
-        """As `encode`, with the token vectors (t, dim), of unit length, of those that want them.
+        """As `encode`, with token vectors (t, dim) of unit length for texts that request them.
 
         Raises:
             EmbeddingError: the model failed.
         """
 
     async def embed_tokens(self, texts: Sequence[str], *, kind: Kind) -> Embedded:
-        """As `embed`, with every text's token vectors: 1.5 KB a token, so give it some at a time.
+        """As `embed`, with every text's token vectors. They take 1.5 KB per token.
 
         Raises:
             EmbeddingError, DeadlineExceeded: as `embed`.
         """
-        asker = Asker()
-        items = [Text(text[:MAX_CHARS], kind, asker, tokens=True) for text in texts]
+        call = EmbedCall()
+        items = [Text(text[:MAX_CHARS], kind, call, tokens=True) for text in texts]
         with work_context(Priority.INGEST if kind == "passage" else None):
-            rows: list[Encoded] = await self._run(items, asker)
+            rows: list[Encoded] = await self._run(items, call)
         vectors = [row.vector for row in rows]
         return Embedded(
             np.stack(vectors) if rows else np.zeros((0, self.dim), np.float32),
@@ -227,14 +229,14 @@ class LocalTokenEmbedder(LocalEmbedder):
 
 @dataclass(frozen=True, slots=True)
 class _Raised:
-    """Handed over as a result: what one text's `then` raised is not to repeat the forward pass."""
+    """Returned as a result: an error of one text's `then` must not repeat the forward pass."""
 
     error: Exception
 
 
 def _continued(item: Text, encoded: Encoded) -> Any:
-    then = item.asker.then
-    if then is None or not item.asker.wanted:
+    then = item.call.then
+    if then is None or not item.call.wanted:
         return encoded if item.tokens else encoded.vector
     try:
         return then(encoded.vector, encoded.tokens if item.tokens else None)

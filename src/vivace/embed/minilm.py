@@ -1,7 +1,7 @@
 """The built-in embedder: all-MiniLM-L6-v2 as our own int8 ONNX file, run on this machine.
 
-`scripts/build_model.py` makes the files in `minilm/` and says why a text's vector never depends on
-its batch mates nor on the processor.
+`scripts/build_model.py` makes the files in `minilm/` and explains why a text's vector depends
+neither on the other texts of its batch nor on the processor.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ DIM: Final = 384
 MAX_TOKENS: Final = 256
 """The two special tokens included."""
 BUDGET_CHARS: Final = 1_600
-"""Most texts times longest text in a forward pass of several: eight questions, two passages.
-Measured a CPU-second on Zen 3, one at a time, by two and by eight: questions 228, 241, 274;
+"""Most texts times longest text of a forward pass of several, in characters: eight questions, two
+passages. Texts per CPU-second on Zen 3, alone, by two and by eight: questions 228, 241, 274;
 passages of 160 tokens 22.5, 22.7, 17.9, and a question has to wait for the running batch."""
 
 _TINY: Final = np.float32(1e-12)
@@ -49,36 +49,25 @@ class _Manifest(msgspec.Struct, frozen=True):
     files: dict[str, _File]
 
 
-def verify(folder: Path = FOLDER) -> None:
-    """Check every model file's sha256 against manifest.json; reads 24 MB.
+def check_files(folder: Path = FOLDER, *, hashes: bool = False) -> None:
+    """Check every model file's size, or its sha256, against manifest.json.
+
+    Sizes are checked at each start; `hashes` reads all 24 MB.
 
     Raises:
-        EmbeddingError: a file is missing, unreadable or not the one that was built.
+        EmbeddingError: a file is missing, unreadable, or not the one that was built.
     """
     for name, expected in _manifest(folder).files.items():
         path = folder / name
         try:
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            size = path.stat().st_size
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if hashes else expected.sha256
         except OSError as error:
             raise EmbeddingError(f"{path}: {error}", fix=_BROKEN) from error
-        if found != expected.sha256:
+        if size != expected.bytes:
+            raise EmbeddingError(f"{path}: {size} bytes, not {expected.bytes}", fix=_BROKEN)
+        if digest != expected.sha256:
             raise EmbeddingError(f"{path}: its sha256 is not the manifest's", fix=_BROKEN)
-
-
-def check_sizes(folder: Path = FOLDER) -> None:
-    """Check every model file's size against manifest.json: cheap enough for each start.
-
-    Raises:
-        EmbeddingError: a file is missing or of another size.
-    """
-    for name, expected in _manifest(folder).files.items():
-        path = folder / name
-        try:
-            found = path.stat().st_size
-        except OSError as error:
-            raise EmbeddingError(f"{path}: {error}", fix=_BROKEN) from error
-        if found != expected.bytes:
-            raise EmbeddingError(f"{path}: {found} bytes, not {expected.bytes}", fix=_BROKEN)
 
 
 def _manifest(folder: Path) -> _Manifest:
@@ -90,11 +79,10 @@ def _manifest(folder: Path) -> _Manifest:
 
 
 class MiniLM(LocalTokenEmbedder):
-    """English texts to 384 dimensions. An `Embedder` with token vectors and a token counter; safe
-    from any thread.
+    """An `Embedder` of English texts to 384 dimensions, with token vectors; thread-safe.
 
-    The arguments are `LocalEmbedder`'s; its threads share one session. The files are checked now,
-    the model is loaded at the first use (0.2 s).
+    For the arguments see `LocalEmbedder`; its threads share one session. The files' sizes are
+    checked at once, the model is loaded at the first use (0.2 s).
 
     Raises:
         EmbeddingError: a model file is missing or of the wrong size.
@@ -106,10 +94,10 @@ class MiniLM(LocalTokenEmbedder):
     def __init__(
         self, *, workers: int, batch: int, folder: Path = FOLDER, cores: Cores | None = None
     ) -> None:
-        check_sizes(folder)
+        check_files(folder)
         self._folder = folder
         self._loading = threading.Lock()
-        self._tokens: _Tokens | None = None
+        self._tokens: MiniLMTokenizer | None = None
         self._session: InferenceSession | None = None
         super().__init__(
             workers=workers,
@@ -123,7 +111,7 @@ class MiniLM(LocalTokenEmbedder):
         return language == "en"
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens excluded; a `TokenCounter`. 3 microseconds a token.
+        """Tokens of each text, without special tokens; a `TokenCounter`. 3 microseconds a token.
 
         Raises:
             EmbeddingError: the tokenizer failed.
@@ -140,8 +128,8 @@ class MiniLM(LocalTokenEmbedder):
         self._session = None
 
     def encode(self, items: Sequence[Text]) -> list[Vector]:
-        """Of each text's first 256 tokens. A passage that the model cannot read has a zero vector,
-        and costs nothing.
+        """Embed each text's first 256 tokens. A passage in a language that the model cannot read
+        gets a zero vector, without a forward pass.
         """
         vectors = np.zeros((len(items), DIM), np.float32)
         if wanted := _wanted(items):
@@ -149,8 +137,8 @@ class MiniLM(LocalTokenEmbedder):
         return list(vectors)
 
     def encode_tokens(self, items: Sequence[Text]) -> list[Encoded]:
-        """As `encode`, with the vectors of those tokens, the two special ones left out; none of a
-        passage that the model cannot read.
+        """As `encode`, with the vectors of those tokens except the two special ones; none for a
+        passage in a language that the model cannot read.
         """
         vectors = np.zeros((len(items), DIM), np.float32)
         tokens = [np.zeros((0, DIM), np.float32) if item.tokens else None for item in items]
@@ -164,16 +152,13 @@ class MiniLM(LocalTokenEmbedder):
         return [Encoded(*pair) for pair in zip(vectors, tokens, strict=True)]
 
     def _outputs(self, items: list[Text], *names: str) -> tuple[list[int], list[Vectors]]:
-        """How many tokens of each text were read, and the model's outputs of these names.
-
-        What is not asked for costs nothing: the mean is made of the tokens' vectors.
-        """
+        """The number of tokens read of each text, and the model's outputs with these names."""
         from onnxruntime import RunOptions
 
         tokens, session, options = self._load_tokens(), self._load_session(), RunOptions()
 
         def stop() -> None:
-            options.terminate = True  # it ends with the operator that runs
+            options.terminate = True  # takes effect after the present operator
 
         try:
             with self.stoppable(items, stop):
@@ -187,21 +172,21 @@ class MiniLM(LocalTokenEmbedder):
                 f"{NAME}: {len(items)} texts could not be embedded: {error}", fix=_BROKEN
             ) from error
 
-    def _load_tokens(self) -> _Tokens:
+    def _load_tokens(self) -> MiniLMTokenizer:
         with self._loading:
             if self._tokens is None:
-                self._tokens = _Tokens(self._folder / "tokenizer.json")
+                self._tokens = MiniLMTokenizer(self._folder / "tokenizer.json")
             return self._tokens
 
     def _load_session(self) -> InferenceSession:
         with self._loading:
             if self._session is None:
-                self._session = _open_session(self._folder / "model.onnx")
+                self._session = open_session(self._folder / "model.onnx")
             return self._session
 
 
-class _Tokens:
-    """Texts to the model's inputs. One text a call: a batch would start threads of its own."""
+class MiniLMTokenizer:
+    """Turns texts into the model's inputs, one text per call: a batch would start threads."""
 
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
@@ -214,10 +199,10 @@ class _Tokens:
         self._first, self._last = (token for token in special if token is not None)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids without special tokens."""
+        """Token ids, without special tokens."""
         try:
             text.encode()
-        except UnicodeEncodeError:  # a lone surrogate, which the tokenizer refuses
+        except UnicodeEncodeError:  # a lone surrogate, which the tokenizer rejects
             text = text.encode("utf-8", "replace").decode()
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
@@ -233,16 +218,21 @@ class _Tokens:
         return {"input_ids": ids, "attention_mask": mask}
 
 
-def _open_session(path: Path) -> InferenceSession:
+def open_session(path: Path) -> InferenceSession:
+    """The model in a file, loaded for one thread per forward pass.
+
+    Raises:
+        EmbeddingError: it cannot be loaded.
+    """
     import onnxruntime
 
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = NATIVE
     options.inter_op_num_threads = NATIVE
-    # Shared constants are reported as unused initializers otherwise.
+    # otherwise shared constants are reported as unused initializers
     options.log_severity_level = 3
-    # The arena and the memory pattern stay on: eight texts of 160 tokens at once then peak at
-    # 135 MB resident, at 250 without the arena, which is no faster either.
+    # arena and memory pattern stay on: eight texts of 160 tokens peak at 135 MB resident, and at
+    # 250 without the arena, which is no faster either
     try:
         return onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
@@ -256,17 +246,14 @@ def _wanted(items: Sequence[Text]) -> list[int]:
 
 
 def _unit(rows: Vectors) -> Vectors:
-    """The rows with unit length; none is zero, as each comes out of a layer norm."""
+    """The rows scaled to unit length; none is zero after the layer norm."""
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     scaled: Vectors = rows / np.maximum(lengths, _TINY)[:, None]
     return scaled
 
 
 def readable(text: str) -> bool:
-    """Whether the model makes sense of a text: Latin script, or no letters at all (numbers, signs).
-
-    Chinese, Japanese, Korean, and texts most letters of which are of another script are not.
-    """
+    """Whether the model can read a text: most of its letters are Latin, or it has none."""
     code = language(text)
     if code != "und":
         return code == "en"

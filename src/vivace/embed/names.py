@@ -1,4 +1,4 @@
-"""Embedders by name, as `embed.model` names them."""
+"""Loads the embedder that the setting `embed.model` names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vivace.settings.masking import shown_value
 def load(settings: Settings, share: Cores | None = None) -> Embedder:
     """The embedder that `embed.model` names; the caller closes it.
 
-    One that runs here shares the cores in `share`.
+    An embedder on this machine shares the cores in `share`.
 
     Raises:
         BadSettings: no embedder has that name.
@@ -33,7 +33,7 @@ def load(settings: Settings, share: Cores | None = None) -> Embedder:
         return Precomputed(int(given[1]))
     if found := parse_model_servers("embed.model", name):
         check_key("remote.api_key", settings.remote.api_key)
-        # not before it is wanted: importing aiohttp takes 0.1 s
+        # imported when needed: aiohttp takes 0.1 s
         from vivace.embed.openai import OpenAIEmbedder
 
         return OpenAIEmbedder(found, settings.remote)

@@ -19,7 +19,7 @@ from math import log
 from typing import Final, TypeAlias
 
 from vivace.settings import Answering
-from vivace.text.asking import without_asking
+from vivace.text.language import without_asking
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.types import Chunk, Hit

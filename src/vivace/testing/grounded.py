@@ -12,7 +12,7 @@ import numpy as np
 
 from vivace.generate.prompts import NOTES, TAG
 from vivace.generate.templates import NOT_FOUND, answer_language, built_in
-from vivace.text.asking import without_asking
+from vivace.text.language import without_asking
 from vivace.text.sentences import sentences
 from vivace.text.terms import terms
 from vivace.types import Message, Vectors

@@ -1,4 +1,4 @@
-"""Which language is this text in? Told by its script, which is what tokenizers and models see."""
+"""Detects a text's language by its script, which is what tokenizers and models see."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LANGUAGES: Final = frozenset({ZH, JA, KO, EN, UND})
 and ASCII code or digits), and undetermined (any other script, or no letters at all)."""
 
 _SAMPLE: Final = 1_000
-"""Characters read of the beginning, of the middle and of the end of a long text."""
+"""Characters read at the beginning, in the middle and at the end of a long text."""
 _CJK_WEIGHT: Final = 5
-"""Latin letters that one ideograph or Hangul syllable outweighs: about an English word's letters.
-"Elasticsearch是什么" is then Chinese; an English paragraph quoting two Chinese names stays English.
-A wrong "zh" costs a question the dense side of a model that reads English only; a wrong "en" feeds
-that model text it cannot read, which is worse, so the weight leans to the ideographs."""
+"""Latin letters that one ideograph or Hangul syllable outweighs: about as many as an English word
+has. "Elasticsearch是什么" is then Chinese; an English paragraph quoting two Chinese names stays
+English. With a model for English only, a wrong "zh" costs a question its dense side; a wrong "en"
+gives the model text that it cannot read, which is worse, so the weight favours ideographs."""
 _KANA_SHARE: Final = 0.15
 """Share of kana among kana and ideographs from which a text is Japanese. Headlines have 20 % or
-more; Chinese text that quotes a Japanese title has less."""
+more; Chinese text with a Japanese title has less."""
 
 _HAN: Final = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]+")
 _KANA: Final = re.compile("[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f]+")
@@ -35,6 +35,10 @@ _OTHER: Final = re.compile(
     "[\u0370-\u052f\u0531-\u0587\u05d0-\u05ea\u0620-\u064a\u0671-\u06d3\u0700-\u10ff\u1200-\u1dbf\u1f00-\u1fff]+"
 )
 _ASCII_WORD: Final = re.compile("[A-Za-z0-9]")
+_ASKING: Final = re.compile(
+    "什么|怎么|怎样|如何|为何|哪[些个位里一种年家座次]?|多[少长久大高远]|几[个年月次]?|谁|吗|呢|请问"
+    "|是否|何[时地处]|[的了是在有和与及被将为]"
+)
 
 
 def _letters(script: re.Pattern[str], text: str) -> int:
@@ -42,9 +46,9 @@ def _letters(script: re.Pattern[str], text: str) -> int:
 
 
 def language(text: str) -> str:
-    """The code (one of `LANGUAGES`) of the script that most of the text is in.
+    """The code (one of `LANGUAGES`) of the script of most of the text; East Asian in a tie.
 
-    Reads at most 3,000 characters. A text whose scripts tie counts as the East Asian one.
+    Reads at most 3,000 characters.
     """
     if len(text) > 3 * _SAMPLE:
         middle = len(text) // 2
@@ -61,3 +65,8 @@ def language(text: str) -> str:
     if best == _CJK_WEIGHT * hangul:
         return KO
     return EN if best == latin else UND
+
+
+def without_asking(question: str) -> str:
+    """The question without Chinese question and function words, which an answer does not repeat."""
+    return _ASKING.sub(" ", question)

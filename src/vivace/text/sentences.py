@@ -1,14 +1,14 @@
-"""Where do the sentences begin and end? By rules for English and Chinese, in linear time.
+"""Splits English and Chinese text into sentences, by rules, in linear time.
 
 A sentence ends
 
 - after 。！？；｡ and the closing marks behind them, unless a comma follows (“好！”，他说);
-- after . ! ? … and the closing marks behind them where whitespace or CJK follows, unless the next
-  word is lower case (and the sentence did not begin so), or the dot belongs to an abbreviation, an
+- after . ! ? … and the closing marks behind them if whitespace or CJK follows, unless the next word
+  is in lower case (and the sentence did not begin so), or the dot belongs to an abbreviation, an
   initial or a list number;
 - at a blank line, always;
-- at a single line break where either line is not running text: the line above is short, a heading,
-  a quotation or a table row, or the line below is one, a list item, or indented as code is.
+- at a single line break if either line is no running text: the line above is short, a heading, a
+  quotation or a table row, or the line below is one, a list item, or indented as code.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 SHORT_LINE: Final = 40
-"""Columns (a CJK character takes two) under which a line is taken as complete: a heading, a line of
-an address or of code. Text that was wrapped by an editor breaks its lines later than that."""
+"""Columns (two per CJK character) below which a line is complete: a heading, a line of an address
+or of code. Editors wrap running text at more columns."""
 
 _CLOSERS: Final = "\"'”’»›」』”’）》〉】〕］｝)\\]}"
 _CJK: Final = (
@@ -56,17 +56,17 @@ _NEVER_LAST: Final = _words(
     aug sep sept oct nov dec mon tue wed thu fri sat sun
     """
 )
-"""Abbreviations that something always follows. Months and days stand before a number or a name."""
+"""Abbreviations that never end a sentence. A number or a name follows months and days."""
 _SOMETIMES_LAST: Final = _words(
     """
     inc ltd co corp bros llc plc jr sr esq etc ph.d m.d b.a m.a d.c a.m p.m a.d b.c u.s u.k
     """
 )
-"""Abbreviations that end a sentence where one of `_STARTERS` follows."""
+"""Abbreviations that end a sentence if one of `_STARTERS` follows."""
 _WORDS_TOO: Final = frozenset(
     ["no", "mar", "sat", "sun", "dec", "art", "ed", "sec", "fig", "v", "c", "p", "ca"]
 )
-"""Of `_NEVER_LAST`, those that are words or labels as well: a number must follow them."""
+"""Those of `_NEVER_LAST` that are also words or labels: they count only before a number."""
 _STARTERS: Final = _words(
     """
     the a an this that these those it its he she they we i you his her their our my there
@@ -81,8 +81,8 @@ _STARTERS: Final = _words(
 def sentences(text: str, start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
     """Spans of the sentences in `text[start:end]`, as offsets into `text`, in order.
 
-    Spans are not empty, have no whitespace at either end, do not overlap, and together hold every
-    character that is not whitespace.
+    Spans are not empty, have no whitespace at either end, do not overlap, and cover every other
+    character.
     """
     end = len(text) if end is None else min(end, len(text))
     spans: list[tuple[int, int]] = []
@@ -114,7 +114,8 @@ def _skip_space(text: str, start: int, end: int) -> int:
 
 
 def _line_ends(text: str, line: int, last: int, after: int) -> bool:
-    """Whether it ends at the breaks in `text[last:after]`; the line above them starts at `line`."""
+    """Whether the line breaks in `text[last:after]` end a sentence; `line` is where their line
+    starts."""
     if text.count("\n", last, after) > 1:
         return True
     if text[line : line + 1] in _MARKED_LINE or text.find(" | ", line, last) >= 0:
@@ -138,9 +139,9 @@ def _stop_ends(text: str, begin: int, found: re.Match[str], end: int) -> bool:
         return following not in _GOES_ON
     wide = _WIDE.match(following) is not None
     if not found["space"]:
-        # "3.5", "file.txt", "你好.他": without a space only CJK text goes on to a new sentence.
+        # "3.5", "file.txt", "你好.他": without a space, only CJK text begins a new sentence
         return wide and following not in _GOES_ON and (stop != "." or _is_wide(text, found.start()))
-    # Small letters say nothing in a text that is written in small letters.
+    # lower case means nothing in a text without capitals
     if following in _GOES_ON or (following.islower() and not text[begin].islower()):
         return False
     if stop != "." or wide:

@@ -1,4 +1,4 @@
-"""Traditional Chinese characters and the simplified ones they are written as, one for one.
+"""Maps traditional Chinese characters to simplified ones, one to one.
 
 Data of OpenCC (https://github.com/BYVoid/OpenCC, data/dictionary/TSCharacters.txt), Copyright
 2010-2023 Carbo Kuo and contributors, Apache License 2.0 (https://www.apache.org/licenses/

@@ -1,10 +1,10 @@
-"""About how many tokens of a language model is this? Without its tokenizer, by script.
+"""Estimates a text's tokens for a language model by script, without the model's tokenizer.
 
-Characters a token, as the makers of current models give them or as their vocabularies show:
-English prose 3.9 (32k vocabularies) to 4.7 (200k), code and tables less; an ideograph 0.55
-(DeepSeek, GLM) to 1 token (32k vocabularies, and MiniLM's), a digit one third to one.
-Of MiniLM's own count over 300 documents each, `estimate` is 1.23 (SQuAD), 1.31 (Cranfield) and 0.98
-(CMRC, which is Chinese), `fewest` 0.99, 1.05 and 0.50.
+Characters per token, by the makers of current models or their vocabularies: English prose 3.9 (32k
+vocabularies) to 4.7 (200k), code and tables less; an ideograph is 0.55 (DeepSeek, GLM) to 1 token
+(32k vocabularies, and MiniLM's), a digit one third to one. Relative to MiniLM's own count over 300
+documents each, `estimate` gives 1.23 (SQuAD), 1.31 (Cranfield) and 0.98 (CMRC, Chinese), `fewest`
+0.99, 1.05 and 0.50.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _OTHER: Final = re.compile("[\u0370-\u10ff\u1200-\u1dff\u1f00-\u1fff]+")
 
 _MOST: Final = (0.25, 1.0, 0.5)
 _FEWEST: Final = (0.2, 0.5, 0.15)
-"""Tokens a character: Latin and everything else, East Asian, other alphabets."""
+"""Tokens per character: Latin and all else, East Asian, other alphabets."""
 
 
 def estimate(text: str) -> int:
-    """Tokens as a tokenizer with a small vocabulary counts them: what a budget has to hold."""
+    """Tokens by a tokenizer with a small vocabulary: what a budget has to allow."""
     return _count(text, _MOST)
 
 
 def fewest(text: str) -> int:
-    """Tokens that even a tokenizer with a large vocabulary makes of it."""
+    """Tokens by a tokenizer with a large vocabulary: the least to expect."""
     return _count(text, _FEWEST)
 
 
@@ -49,8 +49,8 @@ def _count(text: str, weights: tuple[float, float, float]) -> int:
 
 
 def counter(path: str) -> Callable[[str], int]:
-    """Tokens of a text by the tokenizer in the file (Hugging Face's tokenizer.json); `estimate`
-    where the path is empty.
+    """A token counter by the tokenizer in a file (Hugging Face's tokenizer.json); `estimate` if the
+    path is empty.
 
     Raises:
         BadSettings: the file cannot be read or is no tokenizer.
