@@ -77,7 +77,7 @@ def corpus(tmp_path: Path) -> Iterator[Corpus]:
 
 
 class TestKeeping:
-    def test_it_survives_reopening(self, corpus: Corpus) -> None:
+    def test_a_plan_survives_reopening(self, corpus: Corpus) -> None:
         assert corpus.stored_plan is None
         corpus.set_plan(PQ)
         corpus.close()
@@ -163,7 +163,7 @@ class TestKeeping:
 
 
 class TestSealing:
-    def test_shapes(self) -> None:
+    def test_a_layout_follows_size_plan_and_settings(self) -> None:
         large, small = FLAT_UP_TO + 1, 100
         hnsw = StoredPlan(Plan("hnsw", {"m": 16}), rows=FLAT_UP_TO * 2)
         policy = SegmentPolicy(Index(), hnsw)
@@ -189,7 +189,7 @@ class TestSealing:
         assert policy.layout(150_000).family == "flat"
         assert policy.layout(250_000).family == "pq"
 
-    def test_sealed_segments_are_written_anew_by_the_plan(self, corpus: Corpus) -> None:
+    def test_sealed_segments_are_rewritten_by_the_plan(self, corpus: Corpus) -> None:
         assert families(corpus) == [("flat", ROWS)]
         corpus.set_plan(PQ)
         assert families(corpus) == [("flat", ROWS)]

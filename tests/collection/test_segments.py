@@ -139,7 +139,7 @@ class TestSealing:
         expected = corpus.dense.search(queries, 20)
         assert dense.search(queries, 20).ids.tolist() == expected.ids.tolist()
 
-    def test_families(self) -> None:
+    def test_a_family_follows_size_and_settings(self) -> None:
         auto = SegmentPolicy(Index())
         assert auto.layout(FLAT_UP_TO).family == "flat"
         assert auto.layout(FLAT_UP_TO + 1).family == "pq"
@@ -287,7 +287,7 @@ class TestFollowing:
             lambda c: c.execute("UPDATE meta SET value = 'other' WHERE key = 'embedder'")
         )
         writer.store.commit([put(1)])
-        with pytest.raises(EmbedderMismatch, match="embedded anew with other"):
+        with pytest.raises(EmbedderMismatch, match="re-embedded with other"):
             reader.snapshot()
         reader.close()
         writer.close()

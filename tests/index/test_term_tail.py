@@ -83,7 +83,7 @@ def test_without_a_tail_the_main_index_answers_as_ever() -> None:
 
 
 @pytest.mark.parametrize("query", [[], ["absent"]])
-def test_nothing_found(query: list[str]) -> None:
+def test_a_query_that_matches_no_chunk_finds_nothing(query: list[str]) -> None:
     main, tail = main_of(chunks(9)), tail_of(chunks(9, first=20))
     assert tail.search(main, query, 5).ids.shape == (1, 0)
     assert tail.search(NO_MAIN, query, 5).ids.shape == (1, 0)

@@ -50,7 +50,7 @@ def test_scores_are_textbook_bm25(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("query", [[], ["nothing"]])
-def test_nothing_found(tmp_path: Path, query: list[str]) -> None:
+def test_a_query_that_matches_no_chunk_finds_nothing(tmp_path: Path, query: list[str]) -> None:
     assert filled(tmp_path / "t").search(query, 5).ids.shape == (1, 0)
 
 

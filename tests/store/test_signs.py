@@ -71,7 +71,7 @@ def store(tmp_path: Path) -> Store:
     return opened(tmp_path / "c")
 
 
-def test_they_are_kept_with_their_chunk(store: Store) -> None:
+def test_signs_are_kept_with_their_chunk(store: Store) -> None:
     store.commit([put("a", "one", "three"), put("b", "two", signed=False)])
     assert kept(store) == expected("one", "three")
     assert store.info().signs_bytes == WIDTH * len("onethree")
@@ -101,7 +101,7 @@ def test_an_unchanged_chunk_keeps_them_and_a_removed_one_takes_them_along(store:
     "bad",
     [np.zeros((2, WIDTH + 1), np.uint8), np.zeros(WIDTH, np.uint8), np.zeros((2, WIDTH))],
 )
-def test_wrong_ones_fail_the_whole_transaction(store: Store, bad: Signs) -> None:
+def test_signs_of_another_shape_fail_the_whole_transaction(store: Store, bad: Signs) -> None:
     item = put("b", "two").chunks[0]
     wrong = NewChunk(item.chunk, item.hash, item.vector, bad)
     with pytest.raises(BadVectors, match="token signs"):
@@ -179,7 +179,7 @@ def test_a_reembedding_replaces_them_all(tmp_path: Path) -> None:
     assert sorted(kept(store)) == ["four", "three"]
 
 
-def test_another_choice_of_what_is_kept_begins_anew(tmp_path: Path) -> None:
+def test_another_choice_of_what_is_kept_starts_again(tmp_path: Path) -> None:
     opened(tmp_path).commit([put("a", "one", "two")])
     work = Reembedding.open(tmp_path, embedder="test", dim=DIM, tokens="signs")
     work.add(np.array([1]), np.ones((1, DIM), np.float16), [signs_of("one")])

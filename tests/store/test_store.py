@@ -179,11 +179,11 @@ class TestOpening:
         assert other.epoch() == 1
         assert other.uuid == store.uuid
 
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_a_missing_collection_is_not_created_unasked(self, tmp_path: Path) -> None:
         with pytest.raises(CollectionNotFound, match="vivace ingest"):
             opened(tmp_path / "none", create=False)
 
-    def test_another_embedder(self, store: Store, tmp_path: Path) -> None:
+    def test_another_embedder_is_rejected(self, store: Store, tmp_path: Path) -> None:
         with pytest.raises(EmbedderMismatch, match="made with the embedder test"):
             Store.open(tmp_path / "c", embedder="other", dim=DIM)
 
@@ -217,7 +217,7 @@ class TestOpening:
         with pytest.raises(StoreUnwritable, match="cannot be made"):
             opened(tmp_path / "c")
 
-    def test_closed(self, store: Store) -> None:
+    def test_a_closed_store_rejects_reads(self, store: Store) -> None:
         store.close()
         with pytest.raises(StoreError, match="closed"):
             store.info()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-BEGUN = ".new"
+UNFINISHED = ".new"
 """Suffix of a file that has not been renamed to its final name yet."""
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 """An index holds the words of documents: only the user who made it can read it."""
@@ -71,7 +71,7 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; the old file is unchanged.
     """
-    aside = path.with_name(f"{path.name}{BEGUN}")
+    aside = path.with_name(f"{path.name}{UNFINISHED}")
     write(aside, [data])
     aside.replace(path)
     sync(path.parent)

@@ -201,10 +201,10 @@ class Operations:
             self._path.replace(self._path.with_name(ASIDE))
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}", fix="Delete it") from error
-        anew = Decision("rebuild", FILE, "empty", f"The decisions could not be read: {reason}.")
-        self._mended.append(anew)
+        replaced = Decision("rebuild", FILE, "empty", f"The decisions could not be read: {reason}.")
+        self._mended.append(replaced)
         with suppress(_Damaged):  # the next use raises it again
-            self._attempt(lambda connection: self._insert(connection, self._text(anew)))
+            self._attempt(lambda connection: self._insert(connection, self._text(replaced)))
 
     def _insert(self, connection: sqlite3.Connection, text: str) -> None:
         connection.execute("BEGIN IMMEDIATE")

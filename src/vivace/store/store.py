@@ -120,7 +120,7 @@ class Store:
                 raise EmbedderMismatch(
                     f"{folder} was made with the embedder {store.embedder} ({store.dim}"
                     f" dimensions), not {embedder} ({dim})",
-                    fix="Set embed.model back, or embed it anew: vivace rebuild --reembed",
+                    fix="Set embed.model back, or re-embed it: vivace rebuild --reembed",
                 )
             store._make_private(folder)
         except BaseException:
@@ -160,7 +160,7 @@ class Store:
             meta = dict(self._read("SELECT key, value FROM meta"))
             if (meta["embedder"], int(meta["dim"])) != (self.embedder, self.dim):
                 raise EmbedderMismatch(
-                    f"{self._connections.path.parent} has been embedded anew with"
+                    f"{self._connections.path.parent} has been re-embedded with"
                     f" {meta['embedder']}, not {self.embedder}",
                     fix=f"Set embed.model to {meta['embedder']} and open it again",
                 )
