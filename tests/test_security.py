@@ -1,4 +1,4 @@
-"""What docs/security.md promises names a test that exists; and nothing switches TLS's checks off."""
+"""docs/security.md: every promise names a test that exists. And certificates are always checked."""
 
 from __future__ import annotations
 
