@@ -266,6 +266,7 @@ _FILES = st.one_of(
 )
 
 
+@pytest.mark.timeout(1200)
 @settings(max_examples=fuzzed())
 @given(content=_FILES)
 def test_any_file_is_read_or_refused_at_once(
