@@ -37,7 +37,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["value.json"]
 
 
-def test_a_damaged_byte_is_known(tmp_path: Path) -> None:
+def test_a_damaged_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
     """Whichever it is: the value as it was, or an error that names the file."""
     path = tmp_path / "value.json"
     KIND.write(path, WHOLE)
@@ -59,19 +59,19 @@ def test_a_damaged_byte_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"format":1,"oldest":1}'])
-def test_something_else(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_other_content_is_corrupt(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "value.json"
     path.write_bytes(content)
     with pytest.raises(CorruptIndex, match=r"value\.json cannot be read"):
         KIND.read(path)
 
 
-def test_what_may_not_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_corrupt(tmp_path: Path) -> None:
     with pytest.raises(CorruptIndex, match="cannot be read"):
         KIND.read(tmp_path)
 
 
-def test_formats(tmp_path: Path) -> None:
+def test_a_later_format_is_read_where_it_allows_that(tmp_path: Path) -> None:
     """A later format is read where it says that this one's reader can."""
     path = tmp_path / "value.json"
     ChecksummedJson(Value, "value", format=3, oldest=2, fix="").write(path, WHOLE)
@@ -81,7 +81,7 @@ def test_formats(tmp_path: Path) -> None:
         KIND.read(path)
 
 
-def test_files_of_before_are_read(tmp_path: Path) -> None:
+def test_files_of_earlier_versions_are_read_and_written(tmp_path: Path) -> None:
     """As they were written when plan and manifest each had code of their own."""
     (tmp_path / plan_state.FILE).write_bytes(
         b'{"format":1,"oldest":1,"crc32":2591545025,"planned":{"plan":{"family":"flat","params":{},'

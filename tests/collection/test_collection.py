@@ -55,12 +55,14 @@ class TestAdd:
         assert not any("purr" in h.chunk.text for h in (await docs.search("purr")).hits)
         assert (await ids(docs, "cats sleep"))[0] == "cat"
 
-    async def test_nothing(self, docs: Collection) -> None:
+    async def test_adding_nothing_changes_nothing(self, docs: Collection) -> None:
         assert (await docs.add([])).documents == 0
         assert (await docs.search("anything")).hits == ()
 
     @pytest.mark.parametrize("bad", [Document("", "text"), Document("a", " \n")])
-    async def test_documents_without_id_or_text(self, docs: Collection, bad: Document) -> None:
+    async def test_documents_without_id_or_text_are_rejected(
+        self, docs: Collection, bad: Document
+    ) -> None:
         with pytest.raises(BadInput, match="nothing was added"):
             await docs.add([ANIMALS[0], bad])
         assert (await docs.info()).documents == 0
@@ -92,7 +94,9 @@ class TestAdd:
             (np.full((1, 32), np.nan), "vector 0 holds NaN"),
         ],
     )
-    async def test_bad_vectors(self, docs: Collection, vectors: np.ndarray, message: str) -> None:
+    async def test_bad_vectors_are_rejected(
+        self, docs: Collection, vectors: np.ndarray, message: str
+    ) -> None:
         with pytest.raises(BadVectors, match=message):
             await docs.add([Chunk("x", "text")], vectors)
         assert (await docs.info()).documents == 0
@@ -108,7 +112,9 @@ class TestAdd:
             ([Chunk("x", "a", metadata={"p": 1}), Chunk("x", "b")], "disagree about title"),
         ],
     )
-    async def test_bad_chunks(self, docs: Collection, chunks: list[Chunk], message: str) -> None:
+    async def test_bad_chunks_are_rejected(
+        self, docs: Collection, chunks: list[Chunk], message: str
+    ) -> None:
         with pytest.raises(BadInput, match=message):
             await docs.add(chunks)
 
@@ -137,7 +143,7 @@ class TestSearch:
         assert set(result.hits[0].stages) == {"bm25"}
         assert result.degraded == ()
 
-    async def test_filters(self, docs: Collection) -> None:
+    async def test_filters_restrict_both_sides(self, docs: Collection) -> None:
         await docs.add(ANIMALS)
         assert set(await ids(docs, "cats dogs birds", filters={"legs": 2})) == {"bird"}
         pets = await ids(docs, "cats dogs", filters={"kind": {"$in": ["pet"]}})
@@ -146,7 +152,7 @@ class TestSearch:
         with pytest.raises(BadFilter, match="'color'"):
             await docs.search("cats", filters={"color": "red"})
 
-    async def test_min_score_and_k(self, docs: Collection) -> None:
+    async def test_min_score_and_k_bound_the_hits(self, docs: Collection) -> None:
         await docs.add(ANIMALS)
         assert len((await docs.search("cats", 1)).hits) == 1
         assert (await docs.search("cats", min_score=2.0)).hits == ()
@@ -161,7 +167,9 @@ class TestSearch:
             (Query("a", vector=np.full(32, np.nan, np.float32)), "NaN"),
         ],
     )
-    async def test_bad_queries(self, docs: Collection, query: Query, message: str) -> None:
+    async def test_bad_queries_are_rejected(
+        self, docs: Collection, query: Query, message: str
+    ) -> None:
         with pytest.raises(BadQuery, match=message):
             await docs.search(query)
 
@@ -238,10 +246,10 @@ class TestDelete:
             ]
             await docs.add(batch)
             live.update({d.id: d for d in batch})
-            gone = [id for id in list(live) if rng.random() < 0.2]
+            gone = [name for name in list(live) if rng.random() < 0.2]
             await docs.delete(gone)
-            for id in gone:
-                del live[id]
+            for name in gone:
+                del live[name]
         fresh = await engine.open(tmp_path / "fresh")
         await fresh.add(list(live.values()))
         assert (await docs.info()).documents == len(live)
@@ -255,7 +263,9 @@ class TestDelete:
 
 
 class TestReopening:
-    async def test_answers_the_same(self, docs: Collection, engine: Engine, tmp_path: Path) -> None:
+    async def test_a_reopened_collection_answers_the_same(
+        self, docs: Collection, engine: Engine, tmp_path: Path
+    ) -> None:
         await docs.add(ANIMALS)
         await docs.delete("bird")
         expected = await docs.search("cats and dogs")
@@ -322,16 +332,18 @@ class TestReopening:
         assert docs.trace.counters()["terms.commit_failed"] == 1
         assert (await ids(docs, "birds sing"))[0] == "bird"
 
-    async def test_another_embedder(self, docs: Collection, tmp_path: Path) -> None:
+    async def test_another_embedder_is_rejected(self, docs: Collection, tmp_path: Path) -> None:
         await docs.close()
         with pytest.raises(EmbedderMismatch, match="made with the embedder hash"):
             Corpus.open(tmp_path / "collection", embedder="other", dim=32, trace=Trace())
 
-    async def test_not_found(self, engine: Engine, tmp_path: Path) -> None:
+    async def test_a_missing_collection_is_not_created_unasked(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
         with pytest.raises(CollectionNotFound):
             await engine.open(tmp_path / "none", create=False)
 
-    async def test_closed(self, docs: Collection) -> None:
+    async def test_a_closed_collection_rejects_documents(self, docs: Collection) -> None:
         await docs.close()
         await docs.close()
         with pytest.raises(StoreError, match="closed"):
@@ -364,7 +376,7 @@ async def test_another_process_is_followed(docs: Collection, tmp_path: Path) -> 
     assert "ant" in await ids(docs, "ants march")
 
 
-def test_paths_and_names(tmp_path: Path) -> None:
+def test_a_name_or_a_path_leads_to_a_collection(tmp_path: Path) -> None:
     settings = load(home=str(tmp_path))
     assert collection_path("handbook", settings) == tmp_path / "collections" / "handbook"
     assert collection_path("./handbook", settings) == Path.cwd() / "handbook"
@@ -522,7 +534,9 @@ async def test_a_given_vector_is_scaled_as_stored_ones_are(docs: Collection) -> 
 
 
 @pytest.mark.parametrize(("metric", "first"), [("cosine", "x"), ("ip", "y"), ("l2", "x")])
-async def test_metrics(tmp_path: Path, metric: str, first: str) -> None:
+async def test_vectors_are_ranked_by_the_collections_metric(
+    tmp_path: Path, metric: str, first: str
+) -> None:
     vectors = np.array([[1.0, 0.1], [3.0, 3.0]])
     settings = load(embed__model="given:2", index={"metric": metric})
     async with Engine(settings) as engine:

@@ -32,20 +32,20 @@ def test_any_history_answers_as_a_fresh_index(
     for added, share in steps:
         vectors = rows(rng, added)
         ids = np.arange(next_id, next_id + added, dtype=np.int64)
-        gone = np.array([id for id in live if rng.random() < share], np.int64)
+        gone = np.array([number for number in live if rng.random() < share], np.int64)
         before, copy = dense, dense.search(np.ones((1, DIM), np.float32), 5)
         dense = dense.changed(ids, vectors, gone)
         again = before.search(np.ones((1, DIM), np.float32), 5)
         assert again.ids.tolist() == copy.ids.tolist(), "an old state stays as it was"
         next_id += added
         live.update(zip(ids.tolist(), vectors, strict=True))
-        for id in gone.tolist():
-            del live[id]
+        for number in gone.tolist():
+            del live[number]
         assert len(dense) == len(live)
         sizes = [len(s.index.ids) for s in dense.segments]
         assert all(a >= b for a, b in zip(sizes, sizes[2:], strict=False)) or len(sizes) < 3
     kept: Ids = np.array(sorted(live), np.int64)
-    base = np.array([live[id] for id in kept.tolist()], np.float16).reshape(len(kept), DIM)
+    base = np.array([live[number] for number in kept.tolist()], np.float16).reshape(len(kept), DIM)
     allow: Bitmap | None = rng.random(next_id) < 0.4 if filtered else None
     queries = rng.normal(size=(3, DIM)).astype(np.float32)
     expected = FlatIndex.build(kept, base).search(queries, 12, allow=allow)
@@ -73,8 +73,8 @@ def test_copying_stays_within_n_log_n() -> None:
     dense, n = Dense(), 2048
     FlatIndex.build = counted  # type: ignore[method-assign, assignment]
     try:
-        for id in range(n):
-            dense = dense.changed(np.array([id]), rows(rng, 1), np.empty(0, np.int64))
+        for number in range(n):
+            dense = dense.changed(np.array([number]), rows(rng, 1), np.empty(0, np.int64))
     finally:
         FlatIndex.build = built  # type: ignore[method-assign]
     assert copied <= _TAIL_RATIO * n * np.log(n) / np.log(_TAIL_RATIO)

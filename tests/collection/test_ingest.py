@@ -35,7 +35,7 @@ async def texts(docs: Collection, question: str) -> list[str]:
     return [hit.chunk.text for hit in (await docs.search(question)).hits]
 
 
-async def test_a_folder(docs: Collection, folder: Path) -> None:
+async def test_a_folder_is_ingested_and_searched(docs: Collection, folder: Path) -> None:
     seen: list[IngestProgress] = []
     report = await docs.ingest(folder, progress=seen.append)
     assert (report.documents, report.chunks, report.errors) == (4, 5, ())

@@ -51,11 +51,11 @@ def opened(
     )
 
 
-def put(id: int) -> Put:
-    text = f"word{id} walnut"
-    vector: Float16Vectors = np.random.default_rng(id).normal(size=DIM).astype(np.float16)
-    chunk = NewChunk(Chunk(f"d{id}", text, 0, len(text)), text.encode(), vector)
-    return Put(Document(f"d{id}", text), text.encode(), (chunk,))
+def put(number: int) -> Put:
+    text = f"word{number} walnut"
+    vector: Float16Vectors = np.random.default_rng(number).normal(size=DIM).astype(np.float16)
+    chunk = NewChunk(Chunk(f"d{number}", text, 0, len(text)), text.encode(), vector)
+    return Put(Document(f"d{number}", text), text.encode(), (chunk,))
 
 
 def write(corpus: Corpus, changes: list[Change]) -> None:
@@ -71,13 +71,13 @@ def families(corpus: Corpus) -> list[tuple[str, int]]:
 @pytest.fixture
 def corpus(tmp_path: Path) -> Iterator[Corpus]:
     corpus = opened(tmp_path / "c")
-    write(corpus, [put(id) for id in range(ROWS)])
+    write(corpus, [put(number) for number in range(ROWS)])
     yield corpus
     corpus.close()
 
 
 class TestKeeping:
-    def test_it_survives_reopening(self, corpus: Corpus) -> None:
+    def test_a_plan_survives_reopening(self, corpus: Corpus) -> None:
         assert corpus.stored_plan is None
         corpus.set_plan(PQ)
         corpus.close()
@@ -163,7 +163,7 @@ class TestKeeping:
 
 
 class TestSealing:
-    def test_shapes(self) -> None:
+    def test_a_layout_follows_size_plan_and_settings(self) -> None:
         large, small = FLAT_UP_TO + 1, 100
         hnsw = StoredPlan(Plan("hnsw", {"m": 16}), rows=FLAT_UP_TO * 2)
         policy = SegmentPolicy(Index(), hnsw)
@@ -189,7 +189,7 @@ class TestSealing:
         assert policy.layout(150_000).family == "flat"
         assert policy.layout(250_000).family == "pq"
 
-    def test_sealed_segments_are_written_anew_by_the_plan(self, corpus: Corpus) -> None:
+    def test_sealed_segments_are_rewritten_by_the_plan(self, corpus: Corpus) -> None:
         assert families(corpus) == [("flat", ROWS)]
         corpus.set_plan(PQ)
         assert families(corpus) == [("flat", ROWS)]
@@ -202,7 +202,7 @@ class TestSealing:
 
     def test_a_crash_before_that_is_made_good_in_the_background(self, tmp_path: Path) -> None:
         corpus = opened(tmp_path / "c")
-        write(corpus, [put(id) for id in range(ROWS)])
+        write(corpus, [put(number) for number in range(ROWS)])
         corpus.set_plan(PQ)
         corpus.close()
         again = opened(tmp_path / "c")
@@ -215,7 +215,7 @@ class TestSealing:
     ) -> None:
         decisions: list[Decision] = []
         corpus = opened(tmp_path / "c", decisions)
-        write(corpus, [put(id) for id in range(ROWS // 2)])
+        write(corpus, [put(number) for number in range(ROWS // 2)])
         real = segments.write
 
         def lacking(*args: Any, **kwargs: Any) -> Any:
@@ -225,7 +225,7 @@ class TestSealing:
 
         monkeypatch.setattr("vivace.index.segments.write", lacking)
         corpus.set_plan(PQ)
-        write(corpus, [put(id) for id in range(ROWS // 2, ROWS)])
+        write(corpus, [put(number) for number in range(ROWS // 2, ROWS)])
         assert families(corpus) == [("flat", ROWS)]
         told = [d for d in decisions if d.before == "pq"]
         assert [d.what for d in told] == ["default"]
@@ -287,7 +287,7 @@ class TestWholeRows:
     ) -> None:
         if not in_memory:
             monkeypatch.setattr(segment_directory, "_IN_MEMORY", 0)
-        write(corpus, [put(id) for id in range(ROWS, ROWS + 20)])
+        write(corpus, [put(number) for number in range(ROWS, ROWS + 20)])
         write(corpus, [Remove("d7"), Remove(f"d{ROWS + 3}")])
         queries = np.random.default_rng(2).normal(size=(4, DIM)).astype(np.float32)
         with corpus.rows() as flat:

@@ -134,7 +134,7 @@ async def test_interrupted_it_goes_on(
         assert "d1" not in {hit.chunk.document_id for hit in (await docs.search("word1", 50)).hits}
 
 
-async def test_another_target_begins_anew(
+async def test_another_embedder_starts_again(
     old: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with another(monkeypatch, Other(breaks_after=30)) as engine:
@@ -147,7 +147,7 @@ async def test_another_target_begins_anew(
     assert done.embedded == done.chunks
 
 
-async def test_cancelled_it_goes_on(
+async def test_a_cancelled_reembedding_continues(
     old: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with another(monkeypatch, Other()) as engine:
@@ -188,7 +188,7 @@ async def test_with_the_same_embedder_under_an_open_collection(old: Engine, fold
     assert {round(hit.score, 3) for hit in found.hits} == {1.0}
 
 
-async def test_what_stands_in_the_way(
+async def test_reembedding_needs_a_collection_and_its_lock(
     old: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with another(monkeypatch, Other()) as engine:

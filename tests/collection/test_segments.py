@@ -35,12 +35,12 @@ def opened(
     )
 
 
-def put(id: int, version: int = 0) -> Put:
-    rng = np.random.default_rng([id, version])
-    text = f"word{id} version{version} walnut"
+def put(number: int, version: int = 0) -> Put:
+    rng = np.random.default_rng([number, version])
+    text = f"word{number} version{version} walnut"
     vector: Float16Vectors = rng.normal(size=DIM).astype(np.float16)
-    chunk = NewChunk(Chunk(f"d{id}", text, 0, len(text)), text.encode(), vector)
-    return Put(Document(f"d{id}", text, metadata={"id": id}), text.encode(), (chunk,))
+    chunk = NewChunk(Chunk(f"d{number}", text, 0, len(text)), text.encode(), vector)
+    return Put(Document(f"d{number}", text, metadata={"id": number}), text.encode(), (chunk,))
 
 
 def write(corpus: Corpus, *groups: Sequence[Change]) -> None:
@@ -75,7 +75,7 @@ def corpus(tmp_path: Path) -> Iterator[Corpus]:
 def filled(folder: Path) -> list[object]:
     """A closed collection with sealed segments, removed rows and a tail."""
     corpus = opened(folder)
-    write(corpus, [put(id) for id in range(25)], [put(id) for id in range(25, 44)])
+    write(corpus, [put(number) for number in range(25)], [put(number) for number in range(25, 44)])
     write(corpus, [Remove("d3"), put(30, 1)])
     assert len(corpus.dense.tail) > 0
     assert any(s.sealed and s.removed for s in corpus.dense.segments)
@@ -88,7 +88,7 @@ class TestSealing:
     def test_rows_written_stay_within_n_log_n(self, corpus: Corpus) -> None:
         n = 320
         for at in range(0, n, 10):
-            write(corpus, [put(id) for id in range(at, at + 10)])
+            write(corpus, [put(number) for number in range(at, at + 10)])
         written = corpus.trace.counters()["segments.rows_written"]
         assert written <= n * (1 + np.log2(n / SETTINGS.seal_chunks))
         assert len(corpus.dense.segments) <= 2 + np.log2(n / SETTINGS.seal_chunks)
@@ -96,12 +96,12 @@ class TestSealing:
 
     def test_a_compaction_answers_as_a_fresh_build(self, corpus: Corpus, tmp_path: Path) -> None:
         for at in range(0, 60, 12):
-            write(corpus, [put(id) for id in range(at, at + 12)])
-        write(corpus, [Remove(f"d{id}") for id in range(0, 60, 7)])
+            write(corpus, [put(number) for number in range(at, at + 12)])
+        write(corpus, [Remove(f"d{number}") for number in range(0, 60, 7)])
         corpus.compact(lambda _: None)
         assert [s.removed for s in corpus.dense.segments] == [0]
         fresh = opened(tmp_path / "fresh")
-        kept = [put(id) for id in range(60) if id % 7]
+        kept = [put(number) for number in range(60) if number % 7]
         write(fresh, kept)
 
         def by_document(corpus: Corpus) -> list[tuple[str, float, float]]:
@@ -111,9 +111,11 @@ class TestSealing:
             bm25 = dict(zip(words.ids[0].tolist(), words.scores[0].tolist(), strict=True))
             chunks = snapshot.chunks(i for i in dense.ids[0].tolist() if i >= 0)
             return [
-                (chunks[id].document_id, score, bm25[id])
-                for id, score in zip(dense.ids[0].tolist(), dense.scores[0].tolist(), strict=True)
-                if id >= 0
+                (chunks[number].document_id, score, bm25[number])
+                for number, score in zip(
+                    dense.ids[0].tolist(), dense.scores[0].tolist(), strict=True
+                )
+                if number >= 0
             ]
 
         assert by_document(corpus) == by_document(fresh)
@@ -121,7 +123,7 @@ class TestSealing:
 
     def test_what_is_removed_while_a_segment_is_written(self, corpus: Corpus) -> None:
         with corpus.writing():
-            corpus.apply([put(id) for id in range(9)])
+            corpus.apply([put(number) for number in range(9)])
             job = sealing.Job(corpus.dense.segments, corpus.dense.live, "seal")
             new = sealing.write(
                 job,
@@ -137,7 +139,7 @@ class TestSealing:
         expected = corpus.dense.search(queries, 20)
         assert dense.search(queries, 20).ids.tolist() == expected.ids.tolist()
 
-    def test_families(self) -> None:
+    def test_a_family_follows_size_and_settings(self) -> None:
         auto = SegmentPolicy(Index())
         assert auto.layout(FLAT_UP_TO).family == "flat"
         assert auto.layout(FLAT_UP_TO + 1).family == "pq"
@@ -152,7 +154,7 @@ class TestSealing:
 
         with monkeypatch.context() as patch:
             patch.setattr("vivace.index.segments.write", full)
-            write(corpus, [put(id) for id in range(12)])
+            write(corpus, [put(number) for number in range(12)])
         assert corpus.trace.counters()["segments.failed"] >= 1
         before = answers(corpus)
         write(corpus, [put(12)], [Remove("d12")])
@@ -219,12 +221,12 @@ class TestReopening:
     @pytest.mark.parametrize("written_to", [False, True])
     def test_a_backup_older_than_the_indexes(self, tmp_path: Path, written_to: bool) -> None:
         corpus = opened(tmp_path / "c")
-        write(corpus, [put(id) for id in range(15)])
+        write(corpus, [put(number) for number in range(15)])
         corpus.close()
         backup = tmp_path / "backup"
         shutil.copytree(tmp_path / "c", backup)
         corpus = opened(tmp_path / "c")
-        write(corpus, [put(id) for id in range(15, 40)])
+        write(corpus, [put(number) for number in range(15, 40)])
         corpus.close()
         for name in ("segments", "terms"):
             shutil.rmtree(backup / name)
@@ -232,7 +234,7 @@ class TestReopening:
         if written_to:
             # by something that knows the store alone: the epochs are equal again
             store = Store.open(backup, embedder="t", dim=DIM)
-            store.commit([put(id) for id in range(60, 85)])
+            store.commit([put(number) for number in range(60, 85)])
             store.close()
         shutil.copy(tmp_path / "c" / "manifest.json", backup / "manifest.json")
         decisions: list[Decision] = []
@@ -261,7 +263,7 @@ class TestFollowing:
     def test_a_reader_follows_seals_merges_and_deletes(self, tmp_path: Path) -> None:
         writer, reader = opened(tmp_path / "c"), opened(tmp_path / "c")
         for at in range(0, 100, 5):
-            write(writer, [put(id) for id in range(at, at + 5)], [Remove(f"d{at // 2}")])
+            write(writer, [put(number) for number in range(at, at + 5)], [Remove(f"d{at // 2}")])
             assert answers(reader) == answers(writer)
         assert writer.store.trimmed() > 0
         assert reader.trace.counters() == {}
@@ -270,9 +272,9 @@ class TestFollowing:
 
     def test_a_reader_that_slept_through_the_trimming(self, tmp_path: Path) -> None:
         writer, reader = opened(tmp_path / "c"), opened(tmp_path / "c")
-        write(writer, [put(id) for id in range(8)])
+        write(writer, [put(number) for number in range(8)])
         answers(reader)
-        write(writer, [Remove("d1")], [put(id) for id in range(8, 40)])
+        write(writer, [Remove("d1")], [put(number) for number in range(8, 40)])
         assert writer.store.trimmed() >= 2
         assert writer.store.removed().tolist() == []
         assert answers(reader) == answers(writer)
@@ -285,7 +287,7 @@ class TestFollowing:
             lambda c: c.execute("UPDATE meta SET value = 'other' WHERE key = 'embedder'")
         )
         writer.store.commit([put(1)])
-        with pytest.raises(EmbedderMismatch, match="embedded anew with other"):
+        with pytest.raises(EmbedderMismatch, match="re-embedded with other"):
             reader.snapshot()
         reader.close()
         writer.close()
@@ -343,7 +345,7 @@ class TestTheStoresOwnDamage:
 
 
 def test_a_snapshot_of_one_epoch_keeps_its_filters(corpus: Corpus) -> None:
-    write(corpus, [put(id) for id in range(5)])
+    write(corpus, [put(number) for number in range(5)])
     before = corpus.snapshot()
     bitmap = before.allowed(Query("x", filters={"id": 3}))
     corpus.compact(lambda _: None)

@@ -71,7 +71,7 @@ async def kept(docs: Collection) -> dict[str, Signs]:
     source = docs.corpus.snapshot()
     found = source.signs(range(2_000))
     chunks = source.chunks(found)
-    return {chunks[id].text: signs for id, signs in found.items()}
+    return {chunks[number].text: signs for number, signs in found.items()}
 
 
 async def texts(docs: Collection) -> set[str]:
@@ -147,7 +147,9 @@ async def test_pooled_takes_half(
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["off", "an embedder without"])
-async def test_without_them(plain: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_without_token_signs_search_works_by_vectors(
+    plain: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     embedder = HashEmbedder() if plain else TokenEmbedder()
     wanted = settings("signs" if plain else "off")
     async with an_engine(embedder, monkeypatch, wanted) as engine:
@@ -160,7 +162,7 @@ async def test_without_them(plain: bool, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-async def test_reembedding_writes_them_anew(
+async def test_reembedding_replaces_token_signs(
     is_open: bool, embedder: TokenEmbedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "c"

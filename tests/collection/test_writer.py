@@ -21,9 +21,9 @@ from vivace.trace import Trace
 from vivace.types import Chunk, Document
 
 
-def put(id: str, dim: int = 4) -> Put:
-    chunk = NewChunk(Chunk(id, id, 0, len(id)), id.encode(), np.ones(dim, np.float16))
-    return Put(Document(id, id), id.encode(), (chunk,))
+def put(name: str, dim: int = 4) -> Put:
+    chunk = NewChunk(Chunk(name, name, 0, len(name)), name.encode(), np.ones(dim, np.float16))
+    return Put(Document(name, name), name.encode(), (chunk,))
 
 
 @pytest.fixture

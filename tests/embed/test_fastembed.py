@@ -19,7 +19,7 @@ from vivace.errors import BadSettings, EmbeddingError, MissingExtra
 from vivace.settings import Embed, Settings
 
 
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "fastembed", None)
     with pytest.raises(MissingExtra, match=r"pip install 'vivace\[models\]'"):
         names.load(Settings(embed=Embed(model=f"fastembed:{tmp_path}")))
@@ -44,7 +44,7 @@ def model(folder: Path) -> Iterator[FastEmbed]:
     model.close()
 
 
-async def test_a_folder(model: FastEmbed, folder: Path) -> None:
+async def test_a_folder_with_a_model_is_an_embedder(model: FastEmbed, folder: Path) -> None:
     assert re.fullmatch(r"fastembed:mini/[0-9a-f]{16}", model.name)
     assert model.dim == 384
     texts = ["How do I reset my password?", "The volcano erupted.", "", "caf\ud800e"] * 3
@@ -87,7 +87,7 @@ def test_what_vectors_depend_on_is_in_the_name(
     assert name(copy) not in (trained, model.name)
 
 
-async def test_closed(folder: Path) -> None:
+async def test_a_closed_embedder_says_so(folder: Path) -> None:
     model = FastEmbed(str(folder), workers=1, batch=1)
     model.close()
     model.close()
@@ -95,7 +95,7 @@ async def test_closed(folder: Path) -> None:
         await model.embed(["x"], kind="query")
 
 
-def test_an_unknown_name() -> None:
+def test_an_unknown_name_is_rejected() -> None:
     pytest.importorskip("fastembed")
     with pytest.raises(
         BadSettings, match=r"no model named 'nonsense', and there is no such folder"

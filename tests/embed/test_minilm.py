@@ -44,7 +44,7 @@ async def test_vectors_are_float32_of_unit_length(model: MiniLM) -> None:
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
-async def test_nothing_in_nothing_out(model: MiniLM) -> None:
+async def test_no_texts_give_no_vectors(model: MiniLM) -> None:
     found = (await model.embed([], kind="query")).vectors
     assert (found.shape, found.dtype) == ((0, 384), np.dtype(np.float32))
 
@@ -137,7 +137,7 @@ async def test_unread_passages_do_not_even_load_the_model(
         ("Γρήγορα", False),
     ],
 )
-def test_readable(text: str, expected: bool) -> None:
+def test_latin_text_and_text_without_letters_are_readable(text: str, expected: bool) -> None:
     assert minilm.readable(text) is expected
 
 

@@ -11,7 +11,7 @@ from vivace.settings import Embed, Settings
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(0, 5), (2, 2)])
-def test_builtin(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builtin_names_minilm(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "cores", lambda: 5)
     model = names.load(Settings(embed=Embed(workers=workers)))
     try:
@@ -23,7 +23,7 @@ def test_builtin(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -
         model.close()
 
 
-def test_given() -> None:
+def test_a_dimension_names_the_precomputed_embedder() -> None:
     model = names.load(Settings(embed=Embed(model="given:128")))
     assert isinstance(model, Precomputed)
     assert (model.name, model.dim) == ("given:128", 128)

@@ -101,7 +101,7 @@ async def test_a_passage_it_cannot_read_has_none(model: MiniLM) -> None:
     assert not found.vectors[0].any()
 
 
-async def test_nothing_in_nothing_out(model: MiniLM) -> None:
+async def test_no_texts_give_no_vectors(model: MiniLM) -> None:
     found = await model.embed_tokens([], kind="passage")
     assert (found.vectors.shape, found.tokens) == ((0, 384), ())
 

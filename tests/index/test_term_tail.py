@@ -29,8 +29,8 @@ def chunks(n: int, *, first: int = 0, seed: int = 0, longest: int = 400) -> Chun
 
 def main_of(held: Chunks) -> TermSearcher:
     terms = TantivyTerms.volatile()
-    for id, words in held.items():
-        terms.add(id, words)
+    for number, words in held.items():
+        terms.add(number, words)
     terms.commit(1)
     return terms.searcher()
 
@@ -57,9 +57,9 @@ def test_a_score_hardly_changes_when_its_chunk_moves_to_the_main_index(held: int
         query = rng.choices(WORDS, k=6)
         now, later = (scored(m, t, query, 999) for m, t in ((before, tail), (after, TermTail())))
         assert now.keys() == later.keys()
-        for id, score in now.items():
+        for number, score in now.items():
             # lengths of what the main index holds are weighed against its own average
-            assert score == pytest.approx(later[id], rel=2e-5 if id >= 1_000 else 0.1)
+            assert score == pytest.approx(later[number], rel=2e-5 if number >= 1_000 else 0.1)
 
 
 def test_the_engines_statistics_count_what_it_scores_with() -> None:
@@ -83,7 +83,7 @@ def test_without_a_tail_the_main_index_answers_as_ever() -> None:
 
 
 @pytest.mark.parametrize("query", [[], ["absent"]])
-def test_nothing_found(query: list[str]) -> None:
+def test_a_query_that_matches_no_chunk_finds_nothing(query: list[str]) -> None:
     main, tail = main_of(chunks(9)), tail_of(chunks(9, first=20))
     assert tail.search(main, query, 5).ids.shape == (1, 0)
     assert tail.search(NO_MAIN, query, 5).ids.shape == (1, 0)
@@ -102,13 +102,13 @@ def test_the_filter_holds_for_both() -> None:
 
 def test_a_chunk_that_both_hold_is_returned_once() -> None:
     held = chunks(100)
-    main, tail = main_of(held), tail_of({id: held[id] for id in range(30, 60)})
+    main, tail = main_of(held), tail_of({number: held[number] for number in range(30, 60)})
     found = tail.search(main, ["w0", "w1"], 50).ids[0].tolist()
     assert len(found) == len(set(found)) == 50
 
 
 def test_ties_go_to_the_lower_id_however_many() -> None:
-    tail = tail_of({id: ["fox"] for id in range(900, 100, -1)})
+    tail = tail_of({number: ["fox"] for number in range(900, 100, -1)})
     assert tail.search(NO_MAIN, ["fox"], 5).ids[0].tolist() == [101, 102, 103, 104, 105]
 
 
@@ -158,11 +158,11 @@ def test_any_history_scores_as_a_fresh_tail(
 ) -> None:
     rng, live, tail, next_id = random.Random(seed), Chunks(), TermTail(), 0
     for added, share in steps:
-        gone = [id for id in live if rng.random() < share]
+        gone = [number for number in live if rng.random() < share]
         fresh = {next_id + at: words for at, words in enumerate(added)}
         next_id += len(added)
         tail = tail.changed(fresh.items(), np.array(gone, np.int64))
-        live = {id: words for id, words in live.items() if id not in gone} | fresh
+        live = {number: words for number, words in live.items() if number not in gone} | fresh
         assert sorted(tail.ids.tolist()) == sorted(live)
         assert len(tail) == len(live)
         fresh_tail, query = tail_of(live), ["a", "b", "a"]

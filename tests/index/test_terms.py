@@ -18,8 +18,8 @@ TEXTS = {1: "red fox red den", 2: "blue fox", 5: "green hill far away", 9: "fox 
 
 def filled(folder: Path) -> TantivyTerms:
     terms = TantivyTerms.create(folder)
-    for id, text in TEXTS.items():
-        terms.add(id, text.split())
+    for number, text in TEXTS.items():
+        terms.add(number, text.split())
     terms.commit(1)
     return terms
 
@@ -37,19 +37,20 @@ def bm25(query: list[str], text: list[str], texts: list[list[str]]) -> float:
 
 def test_scores_are_textbook_bm25(tmp_path: Path) -> None:
     terms = filled(tmp_path / "t")
-    texts = {id: text.split() for id, text in TEXTS.items()}
+    texts = {number: text.split() for number, text in TEXTS.items()}
     query = ["fox", "red", "red"]
     found = terms.search(query, 10)
-    expected = {id: bm25(query, text, list(texts.values())) for id, text in texts.items()}
+    expected = {number: bm25(query, text, list(texts.values())) for number, text in texts.items()}
     assert found.ids[0].tolist() == sorted(
-        (id for id in expected if expected[id] > 0), key=lambda id: -expected[id]
+        (number for number in expected if expected[number] > 0),
+        key=lambda number: -expected[number],
     )
-    for id, score in zip(found.ids[0], found.scores[0], strict=True):
-        assert score == pytest.approx(expected[int(id)], rel=1e-4)
+    for number, score in zip(found.ids[0], found.scores[0], strict=True):
+        assert score == pytest.approx(expected[int(number)], rel=1e-4)
 
 
 @pytest.mark.parametrize("query", [[], ["nothing"]])
-def test_nothing_found(tmp_path: Path, query: list[str]) -> None:
+def test_a_query_that_matches_no_chunk_finds_nothing(tmp_path: Path, query: list[str]) -> None:
     assert filled(tmp_path / "t").search(query, 5).ids.shape == (1, 0)
 
 
@@ -74,14 +75,14 @@ def test_uncommitted_changes_are_not_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n", [40, 3000])
 def test_filters_both_narrow_and_wide(tmp_path: Path, n: int) -> None:
     terms = TantivyTerms.create(tmp_path / "t")
-    for id in range(n):
-        terms.add(id, ["fox"] * (1 + id % 7) + ["den"])
+    for number in range(n):
+        terms.add(number, ["fox"] * (1 + number % 7) + ["den"])
     terms.commit(1)
     allow = np.zeros(n, np.bool_)
     allow[1::2] = True
     found = terms.search(["fox"], 15, allow=allow).ids[0]
     everything = terms.search(["fox"], n).ids[0]
-    assert found.tolist() == [id for id in everything if allow[id]][:15]
+    assert found.tolist() == [number for number in everything if allow[number]][:15]
     assert terms.search(["fox"], 5, allow=np.zeros(n, np.bool_)).ids.size == 0
 
 

@@ -109,7 +109,7 @@ def recall(found: Matches, expected: Matches) -> float:
     k=st.integers(1, 400),
     coarse=st.booleans(),
 )
-def test_parts_answer_as_the_whole_to_the_bit(
+def test_merged_parts_answer_bit_for_bit_as_the_whole(
     cuts: list[int], metric: Metric, k: int, coarse: bool
 ) -> None:
     ids, base = np.arange(300), vectors(300)
@@ -144,7 +144,9 @@ class TestRealSentences:
     """40,000 embedded sentences: what the default effort finds."""
 
     @pytest.mark.parametrize("k", [1, 10, 50])
-    def test_recall(self, indexes: tuple[FlatIndex, PqIndex], asked: Vectors, k: int) -> None:
+    def test_default_effort_reaches_the_recall_floor(
+        self, indexes: tuple[FlatIndex, PqIndex], asked: Vectors, k: int
+    ) -> None:
         flat, pq = indexes
         assert recall(pq.search(asked, k), flat.search(asked, k)) >= 0.985
 

@@ -92,7 +92,7 @@ def test_web_pages_have_a_harmless_one(path: Path) -> None:
     refused(path, doctype=True)
 
 
-def test_sizes(path: Path) -> None:
+def test_archives_over_their_limits_are_rejected(path: Path) -> None:
     packed(path, f"{ROOT}{' ' * 5 * MIB}")
     assert "times its size, more than 100" in refused(path)
     check(path, Parse(zip_ratio=10_000))

@@ -108,12 +108,12 @@ class TestPacking:
             )
         ]
 
-    def test_no_text_no_chunks(self) -> None:
+    def test_a_document_without_text_has_no_chunks(self) -> None:
         assert split(document(" \n"), words, tokens=10, overlap=0) == []
         assert split(document("", Section(0, ("A",))), words, tokens=10, overlap=0) == []
 
     @pytest.mark.parametrize(("tokens", "overlap"), [(0, 0), (10, -1)])
-    def test_impossible_sizes(self, tokens: int, overlap: int) -> None:
+    def test_impossible_sizes_are_rejected(self, tokens: int, overlap: int) -> None:
         with pytest.raises(BadInput, match=r"chunking\.tokens"):
             split(document("x"), words, tokens=tokens, overlap=overlap)
 

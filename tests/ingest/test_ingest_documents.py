@@ -62,7 +62,7 @@ def test_pages_are_kept(found: dict[str, list[Source]]) -> None:
     assert all(document.text[s.start - 2 : s.start] == "\n\n" for s in document.sections[1:])
 
 
-def test_a_password_opens(data: Path) -> None:
+def test_a_password_opens_a_protected_file(data: Path) -> None:
     path = data / "documents/pdf/libreoffice-writer-password.pdf"
     for parse, ask in (
         (Parse(password=PASSWORD), None),

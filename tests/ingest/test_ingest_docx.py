@@ -30,7 +30,7 @@ def parsed(package: Any, folder: Path, parse: Parse | None = None) -> Document:
     return found
 
 
-def test_everything_in_its_order(tmp_path: Path) -> None:
+def test_paragraphs_lists_and_tables_keep_their_order(tmp_path: Path) -> None:
     package = docx.Document()
     package.add_heading("The Title", 0)
     package.add_paragraph("Before.")
@@ -141,7 +141,7 @@ def test_text_in_boxes_is_read_once(tmp_path: Path) -> None:
     assert found.text == "above\n\nouter\n\nmiddle\n\ninner\n\nin a cell; its box |"
 
 
-def test_limits(tmp_path: Path) -> None:
+def test_size_and_characters_are_limited(tmp_path: Path) -> None:
     package = docx.Document()
     for _ in range(10):
         package.add_paragraph("x" * 100)

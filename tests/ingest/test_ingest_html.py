@@ -65,7 +65,7 @@ def parsed(path: Path, html: str | None = None) -> Document:
         ),
     ],
 )
-def test_layout(page: Path, html: str, text: str) -> None:
+def test_elements_are_laid_out_as_lines_and_paragraphs(page: Path, html: str, text: str) -> None:
     assert parsed(page, html).text == text
 
 

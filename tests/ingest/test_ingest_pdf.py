@@ -96,7 +96,7 @@ def test_an_enormous_page_is_rendered_smaller(tmp_path: Path) -> None:
     assert shapes[0][0] * shapes[0][1] < 41_000_000
 
 
-def test_limits(tmp_path: Path) -> None:
+def test_pages_and_characters_are_limited(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.pdf", "one", "two", "three")
     for parse, reason in (
         (Parse(pages=2), "has 3 pages, more than 2"),
@@ -111,7 +111,7 @@ def test_limits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"%PDF-1.7\n", b"no PDF", b"%PDF-1.4\n" + bytes(1000)])
-def test_damaged(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_pdf_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.pdf"
     path.write_bytes(content)
     (found,) = read(path, max_bytes=1 << 20)

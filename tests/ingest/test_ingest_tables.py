@@ -51,7 +51,7 @@ def error(path: Path, parse: Parse | None = None) -> IngestError:
         ("2024-01-01,x\n2024-01-02,y\n", "2024-01-01 | x\n2024-01-02 | y"),
     ],
 )  # fmt: skip
-def test_csv(tmp_path: Path, content: str, text: str) -> None:
+def test_rows_are_lines_of_named_values(tmp_path: Path, content: str, text: str) -> None:
     assert document(write(tmp_path, "a.csv", content)).text == text
 
 
@@ -61,7 +61,7 @@ def test_csv_in_another_encoding_with_a_long_cell(tmp_path: Path) -> None:
     assert found.text == f"姓名 | 说明\n姓名: 王小明 | 说明: {long}"
 
 
-def test_csv_errors(tmp_path: Path) -> None:
+def test_what_is_no_csv_is_an_error(tmp_path: Path) -> None:
     assert error(write(tmp_path, "a.csv", " , \n")).reason == "is empty"
     path = write(tmp_path, "b.csv", "a,b\n1,2\n")
     assert "over 5 characters" in error(path, Parse(chars=5)).reason
@@ -107,11 +107,11 @@ def test_json_documents(tmp_path: Path) -> None:
         ("", "is empty"),
     ],
 )
-def test_json_errors(tmp_path: Path, content: str, reason: str) -> None:
+def test_what_is_no_json_is_an_error(tmp_path: Path, content: str, reason: str) -> None:
     assert reason in error(write(tmp_path, "a.json", content)).reason
 
 
-def test_a_notebook(tmp_path: Path) -> None:
+def test_a_notebooks_cells_are_read_in_order(tmp_path: Path) -> None:
     cells: list[Any] = [
         {"cell_type": "markdown", "source": ["# Top\n", "text"]},
         {"cell_type": "code", "source": "1 + 1", "outputs": [{"data": {"text/plain": ["2"]}}]},

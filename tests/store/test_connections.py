@@ -41,7 +41,7 @@ def begun(
 
 
 @pytest.mark.parametrize("writes", [False, True])
-def test_it_waits_for_what_runs(tmp_path: Path, writes: bool) -> None:
+def test_closing_waits_for_a_running_statement(tmp_path: Path, writes: bool) -> None:
     connections = Connections(tmp_path / "x.db")
     thread, found = begun(connections, 500_000, writes=writes)
     connections.close()
@@ -49,7 +49,7 @@ def test_it_waits_for_what_runs(tmp_path: Path, writes: bool) -> None:
     assert found == [500_000]
 
 
-def test_a_long_read_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_interrupts_a_long_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
     connections = Connections(tmp_path / "x.db")
     thread, found = begun(connections, 1_000_000_000, writes=False)
@@ -59,7 +59,7 @@ def test_a_long_read_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("writes", [False, True])
-def test_it_waits_for_one_that_is_being_opened(
+def test_closing_waits_for_a_connection_that_is_being_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: bool
 ) -> None:
     connections = Connections(tmp_path / "x.db")

@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def found(store: Store, filters: Mapping[str, Any]) -> list[int]:
-    return [int(id) - 1 for id in sorted(store.matching(filters))]
+    return [int(number) - 1 for number in sorted(store.matching(filters))]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,9 @@ def found(store: Store, filters: Mapping[str, Any]) -> list[int]:
         ({"lang": "\ud800"}, []),
     ],
 )
-def test_matching(store: Store, filters: dict[str, Any], expected: list[int]) -> None:
+def test_filters_match_the_documents_they_describe(
+    store: Store, filters: dict[str, Any], expected: list[int]
+) -> None:
     assert found(store, filters) == expected
 
 
@@ -197,7 +199,7 @@ def holds(metadata: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
 
 @settings(max_examples=60, deadline=None)
 @given(tree=trees)
-def test_any_tree(store: Store, tree: dict[str, Any]) -> None:
+def test_any_tree_of_filters_matches_as_python_does(store: Store, tree: dict[str, Any]) -> None:
     assert found(store, tree) == [n for n, m in enumerate(DOCUMENTS) if holds(m, tree)]
 
 

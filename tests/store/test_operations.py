@@ -42,7 +42,7 @@ def test_a_decision_survives_json() -> None:
     assert full.time.tzinfo is UTC
 
 
-def test_newest_first_bounded_and_kept(tmp_path: Path, trace: Trace) -> None:
+def test_decisions_are_kept_newest_first_up_to_a_bound(tmp_path: Path, trace: Trace) -> None:
     operations = opened(tmp_path, trace, keep=5)
     assert operations.decisions() == []
     assert not (tmp_path / FILE).exists()
@@ -89,7 +89,7 @@ def test_every_flipped_byte_is_found_or_harmless(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 99, 100, 4095, 4096, 8192])
-def test_a_cut_file_is_begun_anew_and_says_so(tmp_path: Path, trace: Trace, size: int) -> None:
+def test_a_cut_file_is_replaced_and_reported(tmp_path: Path, trace: Trace, size: int) -> None:
     operations = opened(tmp_path, trace)
     for number in range(60):
         operations.record(decision(number, evidence={"filling": "x" * 300}))
@@ -119,7 +119,7 @@ def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path, trace: Trace) -
     assert trace.counters()["decisions.unwritten"] == 1
 
 
-def test_a_folder_that_is_gone(tmp_path: Path, trace: Trace) -> None:
+def test_decisions_stay_in_memory_without_a_folder(tmp_path: Path, trace: Trace) -> None:
     operations = opened(tmp_path / "gone", trace)
     operations.record(decision(1))
     assert len(operations.decisions()) == 1
@@ -128,7 +128,7 @@ def test_a_folder_that_is_gone(tmp_path: Path, trace: Trace) -> None:
     assert len(operations.decisions()) == 2
 
 
-def test_from_many_threads(tmp_path: Path, trace: Trace) -> None:
+def test_decisions_of_many_threads_are_all_kept(tmp_path: Path, trace: Trace) -> None:
     several = [opened(tmp_path, trace) for _ in range(3)]
     threads = [
         threading.Thread(target=lambda s=sink, n=number: s.record(decision(n)))

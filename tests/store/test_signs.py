@@ -41,17 +41,17 @@ def signs_of(text: str) -> Signs:
     return np.repeat(np.frombuffer(text.encode(), np.uint8)[:, None], WIDTH, axis=1)
 
 
-def put(id: str, *texts: str, signed: bool = True) -> Put:
+def put(chunk_id: str, *texts: str, signed: bool = True) -> Put:
     chunks = [
         NewChunk(
-            Chunk(id, text, at, at + len(text)),
+            Chunk(chunk_id, text, at, at + len(text)),
             text.encode(),
             np.full(DIM, len(text), np.float16),
             signs_of(text) if signed else None,
         )
         for at, text in enumerate(texts)
     ]
-    return Put(Document(id, "".join(texts)), repr(texts).encode(), tuple(chunks))
+    return Put(Document(chunk_id, "".join(texts)), repr(texts).encode(), tuple(chunks))
 
 
 def kept(store: Store) -> dict[str, list[list[int]]]:
@@ -59,7 +59,7 @@ def kept(store: Store) -> dict[str, list[list[int]]]:
     found = store.signs(range(1_200))
     chunks = store.chunks(found)
     assert len(chunks) == len(found)
-    return {chunks[id].text: signs.tolist() for id, signs in found.items()}
+    return {chunks[chunk_id].text: signs.tolist() for chunk_id, signs in found.items()}
 
 
 def expected(*texts: str) -> dict[str, list[list[int]]]:
@@ -71,7 +71,7 @@ def store(tmp_path: Path) -> Store:
     return opened(tmp_path / "c")
 
 
-def test_they_are_kept_with_their_chunk(store: Store) -> None:
+def test_signs_are_kept_with_their_chunk(store: Store) -> None:
     store.commit([put("a", "one", "three"), put("b", "two", signed=False)])
     assert kept(store) == expected("one", "three")
     assert store.info().signs_bytes == WIDTH * len("onethree")
@@ -101,7 +101,7 @@ def test_an_unchanged_chunk_keeps_them_and_a_removed_one_takes_them_along(store:
     "bad",
     [np.zeros((2, WIDTH + 1), np.uint8), np.zeros(WIDTH, np.uint8), np.zeros((2, WIDTH))],
 )
-def test_wrong_ones_fail_the_whole_transaction(store: Store, bad: Signs) -> None:
+def test_signs_of_another_shape_fail_the_whole_transaction(store: Store, bad: Signs) -> None:
     item = put("b", "two").chunks[0]
     wrong = NewChunk(item.chunk, item.hash, item.vector, bad)
     with pytest.raises(BadVectors, match="token signs"):
@@ -179,7 +179,7 @@ def test_a_reembedding_replaces_them_all(tmp_path: Path) -> None:
     assert sorted(kept(store)) == ["four", "three"]
 
 
-def test_another_choice_of_what_is_kept_begins_anew(tmp_path: Path) -> None:
+def test_another_choice_of_what_is_kept_starts_again(tmp_path: Path) -> None:
     opened(tmp_path).commit([put("a", "one", "two")])
     work = Reembedding.open(tmp_path, embedder="test", dim=DIM, tokens="signs")
     work.add(np.array([1]), np.ones((1, DIM), np.float16), [signs_of("one")])

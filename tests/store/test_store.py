@@ -49,14 +49,14 @@ def vector(value: float) -> np.ndarray[tuple[int], np.dtype[np.float16]]:
     return np.full(DIM, value, np.float16)
 
 
-def put(id: str, *texts: str, metadata: dict[str, object] | None = None, **fields: str) -> Put:
+def put(name: str, *texts: str, metadata: dict[str, object] | None = None, **fields: str) -> Put:
     text = " ".join(texts)
     document = Document(
-        id, text, metadata=metadata or {}, sections=(Section(0, ("H",), 2),), **fields
+        name, text, metadata=metadata or {}, sections=(Section(0, ("H",), 2),), **fields
     )
     chunks, at = [], 0
     for piece in texts:
-        chunk = Chunk(id, piece, at, at + len(piece), section=("H",), page=2)
+        chunk = Chunk(name, piece, at, at + len(piece), section=("H",), page=2)
         chunks.append(NewChunk(chunk, piece.encode("utf-8", "replace"), vector(len(piece))))
         at += len(piece) + 1
     return Put(document, text.encode("utf-8", "replace"), tuple(chunks))
@@ -161,8 +161,8 @@ def test_metadata_and_text_that_cannot_be_stored(store: Store) -> None:
 def test_sources_below_a_folder(store: Store) -> None:
     store.commit([put("a", "1", source="/d/a"), put("b", "2", source="/d/e/b")])
     store.commit([put("c", "3", source="/dx/c")])
-    assert [id for id, _ in store.under("/d")] == ["a", "b"]
-    assert [id for id, _ in store.under("/d/a")] == ["a"]
+    assert [name for name, _ in store.under("/d")] == ["a", "b"]
+    assert [name for name, _ in store.under("/d/a")] == ["a"]
 
 
 def test_query_log_keeps_the_newest(store: Store) -> None:
@@ -179,11 +179,11 @@ class TestOpening:
         assert other.epoch() == 1
         assert other.uuid == store.uuid
 
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_a_missing_collection_is_not_created_unasked(self, tmp_path: Path) -> None:
         with pytest.raises(CollectionNotFound, match="vivace ingest"):
             opened(tmp_path / "none", create=False)
 
-    def test_another_embedder(self, store: Store, tmp_path: Path) -> None:
+    def test_another_embedder_is_rejected(self, store: Store, tmp_path: Path) -> None:
         with pytest.raises(EmbedderMismatch, match="made with the embedder test"):
             Store.open(tmp_path / "c", embedder="other", dim=DIM)
 
@@ -217,7 +217,7 @@ class TestOpening:
         with pytest.raises(StoreUnwritable, match="cannot be made"):
             opened(tmp_path / "c")
 
-    def test_closed(self, store: Store) -> None:
+    def test_a_closed_store_rejects_reads(self, store: Store) -> None:
         store.close()
         with pytest.raises(StoreError, match="closed"):
             store.info()

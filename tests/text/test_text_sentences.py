@@ -43,7 +43,7 @@ def split(text: str) -> list[str]:
         ["Visit www.example.com today.", "Bye."],
     ],
 )
-def test_english(parts: list[str]) -> None:
+def test_english_text_is_split_at_sentence_ends(parts: list[str]) -> None:
     assert split(" ".join(parts)) == parts
 
 
@@ -60,7 +60,7 @@ def test_english(parts: list[str]) -> None:
         ["真的!", "好"],
     ],
 )
-def test_chinese(parts: list[str]) -> None:
+def test_chinese_text_is_split_at_sentence_ends(parts: list[str]) -> None:
     assert split("".join(parts)) == parts
 
 
@@ -121,7 +121,7 @@ def test_only_the_range_is_read() -> None:
     assert sentences(text, 18, 10_000) == [(18, 24)]
 
 
-def test_nothing_gives_nothing() -> None:
+def test_blank_text_has_no_sentences() -> None:
     assert sentences("") == sentences(" \n\n\t") == []
     assert split("...") == ["..."]
 

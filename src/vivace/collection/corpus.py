@@ -65,7 +65,7 @@ class Corpus:
         """Chunks removed since the manifest was written: opening the collection replays them."""
         self.plans = PlanState(folder, settings, trace, decide)
         self.keywords = Keywords(store, folder, settings, trace, self._lost_terms, self._lock)
-        problems = self._load({}, anew=True)
+        problems = self._load({}, restart=True)
         if problems:
             self._report(problems)
         if problems or self._has_work():
@@ -323,12 +323,12 @@ class Corpus:
         before = getattr(self, "_current", None)
         self._current = Snapshot(self.store, epoch, dense, self.keywords.state(), before=before)
 
-    def _load(self, known: dict[str, Segment], *, anew: bool) -> tuple[Problem, ...]:
+    def _load(self, known: dict[str, Segment], *, restart: bool) -> tuple[Problem, ...]:
         """Replace the whole state by that of the files and the store."""
         self._directory.changed()
         self.plans.refresh()
         with recovery.load(self.store, self.folder, known=known) as loaded:
-            self.keywords.catch_up(anew=anew)
+            self.keywords.catch_up(restart=restart)
             self._next_id = self.store.next_id()
             self._generation = self.store.stored_identity().generation
         self._directory.manifest = loaded.manifest
@@ -343,7 +343,7 @@ class Corpus:
         followed = self.keywords.follow()
         identity = self.store.stored_identity()
         if self._directory.changed() or identity.generation != self._generation:
-            self._reload(anew=followed)
+            self._reload(restart=followed)
             return
         with self.store.reading():
             epoch = self.store.epoch()
@@ -353,14 +353,14 @@ class Corpus:
                     *recovery.added(self.store, self._next_id), self.store.removed(since=since)
                 )
                 self._next_id = self.store.next_id()
-                self.keywords.catch_up(anew=followed)
+                self.keywords.catch_up(restart=followed)
                 self._publish(epoch, dense)
         if overtaken:
-            self._reload(anew=True)
+            self._reload(restart=True)
 
-    def _reload(self, *, anew: bool) -> None:
+    def _reload(self, *, restart: bool) -> None:
         known = {s.sealed.name: s for s in self._dense.segments if s.sealed}
-        self._report(self._load(known, anew=anew))
+        self._report(self._load(known, restart=restart))
 
     def _report(self, problems: Sequence[Problem]) -> None:
         recovery.report(problems, self.folder, self.trace, self._decide)

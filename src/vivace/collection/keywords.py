@@ -184,7 +184,7 @@ class Keywords:
         """
         self.release()
         try:
-            self._start_anew()
+            self._start_empty()
             with self._store.reading():
                 self._replay(progress)
         except BaseException:
@@ -228,10 +228,10 @@ class Keywords:
         self._unfinished = False
         return True
 
-    def catch_up(self, *, anew: bool) -> None:
+    def catch_up(self, *, restart: bool) -> None:
         """Bring the tail to the store's epoch without writing, as a reading process does.
 
-        `anew` builds the tail from the committed index's epoch on.
+        `restart` rebuilds the tail from the committed index's epoch on.
         """
         epoch, trimmed = self._store.epoch(), self._store.trimmed()
         if self.in_memory:
@@ -239,10 +239,10 @@ class Keywords:
                 self._terms, self._shown = TantivyTerms.volatile(), 0
             self._replay()
             return
-        anew = anew or self._epoch < trimmed
-        since = self._shown if anew else self._epoch
+        restart = restart or self._epoch < trimmed
+        since = self._shown if restart else self._epoch
         removed = self._store.removed(since=max(since, trimmed))
-        tail = TermTail() if anew else self._tail
+        tail = TermTail() if restart else self._tail
         self._tail = tail.changed(_terms(self._store.texts(since=since)), removed)
         # the tail holds what an unfinished commit added, too; a search returns it once
         self._dirty = (
@@ -291,7 +291,7 @@ class Keywords:
         """Bring the index on disk to the store's epoch; build a new one if it is not usable."""
         try:
             if not usable:
-                self._start_anew()
+                self._start_empty()
             try:
                 with self._store.reading():
                     self._replay()
@@ -301,8 +301,8 @@ class Keywords:
             self._trace.count("terms.unwritable")
             self._index_in_memory()
 
-    def _start_anew(self) -> None:
-        self._making.touch()
+    def _start_empty(self) -> None:
+        self._making.touch(mode=files.FILE_MODE)
         if self._folder.exists():
             shutil.rmtree(self._folder)
         self._adopt(TantivyTerms.create(self._folder), 0)

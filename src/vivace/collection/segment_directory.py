@@ -165,8 +165,8 @@ class SegmentDirectory:
 
     def remove_unfinished(self) -> None:
         """Remove files that a crash left before they were renamed. Call it on taking the lock."""
-        for begun in self._home.glob(f"*{files.BEGUN}"):
-            begun.unlink(missing_ok=True)
+        for unfinished in self._home.glob(f"*{files.UNFINISHED}"):
+            unfinished.unlink(missing_ok=True)
 
     def clean(self, dense: Dense) -> None:
         """Remove segment folders that neither the manifest nor `dense` names: a crash left them."""

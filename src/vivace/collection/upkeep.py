@@ -63,7 +63,10 @@ class Upkeep:
         """See `Collection.verify`."""
 
         def verify(step: OnUpkeep) -> list[Finding]:
-            bad = [Finding(FILE, what, "It is begun anew") for what in self._operations.verify()]
+            bad = [
+                Finding(FILE, what, "It is replaced by an empty one")
+                for what in self._operations.verify()
+            ]
             # damage that opening the collection has repaired is reported, too
             mended = [
                 Finding(str(decision.before), decision.reason.rstrip("."), "It has been rebuilt")
@@ -195,7 +198,7 @@ async def _embed_all(
         "reembed",
         {"embedder": name, "dim": dim},
         {"embedder": embedder.name, "dim": embedder.dim},
-        "The collection was to be embedded anew.",
+        "The collection was to be re-embedded.",
         evidence={"chunks": work.total, "embedded": embedded, "epoch": epoch},
     )
     return Reembedded(work.total, embedded, epoch, decision)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from vivace.collection.corpus import Corpus
@@ -41,6 +42,7 @@ class _Stop:
     """The end of the queue."""
 
 
+R = TypeVar("R")
 T = TypeVar("T", _Enter, _Leave, _Apply)
 _Item: TypeAlias = _Enter | _Leave | _Apply | _Stop
 
@@ -141,51 +143,51 @@ class Writer:
         return group, None
 
     def _enter(self, item: _Enter) -> None:
-        if not item.done.set_running_or_notify_cancel():
-            return
-        try:
-            if self._sessions == 0:
-                self._session = self._corpus.writing()
-                self._session.__enter__()
-            self._sessions += 1
-            item.done.set_result(None)
-        except Exception as error:  # handed to the caller, whole
-            item.done.set_exception(error)
+        if item.done.set_running_or_notify_cancel():
+            _settle(item.done, self._open_session)
 
     def _leave(self, item: _Leave) -> None:
         entering = item.entered.done  # settled: it was in the queue before this
         entered = not entering.cancelled() and entering.exception() is None
-        self._sessions -= entered
-        try:
-            if entered and self._sessions == 0:
-                self._session.__exit__(None, None, None)
-            item.done.set_result(None)
-        except Exception as error:  # handed to the caller, whole
-            item.done.set_exception(error)
+        _settle(item.done, self._close_session if entered else lambda: None)
+
+    def _open_session(self) -> None:
+        if not self._sessions:
+            self._session = self._corpus.writing()
+            self._session.__enter__()
+        self._sessions += 1
+
+    def _close_session(self) -> None:
+        self._sessions -= 1
+        if not self._sessions:
+            self._session.__exit__(None, None, None)
 
     def _apply_group(self, group: Sequence[_Apply]) -> None:
         waiting = [item for item in group if item.done.set_running_or_notify_cancel()]
         if not waiting:
             return
         try:
-            with short_switch_interval:
-                committed = self._corpus.apply([c for item in waiting for c in item.changes])
+            epoch = self._committed(waiting)
         except (BadInput, VectorGone) as error:
-            if len(waiting) > 1:
-                # one caller's bad input must not fail the others
-                for item in waiting:
-                    self._apply_alone(item)
-            else:
+            if len(waiting) == 1:
                 waiting[0].done.set_exception(error)
-        except Exception as error:  # handed to every caller, whole
+                return
+            for item in waiting:  # one caller's bad input must not fail the others
+                _settle(item.done, partial(self._committed, [item]))
+        except Exception as error:  # every caller gets it
             for item in waiting:
                 item.done.set_exception(error)
         else:
             for item in waiting:
-                item.done.set_result(committed.epoch)
+                item.done.set_result(epoch)
 
-    def _apply_alone(self, item: _Apply) -> None:
-        try:
-            item.done.set_result(self._corpus.apply(item.changes).epoch)
-        except Exception as error:  # handed to the caller, whole
-            item.done.set_exception(error)
+    def _committed(self, items: Sequence[_Apply]) -> int:
+        with short_switch_interval:
+            return self._corpus.apply([c for item in items for c in item.changes]).epoch
+
+
+def _settle(done: Future[R], work: Callable[[], R]) -> None:
+    try:
+        done.set_result(work())
+    except Exception as error:  # the caller gets it
+        done.set_exception(error)

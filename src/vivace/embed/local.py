@@ -163,7 +163,7 @@ class LocalEmbedder(ABC):
             self._passes.add(one)
         try:
             if one.unwanted:
-                raise EmbeddingError("nobody waits for the texts", fix="None is needed")
+                raise EmbeddingError("no caller waits for the texts any more", fix="None is needed")
             yield
         finally:
             with self._passing:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-BEGUN = ".new"
+UNFINISHED = ".new"
 """Suffix of a file that has not been renamed to its final name yet."""
+FOLDER_MODE, FILE_MODE = 0o700, 0o600
+"""An index holds the words of documents: only the user who made it can read it."""
 _BLOCK = 1 << 20
 """Bytes read at a time: large enough that summing them releases the GIL."""
 
@@ -69,7 +71,7 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; the old file is unchanged.
     """
-    aside = path.with_name(f"{path.name}{BEGUN}")
+    aside = path.with_name(f"{path.name}{UNFINISHED}")
     write(aside, [data])
     aside.replace(path)
     sync(path.parent)
@@ -78,7 +80,7 @@ def replace(path: Path, data: bytes) -> None:
 def write(path: Path, parts: Iterable[bytes | memoryview]) -> FileEntry:
     """Write a new file of these parts; it is durable once its folder is (see `sync`)."""
     crc, size = 0, 0
-    with path.open("wb", buffering=0) as file:
+    with open(path, "wb", buffering=0, opener=_opened) as file:
         for part in parts:
             view = memoryview(part).cast("B")
             crc = zlib.crc32(view, crc)
@@ -87,6 +89,11 @@ def write(path: Path, parts: Iterable[bytes | memoryview]) -> FileEntry:
                 view = view[file.write(view) :]
         os.fsync(file.fileno())
     return FileEntry(path.name, size, crc)
+
+
+def _opened(path: str, flags: int) -> int:
+    """A file that only this user can read."""
+    return os.open(path, flags, FILE_MODE)
 
 
 def sync(path: Path) -> None:

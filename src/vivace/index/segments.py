@@ -77,7 +77,8 @@ def write(
     """
     of_family(family)
     native.check_ids(ids)
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
+    folder.mkdir(mode=files.FOLDER_MODE)
     entries = [
         _write_ids(folder / IDS, ids),
         rowfile.write(folder / VECTORS, vectors, n=len(ids), dim=dim, metric=metric),

@@ -23,7 +23,7 @@ import numpy as np
 
 from vivace.errors import CorruptIndex
 from vivace.index import matches
-from vivace.index.files import checksum
+from vivace.index.files import FILE_MODE, FOLDER_MODE, checksum
 from vivace.types import Bitmap, Ids, Matches
 
 STATE = "vivace.json"
@@ -201,7 +201,7 @@ class TantivyTerms:
         """Create an empty index in `folder`, which must be empty or not exist."""
         import tantivy
 
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         index = _unwatched(tantivy.Index(_schema(), path=str(folder)))
         terms = cls(folder, index, 0)
         terms._write_state()
@@ -291,6 +291,15 @@ class TantivyTerms:
         temporary = self._folder / f"{STATE}.new"
         temporary.write_text(json.dumps(state))
         temporary.replace(self._folder / STATE)
+        self._make_private()
+
+    def _make_private(self) -> None:
+        """Take other users' rights to the files that tantivy has made since."""
+        with os.scandir(self._folder or "") as found:
+            for file in found:
+                with suppress(OSError):  # a merge removes files; or the owner is another user
+                    if file.stat(follow_symlinks=False).st_mode & ~FILE_MODE & 0o777:
+                        os.chmod(file.path, FILE_MODE)
 
 
 def damage(folder: Path, *, threads: int = 2) -> list[str]:

@@ -79,7 +79,7 @@ def damage_reported(source: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = "is damaged: " + str(error).removeprefix("File is ")
-        raise IngestError(source, reason, fix="Open it in its program and save it anew") from None
+        raise IngestError(source, reason, fix="Open it in its program and save it again") from None
 
 
 def _check_directory(file: OpenFile, parse: Parse) -> None:
@@ -99,7 +99,7 @@ def _check_directory(file: OpenFile, parse: Parse) -> None:
         raise IngestError(
             source,
             "is damaged: its end is missing" if start.startswith(b"PK") else "is no zip file",
-            fix="Fetch it again, or open it in its program and save it anew",
+            fix="Fetch it again, or open it in its program and save it again",
         )
     directory = int.from_bytes(tail[at + 12 : at + 16], "little")
     if directory != 0xFFFFFFFF and directory > parse.zip_entries * _DIRECTORY_ENTRY:
@@ -175,5 +175,5 @@ def _refused(source: str, name: str, what: str) -> IngestError:
     return IngestError(
         source,
         f"its part {name[:100]!r} {what}, which can hide an attack",
-        fix="Open it in its program and save it anew",
+        fix="Open it in its program and save it again",
     )

@@ -55,7 +55,7 @@ class DocxReader(FileReader):
             raise IngestError(
                 source,
                 f"is no Word document or damaged: {error}",
-                fix="Open it in Word and save it anew as .docx",
+                fix="Open it in Word and save it again as .docx",
             ) from None
         writer = _Writer(Prose(source, self.parse.chars), _levels(package))
         writer.blocks(package.element.body)
@@ -218,7 +218,7 @@ def _write_notes(package: Any, writer: _Writer) -> None:
             root = docx.oxml.parse_xml(by_type[part].target_part.blob)
         except etree.XMLSyntaxError as error:
             raise IngestError(
-                writer.prose.source, f"its {part} are damaged: {error}", fix="Save it anew in Word"
+                writer.prose.source, f"its {part} are damaged: {error}", fix="Save it again in Word"
             ) from None
         writer.prose.separate()
         for note in root.iterfind(_W + tag):

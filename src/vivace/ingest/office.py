@@ -19,7 +19,7 @@ from vivace.ingest.prose import Prose, outline
 from vivace.ingest.tables import write_rows
 from vivace.types import Document, Section
 
-_FIX: Final = "Open it in its program and save it anew"
+_FIX: Final = "Open it in its program and save it again"
 _CONTAINER: Final = "META-INF/container.xml"
 
 

@@ -73,7 +73,7 @@ class PdfReader(FileReader):
             raise IngestError(
                 source,
                 "is damaged or no PDF",
-                fix="Open it in a PDF reader and save it anew, or fetch it again",
+                fix="Open it in a PDF reader and save it again, or fetch it again",
             ) from None
 
     def _document(self, pdf: pypdfium2.PdfDocument, file: OpenFile) -> Document:
@@ -101,7 +101,7 @@ class PdfReader(FileReader):
             raise IngestError(
                 source,
                 f"has no text, and {len(damaged)} of {count} pages are damaged",
-                fix="Open it in a PDF reader and save it anew, or fetch it again",
+                fix="Open it in a PDF reader and save it again, or fetch it again",
             )
         if not prose.length:
             raise IngestError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vivace.errors import CollectionLocked, StoreError, StoreUnwritable
+from vivace.store.privacy import FILE_MODE
 
 LOCK: Final = "write.lock"
 _PATIENCE = 5.0
@@ -166,7 +167,7 @@ class WriteLock:
             return
         folder = self._path.parent
         try:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
             raise StoreUnwritable(
                 f"{folder} cannot be written: {error.strerror}",

@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from vivace.errors import StoreError
+from vivace.store import privacy
 from vivace.store.connections import translation
 from vivace.trace import Trace
 from vivace.types import Decision
@@ -163,6 +164,8 @@ class Operations:
             # SQLite takes a file shorter than a header for a new one
             if self._path.exists() and self._path.stat().st_size % _SECTOR:
                 raise _Damaged(f"{self._path} is cut")
+            with suppress(OSError):  # the connection says why it cannot be made
+                privacy.make_file(self._path)
             connection = sqlite3.connect(
                 self._path, timeout=2.0, isolation_level=None, check_same_thread=False
             )
@@ -198,10 +201,10 @@ class Operations:
             self._path.replace(self._path.with_name(ASIDE))
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}", fix="Delete it") from error
-        anew = Decision("rebuild", FILE, "empty", f"The decisions could not be read: {reason}.")
-        self._mended.append(anew)
+        replaced = Decision("rebuild", FILE, "empty", f"The decisions could not be read: {reason}.")
+        self._mended.append(replaced)
         with suppress(_Damaged):  # the next use raises it again
-            self._attempt(lambda connection: self._insert(connection, self._text(anew)))
+            self._attempt(lambda connection: self._insert(connection, self._text(replaced)))
 
     def _insert(self, connection: sqlite3.Connection, text: str) -> None:
         connection.execute("BEGIN IMMEDIATE")

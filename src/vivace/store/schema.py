@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from vivace.errors import CollectionTooNew, StoreError, StoreUnwritable
-from vivace.store import rows, signs
+from vivace.store import privacy, rows, signs
 from vivace.store.connections import LOCK, Connections, translated
 from vivace.types import Metric
 
@@ -98,6 +99,8 @@ def _with_checksums(connection: sqlite3.Connection) -> None:
 LATER: Mapping[str, str | int] = {"metric": "cosine", "generation": 0, "trimmed": 0}
 """Keys of `meta` that version 2 added. `generation` grows when stored vectors are replaced under
 the same ids; removals up to the epoch `trimmed` are no longer listed."""
+PRIVATE: Final = "private"
+"""The key of `meta` that says that other users' rights were taken: what is given later stays."""
 MIGRATIONS: Mapping[int, Migration] = {1: _with_checksums}
 """`MIGRATIONS[v]` turns version v into v + 1, inside one transaction."""
 
@@ -139,7 +142,7 @@ def create_store(folder: Path, embedder: str, dim: int, metric: Metric) -> None:
     """
     path = folder / FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        privacy.make_folder(folder)
     except OSError as error:
         raise StoreUnwritable(
             f"{folder} cannot be made: {error.strerror}", fix="Choose a folder you can write to"
@@ -151,8 +154,11 @@ def create_store(folder: Path, embedder: str, dim: int, metric: Metric) -> None:
                 fix="Give an empty or new folder for the collection",
             )
         check_new(folder)
+    privacy.tighten(folder)
     connections = Connections(path)
     try:
+        with suppress(OSError):  # the connection says why it cannot be made
+            privacy.make_file(path)
         create_tables(connections.writer(), embedder, dim, metric)
     finally:
         connections.close()
@@ -162,6 +168,7 @@ def create_tables(writer: sqlite3.Connection, embedder: str, dim: int, metric: M
     """Create the tables of a collection with a new identity, unless another process has done so."""
     meta: dict[str, str | int] = {
         **LATER,
+        PRIVATE: 1,
         "uuid": uuid.uuid4().hex,
         "embedder": embedder,
         "dim": dim,

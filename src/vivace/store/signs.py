@@ -48,7 +48,7 @@ def grown(writer: sqlite3.Connection, by: int) -> None:
 
 
 def recount(writer: sqlite3.Connection) -> None:
-    """Sum the bytes of all signs anew."""
+    """Recount the bytes of all signs."""
     writer.execute(
         "INSERT OR REPLACE INTO meta SELECT ?, COALESCE(SUM(LENGTH(signs)), 0) FROM signs", [BYTES]
     )

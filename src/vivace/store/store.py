@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -13,8 +13,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 import numpy as np
 
-from vivace.errors import BadInput, CollectionNotFound, EmbedderMismatch
-from vivace.store import rows, schema, signs
+from vivace.errors import BadInput, CollectionNotFound, EmbedderMismatch, StoreError
+from vivace.store import privacy, rows, schema, signs
 from vivace.store.connections import Connection, Connections, translated, translation
 from vivace.store.filters import to_sql
 from vivace.store.transaction import Change, Committed, Transaction
@@ -120,12 +120,23 @@ class Store:
                 raise EmbedderMismatch(
                     f"{folder} was made with the embedder {store.embedder} ({store.dim}"
                     f" dimensions), not {embedder} ({dim})",
-                    fix="Set embed.model back, or embed it anew: vivace rebuild --reembed",
+                    fix="Set embed.model back, or re-embed it: vivace rebuild --reembed",
                 )
+            store._make_private(folder)
         except BaseException:
             connections.close()
             raise
         return store
+
+    def _make_private(self, folder: Path) -> None:
+        """Take other users' rights to a collection of an older version, once."""
+        if self._read("SELECT 1 FROM meta WHERE key = ?", [schema.PRIVATE]):
+            return
+        if not privacy.tighten(folder):
+            return
+        row = "INSERT OR IGNORE INTO meta VALUES (?, 1)"
+        with suppress(StoreError):  # a read-only disk, or another process writes: next time
+            self._write(lambda connection: connection.execute(row, [schema.PRIVATE]))
 
     def close(self) -> None:
         self._connections.close()
@@ -149,7 +160,7 @@ class Store:
             meta = dict(self._read("SELECT key, value FROM meta"))
             if (meta["embedder"], int(meta["dim"])) != (self.embedder, self.dim):
                 raise EmbedderMismatch(
-                    f"{self._connections.path.parent} has been embedded anew with"
+                    f"{self._connections.path.parent} has been re-embedded with"
                     f" {meta['embedder']}, not {self.embedder}",
                     fix=f"Set embed.model to {meta['embedder']} and open it again",
                 )

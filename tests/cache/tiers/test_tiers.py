@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from vivace.cache.tiers.connection import TierUnreachable
+from vivace.cache.tiers.loading import load
 from vivace.cache.tiers.postgres import PostgresTier
 from vivace.cache.tiers.redis import RedisTier
 from vivace.cache.tiers.sqlite import SqliteTier
+from vivace.errors import BadSettings
 from vivace.protocols import CacheTier
+from vivace.settings.tree import Cache
 
 
 @pytest_asyncio.fixture(
@@ -103,25 +109,84 @@ async def test_sqlites_bound_holds_over_processes_and_replacements(tmp_path: Pat
     await other.close()
 
 
-async def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
+async def test_a_damaged_cache_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
-    path.write_bytes(b"no database at all" * 1000)
     tier = SqliteTier(path, max_bytes=1 << 20)
-    assert await tier.get(b"k") is None
     await tier.set(b"k", b"v")
-    assert await tier.get(b"k") == (b"v", None)
-    assert tier.started_anew == 1
-    # it may have been no cache at all
-    assert (tmp_path / "cache.db.damaged").read_bytes().startswith(b"no database")
     await tier.close()
-    # and one that is damaged later, beyond its header
     content = bytearray(path.read_bytes())
-    content[4096:] = os.urandom(len(content) - 4096)
+    content[100:] = os.urandom(len(content) - 100)
     path.write_bytes(bytes(content))
     tier = SqliteTier(path, max_bytes=1 << 20)
-    await tier.get(b"k")
+    assert await tier.get(b"k") is None
     await tier.set(b"k", b"w")
     assert await tier.get(b"k") == (b"w", None)
+    assert tier.replaced == 1
+    assert path.with_name("cache.db.damaged").read_bytes() == bytes(content)
+    await tier.close()
+
+
+def database(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
+
+
+FOREIGN: Mapping[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("my notes\n" * 1000),
+    "a begun header": lambda path: path.write_bytes(b"SQLite format 3"),
+    "a folder": lambda path: path.mkdir(),
+    "an empty database": lambda path: database(path, "PRAGMA user_version = 1"),
+    "a database": lambda path: database(path, "CREATE TABLE mine (a)"),
+    "a database like ours": lambda path: database(
+        path, "CREATE TABLE cached (a)", "CREATE TABLE total (a)", "CREATE TABLE mine (a)"
+    ),
+    "another program's": lambda path: database(path, "PRAGMA application_id = 7"),
+    "a damaged database": lambda path: path.write_bytes(b"SQLite format 3\0" + os.urandom(5000)),
+}
+
+
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN)
+async def test_a_file_that_is_no_cache_of_ours_is_refused_and_left(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "mine.db"
+    make(path)
+    before = path.is_dir() or path.read_bytes()
+    with pytest.raises(BadSettings, match="no cache of Vivace's"):
+        load(Cache(sql=str(path)), tmp_path)
+    tier = SqliteTier(path, max_bytes=1 << 20)
+    with pytest.raises(TierUnreachable, match="no cache of Vivace's"):
+        await tier.set(b"k", b"v")
+    await tier.close()
+    assert (path.is_dir() or path.read_bytes()) == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+async def test_a_cache_of_version_0_1_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    tier = SqliteTier(path, max_bytes=1 << 20)
+    await tier.set(b"k", b"v")
+    await tier.close()
+    database(path, "PRAGMA application_id = 0")
+    assert path.read_bytes()[68:72] == bytes(4)
+    tier = SqliteTier(path, max_bytes=1 << 20)
+    assert await tier.get(b"k") == (b"v", None)
+    await tier.close()
+    assert path.read_bytes()[68:72] != bytes(4)
+
+
+async def test_the_file_and_its_folder_are_the_users_own(tmp_path: Path) -> None:
+    tier = SqliteTier(tmp_path / "new" / "cache.db", max_bytes=1 << 20)
+    await tier.set(b"k", b"v")
+    paths = [tmp_path / "new", *(tmp_path / "new").iterdir()]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in paths} == {
+        "new": "0o700",
+        "cache.db": "0o600",
+        "cache.db-wal": "0o600",
+        "cache.db-shm": "0o600",
+    }
     await tier.close()
 
 

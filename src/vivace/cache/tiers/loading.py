@@ -70,9 +70,15 @@ def _redis(address: str, seconds: float) -> CacheTier:
 def _sql(address: str, home: Path, max_bytes: int, seconds: float) -> CacheTier:
     scheme, found, _ = address.partition("://")
     if not found:
-        from vivace.cache.tiers.sqlite import SqliteTier
+        from vivace.cache.tiers.sqlite import NOT_OURS, NOT_OURS_FIX, SqliteTier, is_ours
 
         path = home / "cache.db" if address == "sqlite" else Path(address).expanduser()
+        try:
+            ours = is_ours(path)
+        except OSError:
+            ours = True  # the tier says so when it is used
+        if not ours:
+            raise BadSettings(NOT_OURS, fix=NOT_OURS_FIX)
         return SqliteTier(path, max_bytes=max_bytes)
     if scheme not in _POSTGRES or not _has_host(address):
         raise BadSettings(

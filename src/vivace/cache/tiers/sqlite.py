@@ -1,23 +1,27 @@
 """L3 in a file, `cache.db`: shared by the processes of one machine, kept over restarts.
 
 SQLite in a thread of its own; WAL with synchronous=NORMAL, as a lost cached value costs nothing
-and an fsync a write costs 5 ms. What is damaged is thrown away and begun anew.
+and an fsync a write costs 5 ms. A damaged cache is put aside and replaced by an empty one; a file
+that is no cache of ours is refused and left as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
 from vivace.cache.tiers.connection import TierFailure, TierRefused, TierUnreachable
 
 T = TypeVar("T")
+NOT_OURS: Final = "cache.sql names a file that is no cache of Vivace's; it was left as it is"
+NOT_OURS_FIX: Final = "Name a file that does not exist yet, or delete this one"
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS cached (
@@ -36,7 +40,42 @@ _EMPTIED_TO: Final = 0.9
 _TOUCHES: Final = 256
 """Reads whose use is written down together, or with the next write."""
 _BUSY_SECONDS: Final = 1.0
+_APPLICATION: Final = 0x56766361
+"""Marks a database as ours (`PRAGMA application_id`); of caches of version 0.1 the tables do."""
+_MAGIC: Final = b"SQLite format 3\0"
+_AT_APPLICATION: Final = slice(68, 72)
+"""Where a database file holds its application id, big endian (sqlite.org/fileformat.html)."""
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file may be used, and replaced if it is damaged: a cache of ours, or nothing yet.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(100)
+    if not head:
+        return True  # another process is making it
+    if not head.startswith(_MAGIC):
+        return False
+    application = int.from_bytes(head[_AT_APPLICATION])
+    return application == _APPLICATION or (application == 0 and _has_our_tables(path))
+
+
+def _has_our_tables(path: Path) -> bool:
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
+    ):
+        found = db.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'trigger')")
+        return {name for (name,) in found} == {"cached", "total", "added", "removed"}
+    return False
 
 
 class SqliteTier:
@@ -57,8 +96,8 @@ class SqliteTier:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache.db")
         self._connection: sqlite3.Connection | None = None
         self._touched: dict[bytes, int] = {}
-        self.started_anew = 0
-        """How often the file was damaged and thrown away."""
+        self.replaced = 0
+        """How often the file was damaged and put aside."""
 
     async def get(self, key: bytes) -> tuple[bytes, float | None] | None:
         return await self._do(lambda db: self._get(db, key))
@@ -90,8 +129,8 @@ class SqliteTier:
                 return work(self._connected())
             except sqlite3.Error as error:
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-                if code in _DAMAGED and attempt == 0:
-                    self._begin_anew()
+                if code in _DAMAGED and attempt == 0 and is_ours(self._path):
+                    self._replace_damaged()
                     continue
                 raise _translated(error) from error
             except OSError as error:
@@ -102,11 +141,18 @@ class SqliteTier:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not is_ours(self._path):
+                raise TierUnreachable(NOT_OURS, fix=NOT_OURS_FIX)
+            # SQLite makes it readable to all, and its log with the same mode
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             db = sqlite3.connect(
                 self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
+                # before the log exists: `is_ours` reads the file itself
+                if db.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
+                    db.execute(f"PRAGMA application_id = {_APPLICATION}")
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
                 db.execute("PRAGMA recursive_triggers = ON")  # REPLACE tells the trigger, too
@@ -122,14 +168,11 @@ class SqliteTier:
         if db is not None:
             db.close()
 
-    def _begin_anew(self) -> None:
-        """Others that have the old file open go on in it until they find it damaged, too.
-
-        It is put aside, not deleted: a wrong path may have named a file that is no cache at all.
-        """
+    def _replace_damaged(self) -> None:
+        """Others that have the old file open go on in it until they find it damaged, too."""
         self._disconnect()
         self._touched.clear()
-        self.started_anew += 1
+        self.replaced += 1
         if self._path.exists():
             self._path.replace(self._path.with_name(self._path.name + ".damaged"))
         for suffix in ("-wal", "-shm"):
