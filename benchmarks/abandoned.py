@@ -75,7 +75,10 @@ def request(kind: str, text: str) -> bytes:
     else:
         path, value = "/v1/search", {"query": text}
     body = json.dumps(value).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 

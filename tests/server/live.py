@@ -18,6 +18,11 @@ from vivace.settings import Settings
 from vivace.types import Answer, AnswerOptions, Citation, Delta, Query, SearchResult, Span, Usage
 
 PLAIN = AnswerOptions()
+HEAD = (
+    b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n"
+)
+"""Of a raw request: to be filled with a path and the length of the body."""
 WAIT = 20.0
 """Seconds a test waits for what should happen at once, on a machine that is busy."""
 

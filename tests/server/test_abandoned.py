@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.server.live import WAIT, Live, serving
+from tests.server.live import HEAD, WAIT, Live, serving
 from vivace.embed.minilm import MiniLM
 from vivace.retrieve.pipeline import SearchPipeline
 from vivace.run.workers import WorkerStatistics
@@ -80,9 +80,9 @@ def clients(live: Live, what: tuple[str, dict[str, Any]]) -> Iterator[list[socke
         for number in range(CLIENTS):
             # each another one: the same requests at once would share a search, and a stream
             body = json.dumps(value).replace("notice", f"notice ({number})").encode()
-            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = HEAD % (path.encode(), len(body))
             one = stack.enter_context(socket.create_connection((host, int(port)), timeout=WAIT))
-            one.sendall(head.encode() + body)
+            one.sendall(head + body)
             opened.append(one)
         yield opened
 

@@ -7,7 +7,9 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vivace.server.asgi import send_json
-from vivace.server.middleware import LOOPBACK, FastRouter, HostCheck
+from vivace.server.middleware import FastRouter
+from vivace.server.sites import LOOPBACK, HostCheck, SiteCheck
+from vivace.trace import Trace
 
 
 def says(word: str) -> ASGIApp:
@@ -18,9 +20,12 @@ def says(word: str) -> ASGIApp:
 
 
 def client(hosts: frozenset[str] | None) -> httpx.AsyncClient:
-    check = None if hosts is None else HostCheck(hosts)
-    app = FastRouter({"/hot": says("hot")}, says("cold"), check)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8765")
+    app = FastRouter({"/hot": says("hot")}, says("cold"), SiteCheck(HostCheck(hosts)), Trace())
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app),
+        base_url="http://127.0.0.1:8765",
+        headers={"content-type": "application/json"},
+    )
 
 
 async def test_only_a_post_to_a_hot_path_takes_the_short_way() -> None:

@@ -12,18 +12,19 @@ import httpx
 import pytest
 
 from tests.server.conftest import TEXTS, Serve
-from tests.server.live import WAIT, Live, Stub, one_then_silence, silence, tokens
+from tests.server.live import HEAD, WAIT, Live, Stub, one_then_silence, silence, tokens
 from vivace import errors
 from vivace.server.errors import TABLE, reply
 from vivace.types import Delta, Query, SearchResult
 
 ASKED = {"messages": [{"role": "user", "content": "lunch?"}]}
 MIB = 1 << 20
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
 def http(live: Live) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=live.address, timeout=30) as client:
+    with httpx.Client(base_url=live.address, timeout=30, headers=JSON) as client:
         yield client
 
 
@@ -101,7 +102,7 @@ class TestBodyLimit:
 
     def test_announced_is_refused_before_it_is_sent(self, live: Live) -> None:
         host, port = live.address.removeprefix("http://").split(":")
-        head = b"POST /v1/search HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999999999\r\n\r\n"
+        head = HEAD % (b"/v1/search", 9999999999999)
         with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
             connection.sendall(head)
             assert connection.recv(64).startswith(b"HTTP/1.1 413")
@@ -133,9 +134,9 @@ class TestAbandoned:
         before = running.tasks()
         host, port = running.address.removeprefix("http://").split(":")
         body = json.dumps({**ASKED, "stream": stream}).encode()
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+        head = HEAD % (b"/v1/chat/completions", len(body))
         with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
-            connection.sendall(head % len(body) + body)
+            connection.sendall(head + body)
             assert stub.started.wait(WAIT)
             assert not stub.stopped.is_set()
         assert stub.stopped.wait(WAIT)
@@ -146,7 +147,7 @@ class TestAbandoned:
     def test_half_a_body(self, serve: Serve) -> None:
         running = serve()
         host, port = running.address.removeprefix("http://").split(":")
-        head = b"POST /v1/search HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{"
+        head = HEAD % (b"/v1/search", 10) + b"{"
         with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
             connection.sendall(head)
             assert running.state.trace is not None
@@ -258,9 +259,9 @@ def test_a_client_that_reads_nothing_is_dropped(serve: Serve) -> None:
     running = serve(stub, heartbeat=0.2)
     host, port = running.address.removeprefix("http://").split(":")
     body = json.dumps({**ASKED, "stream": True}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    head = HEAD % (b"/v1/chat/completions", len(body))
     with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
-        connection.sendall(head % len(body) + body)
+        connection.sendall(head + body)
         assert stub.stopped.wait(WAIT)
         running.idle()
 

@@ -7,7 +7,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import msgspec
@@ -15,12 +15,15 @@ import msgspec
 from vivace.cache.statistics import CacheCounts, CacheStatistics
 from vivace.cli.output import json_line, settings_of, table
 from vivace.cli.parser import FAILED, OK
+from vivace.cli.terminal import say
 from vivace.engine import Engine
 from vivace.errors import BadInput
 from vivace.settings.tree import Cache
 
 _ROW: Final = re.compile(r'^vivace_cache_(\w+)(?:\{kind="(\w+)"\}|\{[^}]*\})? (\S+)$', re.MULTILINE)
 _SECONDS: Final = 5.0
+_LONGEST_PAGE: Final = 16 << 20
+"""Bytes."""
 _COLUMNS: Final = ["kind", "entries", "MiB", "hits", "misses", "hit ratio", "evicted", "saved s"]
 
 
@@ -38,7 +41,7 @@ async def _stats(options: argparse.Namespace) -> int:
             rows = [[kind, *_served_row(values)] for kind, values in found["kinds"].items()]
             table(options.server, _COLUMNS, rows)
             if "pattern_skew" in found:
-                print(_pattern(found))
+                say(_pattern(found))
         return OK
     async with Engine(settings_of(options)) as engine:
         docs = await engine.open(options.collection or "default", create=False)
@@ -52,16 +55,16 @@ async def _stats(options: argparse.Namespace) -> int:
     if options.json:
         json_line(value)
         return OK
-    print(
+    say(
         f"{info.path}: {asked.questions} questions in the log, {asked.distinct} different ones:"
         f" {asked.repeated:.1%} had been asked before"
     )
     if statistics is None:
-        print("no cache: cache.memory_mib is 0")
+        say("no cache: cache.memory_mib is 0")
     else:
         mib = statistics.capacity / (1 << 20)
-        print(f"memory of a process that serves it: {mib:g} MiB, policy {statistics.policy}")
-        print("what such a process remembers: vivace cache stats --server ADDRESS")
+        say(f"memory of a process that serves it: {mib:g} MiB, policy {statistics.policy}")
+        say("what such a process remembers: vivace cache stats --server ADDRESS")
     return OK
 
 
@@ -78,12 +81,12 @@ async def _clear(options: argparse.Namespace) -> int:
     else:
         for tier, empty in cleared.tiers.items():
             said = "everything is forgotten" if empty else "does not answer; nothing is forgotten"
-            print(f"{tier}: {said}")
+            say(f"{tier}: {said}")
             if tier in cleared.failures:
-                print(f"  {cleared.failures[tier]}")
+                say(f"  {cleared.failures[tier]}")
         told = cleared.tiers.get("redis", False)
         others = "now, too" if told else "when it restarts, for nothing tells it (cache.redis)"
-        print(f"memory: a running server forgets its own {others}")
+        say(f"memory: a running server forgets its own {others}")
     return OK if all(cleared.tiers.values()) else FAILED
 
 
@@ -100,11 +103,11 @@ async def _warm(options: argparse.Namespace) -> int:
     if options.json:
         json_line({**value, "memory": _value(statistics)})
     else:
-        print(f"{warmed.questions} questions asked again, {warmed.failed} failed")
+        say(f"{warmed.questions} questions asked again, {warmed.failed} failed")
         if tiers:
-            print(f"their vectors are in {' and '.join(tiers)}: other processes find them there")
+            say(f"their vectors are in {' and '.join(tiers)}: other processes find them there")
         elif warmed.questions:
-            print("nothing of it stays: no tier took anything, and this process ends")
+            say("nothing of it stays: no tier took anything, and this process ends")
     return OK if tiers or not warmed.questions else FAILED
 
 
@@ -158,8 +161,10 @@ def server_statistics(address: str) -> dict[str, Any]:
         address = f"http://{address}"
     try:
         with urlopen(f"{address.rstrip('/')}/metrics", timeout=_SECONDS) as response:
-            text = response.read().decode()
+            text = response.read(_LONGEST_PAGE).decode()
     except (URLError, OSError, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise BadInput(
             f"{address} tells nothing: {error}", fix="Give the address that `vivace serve` prints"
         ) from error

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import hashlib
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgspec
 
 from vivace.cli.output import ingest_progress, json_line, opened, place, settings_of, table
 from vivace.cli.parser import BAD_INPUT, OK, SOME_FAILED
+from vivace.cli.terminal import say, warn
 from vivace.engine import Collection
 from vivace.errors import BadInput
 from vivace.ingest.decode import absolute
@@ -89,9 +89,9 @@ async def _remove(options: argparse.Namespace) -> int:
     if options.json:
         json_line({"removed": removed, "missing": missing})
     else:
-        print(f"removed {removed}")
+        say(f"removed {removed}")
         for name in missing:
-            print(f"vivace: no such document: {name}. `vivace ls` lists them", file=sys.stderr)
+            warn(f"vivace: no such document: {name}. `vivace ls` lists them")
     return BAD_INPUT if missing else OK
 
 
@@ -138,10 +138,10 @@ def failure_values(report: IngestReport) -> list[dict[str, str]]:
 
 
 def show_report(report: IngestReport) -> None:
-    print(
+    say(
         f"{report.documents} documents, {report.chunks} chunks in {report.seconds:.1f} s;"
         f" {report.unchanged} unchanged, {report.removed} removed,"
         f" {len(report.skipped)} skipped, {len(report.errors)} failed"
     )
     for failure in report.errors:
-        print(f"  {failure.source}: {failure.reason}. {failure.fix}", file=sys.stderr)
+        warn(f"  {failure.source}: {failure.reason}. {failure.fix}")

@@ -7,6 +7,7 @@ import signal
 import threading
 
 from vivace.cli.output import json_line
+from vivace.cli.terminal import say_text
 from vivace.testing.fake_llm import FakeModel
 from vivace.testing.fake_wire import Behaviour
 from vivace.testing.faults import parse
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
             if options.json:
                 json_line({"url": fake.url, "model": behaviour.model})
             else:
-                print(fake.url, flush=True)
+                say_text(fake.url)
             stopped.wait()
     finally:
         for number, handler in before.items():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vivace import settings as settings_module
+from vivace.cli.terminal import one_line, printable, say_json
 from vivace.errors import BadInput, BadSettings
 from vivace.settings import Settings
 from vivace.types import (
@@ -85,10 +86,8 @@ def check_writable(name: str | None) -> Path | None:
 
 
 def json_line(value: object) -> None:
-    """Print one JSON value as one line of stdout."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
-    sys.stdout.buffer.flush()
+    """Print one value as one line of JSON on stdout."""
+    say_json(msgspec.json.encode(value))
 
 
 def place(chunk: Chunk) -> str:
@@ -129,7 +128,7 @@ def ingest_progress(label: str) -> Iterator[OnIngest]:
             update(
                 description=f"{label}: {now.documents} documents, {now.chunks} chunks,"
                 f" {now.unchanged} unchanged, {now.failed} failed "
-                f" [dim]{escape(Path(now.source).name)}[/dim]",
+                f" [dim]{escape(one_line(Path(now.source).name))}[/dim]",
             )
 
         yield show
@@ -178,11 +177,11 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    view = Table(title=escape(title) or None, title_justify="left")
+    view = Table(title=escape(one_line(title)) or None, title_justify="left")
     for column in columns:
         view.add_column(column, overflow="fold")
     for row in rows:
-        view.add_row(*map(escape, row))
+        view.add_row(*(escape(printable(cell)) for cell in row))
     Console().print(view)
 
 
@@ -200,5 +199,5 @@ def figures(columns: list[str], rows: list[list[str]]) -> None:
             column, justify="left" if words else "right", no_wrap=not words, overflow="fold"
         )
     for row in rows:
-        view.add_row(*map(escape, row))
+        view.add_row(*(escape(printable(cell)) for cell in row))
     Console().print(view)

@@ -8,6 +8,7 @@ from pathlib import Path
 from vivace import settings as settings_module
 from vivace.cli.output import json_line, settings_of, table
 from vivace.cli.parser import OK
+from vivace.cli.terminal import say, say_text
 from vivace.settings import trust
 
 
@@ -17,7 +18,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> int:
     if options.markdown:
-        print(settings_module.markdown(), end="")
+        say_text(settings_module.markdown(), end="")
         return OK
     values = settings_module.describe(settings_of(options))
     if options.json:
@@ -40,14 +41,14 @@ def _trust(options: argparse.Namespace) -> int:
         if options.json:
             json_line({"file": str(path), "trusted": False, "was_trusted": was})
         else:
-            print(f"{path}: {'no longer trusted' if was else 'was not trusted'}")
+            say(f"{path}: {'no longer trusted' if was else 'was not trusted'}")
         return OK
     values = settings_module.trust_file(path)
     if options.json:
         json_line({"file": str(path), "trusted": True, "settings": values})
     elif values:
         table("", ["setting", "value"], [[key, str(value)] for key, value in values.items()])
-        print(f"{path}: trusted until it changes, with these")
+        say(f"{path}: trusted until it changes, with these")
     else:
-        print(f"{path}: trusted until it changes; nothing in it needs trust")
+        say(f"{path}: trusted until it changes; nothing in it needs trust")
     return OK

@@ -13,6 +13,7 @@ from typing import Any
 from vivace.cli.documents import folder_collection, ingest_folder, report_value, show_report
 from vivace.cli.output import batch_progress, filter_of, json_line, opened, place
 from vivace.cli.parser import OK, SOME_FAILED
+from vivace.cli.terminal import say, say_text, warn
 from vivace.engine import Collection
 from vivace.errors import BadInput, VivaceError
 from vivace.server.wire import answer_value, search_response
@@ -44,7 +45,8 @@ class AnswerReport:
         """As text, on stdout."""
         answer = self.answer
         text = f"error: {answer}" if isinstance(answer, VivaceError) else answer.text
-        print(f"? {self.question}\n{text}\n")
+        say(f"? {self.question}")
+        say_text(f"{text}\n")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,10 +63,11 @@ async def _search(options: argparse.Namespace) -> int:
         return OK
     for rank, hit in enumerate(result.hits, start=1):
         stages = "  ".join(f"{name} {score:.3f}" for name, score in hit.stages.items())
-        print(f"{rank}. {place(hit.chunk)}  [{hit.score:.3f}: {stages}]")
-        print(f"   {' '.join(hit.chunk.text.split())[:240]}\n")
+        say(f"{rank}. {place(hit.chunk)}  [{hit.score:.3f}: {stages}]")
+        say(f"   {' '.join(hit.chunk.text.split())[:240]}")
+        say()
     if not result.hits:
-        print("nothing found")
+        say("nothing found")
     _show_degraded(result.degraded)
     return OK
 
@@ -96,7 +99,7 @@ async def _ask_one(
         options.question, k=options.k, filters=filters, options=answering
     ):
         if not options.json:
-            print(delta.text, end="", flush=True)
+            say_text(delta.text, end="")
         answer = delta.answer or answer
     assert answer is not None  # an Answerer's last delta carries it
     if options.json:
@@ -105,7 +108,7 @@ async def _ask_one(
             value["ingest"] = report_value(report)
         json_line(value)
     else:
-        print()
+        say()
         _show_sources(answer)
         if report is not None and report.errors:
             show_report(report)
@@ -140,7 +143,7 @@ async def _ask_file(
     elif report is not None and report.errors:
         show_report(report)
     failed = sum(isinstance(answer, VivaceError) for answer in answers)
-    print(f"{len(questions):,} questions, {failed:,} failed", file=sys.stderr)
+    warn(f"{len(questions):,} questions, {failed:,} failed")
     return bool(failed)
 
 
@@ -179,22 +182,21 @@ def _question_of_json(name: str, at: int, line: str) -> tuple[str, dict[str, Any
 
 def _show_sources(answer: Answer) -> None:
     if answer.citations:
-        print()
+        say()
     for citation in answer.citations:
-        print(f"[{citation.number}] {place(citation.chunk)} ({citation.start}-{citation.end})")
+        say(f"[{citation.number}] {place(citation.chunk)} ({citation.start}-{citation.end})")
     if answer.usage is not None:
         used = answer.usage
         cached = f" ({used.cached_tokens:,} cached)" if used.cached_tokens else ""
         cached = " (replayed from the cache)" if used.free else cached
         price = "" if answer.cost is None else f", cost {answer.cost:.6f}"
-        print(
+        warn(
             f"{answer.generator}: {used.prompt_tokens:,} prompt tokens{cached}, "
-            f"{used.completion_tokens:,} completion tokens{price}",
-            file=sys.stderr,
+            f"{used.completion_tokens:,} completion tokens{price}"
         )
     _show_degraded(answer.degraded)
 
 
 def _show_degraded(degraded: tuple[str, ...]) -> None:
     for reason in degraded:
-        print(f"note: {reason}", file=sys.stderr)
+        warn(f"note: {reason}")

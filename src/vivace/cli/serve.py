@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 from vivace.cli.documents import folder_collection, ingest_folder, report_value, show_report
 from vivace.cli.output import json_line, settings_of
+from vivace.cli.terminal import say, say_text, warn
 from vivace.engine import Engine
 from vivace.server.run import address_of, is_loopback, listen, serve
 from vivace.server.state import AppState
@@ -27,9 +26,6 @@ _NO_KEYS = (
 def run(options: argparse.Namespace) -> int:
     """Serve; returns when a signal has stopped the server and running answers are done."""
     settings = _settings(options)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     if options.command == "up":
         collections = [folder_collection(Path(options.dir))]
     else:
@@ -39,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     bound = listen(settings.server.host, settings.server.port)
     try:
         if not is_loopback(bound):
-            print(_NO_KEYS.format(address=address_of(bound)), file=sys.stderr)
+            warn(_NO_KEYS.format(address=address_of(bound)))
         report = None
         if options.command == "up":
             report = asyncio.run(_ingest(collections[0], options.dir, settings))
@@ -75,5 +71,5 @@ def _announce(address: str, state: AppState, report: IngestReport | None, *, as_
             value["ingest"] = report_value(report)
         json_line(value)
         return
-    print(f"Serving {', '.join(state.names)} at {address}")
-    print(f"OpenAI's clients: base_url={address}/v1, any api_key, model=vivace", flush=True)
+    say(f"Serving {', '.join(state.names)} at {address}")
+    say_text(f"OpenAI's clients: base_url={address}/v1, any api_key, model=vivace")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from vivace.cli.output import (
 )
 from vivace.cli.parser import INFEASIBLE, OK
 from vivace.cli.report import page
+from vivace.cli.terminal import say, warn
 from vivace.errors import BadInput, InfeasibleObjective
 from vivace.settings import Settings
 from vivace.tune import choice
@@ -128,15 +128,15 @@ def _show(tuning: Tuning, *, infeasible: bool) -> None:
         rows.append(trial_row(trial, label if chosen else verdict(trial, tuning.objective, best)))
     figures(TRIAL_COLUMNS, rows)
     for item in tuning.rejected:
-        print(f"left out: {index_name(item.family, item.params)}: {item.reason}")
+        say(f"left out: {index_name(item.family, item.params)}: {item.reason}")
     seen = tuning.pattern
-    print(
+    say(
         f"{tuning.queries} questions ({tuning.source}), {seen.duplicates:.0%} near-duplicates,"
         f" {seen.locality:.0%} of what they find in a tenth of it;"
         f" {tuning.rows} vectors, {tuning.builds} builds, {tuning.seconds:.1f} s"
     )
     if not infeasible:
-        print(tuning.reason)
+        say(tuning.reason)
 
 
 def _one_each(tuning: Tuning) -> list[Trial]:
@@ -157,15 +157,15 @@ def _show_next_step(
     tuning: Tuning, options: argparse.Namespace, failed: InfeasibleObjective | None
 ) -> None:
     if failed is not None:
-        print(f"vivace: {failed}", file=sys.stderr)
+        warn(f"vivace: {failed}")
     if tuning.interrupted:
-        print("ended early: this is the best so far", file=sys.stderr)
+        warn("ended early: this is the best so far")
     if failed is None and not options.apply:
-        print("nothing was changed; --apply uses it")
+        say("nothing was changed; --apply uses it")
     elif failed is None:
-        print("applied" if tuning.conclusive else "not applied: nothing was compared in time")
+        say("applied" if tuning.conclusive else "not applied: nothing was compared in time")
     if options.report:
-        print(f"report: {options.report}")
+        say(f"report: {options.report}")
 
 
 def trial_row(trial: Trial, label: str) -> list[str]:
@@ -205,10 +205,10 @@ def _tune_quality(options: argparse.Namespace) -> int:
     questions = ", ".join(f"{count} in {name}" for name, count in found.questions.items())
     kinds = ", ".join(f"{count} of a {name}" for name, count in found.kinds.items())
     made = f"made of the corpus: {kinds}" if found.source == "pseudo" else "given"
-    print(f"questions: {questions} ({made}); {found.seconds:.1f} s")
-    print(found.reason)
+    say(f"questions: {questions} ({made}); {found.seconds:.1f} s")
+    say(found.reason)
     if found.changed:
-        print("applied" if applied else "nothing was changed; --apply uses it")
+        say("applied" if applied else "nothing was changed; --apply uses it")
     return OK
 
 

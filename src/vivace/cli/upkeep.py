@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from typing import Any
 
@@ -12,6 +11,7 @@ import msgspec
 
 from vivace.cli.output import json_line, opened, settings_of, upkeep_progress
 from vivace.cli.parser import FAILED, OK
+from vivace.cli.terminal import say, warn
 from vivace.engine import Collection, Engine
 
 
@@ -29,8 +29,8 @@ async def _verify(options: argparse.Namespace) -> int:
         json_line({"collection": info.path, "findings": msgspec.to_builtins(findings)})
     else:
         for finding in findings:
-            print(f"{finding.where}: {finding.what}. {finding.fix}", file=sys.stderr)
-        print(f"{info.path}: {len(findings) or 'nothing'} wrong")
+            warn(f"{finding.where}: {finding.what}. {finding.fix}")
+        say(f"{info.path}: {len(findings) or 'nothing'} wrong")
     return FAILED if findings else OK
 
 
@@ -66,7 +66,7 @@ async def _report(docs: Collection, options: argparse.Namespace, what: dict[str,
         json_line({"collection": info.path, "embedder": info.embedder, **counts, **what})
     else:
         made = f", {what['embedded']} embedded" if what.get("embedded") is not None else ""
-        print(f"{info.path}: {info.chunks} chunks{made} in {what['seconds']:.1f} s")
+        say(f"{info.path}: {info.chunks} chunks{made} in {what['seconds']:.1f} s")
 
 
 def _since(start: float) -> float:

@@ -12,6 +12,7 @@ import msgspec
 
 from vivace.cli.output import figures, index_name, json_line, opened
 from vivace.cli.parser import OK
+from vivace.cli.terminal import say, say_text
 from vivace.cli.tuning import TRIAL_COLUMNS, show_tried, trial_row, verdict
 from vivace.tune import choice
 from vivace.tune.quality import StageTrial, named
@@ -39,10 +40,10 @@ async def _why(options: argparse.Namespace) -> int:
         json_line({"collection": info.path, "decisions": msgspec.to_builtins(decisions)})
         return OK
     if not decisions:
-        print(f"{info.path}: nothing was decided yet; `vivace tune` chooses an index")
+        say(f"{info.path}: nothing was decided yet; `vivace tune` chooses an index")
     for number, decision in enumerate(decisions):
         if number:
-            print()
+            say()
         show(decision)
     return OK
 
@@ -52,8 +53,8 @@ def show(decision: Decision) -> None:
     when = decision.time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     before, after = shown(decision.before), shown(decision.after)
     change = after if decision.before is None or before == after else f"{before} -> {after}"
-    print(f"{when}  {decision.what}: {change}")
-    print(_indented(decision.reason))
+    say(f"{when}  {decision.what}: {change}")
+    say_text(_indented(decision.reason))
     if trials := _evidence(decision, "trials", list[Trial]):
         _show_trials(decision, trials)
     if tried := _evidence(decision, "tried", list[StageTrial]):
@@ -61,11 +62,11 @@ def show(decision: Decision) -> None:
     signals = list(_signals(decision.evidence))
     if signals:
         more = f", and {len(signals) - _SIGNALS} more" if len(signals) > _SIGNALS else ""
-        print(_indented(f"{', '.join(signals[:_SIGNALS])}{more}"))
+        say_text(_indented(f"{', '.join(signals[:_SIGNALS])}{more}"))
     for item in decision.rejected[:_TRIALS]:
-        print(f"  left out: {_rejection(item)}")
+        say(f"  left out: {_rejection(item)}")
     if len(decision.rejected) > _TRIALS:
-        print(f"  left out: {len(decision.rejected) - _TRIALS} more; --json has them")
+        say(f"  left out: {len(decision.rejected) - _TRIALS} more; --json has them")
 
 
 def _indented(text: str) -> str:
@@ -134,7 +135,7 @@ def _show_trials(decision: Decision, trials: Sequence[Trial]) -> None:
         rows.append(trial_row(trial, label))
     figures(TRIAL_COLUMNS, rows)
     if len(ordered) > _TRIALS:
-        print(f"  {len(ordered) - _TRIALS} more trials with --json")
+        say(f"  {len(ordered) - _TRIALS} more trials with --json")
 
 
 def _signals(evidence: Mapping[str, Any]) -> Iterator[str]:

@@ -1,9 +1,8 @@
-"""Admit requests: those of a kind share one limit, applied before their bodies are read."""
+"""Admit requests: those of a kind share one limit, applied once their bodies have been read."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+import time
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf, isfinite
@@ -16,6 +15,7 @@ from vivace.run.limit import ConcurrencyLimit, Outcome, Permit
 from vivace.run.work import work_context
 from vivace.server import errors
 from vivace.server.asgi import CancelOnDisconnect
+from vivace.server.body import BODY, BodyReader, PartialBody
 from vivace.server.errors import BadRequest
 from vivace.server.state import CHAT, SEARCH, AppState
 
@@ -29,8 +29,6 @@ DEADLINE: Final = b"x-request-timeout-ms"
 """The header in which a client states how long it will wait, in milliseconds."""
 MOST_UNSEEN: Final = 0.5
 """Largest share of a client's timeout that is subtracted for delays no clock here sees."""
-_MOST_BUFFERED: Final = 65_536
-"""Bytes of a body that are read while its request waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +41,25 @@ class AdmittedRoute:
 
 
 class AdmissionControl:
-    """ASGI middleware: takes a slot of the kind's limit for each request, or raises.
+    """ASGI middleware: reads the body, then takes a slot of the kind's limit, or raises.
 
-    It sets the request's deadline and user (a hash of its bearer token, or its address), which the
-    queues behind it read. A client that leaves while it waits loses its place. A stream keeps its
-    slot to its end.
+    A client that sends its body slowly holds no slot. The middleware sets the request's deadline
+    and user (a hash of its bearer token, or its address), which the queues behind it read. A client
+    that leaves while it waits loses its place. A stream keeps its slot to its end. The route finds
+    the body in the scope, under `BODY`.
 
     Raises, for `RequestMiddleware` to answer:
         Overloaded, ShareExceeded, DeadlineExceeded: see `ConcurrencyLimit.acquire`.
         Closed: the server is stopping.
         BadRequest: the deadline is not a number of milliseconds.
+        BodyTooLarge, BodiesTooLarge, RequestTimeout, ClientGone: see `BodyReader.read`.
     """
 
     def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app = app
         self._state = state
         self._routes = _routes(state)
+        self._bodies = BodyReader(state.settings.server, state.bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
@@ -68,11 +69,19 @@ class AdmissionControl:
         scope["route"] = route
         if self._state.draining:
             raise Closed("the server")
-        user, seconds = _caller(scope, self._state.lag.seconds)
-        with work_context(seconds=seconds or route.seconds, user=user):
+        user, seconds, announced = _caller(scope, self._state.lag.seconds)
+        began = time.monotonic()
+        scope[BODY], held = await self._bodies.read(receive, announced)
+        if seconds is None:
+            seconds = route.seconds
+        else:
+            seconds = max(0.0, seconds - (time.monotonic() - began))
+        with work_context(seconds=seconds, user=user):
             permit = route.limit.try_acquire()
             if permit is None:
-                permit, receive = await _wait(route.limit, receive)
+                permit = await _wait(route.limit, receive, held)
+            elif held is not None:
+                held.release()
             with permit:
                 await self._app(scope, receive, send)
 
@@ -98,7 +107,7 @@ class LoadShedder:
             await self._app(scope, receive, send)
             return
         try:
-            user, seconds = _caller(scope, self._state.lag.seconds)
+            user, seconds, _ = _caller(scope, self._state.lag.seconds)
         except BadRequest:
             await self._app(scope, receive, send)
             return
@@ -122,49 +131,41 @@ def _routes(state: AppState) -> dict[str, AdmittedRoute]:
     }
 
 
-async def _wait(limit: ConcurrencyLimit, receive: Receive) -> tuple[Permit, Receive]:
-    """Wait for a slot. The returned `receive` first replays the messages read meanwhile.
+async def _wait(limit: ConcurrencyLimit, receive: Receive, held: PartialBody | None) -> Permit:
+    """Wait for a slot; the body counts to its budget meanwhile.
 
     Raises:
         ClientGone: the client left.
     """
-    kept: deque[Message] = deque()
-    size = 0
-
-    async def keeping() -> Message:
-        nonlocal size
-        if size > _MOST_BUFFERED:  # the rest stays unread, and a disconnect behind it unseen
-            await asyncio.get_running_loop().create_future()
-        message = await receive()
-        size += len(message.get("body", b""))
-        kept.append(message)
-        return message
-
-    async def received() -> Message:
-        return kept.popleft() if kept else await receive()
-
-    place = limit.join()
     permit: Permit | None = None
     try:
-        async with CancelOnDisconnect(keeping):
+        place = limit.join()
+        async with CancelOnDisconnect(receive):
             permit = await place
     except BaseException:
         if permit is not None:  # granted at the moment the client left
             permit.release(Outcome.IGNORED)
         raise
-    return permit, received
+    finally:
+        if held is not None:
+            held.release()
+    return permit
 
 
-def _caller(scope: Scope, lag: float) -> tuple[str, float | None]:
-    """The user whose share the request counts to, and the seconds left until its deadline.
+def _caller(scope: Scope, lag: float) -> tuple[str, float | None, int]:
+    """The user whose share the request counts to, the seconds left until its deadline, and the
+    bytes of its body; 0 where it does not say.
 
     A client's clock started before its request was seen, and runs until its response is sent: each
     of the two may take as long as the event loop's lag.
     """
     token = timeout = b""
+    announced = 0
     for name, value in scope["headers"]:
         if name == b"authorization":
             token = value
+        elif name == b"content-length":
+            announced = int(value) if value.isdigit() else 0
         elif name == DEADLINE:
             timeout = value
     seconds = None
@@ -172,9 +173,9 @@ def _caller(scope: Scope, lag: float) -> tuple[str, float | None]:
         seconds = _seconds(timeout)
         seconds -= min(2 * lag, MOST_UNSEEN * seconds)
     if token:
-        return blake2b(token, digest_size=12).hexdigest(), seconds
+        return blake2b(token, digest_size=12).hexdigest(), seconds, announced
     client = scope.get("client")
-    return (client[0] if client else ""), seconds
+    return (client[0] if client else ""), seconds, announced
 
 
 def _seconds(header: bytes) -> float:

@@ -21,9 +21,11 @@ from starlette.types import ASGIApp
 from vivace.server import errors, metrics, wire
 from vivace.server.admission import AdmissionControl
 from vivace.server.chat import HEARTBEAT, ChatRoute
-from vivace.server.middleware import BodyLimit, FastRouter, HostCheck, RequestMiddleware
+from vivace.server.middleware import FastRouter, RequestMiddleware
 from vivace.server.search import EmbeddingsRoute, SearchRoute
+from vivace.server.sites import HostCheck, SiteCheck, origins_of
 from vivace.server.state import AppState
+from vivace.trace import Trace
 
 _HOT = {
     SearchRoute.path: ("Find passages", wire.SearchRequest, wire.SearchResponse),
@@ -40,13 +42,14 @@ _HOT = {
 class Application(FastAPI):
     """FastAPI behind `FastRouter`; `hot` holds the fast routes by path."""
 
-    def __init__(self, hosts: frozenset[str] | None, **options: Any) -> None:
+    def __init__(self, check: SiteCheck, trace: Trace, **options: Any) -> None:
         super().__init__(**options)
-        self.check = None if hosts is None else HostCheck(hosts)
+        self.check = check
+        self.events = trace
         self.hot: dict[str, ASGIApp] = {}
 
     def build_middleware_stack(self) -> ASGIApp:
-        return FastRouter(self.hot, super().build_middleware_stack(), self.check)
+        return FastRouter(self.hot, super().build_middleware_stack(), self.check, self.events)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -55,13 +58,16 @@ class Application(FastAPI):
 
 
 def create(
-    state: AppState, *, heartbeat: float = HEARTBEAT, hosts: frozenset[str] | None = None
+    state: AppState, *, heartbeat: float = HEARTBEAT, hosts: HostCheck | None = None
 ) -> FastAPI:
     """The ASGI application. Its lifespan opens the state, and closes it after draining.
 
     Args:
         heartbeat: seconds of silence after which a stream sends a comment.
-        hosts: names that a request's Host header may carry; None allows any.
+        hosts: what a request's Host header may carry; None allows any name.
+
+    Raises:
+        BadSettings: `server.origins` holds something else than origins.
     """
 
     @asynccontextmanager
@@ -69,26 +75,22 @@ def create(
         async with state.opened():
             yield
 
-    most = state.settings.server.max_body_mib << 20
+    check = SiteCheck(hosts or HostCheck(), origins_of(state.settings.server.origins))
     app = Application(
-        hosts,
+        check,
+        state.trace,
         title="Vivace",
         version=version("vivace"),
         docs_url=None,  # its page loads scripts from elsewhere; /openapi.json stays
         redoc_url=None,
         lifespan=lifespan,
-        # the outermost first
-        middleware=[
-            Middleware(RequestMiddleware, state.trace, state.in_flight),
-            Middleware(AdmissionControl, state),
-            Middleware(BodyLimit, most),
-        ],
+        middleware=[Middleware(RequestMiddleware, state.trace, state.in_flight)],
         exception_handlers={HTTPException: _http_error, RequestValidationError: _bad_request},
     )
     hot = (SearchRoute(state), ChatRoute(state, heartbeat=heartbeat), EmbeddingsRoute(state))
     app.router.routes[:0] = [Route(route.path, route, methods=["POST"]) for route in hot]
     for route in hot:
-        admitted = AdmissionControl(BodyLimit(route, most), state)
+        admitted = AdmissionControl(route, state)
         app.hot[route.path] = RequestMiddleware(admitted, state.trace, state.in_flight, route.path)
     app.include_router(_cold_routes(state))
     return app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -14,7 +14,8 @@ from vivace.engine import Collection
 from vivace.errors import VivaceError
 from vivace.run.streams import closing
 from vivace.server import errors
-from vivace.server.asgi import CancelOnDisconnect, read_json, send_json
+from vivace.server.asgi import CancelOnDisconnect, decode_filters, decode_json, send_json
+from vivace.server.body import BODY
 from vivace.server.errors import BadRequest
 from vivace.server.events import DONE, EventStream, TextFrame, event
 from vivace.server.middleware import PLAIN_SEND
@@ -59,16 +60,20 @@ class ChatRoute:
         self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = await read_json(receive, _DECODER)
+        request = decode_json(scope.pop(BODY), _DECODER)
         collection = self._state.collection(request.model)
         turn = parse_chat_request(request)
+        filters = decode_filters(request.filters)
         if request.stream:
             stream = EventStream(send, scope.get(PLAIN_SEND, send))
-            await self._stream(request, collection, turn, receive, stream)
+            deltas = collection.stream(
+                turn.question, k=request.k, filters=filters, options=turn.options
+            )
+            await self._stream(request, collection, deltas, receive, stream)
             return
         async with CancelOnDisconnect(receive):
             answer = await collection.ask(
-                turn.question, k=request.k, filters=request.filters, options=turn.options
+                turn.question, k=request.k, filters=filters, options=turn.options
             )
         await send_json(send, msgspec.json.encode(_response(request, answer)))
 
@@ -76,13 +81,10 @@ class ChatRoute:
         self,
         request: ChatRequest,
         collection: Collection,
-        turn: ChatTurn,
+        deltas: AsyncIterator[Delta],
         receive: Receive,
         stream: EventStream,
     ) -> None:
-        deltas = collection.stream(
-            turn.question, k=request.k, filters=request.filters, options=turn.options
-        )
         watch = CancelOnDisconnect(receive, beat=stream.beat, every=self._heartbeat)
         try:
             async with watch, closing(deltas):

@@ -34,14 +34,56 @@ class BodyTooLarge(errors.BadInput):
     """The body has more bytes than `server.max_body_mib` allows."""
 
 
+class RequestTimeout(errors.BadInput):
+    """The head or the body was not complete in time."""
+
+
+class BodiesTooLarge(errors.Overloaded):
+    """The bodies being received take all of `server.bodies_mib`, and this is the largest."""
+
+
+class UrlTooLong(errors.BadInput):
+    """The request line exceeds `server.max_url_bytes`."""
+
+
+class HeadTooLarge(errors.BadInput):
+    """The headers exceed `server.max_headers` or `server.max_head_kib`."""
+
+
+class BadHttp(errors.BadInput):
+    """What the client sent is no HTTP request, or one that no client needs."""
+
+
+class TooManyConnections(errors.Overloaded):
+    """`server.connections` or `server.connections_per_address` are open."""
+
+
 class NoSuchModel(errors.VivaceError):
     """`model` names no served collection."""
 
     param = "model"
 
 
+class BadHost(errors.BadInput):
+    """There is not exactly one Host header, or it is no host name with a port."""
+
+
 class WrongHost(errors.BadInput):
     """The Host header does not carry a name of this server."""
+
+
+class CrossSite(errors.BadInput):
+    """A page of another site sent the request, and its origin is not in `server.origins`."""
+
+
+class NotJson(errors.BadInput):
+    """The body's media type is not `application/json`."""
+
+
+UNREAD = (BodyTooLarge, BodiesTooLarge)
+"""Errors after which the client may still be sending the body."""
+CLOSING = (errors.Closed, RequestTimeout, *UNREAD)
+"""Errors after which the connection is closed."""
 
 
 class ClientGone(Exception):
@@ -74,7 +116,16 @@ TABLE: dict[type[BaseException], ErrorMapping] = {
     errors.BadVectors: ErrorMapping(400, _REQUEST, "bad_vectors"),
     errors.BadSettings: ErrorMapping(500, _SERVER, "bad_settings", shown=False),
     BodyTooLarge: ErrorMapping(413, _REQUEST, "body_too_large"),
+    RequestTimeout: ErrorMapping(408, _REQUEST, "request_timeout"),
+    BodiesTooLarge: ErrorMapping(503, _SERVER, "bodies_too_large"),
+    UrlTooLong: ErrorMapping(414, _REQUEST, "url_too_long"),
+    HeadTooLarge: ErrorMapping(431, _REQUEST, "head_too_large"),
+    BadHttp: ErrorMapping(400, _REQUEST, "bad_http"),
+    TooManyConnections: ErrorMapping(503, _SERVER, "too_many_connections"),
+    BadHost: ErrorMapping(400, _REQUEST, "bad_host"),
     WrongHost: ErrorMapping(421, _REQUEST, "wrong_host"),
+    CrossSite: ErrorMapping(403, _REQUEST, "cross_site"),
+    NotJson: ErrorMapping(415, _REQUEST, "not_json"),
     NoSuchModel: ErrorMapping(404, _REQUEST, "model_not_found"),
     errors.IngestError: ErrorMapping(422, _REQUEST, "unreadable_document"),
     errors.CollectionLocked: ErrorMapping(503, _SERVER, "collection_locked"),

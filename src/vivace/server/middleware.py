@@ -1,8 +1,8 @@
-"""What every request passes: the host check, the fast path, measuring, error responses, body size.
+"""What every request passes: the check of its site, the fast path, measuring, error responses.
 
 FastAPI's stack of middleware and routing costs more than a search's own handling. A POST to a hot
-route skips it: `FastRouter` sends it through `RequestMiddleware`, admission and `BodyLimit` to the
-route. Every other request, also one to a hot path with another method, goes through FastAPI.
+route skips it: `FastRouter` sends it through `RequestMiddleware` and admission to the route. Every
+other request, also one to a hot path with another method, goes through FastAPI.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vivace.errors import Closed
+from vivace.errors import Closed, VivaceError
 from vivace.server import errors
-from vivace.server.errors import CLOSE, BodyTooLarge, ClientGone, ErrorReply, WrongHost
+from vivace.server.asgi import refuse_unread, send_reply
+from vivace.server.errors import CLOSE, ClientGone
+from vivace.server.sites import SiteCheck
 from vivace.trace import Trace
 
 GONE = "gone"
@@ -26,62 +27,41 @@ UNKNOWN_ROUTE = "other"
 PLAIN_SEND = "vivace.send"
 """Scope key of the unwrapped `send`. The wrappers only look at a response's first message; a stream
 sends the others, one a token, through this one."""
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_LINGER_SECONDS = 2.0
-
-
-class HostCheck:
-    """Refuses requests whose Host header carries none of `hosts`.
-
-    A page of another site whose name resolves to this machine (DNS rebinding) sends that name.
-    """
-
-    def __init__(self, hosts: frozenset[str]) -> None:
-        self._hosts = hosts
-
-    def refusal(self, scope: Scope) -> ErrorReply | None:
-        """The response to a request for another host; None where the host is allowed."""
-        host = _host(scope)
-        if host in self._hosts:
-            return None
-        return errors.reply(
-            WrongHost(
-                f"this server is not called {host!r}",
-                fix="Use the address it told, or add the name to server.hosts",
-            )
-        )
-
-
-def _host(scope: Scope) -> str:
-    """The Host header without its port, in lower case; empty where there is none."""
-    for name, value in scope["headers"]:
-        if name == b"host":
-            host: str = value.decode("latin-1").strip().lower()
-            if host.startswith("["):
-                return host[1:].partition("]")[0]
-            return host.rpartition(":")[0] if ":" in host else host
-    return ""
 
 
 class FastRouter:
-    """ASGI application: routes a POST to a path of `fast` there, every other request to `rest`."""
+    """ASGI application: routes a POST to a path of `fast` there, every other request to `rest`.
+
+    Before that `check` refuses requests of other sites. Routes in `fast` read JSON.
+    """
 
     def __init__(
-        self, fast: Mapping[str, ASGIApp], rest: ASGIApp, check: HostCheck | None = None
+        self, fast: Mapping[str, ASGIApp], rest: ASGIApp, check: SiteCheck, trace: Trace
     ) -> None:
         self._fast = fast
         self._rest = rest
         self._check = check
+        self._trace = trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._rest(scope, receive, send)
             return
-        if self._check is not None and (refusal := self._check.refusal(scope)) is not None:
-            for message in refusal.messages(CLOSE):
-                await send(message)
-            return
         app = self._fast.get(scope["path"]) if scope["method"] == "POST" else None
+        try:
+            cors = self._check(scope, json=app is not None)
+        except VivaceError as error:
+            errors.record(error, self._trace)
+            await send_reply(send, errors.reply(error), CLOSE)
+            return
+        if cors is not None:
+            send = cors.sender(send)
+            if cors.preflight is not None:
+                await send(
+                    {"type": "http.response.start", "status": 204, "headers": cors.preflight}
+                )
+                await send({"type": "http.response.body", "body": b""})
+                return
         await (app or self._rest)(scope, receive, send)
 
 
@@ -142,23 +122,26 @@ class RequestMiddleware:
             self._trace.count("clients.gone")
         except asyncio.CancelledError:
             # the server is stopping and the drain time is over; this task ends here anyway
-            await self._fail(Closed("the server"), noting, started=bool(status))
+            await self._fail(Closed("the server"), receive, noting, started=bool(status))
         except Exception as error:  # the outermost frame: counts, logs and answers every error
-            await self._fail(error, noting, started=bool(status))
+            await self._fail(error, receive, noting, started=bool(status))
         finally:
             self._in_flight.leave()
             kind = f"{status // 100}xx" if status else GONE
             route = self._path or _route(scope)
             self._trace.observe(f"{route} {kind}", time.perf_counter() - start)
 
-    async def _fail(self, error: Exception, send: Send, *, started: bool) -> None:
+    async def _fail(self, error: Exception, receive: Receive, send: Send, *, started: bool) -> None:
         """Answer with the error, unless the response has begun: uvicorn then cuts it off."""
         errors.record(error, self._trace)
-        if not started:
+        if started:
+            return
+        reply = errors.reply(error)
+        if isinstance(error, errors.UNREAD):
+            await refuse_unread(receive, send, reply)
+        else:
             # a server that stops closes the connection, so that the client finds another one
-            close = (CLOSE,) if isinstance(error, Closed) else ()
-            for message in errors.reply(error).messages(*close):
-                await send(message)
+            await send_reply(send, reply, *((CLOSE,) if isinstance(error, errors.CLOSING) else ()))
 
 
 def _route(scope: Scope) -> str:
@@ -168,69 +151,3 @@ def _route(scope: Scope) -> str:
         if isinstance(path, str) and path:
             return path
     return UNKNOWN_ROUTE
-
-
-class BodyLimit:
-    """ASGI middleware: refuses a body of more than `limit` bytes, announced or not.
-
-    A body whose Content-Length is too large is refused before any of it is read, a chunked one as
-    soon as it exceeds the limit.
-    """
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app = app
-        self._limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if _announced(scope) > self._limit:
-            await self._refuse(receive, send)
-            return
-        read = 0
-
-        async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                if read > self._limit:
-                    raise self._error()
-            return message
-
-        try:
-            await self._app(scope, bounded, send)
-        except BodyTooLarge:
-            await self._refuse(receive, send)
-
-    def _error(self) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"the body has more than {self._limit:,} bytes",
-            fix="Send less at once, or raise server.max_body_mib",
-        )
-
-    async def _refuse(self, receive: Receive, send: Send) -> None:
-        """Answer, then read on for a moment.
-
-        A connection closed with unread bytes is reset, and the reset may overtake the response.
-        """
-        head, body = errors.reply(self._error()).messages(CLOSE)
-        await send(head)
-        await send({**body, "more_body": True})
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                left = 2 * self._limit
-                while left > 0:
-                    message = await receive()
-                    left -= len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        break
-        await send({"type": "http.response.body", "body": b""})
-
-
-def _announced(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else 0
-    return 0

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,12 +19,13 @@ from fastapi import FastAPI
 from vivace.errors import BadInput
 from vivace.server.admission import LoadShedder
 from vivace.server.app import create
-from vivace.server.middleware import LOOPBACK
+from vivace.server.connection import SWEEP_SECONDS, HttpConnection
+from vivace.server.sites import hosts_of
 from vivace.server.state import AppState
 
 _BACKLOG = 2048
-_KEEP_ALIVE = 65
-"""Seconds; longer than clients keep an idle connection, so that the client closes it first."""
+_SWEEP_TICKS = round(SWEEP_SECONDS / 0.1)
+"""uvicorn's server ticks ten times a second."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -68,6 +70,12 @@ class HttpServer(uvicorn.Server):
         self._state = state
         self._ready = ready
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _SWEEP_TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            self._state.connections.sweep(self.server_state.connections, now)
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._state.draining = True
         await super().shutdown(sockets)
@@ -92,21 +100,14 @@ class HttpServer(uvicorn.Server):
                 signal.signal(number, previous)
 
 
-def _hosts(state: AppState, bound: socket.socket) -> frozenset[str] | None:
-    """The names a Host header may carry: those in the settings, or this machine's on loopback."""
-    named = state.settings.server.hosts
-    if named:
-        return frozenset(name.strip().lower() for name in named.split(",")) | LOOPBACK
-    return LOOPBACK | {bound.getsockname()[0]} if is_loopback(bound) else None
-
-
 def server(state: AppState, app: FastAPI, ready: Callable[[], None] = lambda: None) -> HttpServer:
     """A server for the application; `ready` is called when requests are accepted."""
     uvloop = "uvloop" if sys.platform != "win32" else "asyncio"
     config = uvicorn.Config(
         LoadShedder(app, state),
         loop=uvloop,
-        http="httptools",
+        # uvicorn calls it as it would call the class
+        http=partial(HttpConnection, state.connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",  # uvicorn logs a lifespan's error and exits; `serve` raises it
         log_config=None,
@@ -114,7 +115,6 @@ def server(state: AppState, app: FastAPI, ready: Callable[[], None] = lambda: No
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE,
         # a fraction is fine: it goes to asyncio.wait_for
         timeout_graceful_shutdown=state.settings.server.drain_seconds,  # type: ignore[arg-type]
     )
@@ -127,7 +127,8 @@ def serve(state: AppState, bound: socket.socket, ready: Callable[[], None]) -> N
     Raises:
         VivaceError: the engine or a collection could not be opened.
     """
-    running = server(state, create(state, hosts=_hosts(state, bound)), ready)
+    hosts = hosts_of(state.settings.server.hosts, bound.getsockname()[0])
+    running = server(state, create(state, hosts=hosts), ready)
 
     async def opened() -> None:
         async with state.opened():

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
-from vivace.server.asgi import CancelOnDisconnect, read_json, send_json
+from vivace.server.asgi import CancelOnDisconnect, decode_filters, decode_json, send_json
+from vivace.server.body import BODY
 from vivace.server.errors import BadRequest
 from vivace.server.state import AppState
 from vivace.server.wire import (
@@ -37,9 +38,10 @@ class SearchRoute:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = await read_json(receive, _SEARCH)
+        request = decode_json(scope.pop(BODY), _SEARCH)
         collection = self._state.collection(request.model)
-        query = Query(request.query, request.k, request.filters, request.min_score)
+        filters = decode_filters(request.filters)
+        query = Query(request.query, request.k, filters, request.min_score)
         async with CancelOnDisconnect(receive):
             result = await collection.search(query)
         await send_json(send, msgspec.json.encode(search_response(result)))
@@ -54,7 +56,7 @@ class EmbeddingsRoute:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = await read_json(receive, _EMBEDDINGS)
+        request = decode_json(scope.pop(BODY), _EMBEDDINGS)
         embedder = self._state.engine.resources.embedder
         if request.model != embedder.name:
             self._state.collection(request.model)

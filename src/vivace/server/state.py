@@ -12,6 +12,8 @@ from vivace.errors import BadInput, EmbeddingError
 from vivace.run.endpoints import EndpointsStatistics
 from vivace.run.host import EventLoopLag
 from vivace.run.limit import START, ConcurrencyLimit
+from vivace.server.body import BodyBudget
+from vivace.server.connection import ConnectionLimits, most_files
 from vivace.server.errors import NoSuchModel
 from vivace.server.middleware import InFlight
 from vivace.server.wire import DEFAULT_MODEL
@@ -71,6 +73,8 @@ class AppState:
         self.draining = False
         """The server is stopping: running requests are finished, new ones refused."""
         self.limits = limits(settings)
+        self.bodies = BodyBudget(settings.server.bodies_mib << 20)
+        self.connections = ConnectionLimits(settings.server, self.trace, files=most_files())
         self.lag = EventLoopLag()
         self._places = {served_name(name): name for name in collections}
         if len(self._places) < len(collections) or DEFAULT_MODEL in self._places:

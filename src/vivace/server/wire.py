@@ -20,6 +20,9 @@ from vivace.types import Answer, Chunk, Hit, SearchResult
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Hits: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
+_NULL = msgspec.Raw(b"null")
+FilterJson: TypeAlias = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": ["object", "null"]})]
+"""A metadata filter, not decoded yet: `asgi.decode_filters` bounds it before."""
 DEFAULT_MODEL = "vivace"
 DEFAULT_HITS = 10
 
@@ -56,7 +59,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     response_format: ResponseFormat | None = None
     k: Hits = DEFAULT_HITS
     """Vivace's own: the number of hits."""
-    filters: dict[str, Any] | None = None
+    filters: FilterJson = msgspec.field(default_factory=lambda: _NULL)
     """Vivace's own: a metadata filter."""
     template: str = "qa"
     """Vivace's own: the kind of answer, see `AnswerOptions.template`."""
@@ -76,7 +79,7 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True):
 class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: str
     k: Hits = DEFAULT_HITS
-    filters: dict[str, Any] | None = None
+    filters: FilterJson = msgspec.field(default_factory=lambda: _NULL)
     min_score: float | None = None
     model: str = DEFAULT_MODEL
 

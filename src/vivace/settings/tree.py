@@ -69,6 +69,13 @@ class Ingest(SettingsSection, frozen=True):
         int,
         about("largest file read as one document; JSON Lines is read by line", ge=1),
     ] = 64
+    links: Annotated[
+        Literal["inside", "never", "anywhere"],
+        about(
+            "which links in an ingested folder are followed: those to places `inside` the ingested"
+            " folders that are not hidden, none, or all. A path that is named may itself be a link"
+        ),
+    ] = "inside"
     commit_chunks: Annotated[
         int, about("chunks after which a group of documents is committed", ge=1)
     ] = 256
@@ -178,7 +185,9 @@ class Answering(SettingsSection, frozen=True):
 class Parse(SettingsSection, frozen=True):
     """Limits on reading binary, web and large files, in a process that can be killed."""
 
-    seconds: Annotated[float, about("most seconds a file may take", gt=0)] = 30.0
+    seconds: Annotated[
+        float, about("most seconds a file, or 4 MiB of JSON Lines, may take", gt=0)
+    ] = 30.0
     memory_mib: Annotated[int, about("most memory a worker may use", ge=64)] = 768
     pages: Annotated[int, about("most pages (slides, sheets) of a file", ge=1)] = 5000
     chars: Annotated[int, about("most characters read from a file", ge=1)] = 50_000_000
@@ -239,11 +248,66 @@ class Server(SettingsSection, frozen=True):
     hosts: Annotated[
         str,
         about(
-            "names the Host header may carry, with commas; empty is localhost and "
-            "127.0.0.1 when only this machine can reach the server, else any"
+            "names the Host header may carry, with commas, beside localhost and 127.0.0.1; "
+            "`*` is any name; empty is no other when only this machine can reach the server, "
+            "else every IP address, every name without a dot, and this machine's own name"
+        ),
+    ] = ""
+    origins: Annotated[
+        str,
+        about(
+            "web origins whose pages may call the server, as `https://docs.example`, with "
+            "commas; pages of other sites are refused"
         ),
     ] = ""
     max_body_mib: Annotated[int, about("larger requests are refused", ge=1)] = 8
+    body_seconds: Annotated[
+        float, about("seconds after a request's head in which its body has to be complete", gt=0)
+    ] = 10.0
+    bodies_mib: Annotated[
+        int,
+        about(
+            "most memory of all bodies that are not complete or whose requests wait; above it "
+            "the largest incomplete one is refused",
+            ge=1,
+        ),
+    ] = 64
+    max_url_bytes: Annotated[int, about("longer request lines are refused", ge=64)] = 8192
+    max_headers: Annotated[int, about("requests with more headers are refused", ge=8)] = 100
+    max_head_kib: Annotated[
+        int, about("a request line with its headers may be so large", ge=1, le=1024)
+    ] = 32
+    head_seconds: Annotated[
+        float,
+        about(
+            "seconds in which a new connection has to send something, and a head has to be "
+            "complete once it has begun",
+            gt=0,
+        ),
+    ] = 10.0
+    idle_seconds: Annotated[
+        float,
+        about(
+            "seconds after an answer in which a connection stays open for the next request; "
+            "longer than clients keep it, so that they close it first",
+            gt=0,
+        ),
+    ] = 65.0
+    connections: Annotated[
+        int,
+        about(
+            "most connections at once; fewer where the process may open few files (`ulimit -n`)",
+            ge=1,
+        ),
+    ] = 2048
+    connections_per_address: Annotated[
+        int,
+        about(
+            "most connections of one address (of IPv6: one /64 network); a reverse proxy counts "
+            "as one",
+            ge=1,
+        ),
+    ] = 512
     drain_seconds: Annotated[
         float, about("how long a shutdown waits for running answers", ge=0)
     ] = 10.0

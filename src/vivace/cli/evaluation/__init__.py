@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import resource
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from vivace.cli.evaluation import measures, stages
 from vivace.cli.evaluation.measures import MeasuredQuestion
 from vivace.cli.output import check_writable, ingest_progress, json_line, settings_of, table
 from vivace.cli.parser import OK
+from vivace.cli.terminal import say, warn
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput
 from vivace.settings import Cache, QueryLog
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         _show(report)
     for failure in report["errors"]:
         # the figures are of what could be read: reported, and no failure of the measurement
-        print(f"vivace: left out {failure['source']}: {failure['reason']}", file=sys.stderr)
+        warn(f"vivace: left out {failure['source']}: {failure['reason']}")
     return OK
 
 
@@ -144,11 +144,12 @@ def _show(report: Mapping[str, Any]) -> None:
         ]
         table(f"against, {against['queries']} questions", ["measure", "by", "low", "high"], rows)
     for failure in report.get("failures", ()):
-        print(f"\n{failure['query_id']}: {failure['question']}")
-        print(f"  expected {failure['expected']['document_id']}: {failure['expected']['text']}")
+        say()
+        say(f"{failure['query_id']}: {failure['question']}")
+        say(f"  expected {failure['expected']['document_id']}: {failure['expected']['text']}")
         came = failure["instead"]
-        print(f"  came     {came['document_id']}: {came['text']}" if came else "  came     nothing")
-        print(f"  lost     {failure['why']}")
+        say(f"  came     {came['document_id']}: {came['text']}" if came else "  came     nothing")
+        say(f"  lost     {failure['why']}")
 
 
 def _shown(value: Any) -> str:
