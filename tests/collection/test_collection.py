@@ -92,6 +92,7 @@ class TestAdd:
             (np.zeros((1, 31)), r"\(1, 31\)"),
             (np.zeros((2, 32)), r"1 chunks need \(1, 32\)"),
             (np.full((1, 32), np.nan), "vector 0 holds NaN"),
+            (np.full((1, 32), 3e38), "vector 0 is longer than a float32"),
         ],
     )
     async def test_bad_vectors_are_rejected(

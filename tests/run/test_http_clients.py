@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.model_server import DIM, WAIT, ModelServerDouble, Reply
+from tests.support.wires import Proxy
 from vivace.embed import openai as embed_openai
 from vivace.embed.openai import OpenAIEmbedder
 from vivace.errors import EmbeddingError, GenerationError, RerankError, VivaceError
@@ -279,6 +284,73 @@ async def test_an_answer_without_end_is_refused(
             with pytest.raises(adapter.error, match="more than 1 MiB"):
                 await adapter.ask(client)
         assert len(server.requests) == 1
+
+
+@cache
+def bomb() -> bytes:
+    """50 KB that unpack to 50 MB."""
+    return gzip.compress(bytes(50 << 20))
+
+
+@pytest.mark.parametrize(
+    ("status", "coding"),
+    [
+        (200, "gzip"),
+        (200, "deflate"),
+        (200, "br"),
+        (200, "gzip, gzip"),
+        (200, "X-Gz"),
+        (500, "gzip"),
+    ],
+)
+async def test_a_compressed_answer_is_refused_before_it_is_unpacked(
+    adapter: Adapter, coding: str, status: int
+) -> None:
+    reply = Reply(status, body=bomb(), headers={"Content-Encoding": coding, **SOON})
+    with ModelServerDouble(always=reply) as server:
+        async with client_of(adapter, server, retries=1) as client:
+            what = f"compressed its answer .{coding.lower()}" if status == 200 else "status 500"
+            tracemalloc.start()
+            try:
+                with pytest.raises(adapter.error, match=what):
+                    await asyncio.wait_for(adapter.ask(client), WAIT)
+                assert tracemalloc.get_traced_memory()[1] < 10 << 20
+            finally:
+                tracemalloc.stop()
+        assert server.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+async def test_an_answer_that_says_it_is_as_it_is_is_read(adapter: Adapter) -> None:
+    with ModelServerDouble(always=Reply(headers={"Content-Encoding": "identity"})) as server:
+        async with client_of(adapter, server) as client:
+            await adapter.ask(client)
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"x":' * 100_000, b"\xff", b"9" * 10_000])
+async def test_an_answer_made_to_break_the_decoder_is_an_error(
+    adapter: Adapter, body: bytes
+) -> None:
+    with ModelServerDouble(always=Reply(body=body)) as server:
+        async with client_of(adapter, server) as client:
+            with pytest.raises(adapter.error):
+                await adapter.ask(client)
+
+
+async def test_a_server_with_a_certificate_of_its_own_making_is_not_talked_to(
+    adapter: Adapter,
+) -> None:
+    with (
+        ModelServerDouble() as server,
+        Proxy(int(urlsplit(server.url).port or 0), tls=True) as wire,
+    ):
+        several = [ModelServer("m", f"https://127.0.0.1:{wire.port}/v1")]
+        client = adapter.make(several, None, retries=0, api_key=KEY)
+        try:
+            with pytest.raises(adapter.error, match="certificate verify failed"):
+                await adapter.ask(client)
+        finally:
+            await adapter.close(client)
+        assert not server.requests
 
 
 async def test_nobody_listens(adapter: Adapter) -> None:

@@ -51,7 +51,14 @@ def checked_vectors(
             )
         return array
     # in float64: squares of large components overflow float32
-    lengths = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True).astype(np.float32)
+    lengths = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True)
+    beyond = np.flatnonzero(lengths > np.finfo(np.float32).max)
+    if len(beyond):
+        raise BadVectors(
+            f"vector {beyond[0]} is longer than a float32 can say ({len(beyond)} such)",
+            fix="Scale them down; nothing was added",
+        )
+    lengths = lengths.astype(np.float32)
     scaled: Vectors = np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
     return scaled
 

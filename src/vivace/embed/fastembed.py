@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vivace.embed.local import LocalEmbedder, Text
+from vivace.embed.precomputed import unit_rows
 from vivace.errors import BadSettings, EmbeddingError, MissingExtra
 from vivace.protocols import Kind
 from vivace.run.threads import NATIVE, Cores
@@ -97,8 +98,7 @@ def _of_kind(model: Any, texts: Sequence[str], kind: Kind) -> list[Vector]:
             f"{len(texts)} texts could not be embedded: {error}",
             fix="Check the model's files, or choose another embed.model",
         ) from error
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return list(rows / np.where(norms > 0, norms, 1))
+    return list(unit_rows(rows))
 
 
 def _by_name(name: str) -> Any:

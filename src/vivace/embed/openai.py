@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -11,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from vivace.embed.precomputed import MAX_DIM
+from vivace.embed.precomputed import MAX_DIM, unit_rows
 from vivace.errors import BadSettings, EmbeddingError, VivaceError
 from vivace.protocols import Kind
 from vivace.run import work
@@ -165,8 +164,9 @@ def _vectors(count: int, body: bytes) -> Vectors:
     """The vectors (count, dim) of an answer, of unit length, in the order of their indexes."""
     try:
         rows = msgspec.json.decode(body, type=_EmbeddingAnswer).data
-        decoded = [_row(row.embedding) for row in rows]
-    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError) as error:
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite
+            decoded = [_row(row.embedding) for row in rows]
+    except (ValueError, RecursionError) as error:  # of JSON, UTF-8 or base64
         raise EmbeddingError(f"the answer holds no embeddings: {error}") from error
     order = [at if row.index is None else row.index for at, row in enumerate(rows)]
     lengths = {len(row) for row in decoded}
@@ -176,11 +176,7 @@ def _vectors(count: int, body: bytes) -> Vectors:
         )
     vectors = np.empty((count, lengths.pop()), np.float32)
     vectors[order] = decoded
-    if not np.isfinite(vectors).all():
-        raise EmbeddingError("an embedding holds NaN or infinity")
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors /= np.where(norms > 0, norms, np.float32(1))
-    return vectors
+    return unit_rows(vectors)
 
 
 def _row(embedding: str | list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -1,4 +1,4 @@
-"""The embedder of a collection whose vectors are all computed elsewhere."""
+"""Vectors computed elsewhere: the embedder of a collection that has no other, and their check."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
 from vivace.errors import EmbeddingError
 from vivace.protocols import Kind
-from vivace.types import Embedded
+from vivace.types import Embedded, Vectors
 
 MAX_DIM: Final = 65_536
 """Most dimensions of any embedder's vectors."""
@@ -16,6 +18,23 @@ _WORD: Final = re.compile(
     r"[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # one ideograph, kana or syllable
     r"|[^\W\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\w\s]"  # one word, one sign
 )
+
+
+def unit_rows(rows: Vectors) -> Vectors:
+    """Vectors (n, dim) float32 scaled to unit length; a zero vector stays zero.
+
+    Raises:
+        EmbeddingError: NaN or infinity, or a vector so long that its length is beyond float32.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all():  # else every number is finite as well
+        raise EmbeddingError(
+            "an embedding holds NaN, infinity or numbers beyond all measure",
+            fix="Check the model: its vectors mean nothing",
+        )
+    unit = rows / np.where(lengths > 0, lengths, np.float32(1))
+    return unit.astype(np.float32, copy=False)
 
 
 class Precomputed:

@@ -10,8 +10,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
@@ -26,6 +27,7 @@ from vivace.errors import (
     ModelTimeout,
     ModelUnreachable,
     StreamCut,
+    StreamMalformed,
     StreamTooLong,
     VivaceError,
 )
@@ -58,7 +60,7 @@ class ServerSetClient:
         setting, key_setting: that name the servers and the key, for errors.
         limit: learns, below the bound, how many requests a server takes at once.
         bound: most requests at once to a server.
-        timeout, headers: of the session.
+        timeout: of the session.
     """
 
     def __init__(
@@ -73,7 +75,6 @@ class ServerSetClient:
         limit: LimitFactory,
         bound: int,
         timeout: aiohttp.ClientTimeout,
-        headers: Mapping[str, str] | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
         self.name = name
@@ -83,8 +84,12 @@ class ServerSetClient:
         self._retries = settings.retries
         self._api_key = settings.api_key
         self._timeout = timeout
-        self._headers = {"Content-Type": "application/json", "User-Agent": "vivace"}
-        self._headers |= headers or {}
+        self._headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "vivace",
+            # a compressed answer could unpack to any size, and a stream came in blocks, not tokens
+            "Accept-Encoding": "identity",
+        }
         if self._api_key:
             self._headers["Authorization"] = f"Bearer {self._api_key}"
         self._draw = random.Random()
@@ -137,6 +142,7 @@ class ServerSetClient:
                 timeout=self._timeout,
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
             )
         return self._session
 
@@ -239,12 +245,28 @@ class ServerSetClient:
         fix = "Ask again; see the model server's log"
         return StreamCut(f"{server} hung up: {words}", fix=fix, text=text)
 
+    async def _check(self, server: str, response: aiohttp.ClientResponse) -> None:
+        """Check that the body of a response can be read.
+
+        Raises:
+            ModelRefused: the server answered with an error.
+            StreamMalformed: the body is compressed.
+        """
+        if response.status != 200:
+            raise await self._refusal(server, response)
+        if coding := _coding(response):
+            raise StreamMalformed(
+                f"{server} compressed its answer ({coding}), which was asked for uncompressed",
+                fix="Switch compression off at the model server, or at the proxy before it",
+            )
+
     async def _refusal(self, server: str, response: aiohttp.ClientResponse) -> ModelRefused:
         status = response.status
-        try:
-            words = error_body_message(await response.content.read(_MAX_ERROR), self._api_key)
-        except (aiohttp.ClientError, OSError):
-            words = ""  # the status says enough
+        words = ""  # the status says enough
+        if not _coding(response):
+            with suppress(aiohttp.ClientError, OSError):
+                body = await response.content.read(_MAX_ERROR)
+                words = error_body_message(body, self._api_key)
         fixes = {
             401: f"Set {self._key_setting}",
             403: f"Set {self._key_setting} to one that may use this model",
@@ -257,6 +279,12 @@ class ServerSetClient:
             retry_after=retry_after(response.headers),
             fix=fixes.get(status, "See the model server's log"),
         )
+
+
+def _coding(response: aiohttp.ClientResponse) -> str:
+    """How the body is compressed; empty where it is not."""
+    named = response.headers.get("Content-Encoding", "").strip().lower()
+    return "" if named == "identity" else named[:40]
 
 
 def sendable(text: str) -> str:
@@ -433,8 +461,7 @@ class CallClient(ServerSetClient):
         url = f"{server}/{self._path}"
         try:
             async with self.session().post(url, data=body, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise await self._refusal(server, response)
+                await self._check(server, response)
                 return await read_whole(response.content, self._max_body)
         except TimeoutError as error:
             raise ModelTimeout(

@@ -157,8 +157,6 @@ class StreamClient(ServerSetClient):
             bound=settings.connections,
             # the stream keeps the other times
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect),
-            # a compressed stream comes in blocks, not in tokens
-            headers={"Accept-Encoding": "identity"},
             tolerance=tolerance,
         )
         self._connect_seconds = connect
@@ -242,8 +240,7 @@ class StreamClient(ServerSetClient):
             raise self._broken(server, error) from error
         stream = OpenStream(self, response, lease, first, total)
         try:
-            if response.status != 200:
-                raise await self._refusal(server, response)
+            await self._check(server, response)
             # until its first byte the server may fail, and be asked again
             stream.data = await stream.read()
             if not stream.data:

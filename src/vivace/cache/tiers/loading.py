@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from vivace.cache.tiers.resilient import ResilientTier
 from vivace.errors import BadSettings, MissingExtra
@@ -51,6 +51,12 @@ def _redis(address: str, seconds: float) -> CacheTier:
             fix="Write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS, or "
             "unix://PATH",
         )
+    if _unverified(rest):
+        raise BadSettings(
+            "cache.redis switches off the check of the server's certificate (not shown)",
+            fix="Leave out ssl_cert_reqs and ssl_check_hostname; of an authority of your own, name "
+            "the certificate: ssl_ca_certs=FILE",
+        )
     try:
         # imported only when needed: it takes 0.2 s
         from vivace.cache.tiers.redis import RedisTier
@@ -65,6 +71,14 @@ def _redis(address: str, seconds: float) -> CacheTier:
             f"cache.redis: {type(error).__name__} in the address (not shown)",
             fix="Check the port, the database and the options after the `?`",
         ) from None
+
+
+def _unverified(address: str) -> bool:
+    """Whether options of the address would take any server for the right one."""
+    options = dict(parse_qsl(address.partition("?")[2], keep_blank_values=True))
+    return options.get("ssl_cert_reqs", "required").lower() != "required" or options.get(
+        "ssl_check_hostname", "true"
+    ).lower() not in ("true", "1", "yes", "y")
 
 
 def _sql(address: str, home: Path, max_bytes: int, seconds: float) -> CacheTier:

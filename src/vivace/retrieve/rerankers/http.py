@@ -157,7 +157,7 @@ def _scores(count: int, body: bytes) -> Scores:
     """The scores (count,) of an answer, in the order of the documents sent."""
     try:
         answer = msgspec.json.decode(body, type=_RerankAnswer | list[_ScoreRow])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RerankError(f"the answer holds no scores: {error}") from error
     rows = answer.results if isinstance(answer, _RerankAnswer) else answer
     if sorted(row.index for row in rows) != list(range(count)):
