@@ -105,6 +105,25 @@ async def test_prune_removes_what_is_gone(docs: Collection, folder: Path) -> Non
     assert all("rails" not in text for text in await texts(docs, "trains rails"))
 
 
+async def test_a_link_that_leads_out_is_not_indexed_and_no_longer_kept(
+    engine: Engine, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "passwd").write_text("the administrator has a secret shell")
+    (folder / "evil.txt").symlink_to(tmp_path / "passwd")
+    async with Engine(load(ingest={"links": "anywhere"})) as before:
+        everywhere = await before.open(tmp_path / "before")
+        await everywhere.ingest(folder)
+        assert "the administrator has a secret shell" in await texts(everywhere, "secret shell")
+        await everywhere.close()
+    for name, removed in (("before", 1), ("new", 0)):
+        docs = await engine.open(tmp_path / name)
+        report = await docs.ingest(folder, prune=True)
+        assert report.removed == removed
+        (evil,) = (one for one in report.skipped if one.source.endswith("evil.txt"))
+        assert "leads out" in evil.reason
+        assert all("secret" not in text for text in await texts(docs, "secret shell"))
+
+
 async def test_prune_spares_what_could_not_be_read(docs: Collection, folder: Path) -> None:
     await docs.ingest(folder)
     (folder / "b.txt").write_bytes(b"\xff\xfe broken")

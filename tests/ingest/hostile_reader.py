@@ -7,9 +7,9 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from vivace.errors import IngestError
+from vivace.ingest.decode import OpenFile
 from vivace.ingest.pdf import PdfReader
 from vivace.ingest.worker import work
 from vivace.run.worker import serve
@@ -18,8 +18,9 @@ from vivace.types import Document
 MIB = 1 << 20
 
 
-def documents(self: PdfReader, path: Path, source: str) -> Iterator[Document | IngestError]:
+def documents(self: PdfReader, file: OpenFile) -> Iterator[Document | IngestError]:
     held = []
+    path, source = file.path, file.source
     if path.stem == "hang":
         re.match(r"(a+)+$", "a" * 64 + "b")
     elif path.stem == "killed":

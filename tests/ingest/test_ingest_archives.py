@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vivace.errors import IngestError
-from vivace.ingest.archives import check
+from vivace.ingest import archives
+from vivace.ingest.decode import opened
 from vivace.settings import Parse
 
 MIB = 1 << 20
@@ -22,6 +23,11 @@ def packed(path: Path, *parts: bytes | str, name: str = "word/document.xml") -> 
         for number, part in enumerate(parts):
             archive.writestr(name if not number else f"part{number}.xml", part)
     return path
+
+
+def check(path: Path, parse: Parse, *, doctype: bool = False) -> None:
+    with opened(path) as file:
+        archives.check(file, parse, doctype=doctype)
 
 
 def refused(path: Path, parse: Parse | None = None, *, doctype: bool = False) -> str:

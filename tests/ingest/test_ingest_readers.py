@@ -13,7 +13,7 @@ import pytest
 
 from vivace.errors import IngestError
 from vivace.ingest import formats, jsonfiles
-from vivace.ingest.decode import TextReader
+from vivace.ingest.decode import OpenFile, TextReader
 from vivace.ingest.formats import SUFFIXES, read, reader_for
 from vivace.ingest.markdown import MarkdownReader, headings
 from vivace.types import Document
@@ -285,11 +285,11 @@ class TestEntry:
     def test_foreign_errors_are_translated(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, reason: str
     ) -> None:
-        def fail(self: TextReader, path: Path) -> Iterator[Document | IngestError]:
+        def fail(self: TextReader, file: OpenFile) -> Iterator[Document | IngestError]:
             raise raised
             yield
 
-        monkeypatch.setattr(TextReader, "read", fail)
+        monkeypatch.setattr(TextReader, "documents", fail)
         assert reason in error(write(tmp_path, "a.txt", "x")).reason
 
     def test_readers_have_a_limit_by_default(self, tmp_path: Path) -> None:

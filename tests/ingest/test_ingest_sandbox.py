@@ -76,18 +76,24 @@ def test_text_needs_no_process(tmp_path: Path, sandbox: Sandbox) -> None:
     assert sandbox.pool.started == 0
 
 
-def test_a_large_table_or_tree_and_any_web_page_needs_one(tmp_path: Path, sandbox: Sandbox) -> None:
-    large = {"a.csv": "x,y\n", "b.json": "1", "c.md": "# x\n", "d.html": "<p>x"}
+def test_any_large_file_and_any_web_page_needs_one(tmp_path: Path, sandbox: Sandbox) -> None:
+    large = {
+        "a.csv": "x,y\n",
+        "b.json": "1",
+        "c.md": "# x\n",
+        "d.html": "<p>x",
+        "e.txt": "x",
+        "f.jsonl": '{"text": "x"}',
+    }
     for name, text in large.items():
         (tmp_path / name).write_text(text + " " * SMALL)
         (tmp_path / f"small_{name}").write_text(text)
-    confined = {path.name for path in tmp_path.iterdir() if sandboxed(path)}
-    assert confined == {"a.csv", "b.json", "d.html", "small_d.html"}
-    assert not sandboxed(tmp_path / "gone.json")
+    confined = {path.name for path in tmp_path.iterdir() if sandboxed(path, path.stat().st_size)}
+    assert confined == {*large, "small_d.html"}
     limits = {"max_bytes": 64 << 20, "parse": LIMITS, "sandbox": sandbox}
     found = list(from_paths([tmp_path], **limits))  # type: ignore[arg-type]
-    assert len(found) == 8
-    assert sandbox.pool.statistics().done == 4
+    assert len(found) == 12
+    assert sandbox.pool.statistics().done == 7
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from vivace.ingest.formats import walk
+from vivace.ingest.walk import Found, FoundFile, walk
 from vivace.types import Failure, Skipped
 
 
@@ -18,10 +19,12 @@ def make(folder: Path, *names: str) -> None:
         path.write_text("x")
 
 
-def names(folder: Path, found: list[Path | Skipped | Failure]) -> list[str]:
+def names(folder: Path, found: Iterable[Found]) -> list[str]:
     return [
         (
-            item.as_posix() if isinstance(item, Path) else f"{type(item).__name__} {item.source}"
+            item.path.as_posix()
+            if isinstance(item, FoundFile)
+            else f"{type(item).__name__} {item.source}"
         ).replace(folder.as_posix() + "/", "")
         for item in found
     ]
@@ -61,7 +64,7 @@ def test_links_are_followed_without_loops(tmp_path: Path) -> None:
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
     (tmp_path / "in/out").symlink_to(tmp_path / "out")
     (tmp_path / "in/dead.txt").symlink_to(tmp_path / "nowhere")
-    assert names(tmp_path, list(walk([tmp_path / "in"]))) == [
+    assert names(tmp_path, walk([tmp_path / "in"], links="anywhere")) == [
         "in/a.txt",
         "Skipped in/dead.txt",
         "in/out/b.txt",
@@ -129,7 +132,9 @@ def test_a_directory_that_cannot_be_listed_fails_alone(
 def test_a_file_that_vanishes_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "a.txt", "b.txt")
     found = walk([tmp_path])
-    assert next(found) == tmp_path / "a.txt"
+    first = next(found)
+    assert isinstance(first, FoundFile)
+    assert first.path == tmp_path / "a.txt"
     (tmp_path / "b.txt").unlink()
     assert [item.reason for item in found if isinstance(item, Skipped)] == ["has vanished"]
 

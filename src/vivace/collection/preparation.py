@@ -15,6 +15,7 @@ from vivace.errors import BadInput, IngestError
 from vivace.ingest import formats
 from vivace.ingest.chunking import indexed_text, split
 from vivace.ingest.sandbox import Passwords, Reading, Sandbox
+from vivace.ingest.walk import FoundFile, Links, walk
 from vivace.protocols import Reader, TokenCounter
 from vivace.settings import Parse, Settings
 from vivace.store.store import Store
@@ -36,36 +37,48 @@ def from_paths(
     parse: Parse,
     sandbox: Sandbox,
     readers: Sequence[Reader] = (),
+    links: Links = "inside",
     ask: Passwords | None = None,
 ) -> Iterator[Source]:
     """Every document below the paths, and what could not be read or was skipped, in order.
 
-    Files of risky or slow formats are read in the sandbox, a few ahead of the consumer, so that its
-    workers are busy while earlier documents are chunked and embedded. `readers` come before the
-    built-in ones and run in this process.
+    Large files, and those of risky formats, are read in the sandbox, a few ahead of the consumer,
+    so that its workers are busy while earlier documents are chunked and embedded. `readers` come
+    before the built-in ones and run in this process.
     """
-    ahead: deque[Path | Reading | Skipped | Failure] = deque()
+    ahead: deque[FoundFile | Reading | Skipped | Failure] = deque()
     reading = 0
     own = {suffix: reader for reader in readers for suffix in reader.suffixes}
-    found = formats.walk(paths, {*formats.SUFFIXES, *own})
+    found = walk(paths, {*formats.SUFFIXES, *own}, links)
     try:
         while True:
             while reading < sandbox.ahead and len(ahead) < _LOOK_AHEAD:
                 item = next(found, None)
                 if item is None:
                     break
-                own_format = isinstance(item, Path) and item.suffix.lower() in own
-                if isinstance(item, Path) and not own_format and formats.sandboxed(item):
-                    ahead.append(sandbox.read(item, max_bytes=max_bytes, ask=ask))
+                if (
+                    isinstance(item, FoundFile)
+                    and item.path.suffix.lower() not in own
+                    and formats.sandboxed(item.path, item.size)
+                ):
+                    boundary = item.boundary
+                    ahead.append(
+                        sandbox.read(item.path, max_bytes=max_bytes, boundary=boundary, ask=ask)
+                    )
                     reading += 1
                 else:
                     ahead.append(item)
             if not ahead:
                 return
             first = ahead[0]
-            if isinstance(first, Path):
-                reader = own.get(first.suffix.lower())
-                yield from formats.read(first, max_bytes=max_bytes, parse=parse, reader=reader)
+            if isinstance(first, FoundFile):
+                yield from formats.read(
+                    first.path,
+                    max_bytes=max_bytes,
+                    parse=parse,
+                    reader=own.get(first.path.suffix.lower()),
+                    boundary=first.boundary,
+                )
             elif isinstance(first, Reading):
                 yield from first
                 reading -= 1

@@ -118,7 +118,8 @@ class Collection:
         """Read files and folders. What is acknowledged is durable and searchable at once.
 
         Unchanged documents are skipped; a changed one re-embeds only its changed chunks. A bad file
-        is an entry of the report's `errors`; the others go on.
+        is an entry of the report's `errors`; the others go on. Of the links in a folder, those that
+        lead out of it are skipped (`ingest.links`); a path given here may itself be a link.
 
         Args:
             prune: remove documents whose file (or line) is gone from below the paths.
@@ -137,6 +138,7 @@ class Collection:
             parse=self._settings.parse,
             sandbox=self._resources.sandbox,
             readers=self._resources.readers,
+            links=self._settings.ingest.links,
             ask=password,
         )
         return await self._pipeline().run(sources, prune=roots if prune else (), progress=progress)

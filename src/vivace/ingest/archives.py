@@ -8,11 +8,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import MIB
+from vivace.ingest.decode import MIB, OpenFile
 from vivace.settings import Parse
 
 HEAD: Final = 1 << 16
@@ -44,7 +43,7 @@ _HARMLESS_DOCTYPE: Final = re.compile(
 )
 
 
-def check(path: Path, parse: Parse, *, doctype: bool = False) -> None:
+def check(file: OpenFile, parse: Parse, *, doctype: bool = False) -> None:
     """Reject a zip file that unpacks to too much, or whose XML declares entities.
 
     `doctype` allows document types without own declarations, as in web pages.
@@ -52,11 +51,11 @@ def check(path: Path, parse: Parse, *, doctype: bool = False) -> None:
     Raises:
         IngestError: what is wrong, and which setting allows it.
     """
-    source = path.as_posix()
-    _check_directory(path, parse)
-    with damage_reported(source), zipfile.ZipFile(path) as archive:
+    source = file.source
+    _check_directory(file, parse)
+    with damage_reported(source), zipfile.ZipFile(file.stream) as archive:
         entries = archive.infolist()
-        _check_sizes(source, entries, path.stat().st_size, parse)
+        _check_sizes(source, entries, file.size, parse)
         if any(entry.flag_bits & _ENCRYPTED for entry in entries):
             raise IngestError(
                 source, "has parts under a password", fix="Pack it again without a password"
@@ -83,16 +82,12 @@ def damage_reported(source: str) -> Iterator[None]:
         raise IngestError(source, reason, fix="Open it in its program and save it again") from None
 
 
-def _check_directory(path: Path, parse: Parse) -> None:
+def _check_directory(file: OpenFile, parse: Parse) -> None:
     """Check the end of the file, without building a list of its entries."""
-    source = path.as_posix()
-    with path.open("rb") as file:
-        start = file.read(len(_OLE))
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _END_SIZE - _LONGEST_COMMENT))
-        tail = file.read()
-    if size == 0:
-        raise IngestError(source, "is empty", fix="Give a file with text, or leave this one out")
+    source, stream = file.source, file.stream
+    start = stream.read(len(_OLE))
+    stream.seek(max(0, file.size - _END_SIZE - _LONGEST_COMMENT))
+    tail = stream.read(_END_SIZE + _LONGEST_COMMENT)
     if start == _OLE:
         raise IngestError(
             source,

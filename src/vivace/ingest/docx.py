@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import docx
@@ -13,7 +12,7 @@ from lxml import etree
 
 from vivace.errors import IngestError
 from vivace.ingest import archives
-from vivace.ingest.decode import FileReader, require_size
+from vivace.ingest.decode import FileReader, OpenFile
 from vivace.ingest.prose import Prose
 from vivace.types import Document
 
@@ -43,12 +42,13 @@ class DocxReader(FileReader):
 
     suffixes = frozenset({".docx"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        require_size(path, self.max_bytes)
-        archives.check(path, self.parse)
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        source = file.source
+        file.require_size(self.max_bytes)
+        archives.check(file, self.parse)
         try:
             with archives.damage_reported(source):
-                package = docx.Document(str(path))
+                package = docx.Document(file.stream)
         except (OpcError, KeyError, ValueError, etree.XMLSyntaxError) as error:
             if isinstance(error, etree.XMLSyntaxError) and error.code in _NO_MEMORY:
                 raise MemoryError from None
@@ -60,7 +60,7 @@ class DocxReader(FileReader):
         writer = _Writer(Prose(source, self.parse.chars), _levels(package))
         writer.blocks(package.element.body)
         _write_notes(package, writer)
-        yield writer.prose.document(path, title=package.core_properties.title or "")
+        yield writer.prose.document(file.path, title=package.core_properties.title or "")
 
 
 class _Writer:

@@ -1,4 +1,4 @@
-"""Finds the files to read, and the reader of each: the pipeline's entry to the readers.
+"""Chooses the reader of each file: the pipeline's entry to the readers.
 
 Readers are imported when needed: listing a folder must not load an HTML parser.
 """
@@ -6,58 +6,48 @@ Readers are imported when needed: listing a folder must not load an HTML parser.
 from __future__ import annotations
 
 import importlib
-import os
-import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from vivace.errors import IngestError, MissingExtra
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, absolute
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, Boundary, FileReader, Position, absolute
 from vivace.protocols import Reader
 from vivace.settings import Parse
-from vivace.types import Document, Failure, Skipped
+from vivace.types import Document
 
-_LIGHT: Final = {
-    "vivace.ingest.decode:TextReader": (".txt", ".text", ".rst", ".log"),
-    "vivace.ingest.markdown:MarkdownReader": (".md", ".markdown"),
-    "vivace.ingest.jsonfiles:JsonLinesReader": (".jsonl", ".ndjson"),
-}
-"""Readers that run in this process: they are ours and take little time and memory."""
-_WHOLE: Final = {
-    "vivace.ingest.tables:CsvReader": (".csv", ".tsv"),
-    "vivace.ingest.jsonfiles:JsonReader": (".json",),
-    "vivace.ingest.jsonfiles:NotebookReader": (".ipynb",),
-}
-"""Readers of ours that hold a file's whole structure: they run in the sandbox above `SMALL`."""
-_SANDBOXED: Final = {
-    "vivace.ingest.html:HtmlReader": (".html", ".htm"),
-    "vivace.ingest.pdf:PdfReader": (".pdf",),
-    "vivace.ingest.docx:DocxReader": (".docx",),
-    "vivace.ingest.office:XlsxReader": (".xlsx",),
-    "vivace.ingest.office:PptxReader": (".pptx",),
-    "vivace.ingest.office:EpubReader": (".epub",),
-}
-"""Readers with parsers of others: they always run in the sandbox."""
+SMALL: Final = 1 << 20
+"""Bytes of a file up to which this process reads it itself, where the reader is ours."""
+_SMALL_MARKDOWN: Final = 1 << 18
+_SANDBOXED: Final = -1
+"""For readers with parsers of others, which always run in the sandbox."""
+_READERS: Final = (
+    ("vivace.ingest.decode:TextReader", SMALL, (".txt", ".text", ".rst", ".log")),
+    ("vivace.ingest.markdown:MarkdownReader", _SMALL_MARKDOWN, (".md", ".markdown")),
+    ("vivace.ingest.jsonfiles:JsonLinesReader", SMALL, (".jsonl", ".ndjson")),
+    ("vivace.ingest.tables:CsvReader", SMALL, (".csv", ".tsv")),
+    ("vivace.ingest.jsonfiles:JsonReader", SMALL, (".json",)),
+    ("vivace.ingest.jsonfiles:NotebookReader", SMALL, (".ipynb",)),
+    ("vivace.ingest.html:HtmlReader", _SANDBOXED, (".html", ".htm")),
+    ("vivace.ingest.pdf:PdfReader", _SANDBOXED, (".pdf",)),
+    ("vivace.ingest.docx:DocxReader", _SANDBOXED, (".docx",)),
+    ("vivace.ingest.office:XlsxReader", _SANDBOXED, (".xlsx",)),
+    ("vivace.ingest.office:PptxReader", _SANDBOXED, (".pptx",)),
+    ("vivace.ingest.office:EpubReader", _SANDBOXED, (".epub",)),
+)
 _BY_SUFFIX: Final = {
-    suffix: name for name, suffixes in (_LIGHT | _WHOLE | _SANDBOXED).items() for suffix in suffixes
+    suffix: (name, small) for name, small, suffixes in _READERS for suffix in suffixes
 }
 
 SUFFIXES: Final = tuple(_BY_SUFFIX)
 """Every readable suffix, lower case, with the dot."""
-SMALL: Final = 4 << 20
-"""Bytes of a file up to which the readers in `_WHOLE` run in this process."""
 
 
-def sandboxed(path: Path) -> bool:
-    """Whether the file is read in a killable process; not if its status cannot be read."""
-    name = _BY_SUFFIX.get(path.suffix.lower(), "")
-    if name not in _WHOLE:
-        return name in _SANDBOXED
-    try:
-        return path.stat().st_size > SMALL
-    except OSError:
-        return False  # its reader reports why
+def sandboxed(path: Path, size: int) -> bool:
+    """Whether the built-in reader reads a file of `size` bytes in a killable process."""
+    _, small = _BY_SUFFIX.get(path.suffix.lower(), ("", SMALL))
+    return size > small
 
 
 def known_suffixes() -> str:
@@ -67,38 +57,69 @@ def known_suffixes() -> str:
 
 def reader_for(
     path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, parse: Parse | None = None
-) -> Reader | None:
+) -> FileReader | None:
     """The reader for the file's suffix, upper or lower case; None if there is none.
 
     See `FileReader` for the limits.
     """
-    name = _BY_SUFFIX.get(path.suffix.lower())
-    if name is None:
+    name, _ = _BY_SUFFIX.get(path.suffix.lower(), ("", 0))
+    if not name:
         return None
     module, _, reader = name.partition(":")
-    made: Reader = getattr(importlib.import_module(module), reader)(max_bytes, parse)
+    made: FileReader = getattr(importlib.import_module(module), reader)(max_bytes, parse)
     return made
 
 
 def read(
-    path: Path, *, max_bytes: int, parse: Parse | None = None, reader: Reader | None = None
+    path: Path,
+    *,
+    max_bytes: int,
+    parse: Parse | None = None,
+    reader: Reader | None = None,
+    boundary: Boundary | None = None,
 ) -> Iterator[Document | IngestError]:
-    """Yield the file's documents and its errors; stateless, so that another process can run it.
+    """Yield the file's documents and its errors.
+
+    Args:
+        reader: instead of the built-in one. It opens the path by itself, unless it is a
+            `FileReader`.
 
     Raises:
         MemoryError: the caller knows the limit. Nothing else is raised.
     """
-    source = absolute(path).as_posix()
     reader = reader or reader_for(path, max_bytes=max_bytes, parse=parse)
     if reader is None:
-        yield IngestError(
-            source,
-            f"there is no reader for {path.suffix or 'files without a suffix'}",
-            fix=f"Convert it to one of {known_suffixes()}",
-        )
-        return
+        yield _no_reader(path)
+    elif isinstance(reader, FileReader):
+        yield from _reported(path, partial(reader.read, path, boundary))
+    else:
+        yield from _reported(path, partial(reader.read, path))
+
+
+def read_part(
+    path: Path,
+    *,
+    max_bytes: int,
+    parse: Parse,
+    boundary: Boundary | None = None,
+    start: Position | None = None,
+) -> Iterator[Document | IngestError | Position]:
+    """As `read` by a built-in reader, of the part of the file from `start` on."""
+    reader = reader_for(path, max_bytes=max_bytes, parse=parse)
+    if reader is None:
+        yield _no_reader(path)
+    else:
+        yield from _reported(path, partial(reader.read_part, path, boundary, start))
+
+
+T = TypeVar("T", Document | IngestError, Document | IngestError | Position)
+
+
+def _reported(path: Path, reading: Callable[[], Iterator[T]]) -> Iterator[T | IngestError]:
+    """What a reader yields, with an `IngestError` instead of what it raises."""
+    source = absolute(path).as_posix()
     try:
-        yield from reader.read(path)
+        yield from reading()
     except IngestError as error:
         yield error
     except MissingExtra as error:
@@ -124,109 +145,9 @@ def read(
         )
 
 
-def walk(
-    paths: Sequence[Path], suffixes: Collection[str] = SUFFIXES
-) -> Iterator[Path | Skipped | Failure]:
-    """Yield the readable files below `paths` as absolute paths, in a stable order.
-
-    Directories are entered in order of name. Symbolic links are followed, but no file or directory
-    is visited twice. Inside a directory, hidden entries and files of unknown formats are skipped; a
-    hidden directory is reported once. A path in `paths` that cannot be read is a failure.
-    """
-    seen: set[str] = set()
-    for path in paths:
-        path = absolute(path)
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            yield _unreachable(path, error)
-            continue
-        if stat.S_ISDIR(mode):
-            yield from _directory(path, seen, suffixes)
-        elif not stat.S_ISREG(mode):
-            fix = "Give a file or a directory, not a pipe or a device"
-            yield Failure(_shown(path), "is neither a file nor a directory", fix)
-        elif path.suffix.lower() not in suffixes:
-            kind = path.suffix or "files without a suffix"
-            fix = f"Convert it to one of {known_suffixes()}"
-            yield Failure(_shown(path), f"there is no reader for {kind}", fix)
-        else:
-            yield from _once(path, os.path.realpath(path), seen)
-
-
-def _directory(
-    root: Path, seen: set[str], suffixes: Collection[str]
-) -> Iterator[Path | Skipped | Failure]:
-    """The files below a directory, depth first; `seen` holds the real paths visited."""
-    stack: list[tuple[str, str]] = [(str(root), os.path.realpath(root))]
-    while stack:
-        path, real = stack.pop()
-        if not os.path.isdir(real):
-            yield from _file(Path(path), real, seen, suffixes)
-            continue
-        if real in seen:
-            continue
-        seen.add(real)
-        try:
-            with os.scandir(path) as found:
-                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
-        except OSError as error:
-            yield _unreachable(Path(path), error)
-            continue
-        hidden = [entry for entry in entries if entry.name.startswith(".")]
-        for entry in reversed(hidden):
-            yield Skipped(_shown(Path(entry.path)), "is hidden")
-        for entry in entries:
-            if not entry.name.startswith("."):
-                # resolving takes a system call per path component: only links need it
-                link = entry.is_symlink()
-                target = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
-                stack.append((entry.path, target))
-
-
-def _file(
-    path: Path, real: str, seen: set[str], suffixes: Collection[str]
-) -> Iterator[Path | Skipped | Failure]:
-    """An entry of a directory that is no directory itself."""
-    try:
-        regular = stat.S_ISREG(os.stat(real).st_mode)
-    except OSError:
-        yield Skipped(_shown(path), "is a broken link" if path.is_symlink() else "has vanished")
-        return
-    if not regular:
-        yield Skipped(_shown(path), "is neither a file nor a directory")
-    elif path.suffix.lower() not in suffixes:
-        yield Skipped(
-            _shown(path), f"there is no reader for {path.suffix or 'files without a suffix'}"
-        )
-    else:
-        yield from _once(path, real, seen)
-
-
-def _once(path: Path, real: str, seen: set[str]) -> Iterator[Path | Failure]:
-    if real in seen:
-        return
-    seen.add(real)
-    if _shown(path) != path.as_posix():
-        # such a path cannot be a document's id in the store
-        yield Failure(_shown(path), "its name is not UTF-8", "Rename the file")
-        return
-    yield path
-
-
-def _unreachable(path: Path, error: OSError) -> Failure:
-    source = _shown(path)
-    if isinstance(error, FileNotFoundError):
-        return Failure(
-            source,
-            "does not exist",
-            f"Check the path; relative ones start at {Path.cwd().as_posix()}",
-        )
-    if isinstance(error, PermissionError):
-        return Failure(source, "may not be read by this user", "Grant read permission on it")
-    return Failure(source, f"cannot be read: {error.strerror or error}", "Check the disk and path")
-
-
-def _shown(path: Path) -> str:
-    """The path for people and for storage, with U+FFFD for bytes that are not UTF-8."""
-    return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _no_reader(path: Path) -> IngestError:
+    return IngestError(
+        absolute(path).as_posix(),
+        f"there is no reader for {path.suffix or 'files without a suffix'}",
+        fix=f"Convert it to one of {known_suffixes()}",
+    )

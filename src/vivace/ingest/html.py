@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import FileReader, read_text
+from vivace.ingest.decode import FileReader, OpenFile
 from vivace.ingest.prose import outline
 from vivace.types import Document
 
@@ -72,8 +71,9 @@ class HtmlReader(FileReader):
 
     suffixes = frozenset({".html", ".htm"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        html = read_text(path, max_bytes=self.max_bytes, declared=declared)
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        source = file.source
+        html = file.text(self.max_bytes, declared)
         text, headings, title = laid_out(html, source)
         if not text:
             raise IngestError(
@@ -84,7 +84,7 @@ class HtmlReader(FileReader):
         yield Document(
             id=source,
             text=text,
-            title=title or path.stem,
+            title=title or file.path.stem,
             source=source,
             sections=outline(headings),
         )

@@ -6,18 +6,24 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import FileReader, decode, empty, in_mib, read_text, require_regular
+from vivace.ingest.decode import FileReader, OpenFile, Position, decode, empty, in_mib
 from vivace.ingest.markdown import headings
 from vivace.ingest.prose import Prose, outline
 from vivace.text import charset
 from vivace.types import Document
 
 BAD_LINES: Final = 1_000
-"""Bad lines at the start after which the rest of a file is not read: it is no JSON lines."""
+"""Bad lines after which the rest of a file is not read if hardly any was good: it is no JSON lines.
+"""
+REPORTED: Final = 10_000
+"""Bad lines of a file that are reported one by one; the others are counted."""
+PART_BYTES: Final = 4 << 20
+PART_LINES: Final = 100_000
+"""After so many bytes or lines a part of a file ends: time and memory are limited for each part."""
+_BAD_TO_GOOD: Final = 100
 
 _UNSTORABLE: Final = re.compile("[\ud800-\udfff\0]")
 _SHAPE: Final = 'Write one object a line: {"id": ..., "title": ..., "text": ..., "metadata": {...}}'
@@ -30,36 +36,94 @@ class JsonLinesReader(FileReader):
     size, a line at most `max_bytes`.
 
     `text` is required. A missing id becomes FILE:LINE, a number its digits. Unknown keys go into
-    the metadata. A bad line is an error of its own; the lines after it are read.
+    the metadata. A bad line is an error of its own; the lines after it are read, unless nearly all
+    lines are bad.
     """
 
     suffixes = frozenset({".jsonl", ".ndjson"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        require_regular(path)
-        good = bad = 0
-        encoding = _encoding(path)
-        with path.open("rb") as file:
-            for number, line in _lines(file, self.max_bytes):
-                where = f"{source}:{number}"
-                if line is not None and not line.strip():
-                    continue
-                try:
-                    yield _document(line, source, where, self.max_bytes, encoding)
-                    good += 1
-                except IngestError as error:
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        start: Position | None = Position()
+        while start is not None:
+            part, start = self.part(file, start), None
+            for found in part:
+                if isinstance(found, Position):
+                    start = found
+                else:
+                    yield found
+
+    def part(self, file: OpenFile, start: Position) -> Iterator[Document | IngestError | Position]:
+        source, lines = file.source, _Lines(file, start, self.max_bytes)
+        good, bad = start.good, start.bad
+        for number, line in lines:
+            where = f"{source}:{number}"
+            if line is not None and not line.strip():
+                continue
+            try:
+                yield _document(line, source, where, self.max_bytes, lines.encoding)
+                good += 1
+            except IngestError as error:
+                bad += 1
+                if bad <= REPORTED:
                     yield error
-                    bad += 1
-                if bad == BAD_LINES and not good:
-                    raise IngestError(source, f"its first {bad} lines are all bad", fix=_SHAPE)
-        if not good and not bad:
+            if bad >= BAD_LINES and bad > _BAD_TO_GOOD * good:
+                share = f"{bad:,} of its first {good + bad:,} lines are"
+                what = share if good else f"its first {bad} lines are all"
+                raise IngestError(source, f"{what} bad", fix=_SHAPE)
+        if not lines.ended:
+            yield lines.position(good, bad)
+        elif bad > REPORTED:
+            raise IngestError(source, f"has {bad - REPORTED:,} more bad lines", fix=_SHAPE)
+        elif not good and not bad:
             raise empty(source)
 
 
-def _encoding(path: Path) -> str:
+class _Lines:
+    """The lines of one part of a file, as (number from 1, line), or None for a line over the limit,
+    which is never read whole."""
+
+    def __init__(self, file: OpenFile, start: Position, max_bytes: int) -> None:
+        self._stream = file.stream
+        self._end = start.end or file.size
+        self._offset, self._number = start.offset, start.line
+        self._max_bytes = max_bytes
+        self._last_byte, self._last_line = start.offset + PART_BYTES, start.line + PART_LINES
+        self.encoding = start.encoding or _encoding(self._stream)
+
+    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
+        self._stream.seek(self._offset)
+        end = min(self._end, self._last_byte)
+        while self._offset < end and self._number < self._last_line:
+            line = self._next()
+            if line == b"":  # it was truncated
+                self._offset = self._end
+                return
+            self._number += 1
+            yield self._number, line
+
+    @property
+    def ended(self) -> bool:
+        return self._offset >= self._end
+
+    def position(self, good: int, bad: int) -> Position:
+        return Position(self._offset, self._end, self._number, good, bad, self.encoding)
+
+    def _next(self) -> bytes | None:
+        most = self._max_bytes
+        line = self._stream.readline(most + 1)
+        self._offset += len(line)
+        if len(line) <= most or (line.endswith(b"\n") and len(line) == most + 1):
+            return line
+        while line and not line.endswith(b"\n"):
+            line = self._stream.readline(most + 1)
+            self._offset += len(line)
+        return None
+
+
+def _encoding(stream: BinaryIO) -> str:
     """The encoding of lines that are not UTF-8, detected at the beginning of the file."""
-    with path.open("rb") as file:
-        head = file.read(charset.SAMPLE)
+    stream.seek(0)
+    head = stream.read(charset.SAMPLE)
     whole, _, _ = head.rpartition(b"\n")
     try:
         return charset.detect(whole or head)
@@ -78,19 +142,6 @@ def _text(line: bytes, where: str, encoding: str) -> str:
     except UnicodeDecodeError as error:
         what = f"is not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start}"
         raise IngestError(where, what, fix="Convert it to UTF-8") from None
-
-
-def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """(number from 1, line), or None for a line over the limit, which is never read whole."""
-    number = 0
-    while line := file.readline(max_bytes + 1):
-        number += 1
-        if len(line) <= max_bytes or (line.endswith(b"\n") and len(line) == max_bytes + 1):
-            yield number, line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = file.readline(max_bytes + 1)
-        yield number, None
 
 
 def _document(
@@ -197,8 +248,8 @@ class JsonReader(FileReader):
 
     suffixes = frozenset({".json"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        value = _value(path, self.max_bytes)
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        source, value = file.source, _value(file, self.max_bytes)
         if isinstance(value, list) and value and all(_is_document(item) for item in value):
             for number, item in enumerate(value, 1):
                 try:
@@ -210,7 +261,7 @@ class JsonReader(FileReader):
         for place, text in _leaves(value):
             prose.line(f"{place}: {text}" if place else text)
         title = value.get("title") if isinstance(value, dict) else None
-        yield prose.document(path, title=title if isinstance(title, str) else "")
+        yield prose.document(file.path, title=title if isinstance(title, str) else "")
 
 
 class NotebookReader(FileReader):
@@ -219,8 +270,8 @@ class NotebookReader(FileReader):
 
     suffixes = frozenset({".ipynb"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        value = _value(path, self.max_bytes)
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        source, value = file.source, _value(file, self.max_bytes)
         cells = value.get("cells") if isinstance(value, dict) else None
         if not isinstance(cells, list):
             raise IngestError(
@@ -230,9 +281,9 @@ class NotebookReader(FileReader):
         for cell in cells:
             if isinstance(cell, dict):
                 _write_cell(cell, prose)
-        found = prose.document(path)
+        found = prose.document(file.path)
         above = headings(found.text)
-        title = next((text for _, level, text in above if level == 1 and text), path.stem)
+        title = next((text for _, level, text in above if level == 1 and text), file.path.stem)
         yield Document(found.id, found.text, title, source, sections=outline(above))
 
 
@@ -258,9 +309,8 @@ def _joined(source: Any) -> str:
     return source if isinstance(source, str) else ""
 
 
-def _value(path: Path, max_bytes: int) -> Any:
-    source = path.as_posix()
-    text = read_text(path, max_bytes=max_bytes)
+def _value(file: OpenFile, max_bytes: int) -> Any:
+    source, text = file.source, file.text(max_bytes)
     try:
         value = json.loads(text, parse_constant=not_json)
     except json.JSONDecodeError as error:

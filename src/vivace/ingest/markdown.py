@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import FileReader, read_text
+from vivace.ingest.decode import FileReader, OpenFile
 from vivace.ingest.prose import outline
 from vivace.types import Document
 
@@ -32,11 +31,12 @@ class MarkdownReader(FileReader):
 
     suffixes = frozenset({".md", ".markdown"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        text = read_text(path, max_bytes=self.max_bytes)
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        text = file.text(self.max_bytes)
         found = headings(text)
-        title = next((heading for _, level, heading in found if level == 1 and heading), path.stem)
-        yield Document(id=source, text=text, title=title, source=source, sections=outline(found))
+        above = (heading for _, level, heading in found if level == 1 and heading)
+        title = next(above, file.path.stem)
+        yield Document(file.source, text, title, file.source, sections=outline(found))
 
 
 def headings(text: str) -> list[tuple[int, int, str]]:

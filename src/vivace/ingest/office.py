@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from vivace.errors import IngestError, MissingExtra
 from vivace.ingest import archives
-from vivace.ingest.decode import FileReader, decode, require_size
+from vivace.ingest.decode import FileReader, OpenFile, decode
 from vivace.ingest.html import declared, laid_out
 from vivace.ingest.jsonfiles import plain_number
 from vivace.ingest.prose import Prose, outline
@@ -24,9 +24,10 @@ _CONTAINER: Final = "META-INF/container.xml"
 
 
 class _OfficeReader(FileReader):
-    def _check(self, path: Path, *, doctype: bool = False) -> None:
-        require_size(path, self.max_bytes)
-        archives.check(path, self.parse, doctype=doctype)
+    def _check(self, file: OpenFile, *, doctype: bool = False) -> None:
+        file.require_size(self.max_bytes)
+        archives.check(file, self.parse, doctype=doctype)
+        file.stream.seek(0)
 
     def _require_pages(self, source: str, count: int, what: str) -> None:
         if count > self.parse.pages:
@@ -42,15 +43,16 @@ class XlsxReader(_OfficeReader):
 
     suffixes = frozenset({".xlsx"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
         try:
             import python_calamine as calamine
         except ImportError:
             raise MissingExtra("python-calamine", "office") from None
-        self._check(path)
+        source = file.source
+        self._check(file)
         prose = Prose(source, self.parse.chars)
         try:
-            with calamine.CalamineWorkbook.from_path(str(path)) as book:
+            with calamine.CalamineWorkbook.from_filelike(file.stream) as book:
                 self._require_pages(source, len(book.sheet_names), "sheets")
                 for number, name in enumerate(book.sheet_names, 1):
                     rows = book.get_sheet_by_index(number - 1).iter_rows()
@@ -59,7 +61,7 @@ class XlsxReader(_OfficeReader):
                     write_rows(([_shown(cell) for cell in row] for row in rows), prose)
         except (calamine.CalamineError, calamine.ZipError, calamine.XmlError) as error:
             raise IngestError(source, f"is no workbook or damaged: {error}", fix=_FIX) from None
-        yield prose.document(path, title=path.stem)
+        yield prose.document(file.path, title=file.path.stem)
 
 
 def _shown(cell: Any) -> str:
@@ -78,17 +80,18 @@ class PptxReader(_OfficeReader):
 
     suffixes = frozenset({".pptx"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
         try:
             import pptx
             from pptx.exc import PythonPptxError
         except ImportError:
             raise MissingExtra("python-pptx", "office") from None
-        self._check(path)
+        source = file.source
+        self._check(file)
         prose = Prose(source, self.parse.chars)
         try:
             with archives.damage_reported(source):
-                show = pptx.Presentation(str(path))
+                show = pptx.Presentation(file.stream)
         except (PythonPptxError, KeyError, ValueError, SyntaxError) as error:
             reason = f"is no presentation or damaged: {error}"
             raise IngestError(source, reason, fix=_FIX) from None
@@ -101,7 +104,7 @@ class PptxReader(_OfficeReader):
             _write_shapes(slide.shapes, prose, None if title is None else title.shape_id)
             if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
                 prose.paragraph(_plain(slide.notes_slide.notes_text_frame.text))
-        yield prose.document(path, title=show.core_properties.title or "")
+        yield prose.document(file.path, title=show.core_properties.title or "")
 
 
 def _write_shapes(shapes: Any, prose: Prose, title: int | None) -> None:
@@ -128,13 +131,14 @@ class EpubReader(_OfficeReader):
 
     suffixes = frozenset({".epub"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        self._check(path, doctype=True)
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        source = file.source
+        self._check(file, doctype=True)
         try:
-            with archives.damage_reported(source), zipfile.ZipFile(path) as archive:
+            with archives.damage_reported(source), zipfile.ZipFile(file.stream) as archive:
                 title, chapters = _spine(archive)
                 self._require_pages(source, len(chapters), "chapters")
-                yield self._document(path, title, archive, chapters)
+                yield self._document(file.path, title, archive, chapters)
         except (KeyError, SyntaxError) as error:
             raise IngestError(source, f"is no e-book or damaged: {error}", fix=_FIX) from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import pypdfium2
@@ -12,7 +11,7 @@ import pypdfium2.raw
 from numpy.typing import NDArray
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, FileReader, NeedsPassword, require_size
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, FileReader, NeedsPassword, OpenFile
 from vivace.ingest.prose import Prose
 from vivace.settings import Parse
 from vivace.types import Document
@@ -51,18 +50,17 @@ class PdfReader(FileReader):
         super().__init__(max_bytes, parse)
         self.ocr = ocr
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        require_size(path, self.max_bytes)
-        pdf = self._opened(path)
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        pdf = self._pdf(file)
         try:
-            yield self._document(pdf, path)
+            yield self._document(pdf, file)
         finally:
             pdf.close()
 
-    def _opened(self, path: Path) -> pypdfium2.PdfDocument:
-        source = path.as_posix()
+    def _pdf(self, file: OpenFile) -> pypdfium2.PdfDocument:
+        source, data = file.source, file.data(self.max_bytes)
         try:
-            return pypdfium2.PdfDocument(path, password=self.parse.password or None)
+            return pypdfium2.PdfDocument(data, password=self.parse.password or None)
         except pypdfium2.PdfiumError as error:
             if error.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
                 raise NeedsPassword(source, given=bool(self.parse.password)) from None
@@ -78,8 +76,8 @@ class PdfReader(FileReader):
                 fix="Open it in a PDF reader and save it again, or fetch it again",
             ) from None
 
-    def _document(self, pdf: pypdfium2.PdfDocument, path: Path) -> Document:
-        source = path.as_posix()
+    def _document(self, pdf: pypdfium2.PdfDocument, file: OpenFile) -> Document:
+        source = file.source
         count = len(pdf)
         if count > self.parse.pages:
             raise IngestError(
@@ -117,7 +115,7 @@ class PdfReader(FileReader):
             metadata["pages_without_text"] = empty
         if damaged:
             metadata["pages_damaged"] = damaged
-        return prose.document(path, title=_title(pdf), metadata=metadata)
+        return prose.document(file.path, title=_title(pdf), metadata=metadata)
 
     def _page(self, pdf: pypdfium2.PdfDocument, number: int) -> str | None:
         """The page's text; None where the page is damaged."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import msgspec
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import DEFAULT_MAX_BYTES, NeedsPassword, absolute
-from vivace.ingest.worker import DocumentReply, ReadRequest, decode_reply, encode
+from vivace.ingest.decode import DEFAULT_MAX_BYTES, Boundary, NeedsPassword, Position, absolute
+from vivace.ingest.worker import DocumentReply, PartReply, ReadRequest, decode_reply, encode
 from vivace.run.host import cores
 from vivace.run.pools import ProcessPool, ProcessTask
 from vivace.run.worker_process import (
@@ -36,22 +36,26 @@ Passwords: TypeAlias = Callable[[str], str | None]
 
 
 class Reading:
-    """A file being read. Iterate over it once for its documents and errors; it raises nothing."""
+    """A file being read. Iterate over it once for its documents and errors; it raises nothing.
 
-    def __init__(self, sandbox: Sandbox, path: Path, max_bytes: int, ask: Passwords | None) -> None:
+    A file that is read in parts is one task after the other: the limits are of each part, and no
+    more than a part is ahead of who reads.
+    """
+
+    def __init__(self, sandbox: Sandbox, request: ReadRequest, ask: Passwords | None) -> None:
         self._sandbox = sandbox
         self._ask = ask
-        self._path = path
-        self._max_bytes = max_bytes
-        self._task = sandbox.task(path, max_bytes)
+        self._request = request
+        self._task = sandbox.task(request)
 
     def __iter__(self) -> Iterator[Document | IngestError]:
-        source = absolute(self._path).as_posix()
-        for found in self._replies(self._task, source):
+        source = absolute(Path(self._request.path)).as_posix()
+        for found in self._replies(source):
             password = self._asked(found, source)
             if password:
-                self._task = self._sandbox.task(self._path, self._max_bytes, password)
-                yield from self._replies(self._task, source)
+                parse = msgspec.structs.replace(self._request.parse, password=password)
+                self._go_on(msgspec.structs.replace(self._request, parse=parse))
+                yield from self._replies(source)
             else:
                 yield found
 
@@ -63,11 +67,27 @@ class Reading:
         wanted = self._ask is not None and isinstance(found, NeedsPassword)
         return self._ask(source) if self._ask is not None and wanted else None
 
-    def _replies(self, task: ProcessTask, source: str) -> Iterator[Document | IngestError]:
+    def _go_on(self, request: ReadRequest) -> None:
+        self._request = request
+        self._task = self._sandbox.task(request)
+
+    def _replies(self, source: str) -> Iterator[Document | IngestError]:
+        """What is read of all parts."""
+        following: Position | None = Position()
+        while following is not None:
+            following = yield from self._part(source)
+            if following is not None:
+                self._go_on(msgspec.structs.replace(self._request, start=following))
+
+    def _part(self, source: str) -> Generator[Document | IngestError, None, Position | None]:
+        """What is read of one part; returns where the next one begins."""
+        following = None
         try:
-            for frame in task:
+            for frame in self._task:
                 reply = decode_reply(frame)
-                if isinstance(reply, DocumentReply):
+                if isinstance(reply, PartReply):
+                    following = reply.following
+                elif isinstance(reply, DocumentReply):
                     yield reply.document
                 elif reply.password is not None:
                     yield NeedsPassword(reply.source, given=reply.password)
@@ -78,6 +98,7 @@ class Reading:
             found = IngestError(source, reason, fix=fix)
             found.__cause__ = error
             yield found
+        return following
 
 
 class Sandbox:
@@ -108,20 +129,23 @@ class Sandbox:
         return self.pool.size + 1
 
     def read(
-        self, path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, ask: Passwords | None = None
+        self,
+        path: Path,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        boundary: Boundary | None = None,
+        ask: Passwords | None = None,
     ) -> Reading:
-        """Begin to read a file; a worker reads one file at a time.
+        """Begin to read a file; a worker reads one file, or part of one, at a time.
 
         Raises:
             Closed: the sandbox is closed.
         """
-        return Reading(self, path, max_bytes, ask)
+        request = ReadRequest(path.as_posix(), max_bytes, self.parse, boundary)
+        return Reading(self, request, ask)
 
-    def task(self, path: Path, max_bytes: int, password: str = "") -> ProcessTask:
-        parse = self.parse
-        if password:
-            parse = msgspec.structs.replace(parse, password=password)
-        return self.pool.submit(encode(ReadRequest(path.as_posix(), max_bytes, parse)))
+    def task(self, request: ReadRequest) -> ProcessTask:
+        return self.pool.submit(encode(request))
 
     def explain(self, error: WorkerError) -> tuple[str, str]:
         """(reason, fix) in terms of the file and the settings."""

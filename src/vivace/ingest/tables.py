@@ -6,11 +6,10 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import FileReader, read_text
+from vivace.ingest.decode import FileReader, OpenFile
 from vivace.ingest.prose import Prose
 from vivace.types import Document
 
@@ -31,18 +30,18 @@ class CsvReader(FileReader):
 
     suffixes = frozenset({".csv", ".tsv"})
 
-    def documents(self, path: Path, source: str) -> Iterator[Document | IngestError]:
-        text = read_text(path, max_bytes=self.max_bytes)
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
+    def documents(self, file: OpenFile) -> Iterator[Document | IngestError]:
+        text = file.text(self.max_bytes)
+        delimiter = "\t" if file.path.suffix.lower() == ".tsv" else _delimiter(text)
         csv.field_size_limit(max(csv.field_size_limit(), self.max_bytes))
-        prose = Prose(source, self.parse.chars)
+        prose = Prose(file.source, self.parse.chars)
         try:
             write_rows(csv.reader(_lines(text), delimiter=delimiter), prose)
         except csv.Error as error:
             raise IngestError(
-                source, f"is not CSV: {error}", fix="Check its quotation marks"
+                file.source, f"is not CSV: {error}", fix="Check its quotation marks"
             ) from None
-        yield prose.document(path)
+        yield prose.document(file.path)
 
 
 def write_rows(rows: Iterator[Sequence[str]], prose: Prose) -> None:

@@ -69,6 +69,13 @@ class Ingest(SettingsSection, frozen=True):
         int,
         about("largest file read as one document; JSON Lines is read by line", ge=1),
     ] = 64
+    links: Annotated[
+        Literal["inside", "never", "anywhere"],
+        about(
+            "which links in an ingested folder are followed: those to places `inside` the ingested"
+            " folders that are not hidden, none, or all. A path that is named may itself be a link"
+        ),
+    ] = "inside"
     commit_chunks: Annotated[
         int, about("chunks after which a group of documents is committed", ge=1)
     ] = 256
@@ -178,7 +185,9 @@ class Answering(SettingsSection, frozen=True):
 class Parse(SettingsSection, frozen=True):
     """Limits on reading binary, web and large files, in a process that can be killed."""
 
-    seconds: Annotated[float, about("most seconds a file may take", gt=0)] = 30.0
+    seconds: Annotated[
+        float, about("most seconds a file, or 4 MiB of JSON Lines, may take", gt=0)
+    ] = 30.0
     memory_mib: Annotated[int, about("most memory a worker may use", ge=64)] = 768
     pages: Annotated[int, about("most pages (slides, sheets) of a file", ge=1)] = 5000
     chars: Annotated[int, about("most characters read from a file", ge=1)] = 50_000_000

@@ -44,7 +44,7 @@ TRUSTED_KEYS: Final = frozenset(
     embed.model embed.workers
     remote.api_key remote.batch remote.concurrency remote.seconds remote.query_seconds
     remote.retries
-    ingest.max_file_mib
+    ingest.max_file_mib ingest.links
     parse.seconds parse.memory_mib parse.pages parse.chars parse.zip_entries parse.zip_mib
     parse.zip_ratio parse.workers parse.password
     search.rerank search.max_question_chars search.threads
