@@ -62,7 +62,8 @@ TRUSTED_KEYS: Final = frozenset(
     queries.log queries.keep
     tune.budget_seconds tune.guard tune.guard_share tune.retune tune.retune_seconds
     cache.memory_mib cache.sampled cache.seconds cache.stale_seconds cache.negative_seconds
-    cache.redis cache.sql cache.sql_mib cache.tier_ms cache.semantic cache.semantic_bound
+    cache.redis cache.sql cache.secret cache.sql_mib cache.tier_ms cache.semantic
+    cache.semantic_bound
     """.split()  # noqa: SIM905
 )
 """Every other key. A new one is listed here or above; in neither, it needs trust."""
