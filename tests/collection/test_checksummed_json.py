@@ -12,8 +12,9 @@ from vivace.collection import plan_state
 from vivace.collection.checksummed_json import ChecksummedJson
 from vivace.collection.segment_directory import (
     MANIFEST,
-    MANIFEST_FILE,
     Manifest,
+    read_manifest,
+    write_manifest,
 )
 from vivace.errors import CorruptIndex
 from vivace.types import Plan
@@ -94,8 +95,8 @@ def test_files_of_earlier_versions_are_read_and_written(tmp_path: Path) -> None:
     plan = plan_state.StoredPlan(Plan("flat"), rows=3, time=datetime(2026, 1, 1, tzinfo=UTC))
     assert plan_state.PLAN_FILE.read(tmp_path / plan_state.FILE) == plan
     entries = Manifest("u", "e", 2, "cosine", 1, 2, "s", 3, ())
-    assert MANIFEST_FILE.read(tmp_path / MANIFEST) == entries
+    assert read_manifest(tmp_path) == entries
     before = [(tmp_path / name).read_bytes() for name in (plan_state.FILE, MANIFEST)]
     plan_state.PLAN_FILE.write(tmp_path / plan_state.FILE, plan)
-    MANIFEST_FILE.write(tmp_path / MANIFEST, entries)
+    write_manifest(tmp_path, entries)
     assert [(tmp_path / name).read_bytes() for name in (plan_state.FILE, MANIFEST)] == before

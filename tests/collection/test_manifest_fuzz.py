@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.collection.test_segments import filled
 from tests.support.profiles import fuzzed
 from vivace.collection import recovery
-from vivace.collection.segment_directory import FOLDER, MANIFEST, MANIFEST_FILE
+from vivace.collection.segment_directory import FOLDER, MANIFEST, read_manifest
 from vivace.errors import CorruptIndex
 from vivace.store.connections import Connections
 from vivace.store.schema import FILE
@@ -125,7 +125,7 @@ def test_any_bytes_are_a_manifest_or_are_refused(
     folder = tmp_path_factory.getbasetemp()
     (folder / MANIFEST).write_bytes(content)
     with pytest.raises(CorruptIndex):
-        MANIFEST_FILE.read(folder / MANIFEST)
+        read_manifest(folder)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_manifest_made_to_exhaust_the_reader_is_refused(tmp_path: Path, conten
         (tmp_path / MANIFEST).write_bytes(body)
         began = time.process_time()
         with pytest.raises(CorruptIndex):
-            MANIFEST_FILE.read(tmp_path / MANIFEST)
+            read_manifest(tmp_path)
         assert time.process_time() - began < 1
 
 
@@ -151,10 +151,10 @@ def test_no_name_leads_out_of_the_collection(
     value["segments"][0]["name"] = name
     (collection / MANIFEST).write_bytes(sealed(value))
     with pytest.raises(CorruptIndex, match="contradicts itself: the names"):
-        MANIFEST_FILE.read(collection / MANIFEST)
+        read_manifest(collection)
     value = copy.deepcopy(whole)
     value["segments"][0]["files"]["files"][0]["name"] = name
     (collection / MANIFEST).write_bytes(sealed(value))
     with pytest.raises(CorruptIndex, match="contradicts itself: the names"):
-        MANIFEST_FILE.read(collection / MANIFEST)
+        read_manifest(collection)
     assert len(opened_ids(store, collection)) == store.count()

@@ -14,7 +14,7 @@ from vivace.collection import sealing
 from vivace.collection.corpus import Corpus
 from vivace.collection.dense import Dense
 from vivace.collection.plan_state import FLAT_UP_TO, SegmentPolicy
-from vivace.collection.segment_directory import MANIFEST, MANIFEST_FILE
+from vivace.collection.segment_directory import MANIFEST, read_manifest
 from vivace.errors import CorruptIndex, EmbedderMismatch, StoreError
 from vivace.settings import Index
 from vivace.store.store import Store
@@ -354,7 +354,7 @@ def test_a_snapshot_of_one_epoch_keeps_its_filters(corpus: Corpus) -> None:
 
 
 def test_the_manifest_names_what_it_cannot_read(tmp_path: Path) -> None:
-    assert MANIFEST_FILE.read(tmp_path / MANIFEST) is None
+    assert read_manifest(tmp_path) is None
     (tmp_path / MANIFEST).write_bytes(b"{}")
     with pytest.raises(CorruptIndex, match="cannot be read"):
-        MANIFEST_FILE.read(tmp_path / MANIFEST)
+        read_manifest(tmp_path)

@@ -15,7 +15,7 @@ import pytest
 import vivace
 from vivace.collection.corpus import Corpus
 from vivace.collection.plan_state import StoredPlan
-from vivace.collection.segment_directory import MANIFEST, MANIFEST_FILE
+from vivace.collection.segment_directory import read_manifest
 from vivace.engine import Collection, Engine
 from vivace.errors import BadInput, Closed, CollectionLocked, InfeasibleObjective, MissingExtra
 from vivace.settings import Tune, load
@@ -50,7 +50,7 @@ async def filled(engine: Engine, folder: Path, vectors: Vectors) -> Collection:
 
 def families(docs: Collection) -> list[str]:
     """Of the sealed segments, which hold every row."""
-    manifest = MANIFEST_FILE.read(docs.corpus.folder / MANIFEST)
+    manifest = read_manifest(docs.corpus.folder)
     assert manifest is not None
     assert sum(entry.files.n for entry in manifest.segments) == len(docs.corpus.store.ids())
     return [entry.files.family for entry in manifest.segments]

@@ -21,9 +21,9 @@ from vivace.collection.plan_state import LARGEST
 from vivace.collection.segment_directory import (
     FOLDER,
     MANIFEST,
-    MANIFEST_FILE,
     Manifest,
     SegmentEntry,
+    read_manifest,
 )
 from vivace.errors import CorruptIndex, MissingExtra, what_of
 from vivace.index import files, segments
@@ -76,7 +76,7 @@ def load(
     for attempt in range(_RETRIES):
         problems, manifest = list[Problem](), None
         try:
-            manifest = MANIFEST_FILE.read(folder / MANIFEST)
+            manifest = read_manifest(folder)
         except CorruptIndex as error:
             problems.append(Problem("damaged", MANIFEST, error.what))
         if manifest is not None:
@@ -107,7 +107,7 @@ def _overtaken(store: Store, folder: Path, manifest: Manifest, opened: _Opened) 
     if usable and manifest.epoch >= store.trimmed():
         return False
     try:
-        return MANIFEST_FILE.read(folder / MANIFEST) != manifest
+        return read_manifest(folder) != manifest
     except CorruptIndex:
         return False
 

@@ -89,10 +89,50 @@ class Manifest(msgspec.Struct, frozen=True):
     segments: tuple[SegmentEntry, ...]
 
 
-MANIFEST_FILE: Final = ChecksummedJson(
-    Manifest, "manifest", format=1, oldest=1, fix="It is rebuilt"
-)
-"""Writes and reads the file `MANIFEST` of a collection's folder."""
+_FILE: Final = ChecksummedJson(Manifest, "manifest", format=1, oldest=1, fix="It is rebuilt")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace the manifest of the collection in `folder`, durably.
+
+    Raises:
+        OSError: it cannot be written; the old one still holds.
+    """
+    _FILE.write(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of the collection in `folder`; None where there is no file.
+
+    Raises:
+        CorruptIndex: it is damaged, or of a format that this Vivace does not read.
+    """
+    manifest = _FILE.read(folder / MANIFEST)
+    if manifest is not None and (reason := _contradiction(manifest)):
+        raise CorruptIndex(f"{folder / MANIFEST} contradicts itself: {reason}", fix=_FILE.fix)
+    return manifest
+
+
+def _contradiction(manifest: Manifest) -> str:
+    """Why no collection can be as the manifest says; "" if one can. Its checksum proves nothing."""
+    if manifest.next_id < 0 or manifest.dim < 1 or manifest.epoch < 0:
+        return "its counts"
+    names = [entry.name for entry in manifest.segments]
+    if len(set(names)) < len(names):
+        return "two segments share a name"
+    for entry in manifest.segments:
+        held = entry.files
+        listed = [file.name for file in held.files]
+        # a name never leads out of the collection's folder
+        if not all(_NAME.fullmatch(name) for name in (entry.name, *listed)):
+            return "the names of its files"
+        if not 0 <= entry.first <= entry.last < manifest.next_id:
+            return f"the ids of segment {entry.name}"
+        if not 1 <= held.n <= entry.last - entry.first + 1:
+            return f"the size of segment {entry.name}"
+        if (held.dim, held.metric) != (manifest.dim, manifest.metric):
+            return f"the vectors of segment {entry.name}"
+    return ""
 
 
 class SegmentDirectory:
@@ -150,7 +190,7 @@ class SegmentDirectory:
                 if s.sealed is not None
             ),
         )
-        MANIFEST_FILE.write(self._home / MANIFEST, manifest)
+        write_manifest(self._home, manifest)
         self.manifest = manifest
         self.changed()
 
@@ -162,7 +202,7 @@ class SegmentDirectory:
     def clean(self, dense: Dense) -> None:
         """Remove segment folders that neither the manifest nor `dense` names: a crash left them."""
         try:
-            manifest = MANIFEST_FILE.read(self._home / MANIFEST)
+            manifest = read_manifest(self._home)
         except CorruptIndex:
             return
         if not self.folder.is_dir():

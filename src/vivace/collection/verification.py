@@ -11,9 +11,9 @@ from vivace.collection import keywords, recovery
 from vivace.collection.segment_directory import (
     FOLDER,
     MANIFEST,
-    MANIFEST_FILE,
     Manifest,
     SegmentEntry,
+    read_manifest,
 )
 from vivace.errors import CorruptIndex, VivaceError
 from vivace.index import terms as term_index
@@ -44,7 +44,7 @@ def findings(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
 def _segments(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
     for _ in range(_TRIES):
         try:
-            manifest = MANIFEST_FILE.read(folder / MANIFEST)
+            manifest = read_manifest(folder)
         except CorruptIndex as error:
             return [Finding(MANIFEST, error.what, _REBUILD)]
         if manifest is None:
@@ -52,7 +52,7 @@ def _segments(store: Store, folder: Path, progress: OnUpkeep) -> list[Finding]:
             return [missing] if store.trimmed() else []
         with store.reading():
             found = list(_against_store(store, folder, manifest, progress))
-        if not found or MANIFEST_FILE.read(folder / MANIFEST) == manifest:
+        if not found or read_manifest(folder) == manifest:
             break
         # a writer has replaced the manifest meanwhile
     return found
