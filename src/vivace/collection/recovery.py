@@ -96,6 +96,8 @@ def stale(manifest: Manifest, store: Store) -> str:
     for name in ("uuid", "embedder", "dim", "metric", "generation"):
         if getattr(manifest, name) != getattr(identity, name):
             return f"its {name} is {getattr(manifest, name)!r}, not {getattr(identity, name)!r}"
+    if manifest.next_id > (known := store.next_id()):
+        return f"its ids end at {manifest.next_id}; the store's at {known}"
     return store.unknown_state(manifest.epoch, manifest.stamp)
 
 
