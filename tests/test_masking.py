@@ -21,6 +21,7 @@ SECRETS = {
     "generate.api_key",
     "cache.redis",
     "cache.sql",
+    "cache.secret",
 }
 
 
@@ -53,7 +54,7 @@ def test_the_secrets_of_the_tree() -> None:
     assert found == SECRETS
     for key in texts():
         if re.search(r"key|password|secret|redis|sql|credential|token$", key):
-            assert is_secret(key), f"{key} sounds like a secret: declare it by `secret(...)`"
+            assert is_secret(key), f"{key} sounds like a secret: declare it by `hidden(...)`"
 
 
 @pytest.mark.parametrize(

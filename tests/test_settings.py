@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_type_hints
 
+import msgspec
 import pytest
 
 from vivace.errors import BadSettings
-from vivace.settings import describe, load, markdown
+from vivace.settings import Settings, describe, load, markdown, trust
 
 ROOT = Path(__file__).parents[1]
+
+
+def kinds(struct: type[msgspec.Struct] = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of the tree with its type."""
+    for name, kind in get_type_hints(struct).items():
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            yield from kinds(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+KINDS = dict(kinds())
 
 
 def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +91,13 @@ def test_the_reference_page_is_true() -> None:
 
 def test_describe_is_plain() -> None:
     assert describe(load())["embed"]["model"] == "builtin"
+
+
+def test_every_key_is_classified() -> None:
+    both = trust.FOLDER_KEYS & trust.TRUSTED_KEYS
+    new = KINDS.keys() - trust.FOLDER_KEYS - trust.TRUSTED_KEYS
+    gone = (trust.FOLDER_KEYS | trust.TRUSTED_KEYS) - KINDS.keys()
+    assert both | new | gone == set(), (
+        "list each key of the settings tree once in settings/trust.py: in FOLDER_KEYS only if a"
+        " hostile folder may set it"
+    )

@@ -93,10 +93,10 @@ def test_files_of_earlier_versions_are_read_and_written(tmp_path: Path) -> None:
         b'"metric":"cosine","generation":1,"epoch":2,"stamp":"s","next_id":3,"segments":[]}}'
     )
     plan = plan_state.StoredPlan(Plan("flat"), rows=3, time=datetime(2026, 1, 1, tzinfo=UTC))
-    assert plan_state.read_plan(tmp_path) == plan
+    assert plan_state.PLAN_FILE.read(tmp_path / plan_state.FILE) == plan
     entries = Manifest("u", "e", 2, "cosine", 1, 2, "s", 3, ())
     assert read_manifest(tmp_path) == entries
     before = [(tmp_path / name).read_bytes() for name in (plan_state.FILE, MANIFEST)]
-    plan_state.write_plan(tmp_path, plan)
+    plan_state.PLAN_FILE.write(tmp_path / plan_state.FILE, plan)
     write_manifest(tmp_path, entries)
     assert [(tmp_path / name).read_bytes() for name in (plan_state.FILE, MANIFEST)] == before

@@ -11,6 +11,7 @@ from vivace.cache.bounded import BoundedStore
 from vivace.cache.namespace import CacheNamespace
 from vivace.cache.shared import SharedTiers
 from vivace.cache.statistics import CacheStatistics
+from vivace.cache.values import Seal
 from vivace.cache.values import weigh as weigh_value
 from vivace.protocols import CacheTier, EvictionPolicy
 from vivace.trace import Trace
@@ -38,6 +39,7 @@ class Memory:
         tier_seconds: the most that all tiers together delay a request that they do not help.
         lease_seconds: within these a process that dies while it computes is replaced by another; 0:
             every process computes for itself.
+        seal: of the values in the tiers.
         weigh, clock, jitter: as of `BoundedStore`.
     """
 
@@ -49,6 +51,7 @@ class Memory:
         tiers: Sequence[CacheTier] = (),
         tier_seconds: float = 0.03,
         lease_seconds: float = 2.0,
+        seal: Seal | None = None,
         trace: Trace | None = None,
         weigh: Callable[[Any], int] = weigh_value,
         clock: Callable[[], float] = time.monotonic,
@@ -58,7 +61,12 @@ class Memory:
         self.tiers: SharedTiers | None = None
         if tiers:
             self.tiers = SharedTiers(
-                tiers, self._forget, seconds=tier_seconds, lease=lease_seconds, trace=trace
+                tiers,
+                self._forget,
+                seconds=tier_seconds,
+                lease=lease_seconds,
+                seal=seal,
+                trace=trace,
             )
         self._trace = trace
         self._namespaces: dict[str, CacheNamespace[Any]] = {}

@@ -11,6 +11,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
+from functools import partial
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from vivace.cache import values
@@ -76,6 +77,7 @@ class CacheNamespace(Generic[V]):
         self._counts = store.counts(kind)
         self._tiers = tiers if encode is not None and decode is not None else None
         self._encode, self._decode = encode, decode
+        self._seal = tiers.seal if tiers is not None else None
         self._lease: DistributedLease | None = None
         if self._tiers is not None and lease:
             self._lease = self._tiers.lease
@@ -238,7 +240,7 @@ class CacheNamespace(Generic[V]):
         found, left = await self._read(key, pending)
         lease = self._lease
         if found is None and lease is not None and lease.tier.well:
-            async with lease.hold(key, self._open, within=left) as found:
+            async with lease.hold(key, partial(self._open, key), within=left) as found:
                 if found is None:
                     return await made()
         if found is None:
@@ -254,7 +256,7 @@ class CacheNamespace(Generic[V]):
             if found is not None or lease is None or not lease.tier.well:
                 yield self._kept(key, found, pending)
                 return
-            async with lease.hold(key, self._open, within=left) as found:
+            async with lease.hold(key, partial(self._open, key), within=left) as found:
                 if found is None:
                     yield None
                     return
@@ -281,16 +283,27 @@ class CacheNamespace(Generic[V]):
         """What the tiers have, with its seconds left; and the seconds the request has left."""
         assert self._tiers is not None
         self._tiers.start()
-        return await self._tiers.read(key, self._open, pending.wanted)
+        return await self._tiers.read(key, partial(self._open, key), pending.wanted)
 
     async def _write(self, key: bytes, value: V, ttl: float | None) -> None:
         assert self._tiers is not None
         assert self._encode is not None
         expires = None if ttl is None else self._now() + ttl
-        await self._tiers.write(key, values.pack(self._encode(value), expires=expires), ttl)
+        data = values.pack(self._encode(value), expires=expires)
+        if self._seal is not None:
+            data = self._seal.close(key, data)
+        await self._tiers.write(key, data, ttl)
 
-    def _open(self, data: bytes, remaining: float | None) -> tuple[V, float | None] | None:
+    def _open(
+        self, key: bytes, data: bytes, remaining: float | None
+    ) -> tuple[V, float | None] | None:
         assert self._decode is not None
+        if self._seal is not None:
+            opened = self._seal.open(key, data)
+            if opened is None:
+                self._trace.count("cache.unsealed")
+                return None
+            data = opened
         now = self._now()
         payload = values.unpack(data, now=now)
         if payload is None:

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 from vivace.cache.lease import DistributedLease, LeasingTier
 from vivace.cache.tiers.connection import TierFailure
 from vivace.cache.tiers.resilient import ResilientTier
+from vivace.cache.values import Seal
 from vivace.protocols import CacheTier
 from vivace.trace import Trace
 
@@ -146,6 +147,7 @@ class SharedTiers:
         seconds: the most that all tiers together delay a request that they do not help.
         lease: seconds within which a process that dies while it computes is replaced; 0: every
             process computes for itself.
+        seal: signs what the tiers get, and refuses what they have without its tag.
     """
 
     def __init__(
@@ -155,8 +157,10 @@ class SharedTiers:
         *,
         seconds: float,
         lease: float,
+        seal: Seal | None = None,
         trace: Trace | None = None,
     ) -> None:
+        self.seal = seal
         self.tiers = [
             tier
             if isinstance(tier, ResilientTier)

@@ -4,6 +4,8 @@ A value on the wire, little endian; `expires` is seconds since 1970 (infinity: n
 is the CRC-32 of everything else. Anything that fails a check is a miss, never an error:
 
     magic 2 | format 1 | compression 1 | schema 4 | expires 8 | checksum 4 | payload
+
+With a `Seal`, its tag of 16 bytes follows.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import threading
 import zlib
 from collections.abc import Mapping
 from hashlib import blake2b
+from hmac import compare_digest
 from math import inf
 from typing import Any, Final
 
@@ -38,6 +41,8 @@ _COMPRESSED_ABOVE: Final = 1024
 makes a small value larger."""
 _LARGEST: Final = 64 << 20
 """Bytes of a payload: a damaged length must not exhaust the memory of the process."""
+_TAG: Final = 16
+"""Bytes of a seal's tag."""
 _zstd = threading.local()
 """zstandard's contexts may not be shared between threads."""
 
@@ -102,6 +107,32 @@ def unpack(data: bytes, *, schema: int = 1, now: float) -> bytes | None:
     if compression == _PLAIN:
         return body
     return _decompressed(body) if compression == _ZSTD else None
+
+
+class Seal:
+    """Keyed BLAKE2b (RFC 7693) over a value and its key: a message authentication code.
+
+    Who may write to a tier but does not know the secret can then remove values, and put back older
+    ones under the same keys until they expire, but make none and exchange none.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._key = blake2b(secret.encode(), digest_size=32, person=b"vivace cache mac").digest()
+
+    def close(self, key: bytes, data: bytes) -> bytes:
+        """A packed value with its tag."""
+        return data + self._tag(key, data)
+
+    def open(self, key: bytes, sealed: bytes) -> bytes | None:
+        """The packed value; None if the tag is not of this secret, this key and this value."""
+        data, tag = sealed[:-_TAG], sealed[-_TAG:]
+        return data if compare_digest(tag, self._tag(key, data)) else None
+
+    def _tag(self, key: bytes, data: bytes) -> bytes:
+        code = blake2b(b"%d:" % len(key), digest_size=_TAG, key=self._key)
+        code.update(key)
+        code.update(data)
+        return code.digest()
 
 
 def expiry(data: bytes) -> float | None:

@@ -71,7 +71,7 @@ class ChecksummedJson(Generic[T]):
                 reads = f"this Vivace reads up to {self.format}"
                 raise self._corrupt(path, f"has format {head.format}; {reads}")
             return msgspec.json.decode(body, type=self.kind)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise self._corrupt(path, f"cannot be read: {error}") from error
 
     def _corrupt(self, path: Path, reason: str) -> CorruptIndex:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,25 +29,8 @@ _WINDOWS = 3
 """Windows in flight: one is committed, one embedded, one waits so that no embedder idles."""
 
 
-@dataclass(slots=True)
-class _Tally:
-    progress: IngestProgress = field(default_factory=IngestProgress)
-    embedded: int = 0
-    removed: int = 0
-    epoch: int = 0
-    seen: set[str] = field(default_factory=set)
-    skipped: list[Skipped] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first failure of a group: it cancelled the other windows, or they failed alike."""
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
-
-
 class Pipeline:
-    """Brings sources into a collection. Every window is acknowledged once it is durable.
+    """Brings sources into a collection, once. Every window is acknowledged when it is durable.
 
     Args:
         count: counts tokens as the embedder does.
@@ -73,6 +55,12 @@ class Pipeline:
         self._settings = settings
         self._throttle = throttle
         self._executor = executor
+        self._titles = settings.ingest.index_title
+        self._done = IngestProgress()
+        self._embedded = self._epoch = 0
+        self._seen: set[str] = set()
+        self._skipped: list[Skipped] = []
+        self._failures: list[Failure] = []
 
     async def run(
         self,
@@ -89,37 +77,41 @@ class Pipeline:
             EmbeddingError: the embedder failed; what was acknowledged stays.
         """
         start = time.monotonic()
-        tally = _Tally()
         async with self._writer.session():
             with work_context(Priority.INGEST):
-                await self._windows(sources, tally, progress)
-            if prune:
-                await self._prune(prune, tally)
+                try:
+                    await self._ingest(sources, progress or (lambda _: None))
+                except BaseExceptionGroup as failed:
+                    raise _first(failed) from None
+            gone = await asyncio.to_thread(self._gone, prune) if prune else []
+            if gone:
+                self._epoch = await self._writer.apply([Remove(name) for name in gone])
         return IngestReport(
-            documents=tally.progress.documents,
-            chunks=tally.progress.chunks,
-            unchanged=tally.progress.unchanged,
-            removed=tally.removed,
-            embedded=tally.embedded,
-            skipped=tuple(tally.skipped),
-            errors=tuple(tally.failures),
-            epoch=tally.epoch or self._store.epoch(),
+            documents=self._done.documents,
+            chunks=self._done.chunks,
+            unchanged=self._done.unchanged,
+            removed=len(gone),
+            embedded=self._embedded,
+            skipped=tuple(self._skipped),
+            errors=tuple(self._failures),
+            epoch=self._epoch or self._store.epoch(),
             seconds=time.monotonic() - start,
         )
 
-    async def _windows(
-        self, sources: Iterable[Source], tally: _Tally, progress: OnIngest | None
-    ) -> None:
-        try:
-            await self._overlapping(sources, tally, progress)
-        except BaseExceptionGroup as failed:
-            raise _first(failed) from None
-
-    async def _overlapping(
-        self, sources: Iterable[Source], tally: _Tally, progress: OnIngest | None
-    ) -> None:
+    async def _ingest(self, sources: Iterable[Source], progress: OnIngest) -> None:
         preparation = Preparation(sources, self._store, self._count, self._settings)
         slots = asyncio.Semaphore(_WINDOWS)
+
+        async def ingest(window: Window, before: asyncio.Task[None] | None) -> None:
+            embedded = await self._embed(window.prepared)
+            if before is not None:
+                await before  # of two versions of a document, the one read last must win
+            await self._commit(window.prepared, embedded)
+            preparation.committed(window)
+            slots.release()
+            self._note(window)
+            progress(self._done)
+
         async with asyncio.TaskGroup() as group:
             before: asyncio.Task[None] | None = None
             while True:
@@ -127,79 +119,56 @@ class Pipeline:
                 window = await self._executor.run(preparation.next_window, self._throttle.size())
                 if window is None:
                     break
-                before = group.create_task(
-                    self._window(window, preparation, before, slots, tally, progress)
-                )
+                before = group.create_task(ingest(window, before))
 
-    async def _window(
-        self,
-        window: Window,
-        preparation: Preparation,
-        before: asyncio.Task[None] | None,
-        slots: asyncio.Semaphore,
-        tally: _Tally,
-        progress: OnIngest | None,
-    ) -> None:
-        prepared = window.prepared
+    async def _embed(self, prepared: Sequence[Prepared]) -> EmbeddedPassages:
         texts = [text for item in prepared for text in item.texts]
-        embedded = await self._embed(texts)
-        if before is not None:
-            await before  # of two versions of a document, the one read last must win
-        if prepared:
-            try:
-                tally.epoch = await self._writer.apply(_puts(prepared, embedded, self._titles))
-            except VectorGone:
-                # another writer removed a chunk whose vector was to be kept: embed every chunk
-                prepared = [item.whole(self._titles) for item in prepared]
-                texts = [text for item in prepared for text in item.texts]
-                embedded = await self._embed(texts)
-                tally.epoch = await self._writer.apply(_puts(prepared, embedded, self._titles))
-        preparation.committed(window)
-        slots.release()
-        self._count_window(window, tally, len(texts))
-        if progress is not None:
-            progress(tally.progress)
-
-    async def _embed(self, texts: Sequence[str]) -> EmbeddedPassages:
         if not texts:
             return EmbeddedPassages(np.empty((0, self._embedder.dim), np.float32), ())
         return await embed_passages(self._embedder, texts, self._settings.embed.tokens)
 
-    @property
-    def _titles(self) -> bool:
-        return self._settings.ingest.index_title
+    async def _commit(self, prepared: Sequence[Prepared], embedded: EmbeddedPassages) -> None:
+        if not prepared:
+            return
+        try:
+            self._epoch = await self._writer.apply(_puts(prepared, embedded, self._titles))
+        except VectorGone:
+            # another writer removed a chunk whose vector was to be kept: embed every chunk
+            prepared = [item.whole(self._titles) for item in prepared]
+            embedded = await self._embed(prepared)
+            self._epoch = await self._writer.apply(_puts(prepared, embedded, self._titles))
+        self._embedded += len(embedded.vectors)
 
-    def _count_window(self, window: Window, tally: _Tally, embedded: int) -> None:
-        now = tally.progress
-        tally.progress = IngestProgress(
-            read=now.read + window.read,
-            documents=now.documents + len(window.prepared),
-            chunks=now.chunks + window.chunks,
-            unchanged=now.unchanged + len(window.unchanged),
-            failed=now.failed + len(window.failures),
-            source=window.last or now.source,
+    def _note(self, window: Window) -> None:
+        self._done = IngestProgress(
+            read=self._done.read + window.read,
+            documents=self._done.documents + len(window.prepared),
+            chunks=self._done.chunks + window.chunks,
+            unchanged=self._done.unchanged + len(window.unchanged),
+            failed=self._done.failed + len(window.failures),
+            source=window.last or self._done.source,
         )
-        tally.embedded += embedded
-        tally.seen.update(window.unchanged, (p.document.id for p in window.prepared))
-        tally.skipped += window.skipped
-        tally.failures += window.failures
+        self._seen.update(window.unchanged, (p.document.id for p in window.prepared))
+        self._skipped += window.skipped
+        self._failures += window.failures
 
-    async def _prune(self, roots: Sequence[Path], tally: _Tally) -> None:
-        gone = await asyncio.to_thread(self._gone, roots, tally)
-        if gone:
-            tally.epoch = await self._writer.apply([Remove(document_id) for document_id in gone])
-            tally.removed = len(gone)
-
-    def _gone(self, roots: Sequence[Path], tally: _Tally) -> list[str]:
-        failed = {failure.source for failure in tally.failures}
+    def _gone(self, roots: Sequence[Path]) -> list[str]:
+        """Documents below the roots that were not seen, though their files could be read."""
+        failed = {failure.source for failure in self._failures}
         # a line of JSON Lines fails as FILE:LINE
         failed |= {source.rpartition(":")[0] for source in failed}
         gone: dict[str, None] = {}
         for root in roots:
             for document_id, source in self._store.under(root.as_posix()):
-                if document_id not in tally.seen and not _unread(source, failed):
+                if document_id not in self._seen and not _unread(source, failed):
                     gone[document_id] = None
         return list(gone)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a group: it cancelled the other windows, or they failed alike."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 def _unread(source: str, failed: set[str]) -> bool:

@@ -67,27 +67,10 @@ class StoredPlan(msgspec.Struct, frozen=True):
     time: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
 
 
-_FILE: Final = ChecksummedJson(
+PLAN_FILE: Final = ChecksummedJson(
     StoredPlan, "planned", format=1, oldest=1, fix="Tune again: vivace tune --apply"
 )
-
-
-def write_plan(folder: Path, stored: StoredPlan) -> None:
-    """Replace the plan of the collection in `folder`, durably.
-
-    Raises:
-        OSError: it cannot be written; the old one still holds.
-    """
-    _FILE.write(folder / FILE, stored)
-
-
-def read_plan(folder: Path) -> StoredPlan | None:
-    """The plan of the collection in `folder`; None where there is no file.
-
-    Raises:
-        CorruptIndex: it is damaged, or of a format that this Vivace does not read.
-    """
-    return _FILE.read(folder / FILE)
+"""Writes and reads the file `FILE` of a collection's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +165,7 @@ class PlanState:
         if found == self._signature:
             return False
         try:
-            stored = read_plan(self._folder)
+            stored = PLAN_FILE.read(path)
         except CorruptIndex as error:
             stored = None
             # renamed only if it can be read: a file that cannot is not known to be damaged
@@ -224,7 +207,7 @@ class PlanState:
             StoreUnwritable: it cannot be written; the old one still holds.
         """
         try:
-            write_plan(self._folder, stored)
+            PLAN_FILE.write(self._folder / FILE, stored)
         except OSError as error:
             raise StoreUnwritable(
                 f"{self._folder}: {error.strerror}", fix="Check its permissions and its disk"

@@ -96,6 +96,8 @@ def stale(manifest: Manifest, store: Store) -> str:
     for name in ("uuid", "embedder", "dim", "metric", "generation"):
         if getattr(manifest, name) != getattr(identity, name):
             return f"its {name} is {getattr(manifest, name)!r}, not {getattr(identity, name)!r}"
+    if manifest.next_id > (known := store.next_id()):
+        return f"its ids end at {manifest.next_id}; the store's at {known}"
     return store.unknown_state(manifest.epoch, manifest.stamp)
 
 
@@ -117,13 +119,12 @@ def _opened(folder: Path, manifest: Manifest, known: _Opened) -> _Opened:
     if not missing:
         return {}
     with ThreadPoolExecutor(min(cores(), len(missing))) as pool:
-        found = pool.map(lambda entry: _open(folder, entry), missing)
+        found = pool.map(lambda entry: open_checked(folder / entry.name, entry), missing)
         return {entry.name: segment for entry, segment in zip(missing, found, strict=True)}
 
 
-def _open(folder: Path, entry: SegmentEntry) -> Segment | str:
+def open_checked(here: Path, entry: SegmentEntry) -> Segment | str:
     """The segment, with every byte checked; or what is wrong with it."""
-    here = folder / entry.name
     if not here.is_dir():
         return "missing"
     if bad := files.damaged(here, entry.files.files, threads=cores()):

@@ -6,6 +6,7 @@ without it every segment is rebuilt from the store.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import time
@@ -29,6 +30,7 @@ from vivace.types import Bitmap, Ids, Metric
 
 MANIFEST: Final = "manifest.json"
 FOLDER: Final = "segments"
+_NAME: Final = re.compile(r"\w[\w-]*(\.\w[\w-]*)*", re.ASCII)
 _IN_MEMORY = 64 << 20
 """Bytes of rows up to which `SegmentDirectory.rows` copies into memory instead of a file."""
 _ASIDE = "tuning-"
@@ -64,7 +66,11 @@ class SegmentEntry(msgspec.Struct, frozen=True):
         n = self.files.n
         if not self.dead:
             return np.zeros(n, np.bool_)
-        bits = np.frombuffer(zlib.decompress(self.dead), np.uint8)
+        size = (n + 7) // 8
+        # bounded: a few bytes could unpack to gigabytes
+        bits = np.frombuffer(zlib.decompressobj().decompress(self.dead, size + 1), np.uint8)
+        if len(bits) != size:
+            raise ValueError(f"its removed rows are not of {n}")
         return np.unpackbits(bits, count=n, bitorder="little").astype(np.bool_)
 
 
@@ -101,7 +107,32 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         CorruptIndex: it is damaged, or of a format that this Vivace does not read.
     """
-    return _FILE.read(folder / MANIFEST)
+    manifest = _FILE.read(folder / MANIFEST)
+    if manifest is not None and (reason := _contradiction(manifest)):
+        raise CorruptIndex(f"{folder / MANIFEST} contradicts itself: {reason}", fix=_FILE.fix)
+    return manifest
+
+
+def _contradiction(manifest: Manifest) -> str:
+    """Why no collection can be as the manifest says; "" if one can. Its checksum proves nothing."""
+    if manifest.next_id < 0 or manifest.dim < 1 or manifest.epoch < 0:
+        return "its counts"
+    names = [entry.name for entry in manifest.segments]
+    if len(set(names)) < len(names):
+        return "two segments share a name"
+    for entry in manifest.segments:
+        held = entry.files
+        listed = [file.name for file in held.files]
+        # a name never leads out of the collection's folder
+        if not all(_NAME.fullmatch(name) for name in (entry.name, *listed)):
+            return "the names of its files"
+        if not 0 <= entry.first <= entry.last < manifest.next_id:
+            return f"the ids of segment {entry.name}"
+        if not 1 <= held.n <= entry.last - entry.first + 1:
+            return f"the size of segment {entry.name}"
+        if (held.dim, held.metric) != (manifest.dim, manifest.metric):
+            return f"the vectors of segment {entry.name}"
+    return ""
 
 
 class SegmentDirectory:

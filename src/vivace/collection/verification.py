@@ -16,9 +16,7 @@ from vivace.collection.segment_directory import (
     read_manifest,
 )
 from vivace.errors import CorruptIndex, VivaceError
-from vivace.index import files, segments
 from vivace.index import terms as term_index
-from vivace.run.host import cores
 from vivace.store import integrity
 from vivace.store.store import FILE as STORE
 from vivace.store.store import Store
@@ -77,14 +75,11 @@ def _against_store(
 
 
 def _segment(store: Store, here: Path, entry: SegmentEntry, removed: Ids) -> Iterator[str]:
-    if not here.is_dir():
-        yield "missing"
+    segment = recovery.open_checked(here, entry)
+    if isinstance(segment, str):
+        yield segment
         return
-    bad = files.damaged(here, entry.files.files, threads=cores())
-    if bad:
-        yield f"{', '.join(bad)} damaged"
-        return
-    index = segments.open_segment(here, entry.files)
+    index = segment.index
     live = ~entry.dead_rows()
     live &= ~np.isin(index.ids, removed)
     ids: Ids = index.ids[live]

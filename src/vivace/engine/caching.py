@@ -17,9 +17,10 @@ from vivace.cache.searcher import CachedSearcher
 from vivace.cache.semantic.cache import SharedBudget
 from vivace.cache.statistics import CacheStatistics
 from vivace.cache.tiers.loading import OF_TIMEOUT, load
-from vivace.cache.values import ANSWER, EMBEDDING, SEARCH
+from vivace.cache.values import ANSWER, EMBEDDING, SEARCH, Seal
 from vivace.collection.corpus import Corpus
 from vivace.collection.paths import resolved
+from vivace.errors import BadSettings
 from vivace.protocols import Embedder, Generator, Searcher
 from vivace.run.pools import ThreadPool
 from vivace.settings import Settings
@@ -28,8 +29,19 @@ from vivace.types import Decision
 
 _CLEAR_SECONDS: Final = 60.0
 """For tiers that can be reached: the caller wants to know that they are empty."""
+_LEAST_SECRET: Final = 16
 _SEMANTIC_SHARE: Final = 0.25
 """Of the memory, where there are semantic answers."""
+
+
+def _seal(secret: str) -> Seal | None:
+    """Raises: BadSettings: the secret can be guessed."""
+    if secret and len(secret) < _LEAST_SECRET:
+        raise BadSettings(
+            f"cache.secret has fewer than {_LEAST_SECRET} characters",
+            fix="Take a random one, such as that of `openssl rand -hex 32`",
+        )
+    return Seal(secret) if secret else None
 
 
 class Caching:
@@ -60,6 +72,7 @@ class Caching:
             make_policy(cache.policy, capacity, self._decided),
             tiers=load(cache, resolved(settings.home), self.trace),
             tier_seconds=OF_TIMEOUT * cache.tier_ms / 1000,
+            seal=_seal(cache.secret),
             trace=self.trace,
         )
         if self.room is not None:

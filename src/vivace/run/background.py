@@ -135,9 +135,13 @@ class BackgroundExecutor:
             return function(*args)
         return self.submit(function, *args).result()
 
-    def close(self) -> None:
-        """End the threads after what was submitted. Does not wait. Idempotent."""
-        self._lowered.shutdown(wait=False)
+    def close(self, *, wait: bool = False) -> None:
+        """End the threads after what was submitted. Idempotent.
+
+        Args:
+            wait: block until they have ended.
+        """
+        self._lowered.shutdown(wait=wait)
 
 
 class BackgroundBatcher(Generic[T, R]):

@@ -28,7 +28,7 @@ class SettingsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{type(self).__name__}({values})"
 
 
-def secret(description: str) -> Meta:
+def hidden(description: str) -> Meta:
     """What a setting means whose value is never shown."""
     return Meta(description=f"{description}. Never shown", extra={"secret": True})
 

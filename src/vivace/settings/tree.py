@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from vivace.settings.masking import SettingsSection, secret
+from vivace.settings.masking import SettingsSection, hidden
 
 
 def about(description: str, **bounds: Any) -> Meta:
@@ -43,7 +43,7 @@ class Embed(SettingsSection, frozen=True):
 class Remote(SettingsSection, frozen=True):
     """Settings of embedders named `openai:NAME@URL`."""
 
-    api_key: Annotated[str, secret("sent as a bearer token")] = ""
+    api_key: Annotated[str, hidden("sent as a bearer token")] = ""
     batch: Annotated[int, about("most texts in one request", ge=1, le=2048)] = 64
     concurrency: Annotated[int, about("most requests at once to a server", ge=1)] = 4
     seconds: Annotated[float, about("timeout of a request", gt=0)] = 30.0
@@ -197,7 +197,7 @@ class Parse(SettingsSection, frozen=True):
         100
     )
     workers: Annotated[int, about("parse processes; 0 is one a core", ge=0)] = 0
-    password: Annotated[str, secret("tried on files that ask for one")] = ""
+    password: Annotated[str, hidden("tried on files that ask for one")] = ""
 
 
 class Generate(SettingsSection, frozen=True):
@@ -208,7 +208,7 @@ class Generate(SettingsSection, frozen=True):
             "several servers of one model: `URL,URL*2`, behind the `*` a weight"
         ),
     ] = ""
-    api_key: Annotated[str, secret("sent as a bearer token")] = ""
+    api_key: Annotated[str, hidden("sent as a bearer token")] = ""
     max_tokens: Annotated[int, about("most tokens of an answer", ge=1)] = 1024
     temperature: Annotated[float, about("sampling temperature", ge=0, le=2)] = 0.0
     context_tokens: Annotated[int, about("most tokens of the passages in a prompt", ge=128)] = 3000
@@ -387,16 +387,23 @@ class Cache(SettingsSection, frozen=True):
     ] = 5.0
     redis: Annotated[
         str,
-        secret(
+        hidden(
             "L2 (extra `[redis]`): redis://, rediss:// or unix://, of a server or of a "
             "proxy before a cluster; empty is none"
         ),
     ] = ""
     sql: Annotated[
         str,
-        secret(
+        hidden(
             "L3: `sqlite` (cache.db under `home`), a path, or postgresql:// (extra "
             "`[postgres]`); empty is none"
+        ),
+    ] = ""
+    secret: Annotated[
+        str,
+        hidden(
+            "of 16 characters or more, the same in every process: values in L2 and L3 carry a code "
+            "by which another writer's are refused; empty is none"
         ),
     ] = ""
     sql_mib: Annotated[float, about("most bytes of values kept in L3", gt=0)] = 1024.0

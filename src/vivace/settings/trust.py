@@ -53,13 +53,17 @@ TRUSTED_KEYS: Final = frozenset(
     generate.system generate.connect_seconds generate.first_token_seconds generate.between_seconds
     generate.total_seconds generate.retries generate.connections generate.coalesce_sampled
     generate.price_prompt generate.price_cached generate.price_completion
-    server.host server.hosts server.max_body_mib server.drain_seconds
+    server.host server.hosts server.origins server.max_body_mib server.body_seconds
+    server.bodies_mib server.max_url_bytes server.max_headers server.max_head_kib
+    server.head_seconds server.idle_seconds server.connections server.connections_per_address
+    server.drain_seconds
     admission.search admission.chat admission.highest admission.queue admission.search_seconds
     admission.chat_wait_seconds
     queries.log queries.keep
     tune.budget_seconds tune.guard tune.guard_share tune.retune tune.retune_seconds
     cache.memory_mib cache.sampled cache.seconds cache.stale_seconds cache.negative_seconds
-    cache.redis cache.sql cache.sql_mib cache.tier_ms cache.semantic cache.semantic_bound
+    cache.redis cache.sql cache.secret cache.sql_mib cache.tier_ms cache.semantic
+    cache.semantic_bound
     """.split()  # noqa: SIM905
 )
 """Every other key. A new one is listed here or above; in neither, it needs trust."""

@@ -53,20 +53,6 @@ FUNCTIONS = (chunk_crc, document_crc, text_crc, vector_crc)
 """Registered as SQL functions under their names, for statements that compute checksums."""
 
 
-def check_chunk(row: Sequence[Any]) -> None:
-    """Raise for a row of `CHUNK` that is not what was written.
-
-    Raises:
-        StoreError: names the chunk and its document.
-    """
-    chunk, text, start, end, section, page, document, title, source, metadata, titled, n = row[:12]
-    if (
-        document_crc(n, document, title, source, metadata, titled) != row[12]
-        or chunk_crc(chunk, n, start, end, page, section, text) != row[13]
-    ):
-        raise damaged(f"chunk {chunk} of document {document!r}")
-
-
 def damaged(what: str) -> StoreError:
     """The error of a row that fails its checksum."""
     return StoreError(
@@ -81,10 +67,15 @@ def chunk_of(row: Sequence[Any]) -> Chunk:
     Raises:
         StoreError: it fails its checksum.
     """
-    check_chunk(row)
-    chunk_id, text, start, end, section, page, document_id, title, source, metadata = row[:10]
+    chunk_id, text, start, end, section, page = row[:6]
+    document, title, source, metadata, titled, n, document_sum, chunk_sum = row[6:14]
+    if (
+        document_crc(n, document, title, source, metadata, titled) != document_sum
+        or chunk_crc(chunk_id, n, start, end, page, section, text) != chunk_sum
+    ):
+        raise damaged(f"chunk {chunk_id} of document {document!r}")
     return Chunk(
-        document_id,
+        document,
         text,
         start,
         end,

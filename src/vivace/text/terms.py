@@ -14,11 +14,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from operator import add
+from pathlib import Path
 from typing import Final
 
 import Stemmer
-
-from vivace.text import simplified
 
 
 def _words(text: str) -> frozenset[str]:
@@ -92,6 +91,16 @@ _ASCII_FOLDS: Final = bytes(
 ).ljust(256)
 # normalising n combining marks in a row takes n^2 steps; no word has more than a few
 _LONG_MARKS: Final = re.compile(r"([^\w\s!-~]{30})[^\w\s!-~]+")
+
+
+def _simplified() -> dict[int, int]:
+    lines = Path(__file__).with_name("simplified.txt").read_text("utf-8").splitlines()
+    pairs = [pair for line in lines if not line.startswith("#") for pair in line.split()]
+    return {ord(pair[0]): ord(pair[1]) for pair in pairs}
+
+
+SIMPLIFIED: Final = _simplified()
+"""Code points of traditional characters to those of simplified ones: a table for `translate`."""
 
 
 class _TooLong(Exception):
@@ -203,7 +212,7 @@ def _folded(text: str) -> str:
     text = unicodedata.normalize("NFKC", _LONG_MARKS.sub(r"\1", text)).casefold()
     text = text.replace("’", "'").replace("_", " ")
     if _HAS_CJK.search(text):
-        text = text.translate(simplified.TABLE)
+        text = text.translate(SIMPLIFIED)
     if _ACCENTED.search(text):
         text = _LATIN_MARKS.sub(r"\1", unicodedata.normalize("NFD", text)).translate(_UNDECOMPOSED)
         text = unicodedata.normalize("NFC", text)

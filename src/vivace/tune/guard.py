@@ -292,7 +292,7 @@ class RecallWatch:
                 left = self._waiting.popleft()
                 left.guard.dropped(left.ticket)
             self._changed.wait_for(lambda: not self._busy)
-        self._executor.close()
+        self._executor.close(wait=True)
 
     def _run(self) -> None:
         """Judge everything that waits."""

@@ -9,6 +9,7 @@ from vivace.cache.adaptation import make_policy
 from vivace.cache.memory import Memory
 from vivace.cache.namespace import CacheNamespace
 from vivace.cache.shared import Invalidation, SharedTiers
+from vivace.cache.values import Seal
 from vivace.protocols import CacheTier
 
 
@@ -27,6 +28,7 @@ class Process:
         lease: float = 0.0,
         seconds: float = 1.0,
         capacity: int = 1 << 20,
+        secret: str = "",
     ) -> None:
         self.now = 0.0
         self.memory = Memory(
@@ -35,6 +37,7 @@ class Process:
             tiers=tiers,
             tier_seconds=seconds,
             lease_seconds=lease,
+            seal=Seal(secret) if secret else None,
             weigh=len,
             clock=lambda: self.now,
             jitter=0.0,

@@ -17,8 +17,8 @@ from typing import Final
 import Stemmer
 
 from vivace.cache.semantic import lexicon
-from vivace.text import simplified
 from vivace.text.language import EN, ZH, language
+from vivace.text.terms import SIMPLIFIED
 
 _TOKEN: Final = re.compile(
     r"[a-z]+(?:['’][a-z]+)?[+#]*|\d+(?:[.,:/-]\d+)*(?:st|nd|rd|th)?|[^\W_]+|[%$€£¥₹+*/=<>^]"
@@ -235,7 +235,7 @@ def _asks(tokens: list[str]) -> str:
 # -- Chinese ------------------------------------------------------------------------------------
 
 _FOLDS: Final[dict[int, str | int]] = {
-    **simplified.TABLE,
+    **SIMPLIFIED,
     ord("’"): "'",
     ord("“"): '"',
     ord("”"): '"',
