@@ -1,4 +1,4 @@
-"""The parse worker with a PDF reader that does what the file's name says."""
+"""The parse worker with readers that do what the file's name says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 
 from vivace.errors import IngestError
-from vivace.ingest.decode import OpenFile
+from vivace.ingest.decode import FileReader, OpenFile, TextReader
+from vivace.ingest.markdown import MarkdownReader
 from vivace.ingest.pdf import PdfReader
 from vivace.ingest.worker import work
 from vivace.run.worker import serve
@@ -18,7 +19,7 @@ from vivace.types import Document
 MIB = 1 << 20
 
 
-def documents(self: PdfReader, file: OpenFile) -> Iterator[Document | IngestError]:
+def documents(self: FileReader, file: OpenFile) -> Iterator[Document | IngestError]:
     held = []
     path, source = file.path, file.source
     if path.stem == "hang":
@@ -39,5 +40,6 @@ def documents(self: PdfReader, file: OpenFile) -> Iterator[Document | IngestErro
 
 
 if __name__ == "__main__":
-    PdfReader.documents = documents  # type: ignore[method-assign]
+    for reader in (PdfReader, TextReader, MarkdownReader):
+        reader.documents = documents  # type: ignore[method-assign]
     serve(work)

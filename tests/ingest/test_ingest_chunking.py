@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -195,9 +195,26 @@ class TestSections:
         require_whole(whole, chunks)
 
     def test_very_many_sections(self) -> None:
-        sections = [Section(6 * n, ("a",)) for n in range(20_000)]
-        chunks = split(document("# a\nb\n" * 20_000, *sections), words, tokens=9, overlap=4)
+        text = "# a\nA short line below a heading.\n"
+        sections = [Section(len(text) * n, ("a",)) for n in range(20_000)]
+        chunks = split(document(text * 20_000, *sections), words, tokens=9, overlap=4)
         assert len(chunks) == 20_000
+
+    def test_a_text_of_hardly_anything_but_headings_makes_no_flood_of_chunks(self) -> None:
+        parts = [f"# a{n // 500}\n" if n % 500 == 0 else f"## b{n}\n" for n in range(20_000)]
+        starts = accumulate(map(len, parts), initial=0)
+        sections = [
+            Section(start, (f"a{n // 500}", f"b{n}") if n % 500 else (f"a{n // 500}",))
+            for n, start in enumerate(starts)
+        ]
+        whole = document("".join(parts), *sections[:-1])
+        chunks = split(whole, words, tokens=500, overlap=0)
+        assert len(whole.text) / 450 < len(chunks) <= len(whole.text) / 400 + 1
+        require_whole(whole, chunks)
+        assert {len(chunk.section) for chunk in chunks} == {0, 1}
+        for chunk in chunks:
+            if chunk.section:  # it is below all the headings that it names
+                assert f"# a{int(chunk.section[0][1:]) + 1}\n" not in chunk.text
 
 
 class TestCounting:

@@ -13,9 +13,10 @@ import pytest
 
 from vivace.errors import IngestError
 from vivace.ingest import formats, jsonfiles
-from vivace.ingest.decode import OpenFile, TextReader
+from vivace.ingest.decode import OpenFile, Position, TextReader
 from vivace.ingest.formats import SUFFIXES, read, reader_for
 from vivace.ingest.markdown import MarkdownReader, headings
+from vivace.settings import Parse
 from vivace.types import Document
 
 LIMIT = 1 << 20
@@ -222,6 +223,66 @@ class TestJsonLines:
         assert len(found) == 11
         assert "first 10 lines are all bad" in found[-1].reason
         assert len(errors(write(tmp_path, "b.jsonl", '{"text": "x"}\n' + "no\n" * 100))) == 100
+
+    def test_a_file_of_nearly_only_bad_lines_is_given_up(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "a.jsonl", '{"text": "x"}\n' + "no\n" * 5_000)
+        found = errors(path)
+        assert len(found) == 1_001
+        assert "1,000 of its first 1,001 lines are bad" in found[-1].reason
+
+    def test_not_every_bad_line_is_reported(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jsonfiles, "REPORTED", 3)
+        path = write(tmp_path, "a.jsonl", '{"text": "x"}\nno\n' * 10)
+        found = list(read(path, max_bytes=LIMIT))
+        assert sum(isinstance(item, Document) for item in found) == 10
+        *bad, last = (item for item in found if isinstance(item, IngestError))
+        assert len(bad) == 3
+        assert last.source == path.as_posix()
+        assert last.reason == "has 7 more bad lines"
+
+    def test_parts_are_the_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        lines = [f'{{"text": "{n}{"x" * (n % 90)}"}}' if n % 7 else "no" for n in range(200)]
+        path = write(tmp_path, "a.jsonl", "\n".join(lines))
+        whole = list(read(path, max_bytes=50))
+        monkeypatch.setattr(jsonfiles, "PART_BYTES", 300)
+        monkeypatch.setattr(jsonfiles, "PART_LINES", 11)
+        found: list[Document | IngestError] = []
+        start: Position | None = Position()
+        parts = 0
+        while start is not None:
+            part = formats.read_part(path, max_bytes=50, parse=Parse(), start=start)
+            start, parts = None, parts + 1
+            for item in part:
+                if isinstance(item, Position):
+                    start = item
+                else:
+                    found.append(item)
+        assert parts > 200 / 11
+        assert [repr(item) for item in found] == [repr(item) for item in whole]
+        assert [repr(item) for item in read(path, max_bytes=50)] == [repr(item) for item in whole]
+
+    def test_what_is_appended_while_it_is_read_is_left(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "a.jsonl", '{"text": "x"}\n' * 3)
+        found = 0
+        for item in read(path, max_bytes=LIMIT):
+            assert isinstance(item, Document)
+            found += 1
+            with path.open("a") as file:
+                file.write('{"text": "x"}\n' * 100)
+        assert found == 3
+
+    def test_what_is_cut_off_while_it_is_read_ends_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jsonfiles, "PART_LINES", 10)
+        path = write(tmp_path, "a.jsonl", '{"text": "x"}\n' * 30)
+        first = list(formats.read_part(path, max_bytes=LIMIT, parse=Parse()))
+        assert isinstance(first[-1], Position)
+        path.write_text('{"text": "x"}\n')
+        rest = list(formats.read_part(path, max_bytes=LIMIT, parse=Parse(), start=first[-1]))
+        assert rest == []
 
     def test_lines_in_another_encoding(self, tmp_path: Path) -> None:
         lines = [json.dumps({"text": text}, ensure_ascii=False) for text in ("数据库的性能", "ok")]

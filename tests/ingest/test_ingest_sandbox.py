@@ -19,6 +19,7 @@ from vivace.settings import Parse
 from vivace.types import Document, Section
 
 COMMAND = [sys.executable, "-P", str(Path(__file__).with_name("hostile_reader.py"))]
+MIB = 1 << 20
 LIMITS = Parse(seconds=4, memory_mib=512, chars=1_000_000, workers=2)
 
 
@@ -68,6 +69,61 @@ def test_a_batch_with_every_kind_of_bad_file(tmp_path: Path, sandbox: Sandbox) -
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
+@pytest.mark.parametrize("suffix", [".md", ".txt"])
+def test_large_text_is_read_within_the_same_limits(tmp_path: Path, suffix: str) -> None:
+    for name in ("hang", "leak", "z"):
+        (tmp_path / f"{name}{suffix}").write_text("x" * (SMALL + 1))
+    limits = msgspec.structs.replace(LIMITS, seconds=1, memory_mib=64)
+    sandbox = Sandbox(limits, command=COMMAND)
+    try:
+        found = from_paths([tmp_path], max_bytes=4 * MIB, parse=limits, sandbox=sandbox)
+        hang, leak, good = found
+    finally:
+        sandbox.close()
+    assert isinstance(hang, IngestError)
+    assert "was given up after 1 s" in hang.reason
+    assert isinstance(leak, IngestError)
+    assert "needs over 64 MiB" in leak.reason
+    assert isinstance(good, Document)
+
+
+def test_large_json_lines_are_read_part_by_part(tmp_path: Path) -> None:
+    """No part is read before the one before it was taken, so a file of any size takes no more
+    memory than a part."""
+    line = '{"text": "' + "x" * 1_000 + '"}\n'
+    (tmp_path / "a.jsonl").write_text(line * (9 * MIB // len(line)))
+    sandbox = Sandbox(msgspec.structs.replace(LIMITS, chars=4_000_000))
+    try:
+        found = from_paths([tmp_path], max_bytes=MIB, parse=LIMITS, sandbox=sandbox)
+        sources = [next(found).source for _ in range(1_000)]
+        assert sandbox.pool.statistics().done <= 1
+        numbers = [1_000]
+        for document in found:
+            assert isinstance(document, Document)
+            numbers.append(int(document.id.rpartition(":")[2]))
+    finally:
+        sandbox.close()
+    assert set(sources) == {(tmp_path / "a.jsonl").as_posix()}
+    assert numbers == list(range(1_000, 9 * MIB // len(line) + 1))
+    assert sandbox.pool.statistics().done == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
+def test_a_line_that_grows_when_parsed_costs_one_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "x": [' + "[]," * MIB + "1]}")
+    (tmp_path / "b.jsonl").write_text('{"text": "good"}')
+    limits = msgspec.structs.replace(LIMITS, memory_mib=64)
+    sandbox = Sandbox(limits)
+    try:
+        bad, good = from_paths([tmp_path], max_bytes=8 * MIB, parse=limits, sandbox=sandbox)
+    finally:
+        sandbox.close()
+    assert isinstance(bad, IngestError)
+    assert "needs over 64 MiB" in bad.reason
+    assert isinstance(good, Document)
 
 
 def test_text_needs_no_process(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from typing import Final, TypeAlias
 
 from vivace.errors import BadInput
 from vivace.protocols import TokenCounter
-from vivace.text.sentences import sentences
+from vivace.text.sentences import each_sentence
 from vivace.types import Chunk, Document, Section
 
 Span: TypeAlias = tuple[int, int]
@@ -31,6 +31,11 @@ _NEAR: Final = 32
 _MARKUP: Final = " \t#*_`=~|>-"
 _EMPHASIS: Final = str.maketrans(dict.fromkeys("*_`", " "))
 _LINES_LOOKED_AT: Final = 16
+_MANY_SECTIONS: Final = 1_000
+_DENSE: Final = 32
+_JOINED: Final = 400
+"""Of more than so many sections with fewer than 32 characters on average, each is joined with the
+next ones until they have 400: else a megabyte of headings would become 300,000 chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +120,23 @@ def _bare(line: str) -> str:
 def _parts(document: Document) -> Iterator[tuple[Section, int]]:
     """(section, end) for each section with chunks of its own.
 
-    A section may begin earlier than its heading: at headings above it that have no body.
+    A section may begin earlier than its heading: at headings above it that have no body. Tiny
+    sections of a text that hardly has anything else are joined, below the headings that they share.
     """
     size = len(document.text)
     sections = sorted(document.sections, key=lambda section: section.start)
     if not sections or sections[0].start > 0:
         sections.insert(0, Section(0))
-    start = sections[0].start
+    dense = len(sections) > _MANY_SECTIONS and size < len(sections) * _DENSE
+    start, joined = sections[0].start, None
     for section, following in zip(sections, [*sections[1:], None]):
         end = size if following is None else min(size, following.start)
-        if (
+        if dense and following is not None and end - start < _JOINED:
+            joined = joined or section
+            continue
+        if joined is not None:
+            section, joined = replace(section, heading=_shared(joined, section)), None
+        elif (
             following is not None
             and _is_deeper(following, section)
             and not _has_body(document.text, section, end)
@@ -132,6 +144,12 @@ def _parts(document: Document) -> Iterator[tuple[Section, int]]:
             continue
         yield Section(start, section.heading, section.page), end
         start = end
+
+
+def _shared(one: Section, other: Section) -> tuple[str, ...]:
+    """The headings that both sections are below."""
+    pairs = zip(one.heading, other.heading, strict=False)
+    return tuple(first for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_deeper(section: Section, above: Section) -> bool:
@@ -151,7 +169,7 @@ def _has_body(text: str, section: Section, end: int) -> bool:
 def _bounded(text: str, parts: Iterable[tuple[Section, int]], limit: int) -> Iterator[Span]:
     """The sentences of all sections, split where they have over `limit` characters."""
     for section, end in parts:
-        for span in sentences(text, section.start, end):
+        for span in each_sentence(text, section.start, end):
             if span[1] - span[0] <= limit:
                 yield span
             else:

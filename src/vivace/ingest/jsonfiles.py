@@ -21,7 +21,7 @@ BAD_LINES: Final = 1_000
 REPORTED: Final = 10_000
 """Bad lines of a file that are reported one by one; the others are counted."""
 PART_BYTES: Final = 4 << 20
-PART_LINES: Final = 100_000
+PART_LINES: Final = 20_000
 """After so many bytes or lines a part of a file ends: time and memory are limited for each part."""
 _BAD_TO_GOOD: Final = 100
 

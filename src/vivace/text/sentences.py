@@ -14,6 +14,7 @@ A sentence ends
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 
@@ -84,8 +85,12 @@ def sentences(text: str, start: int = 0, end: int | None = None) -> list[tuple[i
     Spans are not empty, have no whitespace at either end, do not overlap, and cover every other
     character.
     """
+    return list(each_sentence(text, start, end))
+
+
+def each_sentence(text: str, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """As `sentences`, one at a time: a text may have millions."""
     end = len(text) if end is None else min(end, len(text))
-    spans: list[tuple[int, int]] = []
     begin = line = _skip_space(text, start, end)
     for found in _BREAK.finditer(text, begin, end):
         after = found.end()
@@ -101,11 +106,10 @@ def sentences(text: str, start: int = 0, end: int | None = None) -> list[tuple[i
         if text.find("\n", space, after) >= 0:
             line = text.rfind("\n", space, after) + 1
         if ends and begin < last:
-            spans.append((begin, begin + len(text[begin:last].rstrip())))
+            yield begin, begin + len(text[begin:last].rstrip())
             begin = after
     if begin < end and (rest := text[begin:end].rstrip()):
-        spans.append((begin, begin + len(rest)))
-    return spans
+        yield begin, begin + len(rest)
 
 
 def _skip_space(text: str, start: int, end: int) -> int:
