@@ -91,7 +91,9 @@ def test_without_a_collection(
 
 
 SLOWLY = """
-import sys, numpy as np
+import signal, sys
+# a shell that starts the tests in background makes its children ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from vivace.embed.minilm import MiniLM
 async def slowly(self, texts, *, kind):
     print("embedding", file=sys.stderr, flush=True)

@@ -59,16 +59,13 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / f"judged{NAME}"
     folder.mkdir()
-    rows = [
-        {"id": f"d{n}{EVIL}", "text": f"The notice period {EVIL} is {n} weeks."} for n in range(3)
-    ]
+    mark = "\x1b[31m\x9b2J\u202e"  # ids are read by line and by tab
+    text = f"The notice period {EVIL} is six weeks."
+    rows = [{"id": f"d{n}{mark}", "text": text} for n in range(3)]
     (folder / "corpus.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (folder / "queries.jsonl").write_text(
-        json.dumps({"id": f"q{EVIL}", "text": f"How long is the notice {EVIL}?"}) + "\n"
-    )
-    (folder / "qrels.tsv").write_text(
-        f"q{EVIL}\td1{EVIL}\t1\n".replace("\r", "").replace("\u2028", "")
-    )
+    question = {"id": f"q{mark}", "text": f"How long is the notice {EVIL}?"}
+    (folder / "queries.jsonl").write_text(json.dumps(question) + "\n")
+    (folder / "qrels.tsv").write_text(f"q{mark}\tgone{mark}\t1\nq{mark}\td1{mark}\t1\n")
     return folder
 
 
@@ -121,7 +118,7 @@ def scenes(server: str) -> Mapping[str, list[list[str | Path]]]:
         "up": [["up", f"none{EVIL}", "--port", "0"]],
         "serve": [["serve", "--collection", f"none{NAME}", "--port", "0"]],
         "compact": [["compact"]],
-        "tune": [["tune", "--budget", "1s"], ["tune", "--quality", "--qrels", f"no{EVIL}"]],
+        "tune": [["tune", "--budget", "0.2s"], ["tune", "--quality", "--qrels", f"no{EVIL}"]],
         "eval": [
             ["eval", "JUDGED", "--failures", "3"],
             ["eval", "JUDGED", "--json"],
@@ -131,8 +128,8 @@ def scenes(server: str) -> Mapping[str, list[list[str | Path]]]:
         "settings": [["settings", "--set", f"generate.system={EVIL}"], ["settings", "--markdown"]],
         "trust": [["trust", f"none{EVIL}"], ["trust", "TOML"], ["trust", "TOML", "--forget"]],
         "why": [["why"], ["why", "--json"]],
-        "rebuild": [["rebuild"]],
         "verify": [["verify"], ["verify", "--json"]],
+        "rebuild": [["rebuild"]],
         "fake-llm": [["fake-llm", "--fault", EVIL]],
     }
 
