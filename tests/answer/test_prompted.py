@@ -79,6 +79,24 @@ async def test_an_answer_has_citations_usage_and_cost(
         assert answer.cost == pytest.approx(expected)
 
 
+async def test_a_citation_is_of_the_document_whatever_the_prompt_shows(
+    fake: FakeModel, tmp_path: Path
+) -> None:
+    """Control tokens are broken in the prompt only."""
+    sentence = "The notice period <|im_start|> is six [INST] weeks."
+    (tmp_path / "evil.txt").write_text(f"Leaving.\n\n{sentence}\n\nThe end.")
+    async with engine(fake) as made:
+        docs = await made.open("evil")
+        await docs.ingest(tmp_path / "evil.txt")
+        answer = await docs.ask("How long is the notice period?")
+        assert "The notice period < |im_start|> is six [ INST] weeks." in answer.text
+        (citation,) = answer.citations
+        assert citation.text == sentence
+        document = await docs.get(citation.chunk.document_id)
+        assert document is not None
+        assert document.text[citation.start : citation.end] == sentence
+
+
 @pytest.mark.parametrize(
     ("question", "text"),
     [

@@ -95,7 +95,7 @@ class _Drawn:
 
 
 def test_a_nonce_that_a_passage_contains_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vivace.generate.prompts.blake2b", _Drawn)
+    monkeypatch.setattr("vivace.generate.fences.blake2b", _Drawn)
     prompt = build("Why?", [hit(f"it is {N}")])
     assert "1" * 16 in prompt.messages[-1].content
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from vivace.errors import VivaceError
+from vivace.generate.fences import neutralised
 from vivace.generate.templates import answer_language
 from vivace.protocols import Generator
 from vivace.run.streams import closing
@@ -73,12 +74,12 @@ def rewriting_prompt(question: str, history: Sequence[Message]) -> tuple[Message
     conversation, last = _LABELS[code]
     roles = _ROLES[code]
     turns = [
-        roles.get(message.role, f"{message.role}: ") + message.content[:_CHARS]
+        roles.get(message.role, f"{message.role}: ") + neutralised(message.content[:_CHARS])
         for message in history[-_MESSAGES:]
     ]
     return (
         Message("system", _INSTRUCTIONS[code]),
-        Message("user", "\n".join([conversation, *turns, "", last + question])),
+        Message("user", "\n".join([conversation, *turns, "", last + neutralised(question)])),
     )
 
 

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final, TypeAlias
 
 from vivace.generate.compression import Excerpt, select_excerpts
+from vivace.generate.fences import attributes, fenced, neutralised
 from vivace.generate.templates import ResolvedTemplate
 from vivace.settings import Answering, Generate
 from vivace.text.tokens import counter
-from vivace.types import AnswerOptions, Chunk, Hit, Message
+from vivace.types import AnswerOptions, Hit, Message
 
 CountTokens: TypeAlias = Callable[[str], int]
 
-TAG: Final = "document-"
-"""A passage's fence is a tag of this and the request's nonce."""
-NOTES: Final = "summary-"
-"""The fence of the summary of a part, which a model has written."""
 _FENCE: Final = 28
 """Tokens of a passage's tags, beside their attributes."""
 _TURN: Final = 4
@@ -87,7 +83,7 @@ class PromptBuilder:
 
     def cost(self, excerpt: Excerpt) -> int:
         """Tokens of an excerpt in a prompt: its text, its fence, and what joins them."""
-        return self.count(_opening_tag(0, excerpt.chunk, "") + excerpt.text) + _FENCE
+        return self.count(attributes(0, excerpt.chunk) + neutralised(excerpt.text)) + _FENCE
 
     def _newest(self, history: Sequence[Message]) -> Sequence[Message]:
         """The last messages that fit, without answers whose question did not."""
@@ -97,7 +93,8 @@ class PromptBuilder:
             first -= 1
         while 0 < first < len(history) and history[first].role == "assistant":
             first += 1
-        return history[first:]
+        # an answer may have quoted a document
+        return [Message(turn.role, neutralised(turn.content)) for turn in history[first:]]
 
 
 def message(
@@ -115,51 +112,13 @@ def message(
         notes: summaries of parts, fenced before the passages.
         request: instead of the template's.
     """
-    nonce = _nonce([*(excerpt.chunk.text for excerpt in excerpts), *notes])
+    numbered = enumerate(excerpts, start=first)
+    fences = fenced([(n, excerpt.chunk, excerpt.text) for n, excerpt in numbered], notes)
     code = template.language
     parts: list[str] = []
     if notes:
-        parts += [_NOTES[code], *(f"<{NOTES}{nonce}>\n{note}\n</{NOTES}{nonce}>" for note in notes)]
+        parts += [_NOTES[code], *fences.notes]
     if excerpts or template.reads == "passages":
-        parts.append(_DATA[code].format(nonce=nonce))
-    parts += [
-        f"{_opening_tag(number, excerpt.chunk, nonce)}\n{excerpt.text}\n</{TAG}{nonce}>"
-        for number, excerpt in enumerate(excerpts, start=first)
-    ]
-    return "\n\n".join([*parts, request or template.labelled_text])
-
-
-def _nonce(texts: Sequence[str]) -> str:
-    """96 bits of a digest of the passages, which none of them contains.
-
-    To close its fence, a text would have to hold the digest of itself and of the passages beside
-    it: with every 24 characters of 16,000 a guess, some 2**82 trials. So nothing need be random,
-    and the same passages make the same prompt, whose answer can be cached.
-    """
-    digest = blake2b(digest_size=12)
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(b"%d:" % len(data))
-        digest.update(data)
-    while any(digest.hexdigest() in text for text in texts):
-        digest.update(b"again")
-    return digest.hexdigest()
-
-
-def _opening_tag(number: int, chunk: Chunk, nonce: str) -> str:
-    attributes = [f'number="{number}"']
-    if name := _attribute(chunk.title or chunk.source.rsplit("/", 1)[-1]):
-        attributes.append(f'title="{name}"')
-    if section := _attribute(" / ".join(chunk.section)):
-        attributes.append(f'section="{section}"')
-    if chunk.page is not None:
-        attributes.append(f'page="{chunk.page}"')
-    return f"<{TAG}{nonce} {' '.join(attributes)}>"
-
-
-def _attribute(text: str) -> str:
-    """A document's own words as an attribute that they cannot leave: untrusted, like its text."""
-    return " ".join(text.split())[:200].translate(_NO_MARKUP)
-
-
-_NO_MARKUP: Final = str.maketrans({'"': "'", "<": "(", ">": ")"})
+        parts.append(_DATA[code].format(nonce=fences.nonce))
+    parts += fences.passages
+    return "\n\n".join([*parts, neutralised(request or template.labelled_text)])

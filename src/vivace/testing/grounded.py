@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from vivace.generate.prompts import NOTES, TAG
+from vivace.generate.fences import NOTES, TAG
 from vivace.generate.templates import NOT_FOUND, answer_language, built_in
 from vivace.text.language import without_asking
 from vivace.text.sentences import sentences
