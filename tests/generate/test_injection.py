@@ -40,7 +40,8 @@ CONTROL_TOKENS: Final = """
 <start_of_turn> <end_of_turn> <start_of_image> [TOOL_CALLS] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS]
 [TOOL_RESULTS] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [THINK] [IMG] [PREFIX] [SUFFIX] [gMASK] [sMASK]
 <sop> <eop> <think> </think> <tool_call> </tool_call> <tool_response> <arg_key> <fim_prefix>
-<fim_suffix> <extra_id_1> <unused7> [unused10] <reserved_106> <reserved_107> [UNUSED_TOKEN_145] <eoh>
+<fim_suffix> <extra_id_1> <unused7> [unused10] <reserved_106> <reserved_107> [UNUSED_TOKEN_145]
+<eoh>
 <eoa>
 <用户> <AI> <_user> <_bot> <SPECIAL_12> <BOS_TOKEN> <seed:bos> <minimax:tool_call> [|system|]
 [|endofturn|] ]~b] ]~!b[ [e~[ [@BOS@] >>QUESTION<< [CLS] [SEP] [MASK] [PAD] [UNK]
